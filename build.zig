@@ -1,0 +1,197 @@
+//! Builds libtz: a shared library, a static library and the header.
+//!
+//! Hot kernels are compiled once per CPU level into an object of their own (see
+//! libtz/src/kernels.zig); the library picks one at run time. A whole compilation per level
+//! means that std inside the kernels is specialised for that level as well.
+
+const std = @import("std");
+const builtin = @import("builtin");
+const manifest = @import("build.zig.zon");
+
+comptime {
+    // Zig's standard library still changes between releases; other versions are not tried.
+    if (!std.mem.eql(u8, builtin.zig_version_string, manifest.minimum_zig_version)) {
+        @compileError("libtz needs Zig " ++ manifest.minimum_zig_version ++
+            " exactly, this is " ++ builtin.zig_version_string);
+    }
+}
+
+const x86 = std.Target.x86;
+const aarch64 = std.Target.aarch64;
+const Features = std.Target.Cpu.Feature.Set;
+
+/// How to compile the kernels for one CPU level. The names are those of `Level` in
+/// libtz/src/cpu.zig, whose `detect` checks the same features at run time.
+const Level = struct {
+    name: [:0]const u8,
+    model: ?*const std.Target.Cpu.Model = null,
+    add: Features = .empty,
+    remove: Features = .empty,
+};
+
+const levels_x86_64 = [_]Level{
+    .{ .name = "baseline", .model = &x86.cpu.x86_64 },
+    .{
+        .name = "v2",
+        .model = &x86.cpu.x86_64_v2,
+        .add = x86.featureSet(&.{ .crc32, .aes, .pclmul }),
+    },
+    .{
+        .name = "v3",
+        .model = &x86.cpu.x86_64_v3,
+        .add = x86.featureSet(&.{ .crc32, .aes, .pclmul }),
+    },
+    .{
+        .name = "v4",
+        .model = &x86.cpu.x86_64_v4,
+        .add = x86.featureSet(&.{
+            .crc32,        .aes,             .pclmul,     .vaes,
+            .vpclmulqdq,   .sha,             .avx512vbmi, .avx512vbmi2,
+            .avx512bitalg, .avx512vpopcntdq,
+        }),
+        // A tuning flag of the model; with it std.simd would suggest 256-bit vectors.
+        .remove = x86.featureSet(&.{.prefer_256_bit}),
+    },
+};
+
+const levels_aarch64 = [_]Level{
+    .{ .name = "baseline", .model = &aarch64.cpu.generic }, // includes NEON
+    .{
+        .name = "armv8_crypto",
+        .model = &aarch64.cpu.generic,
+        .add = aarch64.featureSet(&.{ .crc, .aes, .sha2 }),
+    },
+};
+
+const levels_other = [_]Level{.{ .name = "baseline" }};
+
+pub fn build(b: *std.Build) void {
+    // Baseline unless asked otherwise: what is built here may run on another machine.
+    const target = b.standardTargetOptions(.{ .default_target = .{ .cpu_model = .baseline } });
+    const optimize = b.option(
+        std.builtin.OptimizeMode,
+        "optimize",
+        "Optimization of all but the kernels, which are .fast unless this is .debug [safe]",
+    ) orelse .safe;
+    const strip = b.option(bool, "strip", "Leave out debug info [true unless debug]") orelse
+        (optimize != .debug);
+    const level_max = b.option(
+        []const u8,
+        "level-max",
+        "Never choose a CPU level above this one (to test lower levels on a newer CPU)",
+    );
+
+    const options = b.addOptions();
+    options.addOption([:0]const u8, "version", manifest.version);
+    options.addOption(?[]const u8, "level_max", level_max);
+
+    const kernels = addKernels(b, target, optimize, strip);
+    const root = addRoot(b, target, optimize, strip, options, kernels);
+    addLibraries(b, target, root);
+    addTests(b, root);
+}
+
+fn addRoot(
+    b: *std.Build,
+    target: std.Build.ResolvedTarget,
+    optimize: std.builtin.OptimizeMode,
+    strip: bool,
+    options: *std.Build.Step.Options,
+    kernels: []const *std.Build.Step.Compile,
+) *std.Build.Module {
+    const root = b.createModule(.{
+        .root_source_file = b.path("libtz/src/tz.zig"),
+        .target = target,
+        .optimize = optimize,
+        .strip = strip,
+        .pic = true,
+    });
+    root.addOptions("options", options);
+    for (kernels) |object| root.addObject(object);
+    return root;
+}
+
+fn addLibraries(b: *std.Build, target: std.Build.ResolvedTarget, root: *std.Build.Module) void {
+    const check = b.step("check", "Compile the library and its tests without installing or running");
+    const header = b.path("libtz/include/tz.h");
+
+    if (target.result.cpu.arch.isWasm()) {
+        const module = b.addExecutable(.{ .name = "tz", .root_module = root, .use_llvm = true });
+        module.entry = .disabled;
+        module.rdynamic = true;
+        if (target.result.os.tag == .wasi) module.wasi_exec_model = .reactor;
+        b.installArtifact(module);
+        b.getInstallStep().dependOn(&b.addInstallHeaderFile(header, "tz.h").step);
+        check.dependOn(&module.step);
+        return;
+    }
+
+    const shared = b.addLibrary(.{
+        .name = "tz",
+        .linkage = .dynamic,
+        .root_module = root,
+        .use_llvm = true,
+    });
+    shared.installHeader(header, "tz.h");
+    b.installArtifact(shared);
+    check.dependOn(&shared.step);
+
+    const static = b.addLibrary(.{
+        // On Windows tz.lib is the import library of tz.dll.
+        .name = if (target.result.os.tag == .windows) "tz_static" else "tz",
+        .linkage = .static,
+        .root_module = root,
+        .use_llvm = true,
+    });
+    static.bundle_compiler_rt = true; // so that a C linker needs nothing else
+    b.installArtifact(static);
+    check.dependOn(&static.step);
+}
+
+fn addTests(b: *std.Build, root: *std.Build.Module) void {
+    const tests = b.addTest(.{ .root_module = root, .use_llvm = true });
+    b.top_level_steps.get("check").?.step.dependOn(&tests.step);
+    const run = b.addRunArtifact(tests);
+    b.step("test", "Run the unit tests").dependOn(&run.step);
+}
+
+/// One object per CPU level, each exporting one hidden symbol: `tz_kernels_<level>`.
+fn addKernels(
+    b: *std.Build,
+    target: std.Build.ResolvedTarget,
+    optimize: std.builtin.OptimizeMode,
+    strip: bool,
+) []const *std.Build.Step.Compile {
+    const levels: []const Level = switch (target.result.cpu.arch) {
+        .x86_64 => &levels_x86_64,
+        .aarch64 => &levels_aarch64,
+        else => &levels_other,
+    };
+    const objects = b.allocator.alloc(*std.Build.Step.Compile, levels.len) catch @panic("OOM");
+    for (levels, objects) |level, *object| {
+        var query = target.query;
+        query.cpu_arch = target.result.cpu.arch;
+        if (level.model) |model| {
+            query.cpu_model = .{ .explicit = model };
+            query.cpu_features_add = level.add;
+            query.cpu_features_sub = level.remove;
+        }
+        const options = b.addOptions();
+        options.addOption([:0]const u8, "level", level.name);
+        const module = b.createModule(.{
+            .root_source_file = b.path("libtz/src/kernels.zig"),
+            .target = b.resolveTargetQuery(query),
+            // Kernels take slices whose bounds their callers have checked.
+            .optimize = if (optimize == .debug) .debug else .fast,
+            .strip = strip,
+            .pic = true,
+        });
+        module.addOptions("kernel_options", options);
+        object.* = b.addObject(.{
+            .name = b.fmt("kernels_{s}", .{level.name}),
+            .root_module = module,
+            .use_llvm = true, // Zig's own x86 backend does not take all inline assembly used here
+        });
+    }
+    return objects;
+}

@@ -1,0 +1,23 @@
+//! Root of one object file per CPU level: build.zig compiles this file several times, each time
+//! for another CPU, and std.crypto inside is specialised along with it. One hidden symbol leaves
+//! the object, the table `tz_kernels_<level>`.
+
+const std = @import("std");
+const kernel_options = @import("kernel_options");
+const Level = @import("cpu.zig").Level;
+const KernelTable = @import("kernel_table.zig").KernelTable;
+const crc32c = @import("checksum/crc32c.zig");
+const blake3 = @import("checksum/blake3.zig");
+
+/// Nothing in here can panic but for our own mistakes; no stack-trace code in every object.
+pub const panic = std.debug.no_panic;
+
+const table: KernelTable = .{
+    .level = std.meta.stringToEnum(Level, kernel_options.level).?,
+    .crc32c = crc32c.kernel,
+    .blake3 = blake3.kernel,
+};
+
+comptime {
+    @export(&table, .{ .name = "tz_kernels_" ++ kernel_options.level, .visibility = .hidden });
+}

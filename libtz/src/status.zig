@@ -1,15 +1,132 @@
-//! Status codes of the C interface. The numbers are part of the ABI and never change.
+//! Status codes of the C interface, the library's errors, and where an error was found.
+//! The numbers are part of the ABI and never change; include/tz.h documents them.
+
+const std = @import("std");
 
 pub const Status = enum(i32) {
     ok = 0,
-    invalid_argument = 10,
+    need_more = 1,
+
+    argument = 10,
+    memory = 11,
+    buffer_too_small = 12,
+    not_found = 13,
+    run_missing = 14,
+    sequence = 15,
+
+    not_tz = 20,
+    truncated = 21,
+    trailing = 22,
+    version = 23,
+    feature = 24,
+    limit = 25,
+    checksum = 26,
+    reserved = 27,
+    directory = 28,
+    layout = 29,
+    name = 30,
+    shape = 31,
+    order = 32,
+    tie = 33,
+    chunk = 34,
+    codec = 35,
+    structure = 36,
+    metadata = 37,
+    digest = 38,
+    content = 39,
+
+    json = 50,
+    foreign = 51,
 };
 
-/// A constant string for every number, known or not.
-pub fn name(code: i32) [:0]const u8 {
-    return switch (code) {
-        @backingInt(Status.ok) => "TZ_OK",
-        @backingInt(Status.invalid_argument) => "TZ_E_INVALID_ARGUMENT",
-        else => "TZ_E_UNKNOWN",
+/// What the caller did wrong, or the machine.
+pub const CallError = error{ Argument, OutOfMemory, BufferTooSmall, NotFound, RunMissing, Sequence };
+
+/// What is wrong with the bytes: the error classes of the specification, section 13.
+pub const DataError = error{
+    NotTz,
+    Truncated,
+    Trailing,
+    Version,
+    Feature,
+    Limit,
+    Checksum,
+    Reserved,
+    Directory,
+    Layout,
+    Name,
+    Shape,
+    Order,
+    Tie,
+    Chunk,
+    Codec,
+    Structure,
+    Metadata,
+    Digest,
+    Content,
+    Json,
+    Foreign,
+};
+
+pub const Error = CallError || DataError;
+
+pub fn fromError(err: Error) Status {
+    return switch (err) {
+        error.Argument => .argument,
+        error.OutOfMemory => .memory,
+        error.BufferTooSmall => .buffer_too_small,
+        error.NotFound => .not_found,
+        error.RunMissing => .run_missing,
+        error.Sequence => .sequence,
+        error.NotTz => .not_tz,
+        error.Truncated => .truncated,
+        error.Trailing => .trailing,
+        error.Version => .version,
+        error.Feature => .feature,
+        error.Limit => .limit,
+        error.Checksum => .checksum,
+        error.Reserved => .reserved,
+        error.Directory => .directory,
+        error.Layout => .layout,
+        error.Name => .name,
+        error.Shape => .shape,
+        error.Order => .order,
+        error.Tie => .tie,
+        error.Chunk => .chunk,
+        error.Codec => .codec,
+        error.Structure => .structure,
+        error.Metadata => .metadata,
+        error.Digest => .digest,
+        error.Content => .content,
+        error.Json => .json,
+        error.Foreign => .foreign,
     };
 }
+
+/// A word for every number: for data errors the class of the specification.
+pub fn name(code: i32) [*:0]const u8 {
+    const status = std.enums.fromInt(Status, code) orelse return "unknown";
+    return switch (status) {
+        .not_tz => "not-tz",
+        inline else => |known| @tagName(known),
+    };
+}
+
+/// Where an error was found; `tz_diagnostic` in tz.h. Passed down as a pointer that always exists and
+/// filled by whoever returns the error.
+pub const Diagnostic = extern struct {
+    offset: u64 = none,
+    tensor: u64 = none,
+    chunk: u64 = none,
+    rule: u32 = 0,
+    reserved: u32 = 0,
+
+    pub const none = std.math.maxInt(u64);
+
+    /// Notes the broken rule and passes the error on: `return diagnostic.fail(error.Name, 23, at)`.
+    pub fn fail(self: *Diagnostic, err: DataError, rule: u32, offset: u64) DataError {
+        self.rule = rule;
+        self.offset = offset;
+        return err;
+    }
+};

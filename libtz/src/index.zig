@@ -1,0 +1,67 @@
+//! The tensor index: what the header of every format is turned into. Everything above it (runs, plans,
+//! the C interface) sees tensors of this shape and does not ask which format they came from.
+
+const std = @import("std");
+const bytes = @import("bytes.zig");
+const format = @import("format.zig");
+
+pub const Digest = [32]u8;
+
+pub const Tensor = struct {
+    name: []const u8,
+    /// Dimensions in storage units.
+    shape: []const u64,
+    dtype: u16,
+    /// Place in the writer's order.
+    order: u32,
+    /// Index of the owner, or `format.none`.
+    tie: u32 = format.none,
+    decoded_size: u64,
+    /// Of the first chunk, from the start of the file; 0 without chunks.
+    data_offset: u64,
+    /// From the start of the first chunk to the end of the last; 0 without chunks.
+    stored_size: u64,
+    /// First entry in the chunk table; 0 without chunks and in foreign formats.
+    chunk_begin: u64 = 0,
+    /// Null in foreign formats.
+    run_digest: ?*const Digest = null,
+    content_digest: ?*const Digest = null,
+
+    pub fn hasChunks(self: Tensor) bool {
+        return self.tie == format.none and self.decoded_size != 0;
+    }
+
+    pub fn chunkCount(self: Tensor, chunk_size: u64) u64 {
+        return if (self.hasChunks()) bytes.divCeil(self.decoded_size, chunk_size) else 0;
+    }
+};
+
+pub const Index = struct {
+    /// Sorted by name, bytewise; names are unique.
+    tensors: []const Tensor,
+    /// Indices of `tensors` in the writer's order. By it, data offsets and chunk_begin ascend.
+    order: []const u32,
+    /// Decoded size of a chunk. Foreign formats have no chunks of their own; theirs are pieces of this size,
+    /// without checks, that lie one after another.
+    chunk_size: u64,
+
+    pub fn find(self: Index, name: []const u8) ?u32 {
+        var begin: usize = 0;
+        var end: usize = self.tensors.len;
+        while (begin < end) {
+            const middle = begin + (end - begin) / 2;
+            switch (std.mem.order(u8, self.tensors[middle].name, name)) {
+                .eq => return @intCast(middle),
+                .lt => begin = middle + 1,
+                .gt => end = middle,
+            }
+        }
+        return null;
+    }
+
+    /// The tensor whose data a tensor has: itself, or the owner it is tied to.
+    pub fn owner(self: Index, tensor: u32) u32 {
+        const tie = self.tensors[tensor].tie;
+        return if (tie == format.none) tensor else tie;
+    }
+};

@@ -1,0 +1,14 @@
+"""The C library: `ffi` to make and read C values, `clib` to call it. See tz.h for what is there."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from libtz._native._cffi import ffi
+
+__all__ = ["clib", "ffi"]
+
+_NAMES = {"win32": "tz.dll", "darwin": "libtz.dylib"}
+
+clib = ffi.dlopen(str(Path(__file__).with_name(_NAMES.get(sys.platform, "libtz.so"))))

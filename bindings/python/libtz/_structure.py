@@ -1,0 +1,259 @@
+"""Python objects and the nodes of a file's structure section (section 9 of the specification).
+
+What can be saved: dict (and OrderedDict, which comes back as dict), list, tuple, None, bool, int
+within 64 bits, float (to the bit, NaN payloads included), str, bytes and tensors. Types are taken
+exactly: a subclass carries meaning that a file cannot keep, so it is refused and named by its path,
+as in `$.optimizer.state[0].foo`. Sharing of containers is not kept; tensors that share
+memory are tied.
+
+Names of tensors come from their path, so that a nested file can be listed and read one by one:
+steps are joined with `/`, as in `optimizer/state/0/exp_avg`. To keep names unique and valid,
+within a step `~` is written `~0` and `/` is `~1` (as in RFC 6901), a control character is `~x` and
+its two hex digits, and a string key that reads like a number has `~2` before it: `{0: a, "0": b}`
+gives `0` and `~20`. A file that is one bare tensor calls it `value`.
+
+Nothing here recurses, so no input can exhaust Python's stack.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from libtz.errors import OptionError
+
+__all__ = ["Flattened", "Node", "NodeKind", "flatten", "unflatten"]
+
+DEPTH_MAX = 128  # [TZ1-53]
+NODE_COUNT_MAX = 1 << 26  # [TZ1-53]
+INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
+
+ROOT_TENSOR_NAME = "value"
+
+
+class NodeKind(IntEnum):
+    """The numbers of section 9."""
+
+    NONE = 0
+    BOOL = 1
+    INT = 2
+    FLOAT = 3
+    STR = 4
+    BYTES = 5
+    TENSOR = 6
+    DICT = 7
+    LIST = 8
+    TUPLE = 9
+
+
+class Node(NamedTuple):
+    """One node in preorder. `key` is set for children of a dict only. `value` is the leaf itself, a
+    tensor's index, or a container's number of children."""
+
+    kind: NodeKind
+    key: str | int | None
+    value: Any
+
+
+@dataclass
+class Flattened:
+    """An object taken apart: tensor nodes index `names` and `tensors`."""
+
+    nodes: list[Node] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    tensors: list[Any] = field(default_factory=list)
+
+
+_Step = str | int | None  # of a path: a dict's key, a list's index, None for the root
+_Child = tuple[str | int | None, _Step, Any]  # the node's key, its step, the object
+
+_LEAVES: dict[type, NodeKind] = {
+    type(None): NodeKind.NONE,
+    bool: NodeKind.BOOL,
+    int: NodeKind.INT,
+    float: NodeKind.FLOAT,
+    str: NodeKind.STR,
+    bytes: NodeKind.BYTES,
+}
+_CONTAINERS: dict[type, NodeKind] = {
+    dict: NodeKind.DICT,
+    OrderedDict: NodeKind.DICT,
+    list: NodeKind.LIST,
+    tuple: NodeKind.TUPLE,
+}
+
+
+def flatten(root: Any, is_tensor: Callable[[Any], bool]) -> Flattened:
+    """Takes `root` apart. Raises OptionError with the path of what cannot be saved."""
+    flat = Flattened()
+    path: list[_Step] = []
+    stack: list[Iterator[_Child]] = [iter([(None, None, root)])]
+    while stack:
+        child = next(stack[-1], None)
+        if child is None:
+            stack.pop()
+            if path:
+                path.pop()
+            continue
+        key, step, value = child
+        path.append(step)
+        if len(path) - 1 > DEPTH_MAX:
+            raise OptionError(
+                f"{_path_text(path)}: nested deeper than {DEPTH_MAX} levels (or in a cycle)"
+            )
+        if len(flat.nodes) == NODE_COUNT_MAX:
+            raise OptionError(f"{_path_text(path)}: more than {NODE_COUNT_MAX} values")
+        if key is not None:
+            _check_key(key, path)
+        children = _add_node(flat, key, value, path, is_tensor)
+        if children is None:
+            path.pop()
+        else:
+            stack.append(children)
+    return flat
+
+
+def _add_node(
+    flat: Flattened,
+    key: str | int | None,
+    value: Any,
+    path: list[_Step],
+    is_tensor: Callable[[Any], bool],
+) -> Iterator[_Child] | None:
+    """Appends the node of `value`; returns the children of a container, None for a leaf."""
+    leaf = _LEAVES.get(type(value))
+    if leaf is not None:
+        if leaf is NodeKind.INT and not INT_MIN <= value <= INT_MAX:
+            raise OptionError(f"{_path_text(path)}: the integer does not fit 64 bits")
+        if leaf is NodeKind.STR:
+            _check_text(value, path)
+        flat.nodes.append(Node(leaf, key, value))
+        return None
+    container = _CONTAINERS.get(type(value))
+    if container is not None:
+        flat.nodes.append(Node(container, key, len(value)))
+        if container is NodeKind.DICT:
+            if None in value:  # elsewhere None says "no key"
+                raise _bad_key(None, path)
+            return ((k, k, v) for k, v in value.items())
+        return ((None, i, v) for i, v in enumerate(value))
+    if is_tensor(value):
+        flat.nodes.append(Node(NodeKind.TENSOR, key, len(flat.tensors)))
+        flat.names.append(_tensor_name(path))
+        flat.tensors.append(value)
+        return None
+    kind = type(value)
+    raise OptionError(
+        f"{_path_text(path)}: cannot save an object of type {kind.__module__}.{kind.__qualname__}; "
+        "a file holds dict, list, tuple, None, bool, int, float, str, bytes and tensors"
+    )
+
+
+def _check_key(key: Any, path: list[_Step]) -> None:
+    if type(key) is str:
+        _check_text(key, path)
+    elif type(key) is int:
+        if not INT_MIN <= key <= INT_MAX:
+            raise OptionError(f"{_path_text(path)}: the integer key does not fit 64 bits")
+    else:
+        raise _bad_key(key, path[:-1])
+
+
+def _bad_key(key: Any, path: list[_Step]) -> OptionError:
+    return OptionError(
+        f"{_path_text(path)}: cannot save a dict with the key {key!r}; keys are str or int"
+    )
+
+
+def _check_text(text: str, path: list[_Step]) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise OptionError(
+            f"{_path_text(path)}: text with a lone surrogate cannot be written as UTF-8"
+        ) from None
+
+
+def _path_text(path: list[_Step]) -> str:
+    """The path as a person would write it: `$.state[0]["odd key"]`."""
+    parts = ["$"]
+    for step in path:
+        if step is None:
+            continue
+        if isinstance(step, str) and step.isidentifier():
+            parts.append(f".{step}")
+        elif isinstance(step, str):
+            quoted = step.encode("ascii", "backslashreplace").decode().replace('"', '\\"')
+            parts.append(f'["{quoted}"]')
+        else:
+            parts.append(f"[{step!r}]")
+    return "".join(parts)
+
+
+_NUMBER = re.compile(r"-?[0-9]+", re.ASCII)
+_ESCAPED = re.compile("[~/\x00-\x1f\x7f-\x9f]")
+
+
+def _tensor_name(path: list[_Step]) -> str:
+    """The rule of this module's documentation."""
+    steps = [_escaped(step) for step in path if step is not None]
+    return "/".join(steps) if steps else ROOT_TENSOR_NAME
+
+
+def _escaped(step: str | int) -> str:
+    if isinstance(step, int):
+        return str(step)
+    prefix = "~2" if _NUMBER.fullmatch(step) else ""
+    return prefix + _ESCAPED.sub(_escape, step)
+
+
+def _escape(match: re.Match[str]) -> str:
+    character = match.group()
+    return {"~": "~0", "/": "~1"}.get(character) or f"~x{ord(character):02x}"
+
+
+@dataclass
+class _Open:
+    """A container whose children have not all been seen."""
+
+    kind: NodeKind
+    key: str | int | None
+    count: int
+    keys: list[str | int | None] = field(default_factory=list)
+    values: list[Any] = field(default_factory=list)
+
+    def finish(self) -> Any:
+        if self.kind is NodeKind.DICT:
+            return dict(zip(self.keys, self.values, strict=True))
+        return tuple(self.values) if self.kind is NodeKind.TUPLE else self.values
+
+
+def unflatten(nodes: Iterable[Node], tensor: Callable[[int], Any]) -> Any:
+    """Puts the object together again from nodes that libtz has validated."""
+    stack: list[_Open] = []
+    result: Any = None
+    for node in nodes:
+        kind, key, value = node
+        if kind in (NodeKind.DICT, NodeKind.LIST, NodeKind.TUPLE):
+            container = _Open(kind, key, value)
+            if value > 0:
+                stack.append(container)
+                continue
+            value = container.finish()
+        elif kind is NodeKind.TENSOR:
+            value = tensor(value)
+        while stack:
+            parent = stack[-1]
+            parent.keys.append(key)
+            parent.values.append(value)
+            if len(parent.values) < parent.count:
+                break
+            stack.pop()
+            key, value = parent.key, parent.finish()
+        else:
+            result = value
+    return result

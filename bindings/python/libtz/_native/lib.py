@@ -1,0 +1,448 @@
+"""libtz for Python, one function per function of tz.h; its documentation is there.
+
+Handles are classes whose objects free themselves, structs become named tuples, tables become NumPy
+arrays over the library's own memory, and a bad status becomes an exception (status.py). Only this
+package knows cffi. The writing half is in writing.py and re-exported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from libtz._native import clib, ffi
+from libtz._native.status import NONE32, NONE64, check, new_diagnostic, status_name
+from libtz._native.tables import Node, address, read_node, record_dtype, text, view
+from libtz._native.writing import ENTRY, Builder, BuilderInfo, TensorSpec, encode_chunks
+
+__all__ = [
+    "ENTRY",
+    "NONE32",
+    "NONE64",
+    "Blake3",
+    "Builder",
+    "BuilderInfo",
+    "Chunk",
+    "DtypeInfo",
+    "Header",
+    "HeaderInfo",
+    "Node",
+    "Plan",
+    "PlanInfo",
+    "Tensor",
+    "TensorSpec",
+    "address",
+    "blake3",
+    "cpu_level",
+    "crc32c",
+    "dtype",
+    "dtype_code",
+    "encode_chunks",
+    "new_cursor",
+    "pointers",
+    "status_name",
+    "version",
+]
+
+# The tz_abi_version() that this module was written for.
+ABI_VERSION = 1
+
+
+def _check_library() -> None:
+    """Out-of-line ABI mode trusts the declarations, so they are compared with the library."""
+    found = clib.tz_abi_version()
+    if found != ABI_VERSION:
+        raise ImportError(f"libtz: the library has ABI {found}, the bindings expect {ABI_VERSION}")
+    for name in ffi.list_types()[0]:
+        kind = ffi.typeof(name)
+        if kind.kind != "struct" or kind.fields is None:  # None: opaque
+            continue
+        size = clib.tz_struct_size(name.encode())
+        if size != ffi.sizeof(kind):
+            expected = ffi.sizeof(kind)
+            raise ImportError(f"libtz: {name} is {size} bytes in the library, expected {expected}")
+
+
+_check_library()
+
+FORMAT_TZ: int = clib.TZ_FORMAT_TZ
+FORMAT_SAFETENSORS: int = clib.TZ_FORMAT_SAFETENSORS
+PLAN_STAGED: int = clib.TZ_PLAN_STAGED
+# As tz_segment.allocation has them.
+TO_STAGING: int = clib.TZ_TO_STAGING & 0xFFFF_FFFF
+TO_NOWHERE: int = clib.TZ_TO_NOWHERE & 0xFFFF_FFFF
+VERIFY_NONE: int = clib.TZ_VERIFY_NONE
+VERIFY_CRC: int = clib.TZ_VERIFY_CRC
+VERIFY_DIGEST: int = clib.TZ_VERIFY_DIGEST
+
+
+# ---- Version, checksums, data types --------------------------------------------------------------
+
+
+def version() -> str:
+    return ffi.string(clib.tz_version()).decode()
+
+
+def cpu_level() -> str:
+    return ffi.string(clib.tz_cpu_level()).decode()
+
+
+def crc32c(data: Any, initial: int = 0) -> int:
+    source = ffi.from_buffer(data)
+    return clib.tz_crc32c(initial, source, len(source))
+
+
+def blake3(data: Any) -> bytes:
+    source = ffi.from_buffer(data)
+    digest = ffi.new("uint8_t[32]")
+    clib.tz_blake3(source, len(source), digest)
+    return bytes(digest)
+
+
+class Blake3:
+    """BLAKE3 of a stream, in the manner of hashlib."""
+
+    def __init__(self) -> None:
+        self._state = ffi.new("tz_blake3_state *")
+        clib.tz_blake3_init(self._state)
+
+    def update(self, data: Any) -> None:
+        source = ffi.from_buffer(data)
+        clib.tz_blake3_update(self._state, source, len(source))
+
+    def digest(self) -> bytes:
+        digest = ffi.new("uint8_t[32]")
+        clib.tz_blake3_final(self._state, digest)
+        return bytes(digest)
+
+
+class DtypeInfo(NamedTuple):
+    name: str
+    safetensors: str | None
+    unit_bits: int
+    elements: int
+
+
+def dtype(code: int) -> DtypeInfo | None:
+    """None for a code without an entry."""
+    out = ffi.new("tz_dtype_info *")
+    if clib.tz_dtype(code, out) != clib.TZ_OK:
+        return None
+    foreign = ffi.string(out.safetensors).decode() if out.safetensors else None
+    return DtypeInfo(ffi.string(out.name).decode(), foreign, out.unit_bits, out.elements)
+
+
+def dtype_code(name: str) -> int:
+    """0 when there is none."""
+    encoded = name.encode()
+    return clib.tz_dtype_code(encoded, len(encoded))
+
+
+# ---- Headers -------------------------------------------------------------------------------------
+
+
+class HeaderInfo(NamedTuple):
+    format: int
+    tensor_count: int
+    metadata_count: int
+    node_count: int
+    chunk_count: int
+    chunk_size: int
+    file_size: int
+    header_size: int
+    open_size: int
+    decoded_size: int
+    incompatible_flags: int
+    compatible_flags: int
+    file_digest: bytes
+
+
+class Tensor(NamedTuple):
+    name: str
+    dtype: int
+    shape: tuple[int, ...]
+    order: int
+    tie: int | None
+    decoded_size: int
+    stored_size: int
+    data_offset: int
+    chunk_count: int
+    content_digest: bytes | None
+
+
+class Chunk(NamedTuple):
+    offset: int
+    stored_length: int
+    decoded_length: int
+    codec: int
+    crc: int
+    digest: bytes | None
+
+
+class Header:
+    """An opened file's header. `label` names the file in messages.
+
+    `put_runs` needs exclusive use of the object, plans that are being processed included.
+    """
+
+    def __init__(self, handle: Any, label: str) -> None:
+        self.handle = handle
+        self.label = label
+        out = ffi.new("tz_header_info *", {"struct_size": ffi.sizeof("tz_header_info")})
+        check(clib.tz_header_get(handle, out), where=label)
+        values = {name: getattr(out, name) for name in HeaderInfo._fields}
+        self.info = HeaderInfo(**values | {"file_digest": bytes(out.file_digest)})
+
+    @classmethod
+    def open(
+        cls, front: Any, file_size: int, *, label: str, pin: bytes | None = None
+    ) -> Header | int:
+        """The header, or how many bytes from the front are needed."""
+        return cls._open(clib.tz_header_open, front, file_size, label, pin)
+
+    @classmethod
+    def open_safetensors(cls, front: Any, file_size: int, *, label: str) -> Header | int:
+        """The header, or how many bytes from the front are needed."""
+        return cls._open(clib.tz_safetensors_open, front, file_size, label, None)
+
+    @classmethod
+    def _open(
+        cls, function: Any, front: Any, file_size: int, label: str, pin: bytes | None
+    ) -> Header | int:
+        digest = ffi.NULL if pin is None else ffi.new("uint8_t[32]", pin)
+        options = ffi.new("tz_open_options *", {"struct_size": ffi.sizeof("tz_open_options")})
+        options.pin = digest
+        source = ffi.from_buffer(front)
+        out = ffi.new("tz_header **")
+        needed = ffi.new("uint64_t *")
+        diagnostic = new_diagnostic()
+        status = function(source, len(source), file_size, options, out, needed, diagnostic)
+        if status == clib.TZ_NEED_MORE:
+            return int(needed[0])
+        check(status, diagnostic, where=label)
+        return cls(ffi.gc(out[0], clib.tz_header_free), label)
+
+    def tensor(self, index: int) -> Tensor:
+        t = self._tensor(index)
+        return Tensor(
+            text(t.name, t.name_size),
+            t.dtype,
+            tuple(t.shape[0 : t.rank]) if t.rank else (),
+            t.order,
+            None if t.tie == NONE32 else t.tie,
+            t.decoded_size,
+            t.stored_size,
+            t.data_offset,
+            t.chunk_count,
+            bytes(ffi.buffer(t.content_digest, 32)) if t.content_digest else None,
+        )
+
+    def name(self, index: int) -> str:
+        t = self._tensor(index)
+        return text(t.name, t.name_size)
+
+    def _tensor(self, index: int) -> Any:
+        out = ffi.new("tz_tensor *", {"struct_size": ffi.sizeof("tz_tensor")})
+        check(clib.tz_header_tensor(self.handle, index, out), where=self.label)
+        return out
+
+    def find(self, name: str) -> int | None:
+        try:
+            encoded = name.encode()
+        except UnicodeEncodeError:  # a lone surrogate is in no file
+            return None
+        index = ffi.new("uint32_t *")
+        status = clib.tz_header_find(self.handle, encoded, len(encoded), index)
+        if status == clib.TZ_E_NOT_FOUND:
+            return None
+        check(status, where=self.label)
+        return int(index[0])
+
+    def order(self) -> NDArray[np.uint32]:
+        pointer = clib.tz_header_order(self.handle)
+        return view(pointer, self.info.tensor_count, np.dtype(np.uint32), self.handle)
+
+    def pair(self, index: int) -> tuple[str, str]:
+        out = ffi.new("tz_pair *")
+        check(clib.tz_header_pair(self.handle, index, out), where=self.label)
+        return text(out.key, out.key_size), text(out.value, out.value_size)
+
+    def node(self, index: int) -> Node:
+        out = ffi.new("tz_node *")
+        check(clib.tz_header_node(self.handle, index, out), where=self.label)
+        return read_node(out)
+
+    def content_digest(self) -> bytes | None:
+        """None for foreign formats."""
+        digest = ffi.new("uint8_t[32]")
+        status = clib.tz_header_content_digest(self.handle, digest)
+        if status == clib.TZ_E_FEATURE:
+            return None
+        check(status, where=self.label)
+        return bytes(digest)
+
+    def run_ranges(
+        self, tensors: NDArray[np.uint32] | None, gap_max: int = 0
+    ) -> list[tuple[int, int]]:
+        """Offset and size of each range."""
+        indices, count = ffi.NULL, 0
+        if tensors is not None:
+            indices = ffi.from_buffer("uint32_t[]", np.ascontiguousarray(tensors, np.uint32))
+            count = len(tensors)
+        needed = ffi.new("size_t *")
+        capacity = 16
+        while True:
+            out = ffi.new("tz_range[]", capacity)
+            status = clib.tz_header_run_ranges(
+                self.handle, indices, count, gap_max, out, capacity, needed
+            )
+            if status != clib.TZ_E_BUFFER_TOO_SMALL:
+                break
+            capacity = needed[0]
+        check(status, where=self.label)
+        return [(out[i].offset, out[i].size) for i in range(needed[0])]
+
+    def put_runs(self, offset: int, data: Any) -> None:
+        source = ffi.from_buffer(data)
+        diagnostic = new_diagnostic()
+        status = clib.tz_header_put_runs(self.handle, offset, source, len(source), diagnostic)
+        check(status, diagnostic, where=self.label, name_of=self.name)
+
+    def chunk(self, tensor: int, chunk: int) -> Chunk:
+        out = ffi.new("tz_chunk *")
+        check(clib.tz_header_chunk(self.handle, tensor, chunk, out), where=self.label)
+        digest = bytes(ffi.buffer(out.digest, 32)) if out.digest else None
+        return Chunk(out.offset, out.stored_length, out.decoded_length, out.codec, out.crc, digest)
+
+
+# ---- Plans ---------------------------------------------------------------------------------------
+
+Box = tuple[Sequence[int], Sequence[int]]  # begin and end, per dimension
+
+REQUEST = record_dtype("tz_request")
+SEGMENT = record_dtype("tz_segment")
+PIECE = record_dtype("tz_piece")
+PLACEMENT = record_dtype("tz_placement")
+_WANT = record_dtype("tz_want")
+
+
+class PlanInfo(NamedTuple):
+    request_count: int
+    segment_count: int
+    piece_count: int
+    allocation_count: int
+    staging_size_max: int
+    gap_size_max: int
+    bytes_read: int
+    bytes_wanted: int
+
+
+class Plan:
+    """What to read and where it goes. Tables are structured arrays with the fields of tz.h."""
+
+    def __init__(
+        self,
+        header: Header,
+        tensors: NDArray[np.uint32],
+        boxes: Sequence[Box] | None = None,
+        *,
+        flags: int = 0,
+        request_size_max: int = 0,
+        gap_max: int = 0,
+        slab_size_max: int = 0,
+        slab_tensor_max: int = 0,
+    ) -> None:
+        """`boxes` has one per tensor; None wants all of each."""
+        self._header = header  # must outlive the plan
+        wants, corners = _wants(tensors, boxes)
+        options = ffi.new("tz_plan_options *", {"struct_size": ffi.sizeof("tz_plan_options")})
+        options.flags = flags
+        options.request_size_max = request_size_max
+        options.gap_max = gap_max
+        options.slab_size_max = slab_size_max
+        options.slab_tensor_max = slab_tensor_max
+        out = ffi.new("tz_plan **")
+        diagnostic = new_diagnostic()
+        status = clib.tz_plan_new(
+            header.handle,
+            ffi.cast("tz_want *", address(wants)),
+            len(wants),
+            options,
+            out,
+            diagnostic,
+        )
+        del corners  # lived until the call was over
+        check(status, diagnostic, where=header.label, name_of=header.name)
+        self.handle = ffi.gc(out[0], clib.tz_plan_free)
+        self.info = self._get()
+        self.requests = self._table(clib.tz_plan_requests, self.info.request_count, REQUEST)
+        self.segments = self._table(clib.tz_plan_segments, self.info.segment_count, SEGMENT)
+        self.pieces = self._table(clib.tz_plan_pieces, self.info.piece_count, PIECE)
+        self.placements = self._table(clib.tz_plan_placements, len(wants), PLACEMENT)
+        sizes = np.dtype(np.uint64)
+        self.allocations: NDArray[np.uint64] = self._table(
+            clib.tz_plan_allocations, self.info.allocation_count, sizes
+        )
+
+    def _get(self) -> PlanInfo:
+        out = ffi.new("tz_plan_info *", {"struct_size": ffi.sizeof("tz_plan_info")})
+        check(clib.tz_plan_get(self.handle, out), where=self._header.label)
+        return PlanInfo(*(getattr(out, name) for name in PlanInfo._fields))
+
+    def _table(self, function: Any, count: int, dtype: np.dtype[Any]) -> Any:
+        return view(function(self.handle), count, dtype, self.handle)
+
+    def process(
+        self,
+        request: int,
+        received: int,
+        staging: Any,
+        allocations: Any,
+        verify: int,
+        cursor: Any,
+    ) -> None:
+        """`staging` is an address or 0, `allocations` from pointers() or None, `cursor` from
+        new_cursor(), a new one for each request."""
+        diagnostic = new_diagnostic()
+        status = clib.tz_plan_process(
+            self.handle,
+            request,
+            received,
+            ffi.cast("void *", staging),
+            ffi.NULL if allocations is None else allocations,
+            verify,
+            cursor,
+            diagnostic,
+        )
+        if status != clib.TZ_OK:
+            header = self._header
+            check(status, diagnostic, where=header.label, name_of=header.name)
+
+
+def _wants(tensors: NDArray[np.uint32], boxes: Sequence[Box] | None) -> tuple[Any, Any]:
+    """The array of tz_want, and the memory that it points to."""
+    wants = np.zeros(len(tensors), _WANT)
+    wants["tensor"] = tensors
+    if boxes is None:
+        return wants, None
+    corners = np.array([n for begin, end in boxes for n in (*begin, *end)], np.uint64)
+    ranks = np.array([len(begin) for begin, _ in boxes], np.uint64)
+    # A scalar has no corners; its only box is all of it.
+    begins = address(corners) + 8 * (2 * (np.cumsum(ranks) - ranks)).astype(np.uint64)
+    has_corners = ranks > 0
+    wants["begin"] = np.where(has_corners, begins, 0)
+    wants["end"] = np.where(has_corners, begins + 8 * ranks, 0)
+    return wants, corners
+
+
+def new_cursor() -> Any:
+    """For Plan.process: which chunk of a request comes next."""
+    return ffi.new("uint64_t *")
+
+
+def pointers(addresses: NDArray[np.uint64]) -> Any:
+    """The array as `void *const *`; it shares memory with `addresses` and keeps it alive."""
+    return ffi.from_buffer("void *[]", addresses, require_writable=True)

@@ -1,0 +1,97 @@
+"""Turns the library's status codes into exceptions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from libtz._native import clib, ffi
+from libtz.errors import Error, FormatError, IntegrityError, OptionError
+
+__all__ = ["NONE32", "NONE64", "check", "new_diagnostic", "status_name"]
+
+# tz.h: TZ_NONE32, and the same for fields of 64 bits.
+NONE32 = 0xFFFF_FFFF
+NONE64 = 0xFFFF_FFFF_FFFF_FFFF
+
+# What the data did wrong, by the classes of the specification (section 13) and of foreign formats.
+_DATA: dict[str, tuple[type[Error], str]] = {
+    "not-tz": (FormatError, "this is not a tz file"),
+    "truncated": (FormatError, "the file ends too early"),
+    "trailing": (FormatError, "the file has bytes after its end"),
+    "version": (FormatError, "the file needs a newer version of libtz"),
+    "feature": (FormatError, "the file needs something that this version of libtz does not have"),
+    "limit": (FormatError, "a limit of the format is exceeded"),
+    "checksum": (IntegrityError, "these are not the bytes that were written; get the file again"),
+    "reserved": (FormatError, "bytes that must be zero are not"),
+    "directory": (FormatError, "the section directory is malformed"),
+    "layout": (FormatError, "a size, offset or count does not follow from the content"),
+    "name": (FormatError, "a tensor's name is malformed, or not in its place"),
+    "shape": (FormatError, "a tensor's size does not follow from its shape and dtype"),
+    "order": (FormatError, "the order of the tensors is malformed"),
+    "tie": (FormatError, "a tie is malformed"),
+    "chunk": (FormatError, "a chunk entry is malformed"),
+    "codec": (FormatError, "a chunk does not decode"),
+    "structure": (FormatError, "the nested structure is malformed"),
+    "metadata": (FormatError, "the metadata is malformed"),
+    "digest": (IntegrityError, "this is not the file that the digest pins"),
+    "content": (IntegrityError, "the decoded bytes are not those that were saved"),
+    "json": (FormatError, "the header is not the JSON that the format asks for"),
+    "foreign": (FormatError, "the header contradicts itself or the file"),
+}
+
+
+def status_name(status: int) -> str:
+    """The status as a word: "ok", "checksum", …"""
+    return ffi.string(clib.tz_status_name(status)).decode()
+
+
+def new_diagnostic() -> Any:
+    return ffi.new("tz_diagnostic *")
+
+
+def check(
+    status: int,
+    diagnostic: Any = None,
+    *,
+    where: str,
+    name_of: Callable[[int], str] | None = None,
+    blames_caller: bool = False,
+) -> None:
+    """Returns if `status` is TZ_OK, else raises what it means. `where` begins the message.
+
+    `name_of` gives the name of the tensor that the diagnostic counts. With `blames_caller` bad data
+    are what the caller asked to write: an OptionError.
+    """
+    if status == clib.TZ_OK:
+        return
+    word = status_name(status)
+    if status == clib.TZ_E_MEMORY:
+        raise MemoryError(f"{where}: not enough memory")
+    if word not in _DATA:
+        # Arguments, sequences and the like were checked above this layer.
+        raise RuntimeError(f"{where}: libtz was called wrongly ({word}); please report this")
+    kind, meaning = _DATA[word]
+    offset = tensor = chunk = None
+    rule = ""
+    if diagnostic is not None:
+        offset = _known(diagnostic.offset)
+        chunk = _known(diagnostic.chunk)
+        index = _known(diagnostic.tensor)
+        if index is not None:
+            tensor = name_of(index) if name_of else f"#{index}"
+        if diagnostic.rule:
+            rule = f", rule TZ1-{diagnostic.rule}"
+    place = "" if tensor is None else f", tensor {tensor!r}"
+    place += "" if chunk is None else f", chunk {chunk}"
+    if blames_caller:
+        raise OptionError(f"{where}{place}: this cannot be written: {meaning} ({word}{rule})")
+    place += "" if offset is None else f", byte {offset}"
+    message = f"{where}{place}: {meaning} ({word}{rule})"
+    if kind is IntegrityError:
+        raise IntegrityError(message, tensor=tensor, chunk=chunk)
+    raise FormatError(message, code=word, offset=offset)
+
+
+def _known(value: int) -> int | None:
+    return None if value == NONE64 else value

@@ -1,0 +1,111 @@
+"""Helpers of this package: C structs as NumPy records, text, nodes."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from libtz._native import clib, ffi
+
+__all__ = ["Node", "address", "read_node", "record_dtype", "text", "view", "write_node"]
+
+
+def record_dtype(name: str) -> np.dtype[Any]:
+    """The struct as a NumPy record; pointers become their addresses."""
+    fields = ffi.typeof(name).fields
+    return np.dtype(
+        {
+            "names": [field_name for field_name, _ in fields],
+            "formats": [_format(field.type) for _, field in fields],
+            "offsets": [field.offset for _, field in fields],
+            "itemsize": ffi.sizeof(name),
+        }
+    )
+
+
+def _format(kind: Any) -> Any:
+    if kind.kind == "array":
+        return _format(kind.item), kind.length
+    return f"u{ffi.sizeof(kind)}"
+
+
+def view(pointer: Any, count: int, dtype: np.dtype[Any], owner: Any) -> Any:
+    """A read-only array over `count` records of the library's memory; it keeps `owner` alive."""
+    if count == 0:
+        return np.empty(0, dtype)
+    # The array keeps this pointer alive, and the pointer's destructor the owner.
+    pointer = ffi.gc(pointer, lambda _, owner=owner: None)
+    array = np.frombuffer(ffi.buffer(pointer, count * dtype.itemsize), dtype)
+    array.flags.writeable = False
+    return array
+
+
+def address(buffer: Any) -> int:
+    """Where the memory of a buffer lies. The caller keeps it alive."""
+    return int(ffi.cast("uintptr_t", ffi.from_buffer(buffer)))
+
+
+def text(pointer: Any, size: int) -> str:
+    return ffi.unpack(pointer, size).decode() if size else ""
+
+
+class Node(NamedTuple):
+    """A node of the nested structure: `value` is the leaf itself, a tensor's index, or the number
+    of children."""
+
+    kind: int
+    key: str | int | None
+    value: Any
+
+
+def read_node(node: Any) -> Node:
+    key: str | int | None = None
+    if node.key_kind == clib.TZ_KEY_STR:
+        key = bytes(ffi.buffer(node.key_bytes, node.key)).decode() if node.key else ""
+    elif node.key_kind == clib.TZ_KEY_INT:
+        key = _signed(node.key)
+    value: Any = node.value
+    if node.kind == clib.TZ_NODE_NONE:
+        value = None
+    elif node.kind == clib.TZ_NODE_BOOL:
+        value = bool(value)
+    elif node.kind == clib.TZ_NODE_INT:
+        value = _signed(value)
+    elif node.kind == clib.TZ_NODE_FLOAT:
+        value = struct.unpack("<d", struct.pack("<Q", value))[0]
+    elif node.kind in (clib.TZ_NODE_STR, clib.TZ_NODE_BYTES):
+        data = bytes(ffi.buffer(node.value_bytes, value)) if value else b""
+        value = data.decode() if node.kind == clib.TZ_NODE_STR else data
+    return Node(node.kind, key, value)
+
+
+def write_node(out: Any, node: Node, keep: list[Any]) -> None:
+    """Fills a tz_node. What it points to is appended to `keep`."""
+    kind, key, value = node
+    out.kind = kind
+    if isinstance(key, str):
+        out.key_kind = clib.TZ_KEY_STR
+        out.key, out.key_bytes = _bytes(key.encode(), keep)
+    elif key is not None:
+        out.key_kind = clib.TZ_KEY_INT
+        out.key = key & 0xFFFF_FFFF_FFFF_FFFF
+    if kind == clib.TZ_NODE_STR:
+        out.value, out.value_bytes = _bytes(value.encode(), keep)
+    elif kind == clib.TZ_NODE_BYTES:
+        out.value, out.value_bytes = _bytes(value, keep)
+    elif kind == clib.TZ_NODE_FLOAT:
+        out.value = struct.unpack("<Q", struct.pack("<d", value))[0]
+    elif kind != clib.TZ_NODE_NONE:
+        out.value = int(value) & 0xFFFF_FFFF_FFFF_FFFF
+
+
+def _bytes(data: bytes, keep: list[Any]) -> tuple[int, Any]:
+    pointer = ffi.from_buffer("uint8_t[]", data)
+    keep.append(pointer)
+    return len(data), pointer
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value

@@ -1,0 +1,178 @@
+"""The writing functions of tz.h."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from libtz._native import clib, ffi
+from libtz._native.status import NONE32, check, new_diagnostic
+from libtz._native.tables import Node, address, record_dtype, write_node
+from libtz.errors import IntegrityError, OptionError
+
+__all__ = ["ENTRY", "Builder", "BuilderInfo", "TensorSpec", "encode_chunks"]
+
+# Chunk entries are handed around as arrays of this record.
+ENTRY = record_dtype("tz_entry")
+
+
+class TensorSpec(NamedTuple):
+    """What a file is laid out for: `dtype` is a code, `tie` the index of another spec or None."""
+
+    name: str
+    shape: Sequence[int]
+    dtype: int
+    tie: int | None = None
+
+
+class BuilderInfo(NamedTuple):
+    header_size: int
+    chunk_size: int
+    chunk_count: int
+    decoded_size: int
+    file_size_max: int
+
+
+def encode_chunks(
+    dtype: int, chunk_size: int, compress: bool, source: Any, out: Any
+) -> tuple[int, NDArray[Any]]:
+    """Encodes whole chunks of `source` into `out` (at least 64 bytes larger, writable).
+
+    Returns how many bytes of `out` were filled (0: every chunk is raw, and `source` itself is what
+    lies in the file) and an array of ENTRY. Thread-safe, without the GIL.
+    """
+    data = ffi.from_buffer(source)
+    target = ffi.from_buffer(out, require_writable=True)
+    entries = np.zeros(-(-len(data) // chunk_size), ENTRY)
+    out_size = ffi.new("size_t *")
+    status = clib.tz_chunks_encode(
+        dtype,
+        chunk_size,
+        clib.TZ_COMPRESS_AUTO if compress else clib.TZ_COMPRESS_OFF,
+        data,
+        len(data),
+        target,
+        len(target),
+        out_size,
+        ffi.cast("tz_entry *", address(entries)),
+        len(entries),
+    )
+    if status == clib.TZ_E_CODEC:
+        raise IntegrityError(
+            "a compressed chunk did not decode to what went in: a fault in libtz or in this"
+            " machine's memory; nothing was written"
+        )
+    check(status, where="encode")
+    return int(out_size[0]), entries
+
+
+class Builder:
+    """Lays out a file and makes its header. `label` names the target in messages."""
+
+    def __init__(
+        self,
+        specs: Sequence[TensorSpec],
+        *,
+        label: str,
+        metadata: Mapping[str, str] | None = None,
+        nodes: Sequence[Node] = (),
+        chunk_size: int | None = None,
+    ) -> None:
+        """Bad names, shapes and the like are the caller's: OptionError."""
+        self._label = label
+        self._names = [spec.name for spec in specs]
+        keep: list[Any] = []
+        options = ffi.new("tz_builder_options *", {"struct_size": ffi.sizeof("tz_builder_options")})
+        options.chunk_size_log2 = 0 if chunk_size is None else chunk_size.bit_length() - 1
+        pairs = _pairs(metadata or {}, keep)
+        options.metadata, options.metadata_count = pairs, len(pairs)
+        structure = ffi.new("tz_node[]", len(nodes))
+        for i, node in enumerate(nodes):
+            write_node(structure[i], node, keep)
+        options.nodes, options.node_count = structure, len(nodes)
+        out = ffi.new("tz_builder **")
+        diagnostic = new_diagnostic()
+        table = _specs(specs, keep)
+        status = clib.tz_builder_new(table, len(specs), options, out, diagnostic)
+        self._check(status, diagnostic)
+        self._handle = ffi.gc(out[0], clib.tz_builder_free)
+        self.info = self._get()
+
+    def _get(self) -> BuilderInfo:
+        out = ffi.new("tz_builder_info *", {"struct_size": ffi.sizeof("tz_builder_info")})
+        self._check(clib.tz_builder_get(self._handle, out))
+        return BuilderInfo(*(getattr(out, name) for name in BuilderInfo._fields))
+
+    def has_data(self, spec: int) -> bool:
+        return bool(clib.tz_builder_has_data(self._handle, spec))
+
+    def put_chunks(self, spec: int, entries: NDArray[Any]) -> int:
+        """The offset in the file of the first of the chunks."""
+        offset = ffi.new("uint64_t *")
+        pointer = ffi.cast("tz_entry *", address(entries))
+        status = clib.tz_builder_put_chunks(self._handle, spec, pointer, len(entries), offset)
+        self._check(status)
+        return int(offset[0])
+
+    def put_content(self, spec: int, digest: bytes) -> None:
+        pointer = ffi.new("uint8_t[32]", digest)
+        self._check(clib.tz_builder_put_content(self._handle, spec, pointer))
+
+    def finish(self) -> tuple[bytes, int, bytes]:
+        """The header, the size of the file, and the file digest."""
+        out = ffi.new("uint8_t[]", self.info.header_size)
+        needed = ffi.new("size_t *")
+        file_size = ffi.new("uint64_t *")
+        digest = ffi.new("uint8_t[32]")
+        status = clib.tz_builder_finish(self._handle, out, len(out), needed, file_size, digest)
+        self._check(status)
+        return bytes(ffi.buffer(out, needed[0])), int(file_size[0]), bytes(digest)
+
+    def _check(self, status: int, diagnostic: Any = None) -> None:
+        if status == clib.TZ_E_SEQUENCE:
+            raise OptionError(
+                f"{self._label}: tensors must be written in the declared order, each one whole and"
+                " once, and all of them before the file is finished"
+            )
+        check(
+            status,
+            diagnostic,
+            where=self._label,
+            name_of=lambda index: self._names[index] if index < len(self._names) else f"#{index}",
+            blames_caller=True,
+        )
+
+
+def _specs(specs: Sequence[TensorSpec], keep: list[Any]) -> Any:
+    table = ffi.new("tz_tensor_spec[]", len(specs))
+    for record, spec in zip(table, specs, strict=True):
+        record.name, record.name_size = _text(spec.name, "a tensor's name", keep)
+        shape = ffi.new("uint64_t[]", list(spec.shape))
+        keep.append(shape)
+        record.shape, record.rank = shape, len(shape)
+        record.dtype = spec.dtype
+        record.tie = NONE32 if spec.tie is None else spec.tie
+    return table
+
+
+def _pairs(metadata: Mapping[str, str], keep: list[Any]) -> Any:
+    pairs = ffi.new("tz_pair[]", len(metadata))
+    for pair, (key, value) in zip(pairs, metadata.items(), strict=True):
+        pair.key, pair.key_size = _text(key, "a metadata key", keep)
+        pair.value, pair.value_size = _text(value, f"metadata[{key!r}]", keep)
+    return pairs
+
+
+def _text(value: Any, what: str, keep: list[Any]) -> tuple[Any, int]:
+    if not isinstance(value, str):
+        raise OptionError(f"{what} must be a str, not {type(value).__name__}")
+    try:
+        encoded = value.encode()
+    except UnicodeEncodeError as error:
+        raise OptionError(f"{what} is not valid Unicode: {value!r}") from error
+    pointer = ffi.from_buffer("char[]", encoded)
+    keep.append(pointer)
+    return pointer, len(encoded)

@@ -7,6 +7,11 @@
 
 const Level = @import("cpu.zig").Level;
 
+/// BLAKE3 of a stream; `tz_blake3_state` in tz.h. Only the kernels of one level know what is inside.
+pub const Blake3State = extern struct {
+    bytes: [2048]u8 align(8),
+};
+
 pub const KernelTable = extern struct {
     level: Level,
 
@@ -14,4 +19,7 @@ pub const KernelTable = extern struct {
     crc32c: *const fn (initial: u32, data: [*]const u8, size: usize) callconv(.c) u32,
 
     blake3: *const fn (data: [*]const u8, size: usize, digest: *[32]u8) callconv(.c) void,
+    blake3_init: *const fn (state: *Blake3State) callconv(.c) void,
+    blake3_update: *const fn (state: *Blake3State, data: [*]const u8, size: usize) callconv(.c) void,
+    blake3_final: *const fn (state: *const Blake3State, digest: *[32]u8) callconv(.c) void,
 };

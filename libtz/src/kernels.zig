@@ -16,6 +16,9 @@ const table: KernelTable = .{
     .level = std.meta.stringToEnum(Level, kernel_options.level).?,
     .crc32c = crc32c.kernel,
     .blake3 = blake3.kernel,
+    .blake3_init = blake3.init,
+    .blake3_update = blake3.update,
+    .blake3_final = blake3.final,
 };
 
 comptime {

@@ -1,0 +1,229 @@
+//! An opened header: the checked front of a file, whatever its format, and the chunk entries fetched since.
+
+const std = @import("std");
+const bytes = @import("bytes.zig");
+const checksum = @import("checksum.zig");
+const chunk_table = @import("chunk_table.zig");
+const directories = @import("directory.zig");
+const format = @import("format.zig");
+const Digest = @import("index.zig").Digest;
+const Index = @import("index.zig").Index;
+const metadata = @import("metadata.zig");
+const Preamble = @import("preamble.zig").Preamble;
+const preambles = @import("preamble.zig");
+const Runs = @import("runs.zig").Runs;
+const safetensors = @import("foreign/safetensors.zig");
+const status = @import("status.zig");
+const structures = @import("structure.zig");
+const Structure = structures.Structure;
+const tensor_table = @import("tensor_table.zig");
+
+const Allocator = std.mem.Allocator;
+
+pub const Format = enum(u32) { tz = 1, safetensors = 2 };
+
+pub const Options = struct {
+    /// File digest to compare with before anything is parsed.
+    pin: ?*const Digest = null,
+    /// Refuse headers that need more than this.
+    open_size_max: u64 = format.open_size_max,
+};
+
+pub const Outcome = union(enum) {
+    header: *Header,
+    /// This many bytes from the front are needed.
+    need_more: u64,
+};
+
+pub const Header = struct {
+    gpa: Allocator,
+    /// Owns this struct and everything the index points to.
+    arena: std.heap.ArenaAllocator,
+    format: Format,
+    index: Index,
+    pairs: []const metadata.Pair,
+    structure: Structure = .{},
+    file_size: u64,
+    header_size: u64,
+    open_size: u64,
+    chunk_count: u64 = 0,
+    incompatible_flags: u64 = 0,
+    compatible_flags: u64 = 0,
+    file_digest: Digest = @splat(0),
+    /// Null in foreign formats, which have no chunk table.
+    runs: ?Runs = null,
+
+    pub fn deinit(self: *Header) void {
+        if (self.runs) |*runs| runs.deinit(self.gpa);
+        var arena = self.arena; // self lies in it
+        arena.deinit();
+    }
+
+    /// The chunks of a tensor with data of its own; for a tied tensor pass its owner.
+    pub fn chunks(self: *const Header, tensor: u32) error{RunMissing}!chunk_table.Iterator {
+        const entry = self.index.tensors[tensor];
+        const runs = if (self.runs) |*present| present else {
+            return .init(entry, null, 0, self.index.chunk_size);
+        };
+        if (!entry.hasChunks()) return .init(entry, null, 0, self.index.chunk_size);
+        const run = runs.get(self.index, tensor) orelse return error.RunMissing;
+        return .init(entry, run, runs.record_size, self.index.chunk_size);
+    }
+
+    /// Sum of the decoded sizes of all tensors with data of their own.
+    pub fn decodedSize(self: *const Header) u64 {
+        var sum: u64 = 0;
+        for (self.index.tensors) |tensor| {
+            // Bounded by the file size, but for compressed tensors, whose sizes a file may overstate.
+            if (tensor.hasChunks()) sum +|= tensor.decoded_size;
+        }
+        return sum;
+    }
+
+    /// Section 12 of the specification.
+    pub fn contentDigest(self: *const Header) error{Feature}!Digest {
+        if (self.format != .tz) return error.Feature;
+        var state: checksum.Blake3 = .init();
+        var field: [8]u8 = undefined;
+        state.update("tz content digest v1\x00\x00\x00\x00");
+        bytes.put(u64, &field, 0, self.index.tensors.len);
+        state.update(&field);
+        for (self.index.tensors) |tensor| {
+            bytes.put(u32, &field, 0, @intCast(tensor.name.len));
+            state.update(field[0..4]);
+            state.update(tensor.name);
+            bytes.put(u16, &field, 0, tensor.dtype);
+            bytes.put(u16, &field, 2, @intCast(tensor.shape.len));
+            state.update(field[0..4]);
+            for (tensor.shape) |dimension| {
+                bytes.put(u64, &field, 0, dimension);
+                state.update(&field);
+            }
+            state.update(tensor.content_digest.?);
+        }
+        return state.final();
+    }
+};
+
+/// Opens a tz file of `file_size` bytes from its beginning. Section 13 of the specification gives the order of checks.
+pub fn open(
+    gpa: Allocator,
+    front: []const u8,
+    file_size: u64,
+    options: Options,
+    diagnostic: *status.Diagnostic,
+) status.Error!Outcome {
+    if (front.len > file_size) return error.Argument;
+    const first = @min(file_size, format.preamble_size);
+    if (options.pin) |pin| {
+        if (front.len < first) return .{ .need_more = first };
+        if (first < format.preamble_size or
+            !std.mem.eql(u8, &checksum.blake3(front[0..format.preamble_size]), pin))
+        {
+            return diagnostic.fail(error.Digest, 61, 0);
+        }
+    }
+    try preambles.checkMagic(front, diagnostic);
+    if (front.len < first) return .{ .need_more = first };
+    const preamble: Preamble = try .decode(front, file_size, diagnostic);
+    if (preamble.open_size > options.open_size_max) return diagnostic.fail(error.Limit, 0, 48);
+    if (front.len < preamble.open_size) return .{ .need_more = preamble.open_size };
+    return .{ .header = try decode(gpa, preamble, front[0..@intCast(preamble.open_size)], diagnostic) };
+}
+
+fn decode(
+    gpa: Allocator,
+    preamble: Preamble,
+    front: []const u8,
+    diagnostic: *status.Diagnostic,
+) status.Error!*Header {
+    var arena: std.heap.ArenaAllocator = .init(gpa);
+    errdefer arena.deinit();
+    const allocator = arena.allocator();
+    const directory = try directories.decode(preamble, front, diagnostic);
+    const kept = try allocator.dupe(u8, front);
+    const index = try tensor_table.decode(allocator, preamble, directory, kept, diagnostic);
+    const structure: Structure = if (directory.structure) |section| try structures.decode(
+        gpa,
+        allocator,
+        section.slice(kept),
+        preamble.tensor_count,
+        section.offset,
+        diagnostic,
+    ) else .{};
+    const pairs = if (directory.metadata) |section|
+        try metadata.decode(allocator, section.slice(kept), section.offset, diagnostic)
+    else
+        &.{};
+    const present = try allocator.alloc(?[*]const u8, index.tensors.len);
+    @memset(present, null);
+    const self = try allocator.create(Header);
+    self.* = .{
+        .gpa = gpa,
+        .arena = arena,
+        .format = .tz,
+        .index = index,
+        .pairs = pairs,
+        .structure = structure,
+        .file_size = preamble.file_size,
+        .header_size = preamble.header_size,
+        .open_size = preamble.open_size,
+        .chunk_count = preamble.chunk_count,
+        .incompatible_flags = preamble.incompatible_flags,
+        .compatible_flags = preamble.compatible_flags,
+        .file_digest = checksum.blake3(front[0..format.preamble_size]),
+        .runs = .{
+            .table_offset = preamble.open_size,
+            .table_end = preamble.header_size,
+            .record_size = directory.chunks.record_size,
+            .incompatible_flags = preamble.incompatible_flags,
+            .present = present,
+        },
+    };
+    return self;
+}
+
+/// Opens a .safetensors file of `file_size` bytes from its beginning.
+pub fn openSafetensors(
+    gpa: Allocator,
+    front: []const u8,
+    file_size: u64,
+    options: Options,
+    diagnostic: *status.Diagnostic,
+) status.Error!Outcome {
+    if (front.len > file_size or options.pin != null) return error.Argument;
+    var arena: std.heap.ArenaAllocator = .init(gpa);
+    errdefer arena.deinit();
+    const allocator = arena.allocator();
+    var needed: u64 = 0;
+    const decoded = try safetensors.decode(
+        allocator,
+        front,
+        file_size,
+        options.open_size_max,
+        &needed,
+        diagnostic,
+    ) orelse {
+        arena.deinit();
+        return .{ .need_more = needed };
+    };
+    const self = try allocator.create(Header);
+    self.* = .{
+        .gpa = gpa,
+        .arena = arena,
+        .format = .safetensors,
+        .index = .{
+            .tensors = decoded.tensors,
+            .order = decoded.order,
+            .chunk_size = foreign_chunk_size,
+        },
+        .pairs = decoded.metadata,
+        .file_size = file_size,
+        .header_size = decoded.header_size,
+        .open_size = decoded.header_size,
+    };
+    return .{ .header = self };
+}
+
+/// Foreign data are planned in pieces of this size: small enough for slices to read little, large enough to cost nothing.
+const foreign_chunk_size = 1 << 20;

@@ -1,0 +1,217 @@
+//! Builder and header against each other: what was laid out opens, with everything in it; damaged headers do not.
+
+const std = @import("std");
+const builders = @import("builder.zig");
+const Builder = builders.Builder;
+const bytes = @import("bytes.zig");
+const checksum = @import("checksum.zig");
+const encode = @import("encode.zig");
+const format = @import("format.zig");
+const headers = @import("header.zig");
+const status = @import("status.zig");
+const Diagnostic = status.Diagnostic;
+
+const Allocator = std.mem.Allocator;
+const expect = std.testing.expect;
+const expectEqual = std.testing.expectEqual;
+const expectError = std.testing.expectError;
+
+const f32_code = 0x12;
+const u8_code = 0x02;
+
+const specs = [_]builders.Spec{
+    .{ .name = "w", .shape = &.{ 300, 100 }, .dtype = f32_code },
+    .{ .name = "b", .shape = &.{3}, .dtype = u8_code },
+    .{ .name = "empty", .shape = &.{ 0, 5 }, .dtype = f32_code },
+    .{ .name = "a", .shape = &.{ 300, 100 }, .dtype = f32_code, .tie = 0 },
+    .{ .name = "ü.scalar", .shape = &.{}, .dtype = f32_code },
+};
+
+const options: builders.Options = .{
+    .chunk_size_log2 = 16,
+    .metadata = &.{ .{ .key = "z", .value = "" }, .{ .key = "a", .value = "1\n2" } },
+    .nodes = &.{
+        .{ .kind = .dict, .key_kind = .none, .value = 3 },
+        .{ .kind = .tensor, .key_kind = .str, .key = 1, .key_bytes = "x", .value = 0 },
+        .{ .kind = .list, .key_kind = .int, .key = 7, .value = 3 },
+        .{ .kind = .tensor, .key_kind = .none, .value = 1 },
+        .{ .kind = .tensor, .key_kind = .none, .value = 2 },
+        .{ .kind = .str, .key_kind = .none, .value = 2, .value_bytes = "\x00y" },
+        .{ .kind = .tuple, .key_kind = .str, .key = 0, .value = 2 },
+        .{ .kind = .tensor, .key_kind = .none, .value = 3 },
+        .{ .kind = .tensor, .key_kind = .none, .value = 4 },
+    },
+};
+
+/// A whole file of `specs` with data that count up; the caller frees it.
+fn makeFile(gpa: Allocator) ![]u8 {
+    var diagnostic: Diagnostic = .{};
+    const builder: *Builder = try .init(gpa, &specs, options, &diagnostic);
+    defer builder.deinit();
+    const file = try gpa.alloc(u8, @intCast(builder.fileSizeMax().?));
+    errdefer gpa.free(file);
+    @memset(file, 0);
+    for (specs, 0..) |_, spec| {
+        if (!builder.hasData(spec)) continue;
+        const data = try gpa.alloc(u8, @intCast(builder.items[spec].decoded_size));
+        defer gpa.free(data);
+        for (data, 0..) |*byte, number| byte.* = @truncate(number * 7 + spec);
+        const image = try gpa.alloc(u8, encode.outputSizeMax(data.len));
+        defer gpa.free(image);
+        const count = bytes.divCeil(data.len, 1 << 16);
+        const entries = try gpa.alloc(encode.Entry, @intCast(count));
+        defer gpa.free(entries);
+        try expectEqual(0, try encode.encodeChunks(u8_code, 1 << 16, .off, data, image, entries));
+        const offset = try builder.putChunks(spec, entries);
+        @memcpy(file[@intCast(offset)..][0..data.len], data);
+        try builder.putContent(spec, checksum.blake3(data));
+    }
+    try expectEqual(file.len, try builder.finish(file));
+    return file;
+}
+
+fn open(gpa: Allocator, file: []const u8, opening: headers.Options) !*headers.Header {
+    var diagnostic: Diagnostic = .{};
+    return switch (try headers.open(gpa, file, file.len, opening, &diagnostic)) {
+        .header => |header| header,
+        .need_more => error.NeedMore,
+    };
+}
+
+test "a built file opens with everything in it" {
+    const gpa = std.testing.allocator;
+    const file = try makeFile(gpa);
+    defer gpa.free(file);
+    const header = try open(gpa, file, .{});
+    defer header.deinit();
+    const index = header.index;
+    try expectEqual(5, index.tensors.len);
+    for ([_][]const u8{ "a", "b", "empty", "w", "ü.scalar" }, 0..) |name, at| {
+        try std.testing.expectEqualStrings(name, index.tensors[at].name);
+        try expectEqual(@as(?u32, @intCast(at)), index.find(name));
+    }
+    try expectEqual(@as(?u32, null), index.find("none"));
+    // "a" is the smallest name of the tie, so it owns the data that were put for it.
+    try expectEqual(format.none, index.tensors[0].tie);
+    try expectEqual(0, index.tensors[3].tie);
+    try expectEqual(120_000, index.tensors[0].stored_size);
+    try expectEqual(3, index.tensors[0].order);
+    try std.testing.expectEqualStrings("1\n2", header.pairs[0].value);
+    try expectEqual(9, header.structure.offsets.len);
+    try expectEqual(3, header.structure.node(1).value); // spec 0 is "w", index 3
+    try std.testing.expectEqualStrings("\x00y", header.structure.node(5).value_bytes);
+}
+
+test "runs are asked for, checked and kept" {
+    const gpa = std.testing.allocator;
+    const file = try makeFile(gpa);
+    defer gpa.free(file);
+    const header = try open(gpa, file, .{});
+    defer header.deinit();
+    try expectError(error.RunMissing, header.chunks(0));
+    const runs = &header.runs.?;
+    var ranges: [4]@import("runs.zig").Range = undefined;
+    try expectEqual(1, try runs.missing(gpa, header.index, &.{ 3, 0 }, 0, &ranges));
+    try expectEqual(2 * format.chunk_record_size, ranges[0].size);
+    var diagnostic: Diagnostic = .{};
+    const range = ranges[0];
+    const bytes_of_run = file[@intCast(range.offset)..][0..@intCast(range.size)];
+    bytes_of_run[4] ^= 1;
+    try expectError(error.Checksum, runs.put(gpa, header.index, range.offset, bytes_of_run, &diagnostic));
+    try expectEqual(38, diagnostic.rule);
+    bytes_of_run[4] ^= 1;
+    try runs.put(gpa, header.index, range.offset, bytes_of_run, &diagnostic);
+    try expectEqual(0, try runs.missing(gpa, header.index, &.{ 3, 0 }, 0, &ranges));
+    // Before and after it in the writer's order.
+    try expectEqual(2, try runs.missing(gpa, header.index, null, 0, &ranges));
+    try expectEqual(1, try runs.missing(gpa, header.index, null, 96, &ranges));
+    var chunks = try header.chunks(0);
+    const first = chunks.next().?;
+    try expectEqual(header.index.tensors[0].data_offset, first.offset);
+    try expectEqual(120_000 - (1 << 16), chunks.next().?.decoded_length);
+    try expectEqual(null, chunks.next());
+    // All of the header at once, from anywhere in front of the chunk table.
+    try runs.put(gpa, header.index, 0, file[0..@intCast(header.header_size)], &diagnostic);
+    try expectEqual(0, try runs.missing(gpa, header.index, null, 0, &ranges));
+}
+
+test "opening asks for what it needs and not more" {
+    const gpa = std.testing.allocator;
+    const file = try makeFile(gpa);
+    defer gpa.free(file);
+    var diagnostic: Diagnostic = .{};
+    const empty = try headers.open(gpa, file[0..0], file.len, .{}, &diagnostic);
+    try expectEqual(format.preamble_size, empty.need_more);
+    const some = try headers.open(gpa, file[0..200], file.len, .{}, &diagnostic);
+    const header = try headers.open(gpa, file[0..@intCast(some.need_more)], file.len, .{}, &diagnostic);
+    defer header.header.deinit();
+    try expectEqual(header.header.open_size, some.need_more);
+    try expectError(error.Limit, open(gpa, file, .{ .open_size_max = some.need_more - 1 }));
+}
+
+test "every truncation, flipped bit and wrong pin of the header is refused" {
+    const gpa = std.testing.allocator;
+    const file = try makeFile(gpa);
+    defer gpa.free(file);
+    const digest = checksum.blake3(file[0..format.preamble_size]);
+    (try open(gpa, file, .{ .pin = &digest })).deinit();
+    const other: [32]u8 = @splat(7);
+    try expectError(error.Digest, open(gpa, file, .{ .pin = &other }));
+    try expectError(error.Digest, open(gpa, file[0..100], .{ .pin = &digest }));
+    for (0..400) |size| {
+        const refused = if (open(gpa, file[0..size], .{})) |_| false else |err| err == error.Truncated;
+        try expect(refused);
+    }
+    const open_size = bytes.get(u64, file, 48);
+    for (0..@intCast(open_size)) |at| {
+        file[at] ^= 0x10;
+        defer file[at] ^= 0x10;
+        try expect(if (open(gpa, file, .{})) |_| false else |err| err != error.OutOfMemory);
+    }
+    const longer = try std.mem.concat(gpa, u8, &.{ file, "\x00" });
+    defer gpa.free(longer);
+    try expectError(error.Trailing, open(gpa, longer, .{}));
+}
+
+test "no allocation failure leaks" {
+    try std.testing.checkAllAllocationFailures(std.testing.allocator, struct {
+        fn run(gpa: Allocator) !void {
+            const file = try makeFile(gpa);
+            defer gpa.free(file);
+            const header = try open(gpa, file, .{});
+            defer header.deinit();
+            var diagnostic: Diagnostic = .{};
+            try header.runs.?.put(gpa, header.index, 0, file, &diagnostic);
+        }
+    }.run, .{});
+}
+
+test "the builder refuses what a reader would" {
+    const cases = [_]struct { []const builders.Spec, status.Error }{
+        .{ &.{ .{ .name = "a", .shape = &.{}, .dtype = 1 }, .{ .name = "a", .shape = &.{}, .dtype = 1 } }, error.Name },
+        .{ &.{.{ .name = "a\n", .shape = &.{}, .dtype = 1 }}, error.Name },
+        .{ &.{.{ .name = "\xff", .shape = &.{}, .dtype = 1 }}, error.Name },
+        .{ &.{.{ .name = "a", .shape = &.{}, .dtype = 0x100 }}, error.Feature },
+        .{ &.{.{ .name = "a", .shape = &@as([65]u64, @splat(1)), .dtype = 1 }}, error.Limit },
+        .{ &.{.{ .name = "a", .shape = &.{ 1 << 62, 4 }, .dtype = 1 }}, error.Limit },
+        .{ &.{.{ .name = "a", .shape = &.{1}, .dtype = 1, .tie = 0 }}, error.Tie },
+        .{ &.{.{ .name = "a", .shape = &.{1}, .dtype = 1, .tie = 1 }}, error.Argument },
+        .{ &.{ .{ .name = "a", .shape = &.{1}, .dtype = 1 }, .{ .name = "b", .shape = &.{2}, .dtype = 1, .tie = 0 } }, error.Tie },
+        .{ &.{ .{ .name = "a", .shape = &.{0}, .dtype = 1 }, .{ .name = "b", .shape = &.{0}, .dtype = 1, .tie = 0 } }, error.Tie },
+    };
+    for (cases) |case| {
+        var diagnostic: Diagnostic = .{};
+        try expectError(case[1], Builder.init(std.testing.allocator, case[0], .{}, &diagnostic));
+    }
+}
+
+test "a cycle of ties is one tie" {
+    var diagnostic: Diagnostic = .{};
+    const builder: *Builder = try .init(std.testing.allocator, &.{
+        .{ .name = "b", .shape = &.{1}, .dtype = 1, .tie = 1 },
+        .{ .name = "c", .shape = &.{1}, .dtype = 1, .tie = 2 },
+        .{ .name = "a", .shape = &.{1}, .dtype = 1, .tie = 0 },
+    }, .{}, &diagnostic);
+    defer builder.deinit();
+    try expect(!builder.hasData(0) and !builder.hasData(1) and builder.hasData(2));
+}

@@ -1,0 +1,79 @@
+"""The exceptions libtz raises on purpose: one family, split by whom the fault lies with.
+
+Messages say what went wrong, where, and what to do about it, and never hold a secret: URLs are
+shown without user names, passwords and query strings. All of them survive pickling, so that they
+cross process pools with their fields.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["Error", "FormatError", "IntegrityError", "OptionError", "SourceError"]
+
+
+class Error(Exception):
+    """Base of everything libtz raises on purpose."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def _fields(self) -> dict[str, Any]:
+        return {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self._fields())
+
+
+def _rebuild(error: type[Error], message: str, fields: dict[str, Any]) -> Error:
+    return error(message, **fields)
+
+
+class FormatError(Error):
+    """The bytes are not a valid file. `code` names the rule, `offset` the byte it broke at."""
+
+    def __init__(self, message: str, *, code: str, offset: int | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.offset = offset
+
+    def _fields(self) -> dict[str, Any]:
+        return {"code": self.code, "offset": self.offset}
+
+
+class IntegrityError(Error):
+    """The bytes are not the ones that were promised: a checksum or a pinned digest differs."""
+
+    def __init__(
+        self, message: str, *, tensor: str | None = None, chunk: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.tensor = tensor
+        self.chunk = chunk
+
+    def _fields(self) -> dict[str, Any]:
+        return {"tensor": self.tensor, "chunk": self.chunk}
+
+
+class SourceError(Error):
+    """The outside world failed: a source could not be read, or a target could not be written.
+
+    `url` is the place, fit to be shown. `status` is the HTTP status where there was one.
+    `retryable` says whether the same call may succeed later without any change.
+    """
+
+    def __init__(
+        self, message: str, *, url: str, status: int | None = None, retryable: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.url = url
+        self.status = status
+        self.retryable = retryable
+
+    def _fields(self) -> dict[str, Any]:
+        return {"url": self.url, "status": self.status, "retryable": self.retryable}
+
+
+class OptionError(Error):
+    """The caller asked for something that is invalid or impossible; nothing was read or written."""

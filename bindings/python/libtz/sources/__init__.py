@@ -1,0 +1,1 @@
+"""Where bytes come from: one seam (`base.Source`), one module for each kind of place."""

@@ -1,0 +1,132 @@
+"""The seam between libtz and the places bytes come from.
+
+A source is a range of bytes with a fixed size and an identity. Everything above it asks for ranges
+and hands out the memory they go to; everything about sockets, retries and credentials stays below.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from ..errors import SourceError
+
+__all__ = ["BufferCursor", "Source", "SourceStats", "check_range", "source_closed"]
+
+
+class SourceStats:
+    """Counts of what a source did so far. Safe to update from many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.requests = 0  # requests sent, repeated and redirected ones included
+        self.retries = 0  # tries that failed and were repeated
+        self.throttled = 0  # answers that asked us to slow down (429, 503)
+        self.bytes = 0  # bytes delivered into buffers
+        self.connections = 0  # connections opened
+
+    def add(
+        self,
+        *,
+        requests: int = 0,
+        retries: int = 0,
+        throttled: int = 0,
+        bytes: int = 0,  # noqa: A002 - the name of the counter it adds to
+        connections: int = 0,
+    ) -> None:
+        """Add to the counters named."""
+        with self._lock:
+            self.requests += requests
+            self.retries += retries
+            self.throttled += throttled
+            self.bytes += bytes
+            self.connections += connections
+
+
+class Source(Protocol):
+    """A readable object of fixed size. Making one does no I/O; `open` does.
+
+    `url` is fit for messages: user name, password, query and fragment are removed. `size` and
+    `identity` (strong ETag, version, or time and size; None when the place offers nothing) are valid
+    after `open`. `sequential` says that only rising, non-overlapping ranges asked for by one thread
+    are efficient; it is valid after `open` too.
+    """
+
+    url: str
+    size: int
+    identity: str | None
+    sequential: bool
+    stats: SourceStats
+
+    def open(self, front: memoryview) -> int:
+        """Read the first min(size, len(front)) bytes in one request; set size and identity.
+
+        `front` must not be empty. Returns how many bytes of it were filled.
+        """
+        ...
+
+    def read_into(self, offset: int, size: int, buffers: Iterable[memoryview]) -> None:
+        """Deliver [offset, offset + size) into consecutive writable buffers of `size` bytes in all.
+
+        The next buffer is taken only when the previous one is full, and once more after the last,
+        so a generator can check each buffer as soon as it is complete. What it raises ends the read
+        and reaches the caller. Many threads may call this at once. Exactly `size` bytes arrive, or
+        `SourceError` is raised.
+        """
+        ...
+
+    def check_unchanged(self) -> None:
+        """Raise `SourceError` if the object is known to have changed since `open`."""
+        ...
+
+    def close(self) -> None:
+        """Free everything; reads of other threads end promptly with `SourceError`. Idempotent."""
+        ...
+
+
+def check_range(offset: int, size: int, source_size: int) -> None:
+    """Refuse a range that is not inside the source: a mistake of the caller, not of the source."""
+    if offset < 0 or size < 0 or offset + size > source_size:
+        raise ValueError(f"[{offset}, {offset + size}) is not inside a source of {source_size} bytes")
+
+
+def source_closed(url: str) -> SourceError:
+    """The error of a read that `close()` ended, or that came after it."""
+    return SourceError(f"{url} was closed while it was being read", url=url)
+
+
+class BufferCursor:
+    """The place a read has reached in its buffers; survives failed tries."""
+
+    def __init__(self, offset: int, size: int, buffers: Iterable[memoryview]) -> None:
+        self.offset = offset  # of the next byte in the source
+        self.remaining = size
+        self._buffers: Iterator[memoryview] = iter(buffers)
+        self._free = memoryview(b"")
+
+    def free(self) -> memoryview:
+        """The unfilled rest of the current buffer; takes the next buffer when that is full."""
+        while not self._free:
+            try:
+                buffer = next(self._buffers)
+            except StopIteration:
+                raise ValueError(f"the buffers end {self.remaining} bytes early") from None
+            if buffer.readonly:
+                raise ValueError("the buffers must be writable")
+            self._free = buffer if buffer.format == "B" and buffer.ndim == 1 else buffer.cast("B")
+            if len(self._free) > self.remaining:
+                raise ValueError("the buffers are larger than the range asked for")
+        return self._free
+
+    def advance(self, count: int) -> None:
+        """Note that the first `count` bytes of `free()` are filled."""
+        self._free = self._free[count:]
+        self.offset += count
+        self.remaining -= count
+
+    def finish(self) -> None:
+        """Let the iterator see that its last buffer is full."""
+        for buffer in self._buffers:
+            if buffer.nbytes:
+                raise ValueError("the buffers are larger than the range asked for")

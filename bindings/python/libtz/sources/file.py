@@ -1,0 +1,150 @@
+"""A local file, read by positioned reads, which need no lock and no shared file position."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Iterable
+
+from ..errors import SourceError
+from .base import BufferCursor, SourceStats, check_range, source_closed
+
+__all__ = ["FileSource"]
+
+# Windows and old systems have no preadv; there reads take turns around one file position.
+_HAS_PREADV = hasattr(os, "preadv")
+# O_NONBLOCK: opening a named pipe must fail on its type below, not wait for a writer.
+_OPEN_FLAGS = (
+    os.O_RDONLY
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_BINARY", 0)
+    | getattr(os, "O_NONBLOCK", 0)
+)
+_COPY_SIZE_MAX = 8 * 1024 * 1024  # memory one such read may take
+
+
+class FileSource:
+    """A regular file. Its identity is time of change, size and inode, checked by the caller's
+    `check_unchanged()` at the end of a load.
+
+    A file replaced by renaming another over it stays readable: the open one is the one meant.
+    """
+
+    size: int = 0
+    identity: str | None = None
+    sequential: bool = False
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path: str = os.fspath(path)
+        self.url: str = self.path
+        self.stats = SourceStats()
+        self._fd: int | None = None
+        self._lock = threading.Lock()
+        self._readers = 0
+        self._is_closing = False
+
+    def open(self, front: memoryview) -> int:
+        try:
+            fd = os.open(self.path, _OPEN_FLAGS)
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            raise self._failed("opened", error) from error
+        self._fd = fd
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
+            raise SourceError(f"{self.url} cannot be opened: it is {kind}", url=self.url)
+        self.size = status.st_size
+        self.identity = _identity(status)
+        count = min(self.size, len(front))
+        self.read_into(0, count, [front[:count]])
+        return count
+
+    def read_into(self, offset: int, size: int, buffers: Iterable[memoryview]) -> None:
+        check_range(offset, size, self.size)
+        cursor = BufferCursor(offset, size, buffers)
+        fd = self._acquire()
+        try:
+            while cursor.remaining:
+                if self._is_closing:
+                    raise source_closed(self.url)
+                free = cursor.free()
+                count = self._read_at(fd, cursor.offset, free)
+                if count == 0:
+                    raise SourceError(
+                        f"{self.url} ends at byte {cursor.offset} of {self.size}: it became"
+                        " shorter while it was being read",
+                        url=self.url,
+                    )
+                cursor.advance(count)
+            cursor.finish()
+        finally:
+            self._release()
+        self.stats.add(requests=1, bytes=size)
+
+    def _read_at(self, fd: int, offset: int, buffer: memoryview) -> int:
+        try:
+            if _HAS_PREADV:
+                return os.preadv(fd, [buffer], offset)
+            with self._lock:
+                os.lseek(fd, offset, os.SEEK_SET)
+                data = os.read(fd, min(len(buffer), _COPY_SIZE_MAX))
+        except OSError as error:
+            raise self._failed("read", error) from error
+        buffer[: len(data)] = data
+        return len(data)
+
+    def check_unchanged(self) -> None:
+        """Raise if the open file was written to, or cut, since it was opened."""
+        fd = self._acquire()
+        try:
+            identity = _identity(os.fstat(fd))
+        finally:
+            self._release()
+        if identity != self.identity:
+            raise SourceError(
+                f"{self.url} changed while it was being read; load it again, and replace files by"
+                " renaming instead of writing into them",
+                url=self.url,
+            )
+
+    def fileno(self) -> int:
+        """The open descriptor, for mapping and direct I/O; it belongs to this object."""
+        if self._fd is None:
+            raise source_closed(self.url)
+        return self._fd
+
+    def close(self) -> None:
+        with self._lock:
+            self._is_closing = True
+            if self._readers == 0:
+                self._close_fd()
+
+    # A descriptor number may be given to another file as soon as it is closed, so the last reader
+    # closes it when close() came in the middle of reads.
+    def _acquire(self) -> int:
+        with self._lock:
+            if self._fd is None or self._is_closing:
+                raise source_closed(self.url)
+            self._readers += 1
+            return self._fd
+
+    def _release(self) -> None:
+        with self._lock:
+            self._readers -= 1
+            if self._is_closing and self._readers == 0:
+                self._close_fd()
+
+    def _close_fd(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def _failed(self, action: str, error: Exception) -> SourceError:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        return SourceError(f"{self.url} cannot be {action}: {reason}", url=self.url)
+
+
+def _identity(status: os.stat_result) -> str:
+    return f"{status.st_mtime_ns}-{status.st_size}-{status.st_ino}"

@@ -1,0 +1,133 @@
+"""Bytes in memory, and seekable binary file objects, as sources."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import BinaryIO
+
+from ..errors import OptionError, SourceError
+from .base import BufferCursor, SourceStats, check_range, source_closed
+
+__all__ = ["FileObjectSource", "MemorySource"]
+
+
+class MemorySource:
+    """A bytes-like object. It must not be changed or resized while the source is open."""
+
+    url: str = "<memory>"
+    identity: str | None = None
+    sequential: bool = False
+
+    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+        view = memoryview(data)
+        if not view.c_contiguous:
+            raise OptionError("a memoryview given as a source must be C-contiguous")
+        self._view: memoryview | None = view.cast("B")
+        self.size: int = view.nbytes
+        self.stats = SourceStats()
+
+    def open(self, front: memoryview) -> int:
+        count = min(self.size, len(front))
+        self.read_into(0, count, [front[:count]])
+        return count
+
+    def read_into(self, offset: int, size: int, buffers: Iterable[memoryview]) -> None:
+        view = self._view
+        if view is None:
+            raise source_closed(self.url)
+        check_range(offset, size, self.size)
+        cursor = BufferCursor(offset, size, buffers)
+        while cursor.remaining:
+            free = cursor.free()
+            free[:] = view[cursor.offset : cursor.offset + len(free)]
+            cursor.advance(len(free))
+        cursor.finish()
+        self.stats.add(requests=1, bytes=size)
+
+    def check_unchanged(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self._view = None
+
+
+class FileObjectSource:
+    """A seekable binary file object, from its first byte on. It stays open when this is closed.
+
+    There is one file position, so a lock makes reads take turns; it also moves the object's
+    position.
+    """
+
+    size: int = 0
+    identity: str | None = None
+    sequential: bool = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        name = getattr(file, "name", None)
+        self.url: str = name if isinstance(name, str) else f"<{type(file).__name__}>"
+        self._file = file
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self.stats = SourceStats()
+
+    def open(self, front: memoryview) -> int:
+        with self._lock:
+            try:
+                self.size = self._file.seek(0, 2)
+            except (OSError, ValueError) as error:
+                raise self._failed(error) from error
+        count = min(self.size, len(front))
+        self.read_into(0, count, [front[:count]])
+        return count
+
+    def read_into(self, offset: int, size: int, buffers: Iterable[memoryview]) -> None:
+        check_range(offset, size, self.size)
+        cursor = BufferCursor(offset, size, buffers)
+        while cursor.remaining:
+            free = cursor.free()
+            # The lock is held for one buffer at most: the caller's work between two runs outside.
+            with self._lock:
+                if self._is_closed:
+                    raise source_closed(self.url)
+                count = self._read_at(cursor.offset, free)
+            cursor.advance(count)
+        cursor.finish()
+        self.stats.add(requests=1, bytes=size)
+
+    def _read_at(self, offset: int, buffer: memoryview) -> int:
+        try:
+            self._file.seek(offset)
+            # Not every object called binary file has readinto.
+            if hasattr(self._file, "readinto"):
+                count = self._file.readinto(buffer)
+            else:
+                data = self._file.read(len(buffer))
+                count = len(data)
+                buffer[:count] = data
+        except (OSError, ValueError) as error:
+            raise self._failed(error) from error
+        if not count:
+            raise SourceError(
+                f"{self.url} ended at byte {offset} of {self.size}: it became shorter while it was"
+                " being read",
+                url=self.url,
+            )
+        return int(count)
+
+    def _failed(self, error: Exception) -> SourceError:
+        return SourceError(f"{self.url} cannot be read: {error}", url=self.url)
+
+    def check_unchanged(self) -> None:
+        with self._lock:
+            if self._is_closed:
+                raise source_closed(self.url)
+            size = self._file.seek(0, 2)
+        if size != self.size:
+            raise SourceError(
+                f"{self.url} changed while it was being read: {self.size} bytes became {size}",
+                url=self.url,
+            )
+
+    def close(self) -> None:
+        self._is_closed = True

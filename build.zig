@@ -86,9 +86,9 @@ pub fn build(b: *std.Build) void {
     options.addOption(?[]const u8, "level_max", level_max);
 
     const kernels = addKernels(b, target, optimize, strip);
-    const root = addRoot(b, target, optimize, strip, options, kernels);
-    addLibraries(b, target, root);
-    addTests(b, root);
+    addLibraries(b, target, addRoot(b, target, optimize, strip, options, kernels));
+    // The tests of the same sources compile faster in debug, and a failure shows where.
+    addTests(b, addRoot(b, target, .debug, false, options, kernels));
 }
 
 fn addRoot(

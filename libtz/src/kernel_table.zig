@@ -4,13 +4,9 @@
 //!
 //! Only C types cross this border: the two sides are compiled for different CPUs, so vectors have
 //! different calling conventions, and Zig's own convention promises nothing between compilations.
+//! Kernels check nothing; what they are given is the caller's business.
 
 const Level = @import("cpu.zig").Level;
-
-/// BLAKE3 of a stream; `tz_blake3_state` in tz.h. Only the kernels of one level know what is inside.
-pub const Blake3State = extern struct {
-    bytes: [2048]u8 align(8),
-};
 
 pub const KernelTable = extern struct {
     level: Level,
@@ -18,8 +14,21 @@ pub const KernelTable = extern struct {
     /// CRC-32C of `size` bytes, continuing from `initial` (0 at the start).
     crc32c: *const fn (initial: u32, data: [*]const u8, size: usize) callconv(.c) u32,
 
+    /// The same, and copies the bytes; with stores that bypass the cache where the CPU has them.
+    crc32c_copy: *const fn (
+        initial: u32,
+        noalias destination: [*]u8,
+        noalias source: [*]const u8,
+        size: usize,
+    ) callconv(.c) u32,
+
     blake3: *const fn (data: [*]const u8, size: usize, digest: *[32]u8) callconv(.c) void,
     blake3_init: *const fn (state: *Blake3State) callconv(.c) void,
     blake3_update: *const fn (state: *Blake3State, data: [*]const u8, size: usize) callconv(.c) void,
     blake3_final: *const fn (state: *const Blake3State, digest: *[32]u8) callconv(.c) void,
+};
+
+/// A running BLAKE3. What is inside is known to the kernels of one level only.
+pub const Blake3State = extern struct {
+    private: [2048]u8 align(8),
 };

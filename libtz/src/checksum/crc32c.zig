@@ -1,17 +1,15 @@
 //! CRC-32C (Castagnoli, RFC 3720): the polynomial 0x1EDC6F41, bit-reflected, with the register
-//! inverted before and after. Four implementations; `kernel` is the best one that the CPU this
-//! file is compiled for can run.
+//! inverted before and after. Three implementations; the kernels use the best one that the CPU
+//! this file is compiled for can run.
 //!
-//!   scalar  slicing by 8                        any CPU; the twin the others are tested against
-//!   hw3     the CRC32 instruction, 3 streams    x86-64 with SSE 4.2, AArch64 with CRC
-//!   fold    carry-less multiplication, 256 B    x86-64 with AVX-512 and VPCLMULQDQ
-//!           a step
-//!
-//! `hw3` exists because the instruction takes three cycles but one can start in each: three parts
-//! of the input run side by side, and "append n zero bytes", a linear map, joins them.
+//!   scalar  slicing by 8                     any CPU; the twin the others are tested against
+//!   hw3     the CRC32 instruction on three   x86-64 with SSE 4.2, AArch64 with CRC
+//!           parts of the input at once
+//!   fold    carry-less multiplication        x86-64 with AVX-512 and VPCLMULQDQ
 
 const std = @import("std");
 const builtin = @import("builtin");
+const streaming = @import("../streaming.zig");
 
 const polynomial: u32 = 0x82f6_3b78; // reflected
 
@@ -20,13 +18,29 @@ const has_instruction = switch (builtin.cpu.arch) {
     .aarch64 => builtin.cpu.has(.aarch64, .crc),
     else => false,
 };
-const has_fold = builtin.cpu.arch == .x86_64 and has_instruction and
-    builtin.cpu.hasAll(.x86, &.{ .vpclmulqdq, .avx512f });
+const has_fold = has_instruction and
+    builtin.cpu.arch == .x86_64 and builtin.cpu.hasAll(.x86, &.{ .vpclmulqdq, .avx512f });
 
 pub fn kernel(initial: u32, data: [*]const u8, size: usize) callconv(.c) u32 {
-    const best = if (has_fold) fold else if (has_instruction) hw3 else scalar;
     return ~best(~initial, data[0..size]);
 }
+
+pub fn copyKernel(
+    initial: u32,
+    noalias destination: [*]u8,
+    noalias source: [*]const u8,
+    size: usize,
+) callconv(.c) u32 {
+    const misalignment = -%@intFromPtr(destination) % streaming.alignment;
+    const head = source[0..@min(size, misalignment)];
+    @memcpy(destination, head);
+    const register = best(~initial, head);
+    const aligned: [*]u8 = @alignCast(destination + head.len);
+    return ~bestCopy(register, aligned, source[head.len..size]);
+}
+
+const best = if (has_fold) fold else if (has_instruction) hw3 else scalar;
+const bestCopy = if (has_fold) foldCopy else pieceCopy;
 
 /// All implementations below take and return the register as it is, not inverted.
 pub fn scalar(register: u32, bytes: []const u8) u32 {
@@ -65,10 +79,14 @@ fn timesX(value: u32) u32 {
     return (value >> 1) ^ (polynomial & (0 -% (value & 1)));
 }
 
-/// Sizes of the three parts in `hw3`: long ones to seldom pay for the join, short ones for the
-/// rest.
+/// Sizes of the three parts in `hw3`: long ones to seldom pay for joining them, short ones for
+/// the rest.
 const part_sizes = .{ 8192, 256 };
 
+const cache_line = 64;
+
+/// The instruction takes three cycles but one can start in each, so three parts of the input run
+/// side by side. "Append n zero bytes" is a linear map; it joins them.
 fn hw3(register: u32, bytes: []const u8) u32 {
     var crc: u32 = register;
     var rest = bytes;
@@ -79,10 +97,14 @@ fn hw3(register: u32, bytes: []const u8) u32 {
             var b: u32 = 0;
             var c: u32 = 0;
             var offset: usize = 0;
-            while (offset < part_size) : (offset += 8) {
-                a = step64(a, load(rest.ptr + offset));
-                b = step64(b, load(rest.ptr + part_size + offset));
-                c = step64(c, load(rest.ptr + 2 * part_size + offset));
+            while (offset < part_size) : (offset += cache_line) {
+                const line = rest.ptr + offset;
+                inline for (3..6) |part| @prefetch(line + part * part_size, .{});
+                inline for (0..cache_line / 8) |index| {
+                    a = step64(a, load(line + 8 * index));
+                    b = step64(b, load(line + part_size + 8 * index));
+                    c = step64(c, load(line + 2 * part_size + 8 * index));
+                }
             }
             crc = apply(append, apply(append, a) ^ b) ^ c;
         }
@@ -183,26 +205,68 @@ fn multiply(a: u32, b: u32) u32 {
 
 /// Four 128-bit lanes, each a polynomial of degree 127.
 const Lanes = @Vector(8, u64);
+const fold_step = 4 * @sizeOf(Lanes);
 
-/// Folds 256 bytes a step into four accumulators: a lane times x^n (n the distance to the bytes
-/// it meets next) is congruent to two 64-bit carry-less products. The last 64 bytes and the rest
-/// go through the CRC32 instruction.
 fn fold(register: u32, bytes: []const u8) u32 {
-    if (bytes.len < 512) return hw3(register, bytes);
-    var lanes: [4]Lanes = undefined;
-    inline for (&lanes, 0..) |*lane, index| lane.* = loadLanes(bytes.ptr + 64 * index);
-    lanes[0] ^= Lanes{ register, 0, 0, 0, 0, 0, 0, 0 };
-    var rest = bytes[256..];
-    while (rest.len >= 256) : (rest = rest[256..]) {
+    return foldMaybeCopy(false, register, undefined, bytes);
+}
+
+fn foldCopy(register: u32, noalias destination: [*]u8, noalias source: []const u8) u32 {
+    return foldMaybeCopy(true, register, destination, source);
+}
+
+/// Folds `fold_step` bytes at a time into four accumulators: a lane times x^n, n being the
+/// distance to the bytes it meets next, is congruent to two 64-bit carry-less products. The last
+/// 64 bytes and the rest go through the CRC32 instruction.
+inline fn foldMaybeCopy(
+    comptime is_copying: bool,
+    register: u32,
+    noalias destination: [*]u8,
+    noalias bytes: []const u8,
+) u32 {
+    const whole = bytes.len - bytes.len % fold_step;
+    var crc = register;
+    if (whole >= 2 * fold_step) {
+        var lanes: [4]Lanes = undefined;
         inline for (&lanes, 0..) |*lane, index| {
-            lane.* = moved(lane.*, 256) ^ loadLanes(rest.ptr + 64 * index);
+            const position = index * @sizeOf(Lanes);
+            lane.* = loadLanes(bytes.ptr + position);
+            if (is_copying) streaming.store(destination + position, lane.*);
         }
+        lanes[0] ^= Lanes{ register, 0, 0, 0, 0, 0, 0, 0 };
+        var offset: usize = fold_step;
+        while (offset < whole) : (offset += fold_step) {
+            inline for (&lanes, 0..) |*lane, index| {
+                const position = offset + index * @sizeOf(Lanes);
+                const next = loadLanes(bytes.ptr + position);
+                if (is_copying) streaming.store(destination + position, next);
+                lane.* = moved(lane.*, fold_step) ^ next;
+            }
+        }
+        if (is_copying) streaming.fence();
+        const last: [8]u64 = moved(lanes[0], 3 * @sizeOf(Lanes)) ^
+            moved(lanes[1], 2 * @sizeOf(Lanes)) ^ moved(lanes[2], @sizeOf(Lanes)) ^ lanes[3];
+        crc = 0;
+        inline for (last) |word| crc = step64(crc, word);
     }
-    const last: [8]u64 = moved(lanes[0], 192) ^ moved(lanes[1], 128) ^
-        moved(lanes[2], 64) ^ lanes[3];
-    var crc: u32 = 0;
-    inline for (last) |word| crc = step64(crc, word);
+    const rest = bytes[if (whole >= 2 * fold_step) whole else 0..];
+    if (is_copying) @memcpy(destination + bytes.len - rest.len, rest);
     return hw3(crc, rest);
+}
+
+/// Small enough to still lie in the first-level cache when it is copied.
+const piece_size = 16 * 1024;
+
+fn pieceCopy(register: u32, noalias destination: [*]u8, noalias source: []const u8) u32 {
+    var crc = register;
+    var offset: usize = 0;
+    while (offset < source.len) : (offset += piece_size) {
+        const piece = source[offset..][0..@min(piece_size, source.len - offset)];
+        crc = best(crc, piece);
+        streaming.copy(destination + offset, piece);
+    }
+    streaming.fence();
+    return crc;
 }
 
 inline fn loadLanes(data: [*]const u8) Lanes {
@@ -225,8 +289,4 @@ inline fn carrylessMultiply(a: Lanes, b: Lanes, comptime halves: u8) Lanes {
         : [a] "v" (a),
           [b] "v" (b),
     );
-}
-
-test "check value" {
-    try std.testing.expectEqual(@as(u32, 0xe306_9283), kernel(0, "123456789", 9));
 }

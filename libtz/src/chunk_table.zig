@@ -62,6 +62,19 @@ pub const Iterator = struct {
         };
     }
 
+    /// Passes over `count` chunks, which there must be. Costs nothing in foreign formats, whose
+    /// sizes are bounded by nothing that was received.
+    pub fn skip(self: *Iterator, count: u64) void {
+        if (self.run.len == 0) {
+            const size = count * self.chunk_size; // of whole chunks: the last is not passed over
+            self.decoded_begin += size;
+            self.offset += size;
+        } else {
+            for (0..@intCast(count)) |_| _ = self.next().?;
+        }
+        std.debug.assert(self.decoded_begin <= self.decoded_size);
+    }
+
     pub fn next(self: *Iterator) ?Chunk {
         if (self.decoded_begin == self.decoded_size) return null;
         const decoded_length = @min(self.chunk_size, self.decoded_size - self.decoded_begin);

@@ -1,10 +1,23 @@
-//! libtz: the core of the .tz tensor file format, without I/O, threads or global state.
+//! libtz: the core of the tz tensor file format, without input, output, threads or global state.
 //! C callers use include/tz.h (implemented in c_api.zig), Zig callers import this file.
+//!
+//! A file is opened by `header.open` from its first bytes: preamble.zig, directory.zig, tensor_table.zig,
+//! structure.zig and metadata.zig check one wire structure each, in the order of section 13 of spec/tz-v1.md, and
+//! foreign/ does the same for other formats. All give an `index.Index`, and nothing above it knows the format. runs.zig keeps
+//! the chunk entries that were fetched since; plan.zig turns wanted tensors into ordered requests, and process.zig checks
+//! and decodes what arrives. builder.zig and encode.zig write.
 
 const std = @import("std");
 
+pub const builder = @import("builder.zig");
 pub const checksum = @import("checksum.zig");
 pub const dispatch = @import("dispatch.zig");
+pub const dtype = @import("dtype.zig");
+pub const encode = @import("encode.zig");
+pub const header = @import("header.zig");
+pub const index = @import("index.zig");
+pub const plan = @import("plan.zig");
+pub const process = @import("process.zig");
 pub const status = @import("status.zig");
 
 comptime {
@@ -13,5 +26,10 @@ comptime {
 
 test {
     std.testing.refAllDecls(@This());
+    _ = @import("box.zig");
+    _ = @import("bytes.zig");
     _ = @import("checksum/crc32c.zig");
+    _ = @import("header_test.zig");
+    _ = @import("plan_test.zig");
+    _ = @import("tensor_table.zig");
 }

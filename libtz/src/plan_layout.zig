@@ -1,0 +1,226 @@
+//! Two halves of the planner that are about neighbourhood: small tensors side by side in slabs, and
+//! chunks side by side in requests, segments, staging memory and pieces.
+
+const std = @import("std");
+const bytes = @import("bytes.zig");
+const codec = @import("codec.zig");
+const format = @import("format.zig");
+const planner = @import("plan.zig");
+const Tensor = @import("index.zig").Tensor;
+const Job = planner.Job;
+const Plan = planner.Plan;
+const to_staging = planner.to_staging;
+const to_nowhere = planner.to_nowhere;
+
+/// Positions of tensors in slabs and of chunks in staging memory are multiples of this: a cache line, a vector.
+const alignment = 64;
+
+/// Unwanted bytes between two chunks that are kept rather than thrown away, since one segment is cheaper than
+/// three. The padding before a tensor is always less.
+const kept_gap_end = format.page_size;
+
+/// Places whole tensors, in the order of the file, in shared allocations. Where the file's layout allows it
+/// the slab mirrors it, padding included, so that many tensors are received in one segment.
+pub const Slabs = struct {
+    size_max: u64,
+    tensor_max: u64,
+    /// The slab being filled.
+    allocation: ?u32 = null,
+    end: u64 = 0,
+    /// Of the tensor placed last.
+    position: u64 = 0,
+    data_offset: u64 = 0,
+
+    pub fn takes(self: Slabs, size: u64) bool {
+        return self.size_max != 0 and size <= self.tensor_max;
+    }
+
+    pub fn place(
+        self: *Slabs,
+        gpa: std.mem.Allocator,
+        allocations: *std.ArrayList(u64),
+        tensor: Tensor,
+    ) error{ OutOfMemory, Limit }!planner.Placement {
+        const size = tensor.decoded_size;
+        var position = try self.nextPosition(tensor);
+        var end = bytes.add(position, size) orelse return error.Limit;
+        if (self.allocation == null or end > self.size_max) {
+            try allocations.append(gpa, 0);
+            self.allocation = @intCast(allocations.items.len - 1);
+            position = 0;
+            end = size;
+        }
+        self.end = end;
+        self.position = position;
+        self.data_offset = tensor.data_offset;
+        allocations.items[self.allocation.?] = end;
+        return .{ .position = position, .size = size, .allocation = self.allocation.? };
+    }
+
+    fn nextPosition(self: *const Slabs, tensor: Tensor) error{Limit}!u64 {
+        const mirrored = bytes.add(self.position, tensor.data_offset - self.data_offset) orelse
+            return error.Limit;
+        if (mirrored % alignment == 0 and mirrored >= self.end and
+            mirrored - self.end < kept_gap_end) return mirrored;
+        return bytes.alignUp(self.end, alignment) orelse error.Limit;
+    }
+};
+
+/// Cuts the plan's jobs, which lie in the order of the file, into requests, and lays these out.
+pub fn requests(plan: *Plan, options: planner.Options) planner.Error!void {
+    const jobs = plan.jobs.items;
+    var begin: usize = 0;
+    while (begin < jobs.len) {
+        const offset = jobs[begin].offset;
+        var end = begin + 1;
+        while (end < jobs.len) : (end += 1) {
+            if (jobs[end].offset - jobs[end - 1].end() > options.gap_max) break;
+            if (jobs[end].end() - offset > options.request_size_max) break;
+        }
+        try plan.job_begins.append(plan.gpa, @intCast(begin));
+        try addRequest(plan, jobs[begin..end]);
+        begin = end;
+    }
+    try plan.job_begins.append(plan.gpa, @intCast(jobs.len));
+    if (plan.requests.items.len > std.math.maxInt(u32)) return error.Limit;
+    if (plan.staged) {
+        // Pieces say it all.
+        plan.users.clearAndFree(plan.gpa);
+        for (jobs) |*job| {
+            job.user_begin = 0;
+            job.user_count = 0;
+        }
+    }
+}
+
+fn addRequest(plan: *Plan, jobs: []Job) planner.Error!void {
+    const segment_begin = plan.segments.items.len;
+    const piece_begin = plan.pieces.items.len;
+    // No sum here overflows: all are sums of lengths of 32 bits over at most 2^32 jobs.
+    var staging_size = try addSegments(plan, jobs);
+    staging_size = addDecodedAreas(plan.*, jobs, staging_size);
+    if (plan.staged) try addPieces(plan, jobs);
+    const offset = jobs[0].offset;
+    const request: planner.Request = .{
+        .offset = offset,
+        .size = jobs[jobs.len - 1].end() - offset,
+        .segment_begin = segment_begin,
+        .piece_begin = piece_begin,
+        .segment_count = try count32(plan.segments.items.len - segment_begin),
+        .piece_count = try count32(plan.pieces.items.len - piece_begin),
+        .staging_size = staging_size,
+    };
+    try plan.requests.append(plan.gpa, request);
+    plan.staging_size_max = @max(plan.staging_size_max, staging_size);
+    plan.bytes_read += request.size;
+}
+
+fn count32(count: usize) error{Limit}!u32 {
+    return std.math.cast(u32, count) orelse error.Limit;
+}
+
+/// Where each byte of a request is received. Returns the staging memory that this takes.
+fn addSegments(plan: *Plan, jobs: []Job) error{OutOfMemory}!u64 {
+    const gpa = plan.gpa;
+    const segments = &plan.segments;
+    // Before each chunk there may be a gap.
+    try segments.ensureUnusedCapacity(gpa, 1);
+    segments.appendAssumeCapacity(.{ .size = 0, .position = 0, .allocation = to_nowhere });
+    var last = &segments.items[segments.items.len - 1];
+    var staging_end: u64 = 0;
+    var file_end = jobs[0].offset;
+    for (jobs) |*job| {
+        const gap = job.offset - file_end;
+        file_end = job.end();
+        const mirrored = last.allocation == job.received_allocation and
+            last.allocation != to_staging and
+            last.position + last.size + gap == job.received_position;
+        if (gap != 0) {
+            const staged = last.allocation == to_staging and gap < kept_gap_end;
+            if (staged) staging_end += gap;
+            if (staged or mirrored) {
+                last.size += gap;
+            } else {
+                last = try addSegment(plan, .{ .size = gap, .position = 0, .allocation = to_nowhere });
+                plan.gap_size_max = @max(plan.gap_size_max, gap);
+            }
+        }
+        if (job.received_allocation == to_staging) {
+            job.received_position = std.mem.alignForward(u64, staging_end, alignment);
+            staging_end = job.received_position + job.stored_length;
+        }
+        if (last.allocation == job.received_allocation and
+            last.position + last.size == job.received_position)
+        {
+            last.size += job.stored_length;
+        } else {
+            last = try addSegment(plan, .{
+                .size = job.stored_length,
+                .position = job.received_position,
+                .allocation = job.received_allocation,
+            });
+        }
+    }
+    return staging_end;
+}
+
+/// In place of an empty last segment, so that there are none.
+fn addSegment(plan: *Plan, segment: planner.Segment) error{OutOfMemory}!*planner.Segment {
+    const segments = &plan.segments;
+    const last = &segments.items[segments.items.len - 1];
+    if (last.size == 0) {
+        last.* = segment;
+        return last;
+    }
+    try segments.append(plan.gpa, segment);
+    return &segments.items[segments.items.len - 1];
+}
+
+/// Where chunks that stay in staging memory have their decoded bytes. Returns the new end of staging memory.
+fn addDecodedAreas(plan: Plan, jobs: []Job, received_end: u64) u64 {
+    const begin = std.mem.alignForward(u64, received_end, alignment);
+    var end = received_end;
+    var compressed = false;
+    for (jobs) |*job| {
+        if (job.codec == format.codec_raw) {
+            job.decoded_position = job.received_position;
+            continue;
+        }
+        compressed = true;
+        if (job.decoded_allocation != to_staging) continue;
+        // Pieces must last; copies are made at once, so all chunks of a request may share one area.
+        job.decoded_position = if (plan.staged) std.mem.alignForward(u64, end, alignment) else begin;
+        end = @max(end, job.decoded_position + job.decoded_length);
+    }
+    return if (compressed) end + codec.decode_scratch_size else end;
+}
+
+fn addPieces(plan: *Plan, jobs: []const Job) error{OutOfMemory}!void {
+    const pieces = &plan.pieces;
+    const piece_begin = pieces.items.len;
+    for (jobs) |job| {
+        const chunk_begin = job.chunk * plan.index.chunk_size;
+        for (plan.usersOf(job)) |user| {
+            const target = &plan.targets.items[user];
+            const begin = @max(chunk_begin, target.box.begin);
+            const end = @min(chunk_begin + job.decoded_length, target.box.contiguousEnd());
+            const piece: planner.Piece = .{
+                .want_offset = begin - target.box.begin,
+                .size = end - begin,
+                .position = job.decoded_position + (begin - chunk_begin),
+                .want = target.want,
+            };
+            if (target.last_piece) |number| if (number >= piece_begin) {
+                const last = &pieces.items[@intCast(number)];
+                if (last.want_offset + last.size == piece.want_offset and
+                    last.position + last.size == piece.position)
+                {
+                    last.size += piece.size;
+                    continue;
+                }
+            };
+            target.last_piece = pieces.items.len;
+            try pieces.append(plan.gpa, piece);
+        }
+    }
+}

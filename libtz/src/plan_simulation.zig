@@ -1,0 +1,455 @@
+//! For tests and fuzzing: makes up a file, wants and options, plans, checks every promise that tz.h makes about a
+//! plan, then executes it and compares all that was wanted with what was put into the file.
+
+const std = @import("std");
+const boxes = @import("box.zig");
+const checksum = @import("checksum.zig");
+const chunk_table = @import("chunk_table.zig");
+const dtypes = @import("dtype.zig");
+const format = @import("format.zig");
+const Index = @import("index.zig").Index;
+const Tensor = @import("index.zig").Tensor;
+const planner = @import("plan.zig");
+const process = @import("process.zig");
+const status = @import("status.zig");
+
+const Allocator = std.mem.Allocator;
+const expect = std.testing.expect;
+const expectEqual = std.testing.expectEqual;
+const expectEqualSlices = std.testing.expectEqualSlices;
+
+/// Runs one random case.
+pub fn simulate(gpa: Allocator, random: std.Random) !void {
+    var arena_state: std.heap.ArenaAllocator = .init(gpa);
+    defer arena_state.deinit();
+    const arena = arena_state.allocator();
+
+    const file: File = try .random(arena, random);
+    const wants = try randomWants(arena, random, file.index);
+    const options = randomOptions(random);
+    var diagnostic: status.Diagnostic = .{};
+    var plan = planner.Plan.init(gpa, file, wants, options, &diagnostic) catch |err| {
+        if (err != error.Argument) return err;
+        return expect(options.staged and try anyScattered(file.index, wants));
+    };
+    defer plan.deinit();
+
+    try checkRequests(plan, file, options);
+    try checkPlacements(plan, file.index, wants, options);
+    try checkReading(arena, plan, file, wants);
+    try execute(arena, plan, file, wants, random);
+}
+
+/// A file in memory, with the members of a Header that the planner uses.
+pub const File = struct {
+    index: Index,
+    bytes: []const u8,
+    /// Decoded, by tensor; empty for tied ones.
+    contents: []const []const u8,
+    /// Chunk entries by tensor; null in a foreign file.
+    runs: ?[]const []const u8,
+
+    pub fn chunks(self: File, tensor: u32) error{RunMissing}!chunk_table.Iterator {
+        const run = if (self.runs) |runs| runs[tensor] else null;
+        return .init(self.index.tensors[tensor], run, format.chunk_record_size, self.index.chunk_size);
+    }
+
+    pub fn random(arena: Allocator, source: std.Random) !File {
+        const foreign = source.boolean();
+        const count = source.intRangeAtMost(u32, 1, 8);
+        const tensors = try arena.alloc(Tensor, count);
+        const order = try arena.alloc(u32, count);
+        for (order, 0..) |*entry, number| entry.* = @intCast(number);
+        source.shuffle(u32, order);
+        // Tiny chunks, as any size serves the planner.
+        const chunk_size = @as(u64, 64) << source.uintAtMost(u6, 6);
+        for (tensors, 0..) |*tensor, number| {
+            const owner = source.uintAtMost(usize, number);
+            const tied = !foreign and number != owner and source.boolean() and
+                tensors[owner].tie == format.none and tensors[owner].decoded_size != 0;
+            tensor.* = if (tied) tensors[owner] else try randomTensor(arena, source);
+            if (tied) tensor.tie = @intCast(owner);
+        }
+        for (order, 0..) |tensor, place| tensors[tensor].order = @intCast(place);
+        return build(arena, source, .{
+            .tensors = tensors,
+            .order = order,
+            .chunk_size = chunk_size,
+        }, foreign);
+    }
+
+    /// Fills in what follows from the shapes: data and places.
+    fn build(arena: Allocator, source: std.Random, index: Index, foreign: bool) !File {
+        const tensors: []Tensor = @constCast(index.tensors);
+        const contents = try arena.alloc([]const u8, tensors.len);
+        const runs = try arena.alloc([]const u8, tensors.len);
+        @memset(contents, &.{});
+        @memset(runs, &.{});
+        var file: std.ArrayList(u8) = .empty;
+        const header_size = source.intRangeAtMost(usize, 1, 300);
+        try file.appendNTimes(arena, 0x11, if (foreign) header_size else header_size * 64);
+        for (index.order) |number| {
+            const tensor = &tensors[number];
+            if (!tensor.hasChunks()) continue;
+            const content = try arena.alloc(u8, @intCast(tensor.decoded_size));
+            source.bytes(content);
+            contents[number] = content;
+            if (!foreign) try pad(arena, &file, @intCast(format.tensorAlignment(tensor.decoded_size)));
+            tensor.data_offset = file.items.len;
+            if (foreign) {
+                try file.appendSlice(arena, content);
+            } else {
+                runs[number] = try appendChunks(arena, source, &file, index.chunk_size, content);
+                tensor.run_digest = runs[number][0..32]; // only its presence counts here
+            }
+            tensor.stored_size = file.items.len - tensor.data_offset;
+        }
+        return .{
+            .index = index,
+            .bytes = file.items,
+            .contents = contents,
+            .runs = if (foreign) null else runs,
+        };
+    }
+
+    fn contentOf(self: File, tensor: u32) []const u8 {
+        return self.contents[self.index.owner(tensor)];
+    }
+};
+
+fn pad(arena: Allocator, file: *std.ArrayList(u8), alignment: usize) !void {
+    // Not zero, so that padding taken for data is noticed.
+    const size = std.mem.alignForward(usize, file.items.len, alignment) - file.items.len;
+    try file.appendNTimes(arena, 0x22, size);
+}
+
+fn appendChunks(
+    arena: Allocator,
+    source: std.Random,
+    file: *std.ArrayList(u8),
+    chunk_size: u64,
+    content: []const u8,
+) ![]const u8 {
+    _ = source;
+    var run: std.ArrayList(u8) = .empty;
+    var rest = content;
+    while (rest.len != 0) {
+        const decoded = rest[0..@intCast(@min(chunk_size, rest.len))];
+        rest = rest[decoded.len..];
+        try pad(arena, file, format.chunk_alignment);
+        try file.appendSlice(arena, decoded);
+        const entry: chunk_table.Entry = .{
+            .stored_length = @intCast(decoded.len),
+            .crc = checksum.crc32c(0, decoded),
+            .codec = format.codec_raw,
+            .digest = checksum.blake3(decoded),
+        };
+        entry.encode(try run.addManyAsArray(arena, format.chunk_record_size));
+    }
+    return run.items;
+}
+
+fn randomTensor(arena: Allocator, source: std.Random) !Tensor {
+    const dtype = dtypes.table[source.uintLessThan(usize, dtypes.table.len)];
+    const shape = try arena.alloc(u64, source.uintAtMost(usize, 4));
+    var size = dtype.unitSize();
+    for (shape) |*dimension| {
+        dimension.* = source.intRangeAtMost(u64, @intFromBool(source.uintLessThan(u8, 8) != 0), 12);
+        size *= dimension.*;
+    }
+    return .{
+        .name = "",
+        .shape = shape,
+        .dtype = dtype.code,
+        .order = 0,
+        .decoded_size = size,
+        .data_offset = 0,
+        .stored_size = 0,
+    };
+}
+
+fn randomWants(arena: Allocator, source: std.Random, index: Index) ![]planner.Want {
+    const wants = try arena.alloc(planner.Want, source.uintAtMost(usize, 12));
+    for (wants) |*want| {
+        want.* = .{ .tensor = source.uintLessThan(u32, @intCast(index.tensors.len)) };
+        if (source.boolean()) continue;
+        const shape = index.tensors[want.tensor].shape;
+        const begin = try arena.alloc(u64, shape.len);
+        const end = try arena.alloc(u64, shape.len);
+        for (shape, begin, end) |size, *low, *high| {
+            const all = source.boolean();
+            low.* = if (all) 0 else source.uintAtMost(u64, size);
+            high.* = if (all) size else source.intRangeAtMost(u64, low.*, size);
+        }
+        want.begin = begin.ptr;
+        want.end = end.ptr;
+    }
+    return wants;
+}
+
+fn randomOptions(source: std.Random) planner.Options {
+    return .{
+        .staged = source.uintLessThan(u8, 3) == 0,
+        .request_size_max = @as(u64, 1) << source.uintAtMost(u6, 20),
+        .gap_max = @as(u64, 1) << source.uintAtMost(u6, 16),
+        .slab_size_max = if (source.boolean()) 0 else @as(u64, 1) << source.uintAtMost(u6, 18),
+        .slab_tensor_max = @as(u64, 1) << source.uintAtMost(u6, 14),
+    };
+}
+
+fn isWhole(index: Index, want: planner.Want) bool {
+    return want.begin == null or index.tensors[want.tensor].shape.len == 0;
+}
+
+/// The bytes of a want, in order: the slow way.
+const Walk = struct {
+    shape: []const u64,
+    want: planner.Want,
+    unit_size: u64,
+    whole: bool,
+    at: u64 = 0,
+    size: u64,
+
+    fn init(index: Index, want: planner.Want) Walk {
+        const tensor = index.tensors[want.tensor];
+        return .{
+            .shape = tensor.shape,
+            .want = want,
+            .unit_size = dtypes.byCode(tensor.dtype).?.unitSize(),
+            .whole = isWhole(index, want),
+            .size = tensor.decoded_size,
+        };
+    }
+
+    fn next(self: *Walk) ?u64 {
+        while (self.at < self.size) {
+            defer self.at += 1;
+            if (self.whole or self.contains(self.at)) return self.at;
+        }
+        return null;
+    }
+
+    fn contains(self: Walk, at: u64) bool {
+        var rest = at / self.unit_size;
+        var dimension = self.shape.len;
+        while (dimension > 0) {
+            dimension -= 1;
+            const index = rest % self.shape[dimension];
+            if (index < self.want.begin.?[dimension]) return false;
+            if (index >= self.want.end.?[dimension]) return false;
+            rest /= self.shape[dimension];
+        }
+        return true;
+    }
+};
+
+fn anyScattered(index: Index, wants: []const planner.Want) !bool {
+    for (wants) |want| {
+        var walk: Walk = .init(index, want);
+        var last: ?u64 = null;
+        while (walk.next()) |at| {
+            if (last != null and at != last.? + 1) return true;
+            last = at;
+        }
+    }
+    return false;
+}
+
+fn checkRequests(plan: planner.Plan, file: File, options: planner.Options) !void {
+    const requests = plan.requests.items;
+    var file_end: u64 = 0;
+    var segment_end: u64 = 0;
+    var bytes_read: u64 = 0;
+    var staging_size_max: u64 = 0;
+    var gap_size_max: u64 = 0;
+    try expectEqual(requests.len + 1, plan.job_begins.items.len);
+    for (requests, 0..) |request, number| {
+        try expect(request.offset >= file_end and request.size > 0);
+        file_end = request.offset + request.size;
+        try expect(file_end <= file.bytes.len);
+        try expectEqual(segment_end, request.segment_begin);
+        segment_end += request.segment_count;
+        var size: u64 = 0;
+        for (plan.segments.items[@intCast(request.segment_begin)..@intCast(segment_end)]) |segment| {
+            try expect(segment.size > 0);
+            size += segment.size;
+            switch (segment.allocation) {
+                planner.to_nowhere => gap_size_max = @max(gap_size_max, segment.size),
+                planner.to_staging => try expect(segment.position + segment.size <= request.staging_size),
+                else => |allocation| {
+                    const room = plan.allocations.items[allocation];
+                    try expect(segment.position + segment.size <= room);
+                },
+            }
+        }
+        try expectEqual(request.size, size);
+        const jobs = plan.jobs.items[plan.job_begins.items[number]..plan.job_begins.items[number + 1]];
+        try expect(jobs.len > 0);
+        if (jobs.len > 1) try expect(request.size <= options.request_size_max);
+        for (jobs[1..], jobs[0 .. jobs.len - 1]) |job, before| {
+            try expect(job.offset - before.end() <= options.gap_max);
+        }
+        try expectEqual(jobs[0].offset, request.offset);
+        try expectEqual(jobs[jobs.len - 1].end(), file_end);
+        bytes_read += request.size;
+        staging_size_max = @max(staging_size_max, request.staging_size);
+    }
+    try expectEqual(plan.segments.items.len, segment_end);
+    try expectEqual(plan.bytes_read, bytes_read);
+    try expectEqual(plan.staging_size_max, staging_size_max);
+    try expectEqual(plan.gap_size_max, gap_size_max);
+}
+
+fn checkPlacements(
+    plan: planner.Plan,
+    index: Index,
+    wants: []const planner.Want,
+    options: planner.Options,
+) !void {
+    try expectEqual(wants.len, plan.placements.len);
+    if (options.staged) try expectEqual(0, plan.allocations.items.len);
+    var bytes_wanted: u64 = 0;
+    for (plan.placements, wants, 0..) |placement, want, number| {
+        var walk: Walk = .init(index, want);
+        var size: u64 = 0;
+        while (walk.next() != null) size += 1;
+        try expectEqual(size, placement.size);
+        if (size == 0 or options.staged) {
+            try expectEqual(format.none, placement.allocation);
+        } else {
+            try expect(placement.position % 64 == 0);
+            try expect(placement.position + size <= plan.allocations.items[placement.allocation]);
+        }
+        if (options.slab_size_max == 0) try expectEqual(0, placement.position);
+        var is_first = true;
+        for (plan.placements[0..number], wants[0..number]) |other, other_want| {
+            const same = index.owner(want.tensor) == index.owner(other_want.tensor) and
+                isWhole(index, want) and isWhole(index, other_want);
+            if (same) {
+                try expectEqual(other, placement);
+                is_first = false;
+            } else if (other.allocation == placement.allocation and placement.allocation != format.none) {
+                try expect(isWhole(index, want) and isWhole(index, other_want));
+                try expect(placement.position + size <= other.position or
+                    other.position + other.size <= placement.position);
+            }
+        }
+        if (is_first) bytes_wanted += size;
+    }
+    try expectEqual(bytes_wanted, plan.bytes_wanted);
+}
+
+/// Exactly the chunks that a want needs are read, each once.
+fn checkReading(arena: Allocator, plan: planner.Plan, file: File, wants: []const planner.Want) !void {
+    const count = file.index.tensors.len;
+    const needed = try arena.alloc(std.DynamicBitSetUnmanaged, count);
+    for (needed, file.index.tensors) |*set, tensor| {
+        set.* = try .initEmpty(arena, @intCast(tensor.chunkCount(file.index.chunk_size)));
+    }
+    for (wants) |want| {
+        var walk: Walk = .init(file.index, want);
+        while (walk.next()) |at| needed[file.index.owner(want.tensor)].set(@intCast(at / file.index.chunk_size));
+    }
+    for (plan.jobs.items) |job| {
+        try expect(needed[job.tensor].isSet(job.chunk));
+        needed[job.tensor].unset(job.chunk);
+    }
+    for (needed) |set| try expectEqual(0, set.count());
+}
+
+fn execute(
+    arena: Allocator,
+    plan: planner.Plan,
+    file: File,
+    wants: []const planner.Want,
+    random: std.Random,
+) !void {
+    const allocations = try arena.alloc(?*anyopaque, plan.allocations.items.len);
+    for (allocations, plan.allocations.items) |*address, size| {
+        address.* = (try arena.alloc(u8, @intCast(size))).ptr;
+    }
+    const delivered = try arena.alloc([]u8, wants.len);
+    const counts = try arena.alloc(u64, wants.len);
+    @memset(counts, 0);
+    for (delivered, plan.placements) |*out, placement| {
+        out.* = if (plan.staged)
+            try arena.alloc(u8, @intCast(placement.size))
+        else if (placement.size == 0)
+            &.{}
+        else
+            @as([*]u8, @ptrCast(allocations[placement.allocation].?))[@intCast(placement.position)..][0..@intCast(placement.size)];
+    }
+    const verify = random.enumValue(process.Verify);
+    // In any order, as threads would.
+    const numbers = try arena.alloc(u32, plan.requests.items.len);
+    for (numbers, 0..) |*entry, number| entry.* = @intCast(number);
+    random.shuffle(u32, numbers);
+    for (numbers) |number| {
+        const request = plan.requests.items[number];
+        const staging = try arena.alloc(u8, @intCast(request.staging_size));
+        try receive(plan, file, .{
+            .request = number,
+            .received = 0,
+            .staging = staging.ptr,
+            .allocations = allocations,
+            .verify = verify,
+        }, random);
+        const pieces = plan.pieces.items[@intCast(request.piece_begin)..][0..request.piece_count];
+        for (pieces) |piece| {
+            const source = staging[@intCast(piece.position)..][0..@intCast(piece.size)];
+            @memcpy(delivered[piece.want][@intCast(piece.want_offset)..][0..source.len], source);
+            counts[piece.want] += piece.size;
+        }
+    }
+    for (wants, delivered, counts, 0..) |want, out, count, number| {
+        if (plan.staged and count != out.len) {
+            // Delivered under the first want of the same tensor.
+            try expectEqual(0, count);
+            try expect(for (wants[0..number]) |other| {
+                if (file.index.owner(other.tensor) == file.index.owner(want.tensor) and
+                    isWhole(file.index, other) and isWhole(file.index, want)) break true;
+            } else false);
+            continue;
+        }
+        var walk: Walk = .init(file.index, want);
+        const content = file.contentOf(want.tensor);
+        for (out) |byte| try expectEqual(content[@intCast(walk.next().?)], byte);
+    }
+}
+
+/// Receives a request in parts, processing what has arrived.
+fn receive(plan: planner.Plan, file: File, whole_batch: process.Batch, random: std.Random) !void {
+    var batch = whole_batch;
+    const request = plan.requests.items[batch.request];
+    var next: u64 = 0;
+    var diagnostic: status.Diagnostic = .{};
+    while (batch.received < request.size) {
+        const size = random.intRangeAtMost(u64, 1, request.size - batch.received);
+        for (0..@intCast(size)) |_| receiveByte(plan, file, &batch);
+        try process.process(&plan, batch, &next, &diagnostic);
+    }
+    const begins = plan.job_begins.items;
+    try expectEqual(begins[batch.request + 1] - begins[batch.request], next);
+    try process.process(&plan, batch, &next, &diagnostic); // nothing is left to do
+}
+
+fn receiveByte(plan: planner.Plan, file: File, batch: *process.Batch) void {
+    const request = plan.requests.items[batch.request];
+    const byte = file.bytes[@intCast(request.offset + batch.received)];
+    var begin: u64 = 0;
+    for (plan.segments.items[@intCast(request.segment_begin)..][0..request.segment_count]) |segment| {
+        if (batch.received < begin + segment.size) {
+            const position: usize = @intCast(segment.position + (batch.received - begin));
+            switch (segment.allocation) {
+                planner.to_nowhere => {},
+                planner.to_staging => batch.staging.?[position] = byte,
+                else => |allocation| {
+                    @as([*]u8, @ptrCast(batch.allocations[allocation].?))[position] = byte;
+                },
+            }
+            break;
+        }
+        begin += segment.size;
+    }
+    batch.received += 1;
+}

@@ -1,0 +1,110 @@
+//! Executes the jobs of a plan: checks the chunks that have arrived, decodes them and copies what is wanted of
+//! them to its place. Takes no memory and keeps no state but the caller's count of chunks done.
+
+const std = @import("std");
+const checksum = @import("checksum.zig");
+const codec = @import("codec.zig");
+const format = @import("format.zig");
+const planner = @import("plan.zig");
+const status = @import("status.zig");
+const Job = planner.Job;
+const Plan = planner.Plan;
+
+pub const Verify = enum(u32) { none = 0, crc = 1, digest = 2 };
+
+pub const Batch = struct {
+    request: u32,
+    /// Bytes of the request that have arrived in its segments.
+    received: u64,
+    /// The request's staging memory, Request.staging_size bytes; null if that is 0.
+    staging: ?[*]u8,
+    /// The address of each of the plan's allocations.
+    allocations: []const ?*anyopaque,
+    verify: Verify,
+};
+
+pub const Error = error{ Argument, Checksum, Codec, Feature };
+
+/// Does the request's chunks from `next` on as far as they have arrived, and advances `next`, also on errors: it
+/// then is the chunk that failed.
+pub fn process(
+    plan: *const Plan,
+    batch: Batch,
+    next: *u64,
+    diagnostic: *status.Diagnostic,
+) Error!void {
+    if (batch.request >= plan.requests.items.len) return error.Argument;
+    const request = plan.requests.items[batch.request];
+    const begin = plan.job_begins.items[batch.request];
+    const end = plan.job_begins.items[batch.request + 1];
+    if (next.* > end - begin or batch.received > request.size) return error.Argument;
+    if (request.staging_size != 0 and batch.staging == null) return error.Argument;
+    const memory: Memory = .{
+        .plan = plan,
+        .staging = if (batch.staging) |address| address[0..@intCast(request.staging_size)] else &.{},
+        .allocations = batch.allocations,
+    };
+    for (plan.jobs.items[@intCast(begin + next.*)..end]) |job| {
+        if (job.end() - request.offset > batch.received) return;
+        const dtype = plan.index.tensors[job.tensor].dtype;
+        execute(memory, job, dtype, batch.verify) catch |err| {
+            if (err == error.Argument) return error.Argument;
+            diagnostic.offset = job.offset;
+            diagnostic.tensor = job.tensor;
+            diagnostic.chunk = job.chunk;
+            diagnostic.rule = switch (err) {
+                error.Argument => unreachable,
+                error.Checksum => 43,
+                error.Codec => 44,
+                error.Feature => 40,
+            };
+            return err;
+        };
+        next.* += 1;
+    }
+}
+
+/// What a plan's positions are positions in.
+const Memory = struct {
+    plan: *const Plan,
+    staging: []u8,
+    allocations: []const ?*anyopaque,
+
+    /// A range that the planner made, so it lies inside.
+    fn slice(self: Memory, allocation: u32, position: u64, size: u64) error{Argument}![]u8 {
+        const all = if (allocation == planner.to_staging) self.staging else blk: {
+            if (allocation >= self.allocations.len) return error.Argument;
+            const address: [*]u8 = @ptrCast(self.allocations[allocation] orelse return error.Argument);
+            break :blk address[0..@intCast(self.plan.allocations.items[allocation])];
+        };
+        return all[@intCast(position)..][0..@intCast(size)];
+    }
+};
+
+fn execute(memory: Memory, job: Job, dtype: u16, verify: Verify) Error!void {
+    const stored = try memory.slice(job.received_allocation, job.received_position, job.stored_length);
+    try check(job, stored, verify);
+    var decoded = stored;
+    if (job.codec != format.codec_raw) {
+        decoded = try memory.slice(job.decoded_allocation, job.decoded_position, job.decoded_length);
+        const scratch = memory.staging[memory.staging.len - codec.decode_scratch_size ..];
+        try codec.decode(job.codec, dtype, stored, decoded, scratch);
+    }
+    const chunk_begin = job.chunk * memory.plan.index.chunk_size;
+    for (memory.plan.usersOf(job)) |user| {
+        const target = memory.plan.targets.items[user];
+        const out = try memory.slice(target.allocation, target.position, target.box.size);
+        target.box.copy(chunk_begin, decoded, out);
+    }
+}
+
+/// TZ1-43. Foreign formats have nothing to check against.
+fn check(job: Job, stored: []const u8, verify: Verify) error{Checksum}!void {
+    const digest = job.digest orelse return;
+    const matches = switch (verify) {
+        .none => true,
+        .crc => checksum.crc32c(0, stored) == job.crc,
+        .digest => std.mem.eql(u8, &checksum.blake3(stored), digest),
+    };
+    if (!matches) return error.Checksum;
+}

@@ -1,14 +1,29 @@
-//! The C interface: the only exports of the library. Checks pointers, makes slices, turns results
-//! into status codes; no logic of its own. include/tz.h is its documentation.
+//! The C interface: the library's only exports. It checks pointers, makes slices and turns errors into statuses; no logic
+//! of its own. include/tz.h is its documentation. Here: version, checksums, data types.
 
+const std = @import("std");
 const options = @import("options");
+const c = @import("c_api/types.zig");
 const checksum = @import("checksum.zig");
+const Digest = @import("index.zig").Digest;
 const dispatch = @import("dispatch.zig");
+const dtypes = @import("dtype.zig");
+const slice = @import("c_api/support.zig").slice;
 const status = @import("status.zig");
 const Status = status.Status;
 
-/// Counts incompatible changes of tz.h.
+comptime {
+    _ = @import("c_api/header.zig");
+    _ = @import("c_api/plan.zig");
+    _ = @import("c_api/builder.zig");
+}
+
+/// Changes with every incompatible change of tz.h.
 const abi_version: u32 = 1;
+
+export fn tz_status_name(code: i32) [*:0]const u8 {
+    return status.name(code);
+}
 
 export fn tz_version() [*:0]const u8 {
     return options.version;
@@ -18,28 +33,47 @@ export fn tz_abi_version() u32 {
     return abi_version;
 }
 
+export fn tz_struct_size(name: ?[*:0]const u8) usize {
+    return c.structSize(std.mem.span(name orelse return 0));
+}
+
 export fn tz_cpu_level() [*:0]const u8 {
     return @tagName(dispatch.kernels().level);
 }
 
-export fn tz_status_name(code: i32) [*:0]const u8 {
-    return status.name(code);
+export fn tz_crc32c(initial: u32, data: ?[*]const u8, size: usize) u32 {
+    return checksum.crc32c(initial, if (data) |pointer| pointer[0..size] else &.{});
 }
 
-export fn tz_crc32c(initial: u32, data: ?[*]const u8, size: usize, crc: ?*u32) Status {
-    const out = crc orelse return .invalid_argument;
-    out.* = checksum.crc32c(initial, slice(data, size) orelse return .invalid_argument);
+export fn tz_blake3(data: ?[*]const u8, size: usize, digest: *Digest) void {
+    digest.* = checksum.blake3(if (data) |pointer| pointer[0..size] else &.{});
+}
+
+export fn tz_blake3_init(state: *checksum.Blake3) void {
+    state.* = .init();
+}
+
+export fn tz_blake3_update(state: *checksum.Blake3, data: ?[*]const u8, size: usize) void {
+    state.update(if (data) |pointer| pointer[0..size] else &.{});
+}
+
+export fn tz_blake3_final(state: *const checksum.Blake3, digest: *Digest) void {
+    digest.* = state.final();
+}
+
+export fn tz_dtype(code: u32, out: ?*c.DtypeInfo) Status {
+    const target = out orelse return .argument;
+    const info = dtypes.byCode(code) orelse return .feature;
+    target.* = .{
+        .name = info.name,
+        .safetensors = if (info.safetensors) |name| name.ptr else null,
+        .unit_bits = info.unit_bits,
+        .elements = info.elements,
+    };
     return .ok;
 }
 
-export fn tz_blake3(data: ?[*]const u8, size: usize, digest: ?*[32]u8) Status {
-    const out = digest orelse return .invalid_argument;
-    out.* = checksum.blake3(slice(data, size) orelse return .invalid_argument);
-    return .ok;
-}
-
-/// Null is fine for no bytes.
-fn slice(data: ?[*]const u8, size: usize) ?[]const u8 {
-    if (size == 0) return &.{};
-    return (data orelse return null)[0..size];
+export fn tz_dtype_code(name: ?[*]const u8, name_size: usize) u32 {
+    const text = slice(u8, name, name_size) catch return 0;
+    return if (dtypes.byName(text)) |info| info.code else 0;
 }

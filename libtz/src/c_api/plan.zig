@@ -1,0 +1,125 @@
+//! Exports: plans and their execution.
+
+const std = @import("std");
+const c = @import("types.zig");
+const Header = @import("../header.zig").Header;
+const Plan = @import("../plan.zig").Plan;
+const plans = @import("../plan.zig");
+const processing = @import("../process.zig");
+const status = @import("../status.zig");
+const Diagnostic = status.Diagnostic;
+const Status = status.Status;
+const support = @import("support.zig");
+const gpa = support.gpa;
+const result = support.result;
+const slice = support.slice;
+
+const flag_staged: u32 = 1;
+
+export fn tz_plan_new(
+    header: ?*const Header,
+    wants: ?[*]const plans.Want,
+    want_count: usize,
+    given: ?*const c.PlanOptions,
+    out: ?**Plan,
+    diagnostic: ?*Diagnostic,
+) Status {
+    return result(newPlan(header, wants, want_count, given, out, diagnostic));
+}
+
+fn newPlan(
+    header: ?*const Header,
+    wants: ?[*]const plans.Want,
+    want_count: usize,
+    given: ?*const c.PlanOptions,
+    out: ?**Plan,
+    diagnostic: ?*Diagnostic,
+) status.Error!void {
+    var ignored: Diagnostic = .{};
+    const place = support.diagnosticOr(diagnostic, &ignored);
+    const self = header orelse return error.Argument;
+    const target = out orelse return error.Argument;
+    const list = try slice(plans.Want, wants, want_count);
+    for (list) |want| if (want.reserved != 0) return error.Argument;
+    const plan = try gpa.create(Plan);
+    errdefer gpa.destroy(plan);
+    plan.* = try .init(gpa, self, list, try planOptions(given), place);
+    target.* = plan;
+}
+
+fn planOptions(given: ?*const c.PlanOptions) error{Argument}!plans.Options {
+    var chosen: plans.Options = .{};
+    const from = given orelse return chosen;
+    if (from.struct_size < @sizeOf(c.PlanOptions)) return error.Argument;
+    if (from.flags & ~flag_staged != 0) return error.Argument;
+    chosen.staged = from.flags & flag_staged != 0;
+    if (from.request_size_max != 0) chosen.request_size_max = from.request_size_max;
+    if (from.gap_max != 0) chosen.gap_max = from.gap_max;
+    chosen.slab_size_max = from.slab_size_max;
+    chosen.slab_tensor_max = from.slab_tensor_max;
+    return chosen;
+}
+
+export fn tz_plan_free(plan: ?*Plan) void {
+    const self = plan orelse return;
+    self.deinit();
+    gpa.destroy(self);
+}
+
+export fn tz_plan_get(plan: ?*const Plan, out: ?*c.PlanInfo) Status {
+    const self = plan orelse return .argument;
+    return result(support.give(out orelse return .argument, .{
+        .struct_size = 0,
+        .request_count = @intCast(self.requests.items.len),
+        .segment_count = self.segments.items.len,
+        .piece_count = self.pieces.items.len,
+        .allocation_count = @intCast(self.allocations.items.len),
+        .staging_size_max = self.staging_size_max,
+        .gap_size_max = self.gap_size_max,
+        .bytes_read = self.bytes_read,
+        .bytes_wanted = self.bytes_wanted,
+    }));
+}
+
+export fn tz_plan_requests(plan: *const Plan) [*]const plans.Request {
+    return plan.requests.items.ptr;
+}
+
+export fn tz_plan_segments(plan: *const Plan) [*]const plans.Segment {
+    return plan.segments.items.ptr;
+}
+
+export fn tz_plan_pieces(plan: *const Plan) [*]const plans.Piece {
+    return plan.pieces.items.ptr;
+}
+
+export fn tz_plan_placements(plan: *const Plan) [*]const plans.Placement {
+    return plan.placements.ptr;
+}
+
+export fn tz_plan_allocations(plan: *const Plan) [*]const u64 {
+    return plan.allocations.items.ptr;
+}
+
+export fn tz_plan_process(
+    plan: ?*const Plan,
+    request: u32,
+    received: u64,
+    staging: ?[*]u8,
+    allocations: ?[*]const ?*anyopaque,
+    verify: u32,
+    next: ?*u64,
+    diagnostic: ?*Diagnostic,
+) Status {
+    var ignored: Diagnostic = .{};
+    const place = support.diagnosticOr(diagnostic, &ignored);
+    const self = plan orelse return .argument;
+    const count = next orelse return .argument;
+    return result(processing.process(self, .{
+        .request = request,
+        .received = received,
+        .staging = staging,
+        .allocations = slice(?*anyopaque, allocations, self.allocations.items.len) catch return .argument,
+        .verify = std.enums.fromInt(processing.Verify, verify) orelse return .argument,
+    }, count, place));
+}

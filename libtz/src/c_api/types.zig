@@ -1,0 +1,166 @@
+//! The structs of tz.h. tests/abi compares every size and offset with the header.
+
+const std = @import("std");
+const checksum = @import("../checksum.zig");
+const Digest = @import("../index.zig").Digest;
+const encode = @import("../encode.zig");
+const plan = @import("../plan.zig");
+const Range = @import("../runs.zig").Range;
+const status = @import("../status.zig");
+
+pub const DtypeInfo = extern struct {
+    name: [*:0]const u8,
+    safetensors: ?[*:0]const u8,
+    unit_bits: u32,
+    elements: u32,
+};
+
+pub const OpenOptions = extern struct {
+    struct_size: u32,
+    reserved: u32,
+    pin: ?*const Digest,
+    open_size_max: u64,
+};
+
+pub const HeaderInfo = extern struct {
+    struct_size: u32,
+    format: u32,
+    tensor_count: u32,
+    metadata_count: u32,
+    node_count: u64,
+    chunk_count: u64,
+    chunk_size: u64,
+    file_size: u64,
+    header_size: u64,
+    open_size: u64,
+    decoded_size: u64,
+    incompatible_flags: u64,
+    compatible_flags: u64,
+    file_digest: Digest,
+};
+
+pub const Tensor = extern struct {
+    struct_size: u32,
+    dtype: u32,
+    name: [*]const u8,
+    name_size: u64,
+    shape: [*]const u64,
+    rank: u32,
+    order: u32,
+    tie: u32,
+    reserved: u32 = 0,
+    decoded_size: u64,
+    stored_size: u64,
+    data_offset: u64,
+    chunk_count: u64,
+    content_digest: ?*const Digest,
+};
+
+pub const Pair = extern struct {
+    key: ?[*]const u8,
+    key_size: u64,
+    value: ?[*]const u8,
+    value_size: u64,
+};
+
+pub const Node = extern struct {
+    kind: u32,
+    key_kind: u32,
+    key: u64,
+    value: u64,
+    key_bytes: ?[*]const u8,
+    value_bytes: ?[*]const u8,
+};
+
+pub const Chunk = extern struct {
+    offset: u64,
+    stored_length: u32,
+    decoded_length: u32,
+    codec: u32,
+    crc: u32,
+    digest: ?*const Digest,
+};
+
+pub const PlanOptions = extern struct {
+    struct_size: u32,
+    flags: u32,
+    request_size_max: u64,
+    gap_max: u64,
+    slab_size_max: u64,
+    slab_tensor_max: u64,
+};
+
+pub const PlanInfo = extern struct {
+    struct_size: u32,
+    request_count: u32,
+    segment_count: u64,
+    piece_count: u64,
+    allocation_count: u32,
+    reserved: u32 = 0,
+    staging_size_max: u64,
+    gap_size_max: u64,
+    bytes_read: u64,
+    bytes_wanted: u64,
+};
+
+pub const TensorSpec = extern struct {
+    name: ?[*]const u8,
+    name_size: u64,
+    shape: ?[*]const u64,
+    rank: u32,
+    dtype: u32,
+    tie: u32,
+    reserved: u32,
+};
+
+pub const BuilderOptions = extern struct {
+    struct_size: u32,
+    chunk_size_log2: u32,
+    metadata: ?[*]const Pair,
+    metadata_count: u64,
+    nodes: ?[*]const Node,
+    node_count: u64,
+};
+
+pub const BuilderInfo = extern struct {
+    struct_size: u32,
+    reserved: u32 = 0,
+    header_size: u64,
+    chunk_size: u64,
+    chunk_count: u64,
+    decoded_size: u64,
+    file_size_max: u64,
+};
+
+/// Every struct of tz.h by its C name.
+const structs = .{
+    .{ "tz_diagnostic", status.Diagnostic },
+    .{ "tz_blake3_state", checksum.Blake3 },
+    .{ "tz_dtype_info", DtypeInfo },
+    .{ "tz_open_options", OpenOptions },
+    .{ "tz_header_info", HeaderInfo },
+    .{ "tz_tensor", Tensor },
+    .{ "tz_pair", Pair },
+    .{ "tz_node", Node },
+    .{ "tz_range", Range },
+    .{ "tz_chunk", Chunk },
+    .{ "tz_want", plan.Want },
+    .{ "tz_plan_options", PlanOptions },
+    .{ "tz_plan_info", PlanInfo },
+    .{ "tz_request", plan.Request },
+    .{ "tz_segment", plan.Segment },
+    .{ "tz_placement", plan.Placement },
+    .{ "tz_piece", plan.Piece },
+    .{ "tz_tensor_spec", TensorSpec },
+    .{ "tz_builder_options", BuilderOptions },
+    .{ "tz_builder_info", BuilderInfo },
+    .{ "tz_entry", encode.Entry },
+};
+
+/// 0 for an unknown name.
+pub fn structSize(name: []const u8) usize {
+    inline for (structs) |row| {
+        if (std.mem.eql(u8, row[0], name)) return @sizeOf(row[1]);
+    }
+    return 0;
+}

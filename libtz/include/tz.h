@@ -384,6 +384,7 @@ const tz_placement *tz_plan_placements(const tz_plan *plan);
 /* The size of each allocation. Align them to 64 or more. */
 const uint64_t *tz_plan_allocations(const tz_plan *plan);
 
+/* CRC finds accidents and costs next to nothing; the digest is for pinned files. */
 enum { TZ_VERIFY_NONE = 0, TZ_VERIFY_CRC = 1, TZ_VERIFY_DIGEST = 2 };
 
 /* Checks and decodes the chunks of request `request` that lie in its first `received` bytes, from chunk *next on; *next is 0 before the
@@ -394,6 +395,26 @@ enum { TZ_VERIFY_NONE = 0, TZ_VERIFY_CRC = 1, TZ_VERIFY_DIGEST = 2 };
 tz_status tz_plan_process(const tz_plan *plan, uint32_t request, uint64_t received, void *staging,
                           void *const *allocations, uint32_t verify, uint64_t *next,
                           tz_diagnostic *diagnostic);
+
+/* ---- Checking whole files ---------------------------------------------------------------------- */
+
+typedef struct tz_verifier tz_verifier;
+
+/* Checks everything about a tz file: both checksums of every chunk, content digests, padding, flags; in the order that the
+ * specification gives, so that its verdict is the one every implementation reports. The header must outlive it and needs no
+ * runs. Loop: tz_verifier_next(), read that range, tz_verifier_put(); when the range is empty, tz_verifier_finish(). */
+tz_status tz_verifier_new(const tz_header *header, tz_verifier **out);
+
+void tz_verifier_free(tz_verifier *verifier);
+
+/* Which range of the file to put next: at most 16 MiB or one chunk or one tensor's run; size 0 when nothing is left. */
+tz_status tz_verifier_next(tz_verifier *verifier, tz_range *out, tz_diagnostic *diagnostic);
+
+/* Takes exactly the bytes of that range. After an error the verifier is of no more use. */
+tz_status tz_verifier_put(tz_verifier *verifier, const void *bytes, size_t size, tz_diagnostic *diagnostic);
+
+/* TZ_OK: the file is whole. TZ_E_SEQUENCE before everything was put. */
+tz_status tz_verifier_finish(tz_verifier *verifier, tz_diagnostic *diagnostic);
 
 /* ---- Writing ----------------------------------------------------------------------------------- */
 

@@ -15,6 +15,7 @@ const Status = status.Status;
 comptime {
     _ = @import("c_api/header.zig");
     _ = @import("c_api/plan.zig");
+    _ = @import("c_api/verifier.zig");
     _ = @import("c_api/builder.zig");
 }
 

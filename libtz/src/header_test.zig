@@ -9,6 +9,7 @@ const encode = @import("encode.zig");
 const format = @import("format.zig");
 const headers = @import("header.zig");
 const status = @import("status.zig");
+const Verifier = @import("verifier.zig").Verifier;
 const Diagnostic = status.Diagnostic;
 
 const Allocator = std.mem.Allocator;
@@ -173,6 +174,45 @@ test "every truncation, flipped bit and wrong pin of the header is refused" {
     try expectError(error.Trailing, open(gpa, longer, .{}));
 }
 
+/// The verdict on a whole file whose header opens.
+fn verify(gpa: Allocator, file: []const u8, diagnostic: *Diagnostic) !void {
+    const header = try open(gpa, file, .{});
+    defer header.deinit();
+    var verifier: Verifier = try .init(gpa, header);
+    defer verifier.deinit();
+    while (true) {
+        const range = try verifier.next(diagnostic);
+        if (range.size == 0) break;
+        try expectError(error.Sequence, verifier.finish(diagnostic));
+        try verifier.put(file[@intCast(range.offset)..][0..@intCast(range.size)], diagnostic);
+    }
+    try verifier.finish(diagnostic);
+}
+
+test "a whole file is checked to its last byte" {
+    const gpa = std.testing.allocator;
+    const file = try makeFile(gpa);
+    defer gpa.free(file);
+    var diagnostic: Diagnostic = .{};
+    try verify(gpa, file, &diagnostic);
+    const header = try open(gpa, file, .{});
+    const owner = header.index.tensors[0];
+    const header_size: usize = @intCast(header.header_size);
+    header.deinit();
+    const cases = [_]struct { usize, status.DataError, u32 }{
+        .{ header_size - 1, error.Checksum, 38 },
+        .{ @intCast(owner.data_offset), error.Checksum, 43 },
+        .{ @intCast(owner.data_offset + owner.stored_size - 1), error.Checksum, 43 },
+        .{ @intCast(owner.data_offset - 1), error.Reserved, 45 },
+    };
+    for (cases) |case| {
+        file[case[0]] ^= 0x80;
+        defer file[case[0]] ^= 0x80;
+        try expectError(case[1], verify(gpa, file, &diagnostic));
+        try expectEqual(case[2], diagnostic.rule);
+    }
+}
+
 test "no allocation failure leaks" {
     try std.testing.checkAllAllocationFailures(std.testing.allocator, struct {
         fn run(gpa: Allocator) !void {
@@ -182,6 +222,7 @@ test "no allocation failure leaks" {
             defer header.deinit();
             var diagnostic: Diagnostic = .{};
             try header.runs.?.put(gpa, header.index, 0, file, &diagnostic);
+            try verify(gpa, file, &diagnostic);
         }
     }.run, .{});
 }

@@ -34,7 +34,7 @@ pub const Runs = struct {
     }
 
     /// Where the run of a tensor with chunks lies in the file. Within header_size, so nothing overflows.
-    fn place(self: *const Runs, index: Index, tensor: u32) Range {
+    pub fn place(self: *const Runs, index: Index, tensor: u32) Range {
         const entry = index.tensors[tensor];
         return .{
             .offset = self.table_offset + entry.chunk_begin * self.record_size,
@@ -93,8 +93,8 @@ pub const Runs = struct {
         return begin;
     }
 
-    /// TZ1-38 to TZ1-42.
-    fn check(
+    /// TZ1-38 to TZ1-42 for a run's bytes, which lie at `offset`.
+    pub fn check(
         self: *const Runs,
         index: Index,
         tensor: u32,

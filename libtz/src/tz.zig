@@ -5,7 +5,7 @@
 //! structure.zig and metadata.zig check one wire structure each, in the order of section 13 of spec/tz-v1.md, and
 //! foreign/ does the same for other formats. All give an `index.Index`, and nothing above it knows the format. runs.zig keeps
 //! the chunk entries that were fetched since; plan.zig turns wanted tensors into ordered requests, and process.zig checks
-//! and decodes what arrives. builder.zig and encode.zig write.
+//! and decodes what arrives. verifier.zig checks whole files. builder.zig and encode.zig write.
 
 const std = @import("std");
 
@@ -19,6 +19,7 @@ pub const index = @import("index.zig");
 pub const plan = @import("plan.zig");
 pub const process = @import("process.zig");
 pub const status = @import("status.zig");
+pub const verifier = @import("verifier.zig");
 
 comptime {
     _ = @import("c_api.zig");

@@ -1,0 +1,162 @@
+//! Checks a whole tz file, section 13 of the specification: every tensor in the order of its data, from its run to its
+//! content digest, then the padding and the flags. The caller reads what `next` names and hands it to `put`; the memory
+//! taken is one tensor's chunk entries and, for compressed chunks, one chunk.
+
+const std = @import("std");
+const checksum = @import("checksum.zig");
+const chunk_table = @import("chunk_table.zig");
+const codecs = @import("codec.zig");
+const dtypes = @import("dtype.zig");
+const format = @import("format.zig");
+const Header = @import("header.zig").Header;
+const Range = @import("runs.zig").Range;
+const status = @import("status.zig");
+const Diagnostic = status.Diagnostic;
+
+const Allocator = std.mem.Allocator;
+
+/// Ranges of data grow until the next chunk would exceed this.
+const range_size_max = 16 << 20;
+
+pub const Verifier = struct {
+    gpa: Allocator,
+    header: *const Header,
+    /// Place in the writer's order.
+    position: usize = 0,
+    /// The run of the tensor at `position`, once it was put, and what is left of its chunks.
+    run: []u8 = &.{},
+    chunks: ?chunk_table.Iterator = null,
+    content: checksum.Blake3,
+    /// End of the data that were checked.
+    end: u64,
+    /// A decoded chunk and the decoder's scratch memory; made when the first compressed chunk comes.
+    decoded: []u8 = &.{},
+    compressed: bool = false,
+    /// The first byte of padding that is not zero.
+    bad_padding: ?u64 = null,
+
+    /// The header must outlive the verifier and be of a tz file.
+    pub fn init(gpa: Allocator, header: *const Header) error{Argument}!Verifier {
+        if (header.runs == null) return error.Argument;
+        return .{
+            .gpa = gpa,
+            .header = header,
+            .content = .init(),
+            .end = header.header_size,
+        };
+    }
+
+    pub fn deinit(self: *Verifier) void {
+        self.gpa.free(self.run);
+        self.gpa.free(self.decoded);
+    }
+
+    /// What to put next; of size 0 when nothing is left.
+    pub fn next(self: *Verifier, diagnostic: *Diagnostic) status.DataError!Range {
+        const index = self.header.index;
+        while (self.position < index.order.len) : (self.position += 1) {
+            const tensor = index.order[self.position];
+            const entry = index.tensors[tensor];
+            if (entry.tie != format.none) continue;
+            diagnostic.tensor = tensor;
+            if (dtypes.byCode(entry.dtype) == null) {
+                return diagnostic.fail(error.Feature, 60, Diagnostic.none);
+            }
+            if (self.chunks) |chunks| return .{ .offset = self.end, .size = rangeEnd(chunks, self.end) - self.end };
+            if (entry.hasChunks()) return self.header.runs.?.place(index, tensor);
+            if (!std.mem.eql(u8, &checksum.blake3(""), entry.content_digest.?)) {
+                return diagnostic.fail(error.Content, 46, Diagnostic.none);
+            }
+        }
+        return .{ .offset = self.header.file_size, .size = 0 };
+    }
+
+    /// Up to the end of the chunks that fit a range; at least one.
+    fn rangeEnd(remaining: chunk_table.Iterator, begin: u64) u64 {
+        var chunks = remaining;
+        var end = begin;
+        while (chunks.next()) |chunk| {
+            const chunk_end = chunk.offset + chunk.stored_length;
+            if (end != begin and chunk_end - begin > range_size_max) break;
+            end = chunk_end;
+        }
+        return end;
+    }
+
+    /// Takes the bytes of the range that `next` named.
+    pub fn put(self: *Verifier, bytes: []const u8, diagnostic: *Diagnostic) status.Error!void {
+        const range = try self.next(diagnostic);
+        if (range.size == 0 or bytes.len != range.size) return error.Argument;
+        const index = self.header.index;
+        const tensor = index.order[self.position];
+        diagnostic.tensor = tensor;
+        if (self.chunks == null) {
+            const runs = &self.header.runs.?;
+            try runs.check(index, tensor, bytes, range.offset, diagnostic);
+            self.gpa.free(self.run);
+            self.run = &.{};
+            self.run = try self.gpa.dupe(u8, bytes);
+            self.chunks = .init(index.tensors[tensor], self.run, runs.record_size, index.chunk_size);
+            self.content = .init();
+            return;
+        }
+        const chunks = &self.chunks.?;
+        const stop = range.offset + range.size;
+        while (self.end != stop) {
+            const chunk = chunks.next().?;
+            self.checkPadding(bytes[@intCast(self.end - range.offset)..@intCast(chunk.offset - range.offset)]);
+            const stored = bytes[@intCast(chunk.offset - range.offset)..][0..chunk.stored_length];
+            diagnostic.chunk = chunk.decoded_begin / index.chunk_size;
+            try self.checkChunk(chunk, index.tensors[tensor].dtype, stored, diagnostic);
+            self.end = chunk.offset + chunk.stored_length;
+        }
+        if (chunks.decoded_begin != chunks.decoded_size) return;
+        diagnostic.chunk = Diagnostic.none;
+        if (!std.mem.eql(u8, &self.content.final(), index.tensors[tensor].content_digest.?)) {
+            return diagnostic.fail(error.Content, 46, index.tensors[tensor].data_offset);
+        }
+        self.chunks = null;
+        self.position += 1;
+    }
+
+    fn checkPadding(self: *Verifier, padding: []const u8) void {
+        const bad = std.mem.indexOfNone(u8, padding, "\x00") orelse return;
+        if (self.bad_padding == null) self.bad_padding = self.end + bad;
+    }
+
+    fn checkChunk(
+        self: *Verifier,
+        chunk: chunk_table.Chunk,
+        dtype: u16,
+        stored: []const u8,
+        diagnostic: *Diagnostic,
+    ) status.Error!void {
+        if (checksum.crc32c(0, stored) != chunk.crc or
+            !std.mem.eql(u8, &checksum.blake3(stored), chunk.digest.?))
+        {
+            return diagnostic.fail(error.Checksum, 43, chunk.offset);
+        }
+        if (chunk.codec == format.codec_raw) return self.content.update(stored);
+        self.compressed = true;
+        if (self.decoded.len == 0) {
+            const chunk_size: usize = @intCast(self.header.index.chunk_size);
+            self.decoded = try self.gpa.alloc(u8, chunk_size + codecs.decode_scratch_size);
+        }
+        const decoded = self.decoded[0..chunk.decoded_length];
+        const scratch = self.decoded[self.decoded.len - codecs.decode_scratch_size ..];
+        codecs.decode(chunk.codec, dtype, stored, decoded, scratch) catch |err| switch (err) {
+            error.Codec => return diagnostic.fail(error.Codec, 44, chunk.offset),
+            error.Feature => return diagnostic.fail(error.Feature, 40, chunk.offset),
+        };
+        self.content.update(decoded);
+    }
+
+    /// The verdict that needs the whole file; error.Sequence before all of it was put.
+    pub fn finish(self: *Verifier, diagnostic: *Diagnostic) status.Error!void {
+        if ((try self.next(diagnostic)).size != 0) return error.Sequence;
+        diagnostic.tensor = Diagnostic.none;
+        if (self.bad_padding) |offset| return diagnostic.fail(error.Reserved, 45, offset);
+        const announced = self.header.incompatible_flags & format.flag_tiered != 0;
+        if (announced and !self.compressed) return diagnostic.fail(error.Feature, 47, 16);
+    }
+};

@@ -1,0 +1,44 @@
+"""The functions of tz.h that check whole files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from libtz._native import clib, ffi
+from libtz._native.status import check, new_diagnostic
+
+if TYPE_CHECKING:
+    from libtz._native.lib import Header
+
+__all__ = ["Verifier"]
+
+
+class Verifier:
+    """Checks everything about a tz file: `put` the bytes of what `next` names, then `finish`."""
+
+    def __init__(self, header: Header) -> None:
+        self._header = header
+        out = ffi.new("tz_verifier **")
+        check(clib.tz_verifier_new(header.handle, out), where=header.label)
+        self._handle = ffi.gc(out[0], clib.tz_verifier_free)
+
+    def next(self) -> tuple[int, int]:
+        """Offset and size of the range to put next; size 0 when nothing is left."""
+        out = ffi.new("tz_range *")
+        diagnostic = new_diagnostic()
+        self._check(clib.tz_verifier_next(self._handle, out, diagnostic), diagnostic)
+        return out.offset, out.size
+
+    def put(self, data: Any) -> None:
+        source = ffi.from_buffer(data)
+        diagnostic = new_diagnostic()
+        self._check(
+            clib.tz_verifier_put(self._handle, source, len(source), diagnostic), diagnostic
+        )
+
+    def finish(self) -> None:
+        diagnostic = new_diagnostic()
+        self._check(clib.tz_verifier_finish(self._handle, diagnostic), diagnostic)
+
+    def _check(self, status: int, diagnostic: Any) -> None:
+        check(status, diagnostic, where=self._header.label, name_of=self._header.name)

@@ -1,0 +1,499 @@
+//! The header of a .safetensors file, read strictly: eight bytes of length, a JSON object, then the data, which the
+//! tensors fill without holes, overlap or rest.
+//!
+//!   {"__metadata__": {"key": "value", ...},
+//!    "name": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}, ...}
+//!
+//! The format's own library accepts more: duplicate names (the last one counts), fields of other names, white space
+//! before the object. Here one file has one meaning.
+
+const std = @import("std");
+const bytes = @import("../bytes.zig");
+const dtypes = @import("../dtype.zig");
+const format = @import("../format.zig");
+const Pair = @import("../metadata.zig").Pair;
+const Reader = @import("json.zig").Reader;
+const status = @import("../status.zig");
+const Tensor = @import("../index.zig").Tensor;
+
+const Allocator = std.mem.Allocator;
+
+/// Before the JSON: its size.
+const length_size = 8;
+
+/// The limit of the format's own library.
+const json_size_max = 100_000_000;
+
+const metadata_name = "__metadata__";
+
+pub const Decoded = struct {
+    /// Sorted by name.
+    tensors: []Tensor,
+    /// Indices of `tensors` in the order of their data; empty ones before those that begin at the same place.
+    order: []u32,
+    /// Sorted by key.
+    metadata: []Pair,
+    /// Where the data begin.
+    header_size: u64,
+};
+
+pub const Error = error{ OutOfMemory, Truncated, Trailing, Feature, Limit, Json, Foreign };
+
+/// Reads the header from the first bytes of a file of `file_size` bytes. Null: `needed` bytes are needed. Nothing in
+/// the result points into `front`.
+pub fn decode(
+    arena: Allocator,
+    front: []const u8,
+    file_size: u64,
+    open_size_max: u64,
+    needed: *u64,
+    diagnostic: *status.Diagnostic,
+) Error!?Decoded {
+    std.debug.assert(front.len <= file_size);
+    diagnostic.offset = 0;
+    if (file_size < length_size) return error.Truncated;
+    if (front.len < length_size) {
+        needed.* = length_size;
+        return null;
+    }
+    const json_size = bytes.get(u64, front, 0);
+    if (json_size > json_size_max) return error.Limit;
+    const header_size = length_size + json_size;
+    if (header_size > open_size_max) return error.Limit;
+    if (header_size > file_size) return error.Truncated;
+    // Before much is fetched for nothing.
+    diagnostic.offset = length_size;
+    if (json_size == 0 or front.len > length_size and front[length_size] != '{') return error.Json;
+    if (front.len < header_size) {
+        needed.* = header_size;
+        diagnostic.offset = status.Diagnostic.none;
+        return null;
+    }
+    const json = front[length_size..@intCast(header_size)];
+    var parser: Parser = .{ .arena = arena, .reader = .{ .text = json }, .diagnostic = diagnostic };
+    try parser.parse();
+    const order = try parser.arrange(file_size - header_size, header_size);
+    const tensors = try arena.alloc(Tensor, parser.entries.items.len);
+    for (tensors, parser.entries.items) |*tensor, entry| tensor.* = entry.tensor;
+    diagnostic.* = .{};
+    return .{
+        .tensors = tensors,
+        .order = order,
+        .metadata = parser.pairs.items,
+        .header_size = header_size,
+    };
+}
+
+/// A tensor while it is not known whether it fits in with the others.
+const Entry = struct {
+    tensor: Tensor,
+    /// Of its data, from the beginning of the data on.
+    begin: u64,
+    /// Of its name, in the file.
+    name_offset: u64,
+
+    fn end(self: Entry) u64 {
+        return self.begin + self.tensor.decoded_size;
+    }
+
+    fn lessThan(_: void, a: Entry, b: Entry) bool {
+        return std.mem.order(u8, a.tensor.name, b.tensor.name) == .lt;
+    }
+};
+
+/// A tensor's JSON object.
+const Fields = struct {
+    dtype: ?dtypes.Info = null,
+    shape: ?[]u64 = null,
+    data_offsets: ?[2]u64 = null,
+};
+
+const Parser = struct {
+    arena: Allocator,
+    reader: Reader,
+    diagnostic: *status.Diagnostic,
+    entries: std.ArrayList(Entry) = .empty,
+    pairs: std.ArrayList(Pair) = .empty,
+
+    fn parse(self: *Parser) Error!void {
+        self.parseTop() catch |err| {
+            if (err == error.Json) self.diagnostic.offset = length_size + self.reader.at;
+            return err;
+        };
+    }
+
+    fn parseTop(self: *Parser) Error!void {
+        self.reader = try .init(self.reader.text);
+        var has_metadata = false;
+        try self.reader.expect('{');
+        var items: Reader.Items = .init('}');
+        while (try items.next(&self.reader)) {
+            const name_offset = length_size + self.reader.at;
+            const name = try self.reader.string(self.arena);
+            try self.reader.expect(':');
+            if (!std.mem.eql(u8, name, metadata_name)) {
+                try self.parseTensor(name, name_offset);
+            } else if (has_metadata) {
+                return self.fail(error.Foreign, name_offset);
+            } else {
+                has_metadata = true;
+                try self.parseMetadata();
+            }
+        }
+        try self.reader.finish();
+    }
+
+    fn fail(self: *Parser, err: status.DataError, offset: u64) Error {
+        self.diagnostic.offset = offset;
+        return @errorCast(err);
+    }
+
+    fn parseMetadata(self: *Parser) Error!void {
+        const offset = length_size + self.reader.at;
+        try self.reader.expect('{');
+        var items: Reader.Items = .init('}');
+        while (try items.next(&self.reader)) {
+            const key = try self.reader.string(self.arena);
+            try self.reader.expect(':');
+            const value = try self.reader.string(self.arena);
+            try self.pairs.append(self.arena, .{ .key = key, .value = value });
+        }
+        const pairs = self.pairs.items;
+        std.mem.sortUnstable(Pair, pairs, {}, Pair.lessThan);
+        for (1..@max(1, pairs.len)) |number| {
+            if (std.mem.eql(u8, pairs[number - 1].key, pairs[number].key)) {
+                return self.fail(error.Foreign, offset);
+            }
+        }
+    }
+
+    fn parseTensor(self: *Parser, name: []const u8, name_offset: u64) Error!void {
+        // As in tz files, so that every tensor can be named and converted.
+        if (bytes.hasControl(name)) return self.fail(error.Foreign, name_offset);
+        if (name.len > format.name_size_max) return self.fail(error.Limit, name_offset);
+        if (self.entries.items.len == format.tensor_count_max) return self.fail(error.Limit, name_offset);
+        const fields = try self.parseFields();
+        const dtype = fields.dtype orelse return error.Json;
+        const shape = fields.shape orelse return error.Json;
+        const begin, const end = fields.data_offsets orelse return error.Json;
+        // The format counts the numbers that the packed types hold several of in a unit.
+        if (dtype.elements > 1) {
+            if (shape.len == 0 or shape[shape.len - 1] % dtype.elements != 0) {
+                return self.fail(error.Foreign, name_offset);
+            }
+            shape[shape.len - 1] /= dtype.elements;
+        }
+        const size = sizeOf(dtype, shape) orelse return self.fail(error.Limit, name_offset);
+        if (begin > end or end - begin != size) return self.fail(error.Foreign, name_offset);
+        try self.entries.append(self.arena, .{
+            .tensor = .{
+                .name = name,
+                .shape = shape,
+                .dtype = dtype.code,
+                .order = 0,
+                .decoded_size = size,
+                .data_offset = 0,
+                .stored_size = size,
+            },
+            .begin = begin,
+            .name_offset = name_offset,
+        });
+    }
+
+    fn parseFields(self: *Parser) Error!Fields {
+        var fields: Fields = .{};
+        try self.reader.expect('{');
+        var items: Reader.Items = .init('}');
+        while (try items.next(&self.reader)) {
+            const field = try self.reader.string(self.arena);
+            try self.reader.expect(':');
+            if (std.mem.eql(u8, field, "dtype")) {
+                if (fields.dtype != null) return error.Json;
+                const offset = length_size + self.reader.at;
+                const name = try self.reader.string(self.arena);
+                fields.dtype = dtypes.bySafetensors(name) orelse return self.fail(error.Feature, offset);
+            } else if (std.mem.eql(u8, field, "shape")) {
+                if (fields.shape != null) return error.Json;
+                fields.shape = try self.parseShape();
+            } else if (std.mem.eql(u8, field, "data_offsets")) {
+                if (fields.data_offsets != null) return error.Json;
+                try self.reader.expect('[');
+                const begin = try self.reader.integer();
+                try self.reader.expect(',');
+                const end = try self.reader.integer();
+                try self.reader.expect(']');
+                fields.data_offsets = .{ begin, end };
+            } else return error.Json;
+        }
+        return fields;
+    }
+
+    fn parseShape(self: *Parser) Error![]u64 {
+        const offset = length_size + self.reader.at;
+        var shape: [format.rank_max]u64 = undefined;
+        var rank: usize = 0;
+        try self.reader.expect('[');
+        var items: Reader.Items = .init(']');
+        while (try items.next(&self.reader)) : (rank += 1) {
+            if (rank == shape.len) return self.fail(error.Limit, offset);
+            shape[rank] = try self.reader.integer();
+        }
+        return self.arena.dupe(u64, shape[0..rank]);
+    }
+
+    /// Sorts the entries by name, checks that they and nothing else fill the data, and tells each its place there.
+    fn arrange(self: *Parser, data_size: u64, header_size: u64) Error![]u32 {
+        const entries = self.entries.items;
+        std.mem.sortUnstable(Entry, entries, {}, Entry.lessThan);
+        for (1..@max(1, entries.len)) |number| {
+            if (std.mem.eql(u8, entries[number - 1].tensor.name, entries[number].tensor.name)) {
+                return self.fail(error.Foreign, entries[number].name_offset);
+            }
+        }
+        const order = try self.arena.alloc(u32, entries.len);
+        for (order, 0..) |*place, number| place.* = @intCast(number);
+        std.mem.sortUnstable(u32, order, entries, byData);
+        var data_end: u64 = 0;
+        for (order, 0..) |number, place| {
+            const entry = &entries[number];
+            if (entry.begin != data_end) return self.fail(error.Foreign, entry.name_offset);
+            data_end = entry.end();
+            if (data_end > data_size) return self.fail(error.Truncated, entry.name_offset);
+            entry.tensor.order = @intCast(place);
+            if (entry.tensor.decoded_size != 0) entry.tensor.data_offset = header_size + entry.begin;
+        }
+        if (data_end < data_size) return self.fail(error.Trailing, header_size + data_end);
+        return order;
+    }
+
+    fn byData(entries: []const Entry, a: u32, b: u32) bool {
+        const left = entries[a];
+        const right = entries[b];
+        if (left.begin != right.begin) return left.begin < right.begin;
+        if (left.end() != right.end()) return left.end() < right.end();
+        return a < b;
+    }
+};
+
+/// Null when the product of the unit and of all dimensions but zeros exceeds what files can hold, as in TZ1-29.
+fn sizeOf(dtype: dtypes.Info, shape: []const u64) ?u64 {
+    var product = dtype.unitSize();
+    var empty = false;
+    for (shape) |dimension| {
+        if (dimension == 0) {
+            empty = true;
+        } else {
+            product = bytes.mul(product, dimension) orelse return null;
+        }
+    }
+    if (product > format.file_size_max) return null;
+    return if (empty) 0 else product;
+}
+
+const testing = std.testing;
+
+/// A file of this JSON and so many bytes of data.
+fn makeFile(json: []const u8, data_size: usize) ![]u8 {
+    const file = try testing.allocator.alloc(u8, length_size + json.len + data_size);
+    bytes.put(u64, file, 0, json.len);
+    @memcpy(file[length_size..][0..json.len], json);
+    @memset(file[length_size + json.len ..], 0x33);
+    return file;
+}
+
+fn expectError(expected: Error, offset: u64, json: []const u8, data_size: usize) !void {
+    errdefer std.debug.print("{s}\n", .{json});
+    const file = try makeFile(json, data_size);
+    defer testing.allocator.free(file);
+
+    var arena: std.heap.ArenaAllocator = .init(testing.allocator);
+    defer arena.deinit();
+
+    var diagnostic: status.Diagnostic = .{};
+    var needed: u64 = undefined;
+    const result = decode(arena.allocator(), file, file.len, 1 << 30, &needed, &diagnostic);
+    try testing.expectError(expected, result);
+    try testing.expectEqual(offset, diagnostic.offset);
+}
+
+const entry_a = "\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}";
+const entry_b = "\"b\":{\"dtype\":\"F32\",\"shape\":[2,1],\"data_offsets\":[4,12]}";
+const entry_e = "\"e\":{\"dtype\":\"F64\",\"shape\":[3,0],\"data_offsets\":[4,4]}";
+
+test "a whole header" {
+    const json = "{ \"z\" : {\"shape\":[],\"data_offsets\":[12,14],\"dtype\":\"BF16\"}, " ++ entry_b ++
+        ",\"__metadata__\":{\"k\":\"v\",\"a\\n\":\"\"}," ++ entry_e ++ ",\n\t" ++ entry_a ++ "}   ";
+    const file = try makeFile(json, 14);
+    defer testing.allocator.free(file);
+
+    var arena: std.heap.ArenaAllocator = .init(testing.allocator);
+    defer arena.deinit();
+
+    var diagnostic: status.Diagnostic = .{};
+    var needed: u64 = undefined;
+    const decoded = (try decode(arena.allocator(), file, file.len, file.len, &needed, &diagnostic)).?;
+    const header_size = length_size + json.len;
+    try testing.expectEqual(header_size, decoded.header_size);
+    try testing.expectEqualSlices(u32, &.{ 0, 2, 1, 3 }, decoded.order);
+    const expected = [_]Tensor{ .{
+        .name = "a",
+        .shape = &.{4},
+        .dtype = 0x02,
+        .order = 0,
+        .decoded_size = 4,
+        .data_offset = header_size,
+        .stored_size = 4,
+    }, .{
+        .name = "b",
+        .shape = &.{ 2, 1 },
+        .dtype = 0x12,
+        .order = 2,
+        .decoded_size = 8,
+        .data_offset = header_size + 4,
+        .stored_size = 8,
+    }, .{
+        .name = "e",
+        .shape = &.{ 3, 0 },
+        .dtype = 0x13,
+        .order = 1,
+        .decoded_size = 0,
+        .data_offset = 0,
+        .stored_size = 0,
+    }, .{
+        .name = "z",
+        .shape = &.{},
+        .dtype = 0x11,
+        .order = 3,
+        .decoded_size = 2,
+        .data_offset = header_size + 12,
+        .stored_size = 2,
+    } };
+    try testing.expectEqualDeep(@as([]const Tensor, &expected), decoded.tensors);
+    const pairs = [_]Pair{ .{ .key = "a\n", .value = "" }, .{ .key = "k", .value = "v" } };
+    try testing.expectEqualDeep(@as([]const Pair, &pairs), decoded.metadata);
+    try testing.expectEqual(status.Diagnostic{}, diagnostic);
+}
+
+test "packed types count units" {
+    const json = "{\"4\":{\"dtype\":\"F4\",\"shape\":[3,6],\"data_offsets\":[0,9]}," ++
+        "\"6\":{\"dtype\":\"F6_E2M3\",\"shape\":[2,8],\"data_offsets\":[9,21]}}";
+    const file = try makeFile(json, 21);
+    defer testing.allocator.free(file);
+
+    var arena: std.heap.ArenaAllocator = .init(testing.allocator);
+    defer arena.deinit();
+
+    var diagnostic: status.Diagnostic = .{};
+    var needed: u64 = undefined;
+    const decoded = (try decode(arena.allocator(), file, file.len, file.len, &needed, &diagnostic)).?;
+    try testing.expectEqualSlices(u64, &.{ 3, 3 }, decoded.tensors[0].shape);
+    try testing.expectEqualSlices(u64, &.{ 2, 2 }, decoded.tensors[1].shape);
+}
+
+test "asks for what it needs, and refuses truncated files" {
+    const json = "{" ++ entry_a ++ "}";
+    const file = try makeFile(json, 4);
+    defer testing.allocator.free(file);
+
+    var arena: std.heap.ArenaAllocator = .init(testing.allocator);
+    defer arena.deinit();
+
+    const allocator = arena.allocator();
+    var diagnostic: status.Diagnostic = .{};
+    const header_size = length_size + json.len;
+    for (0..file.len) |size| {
+        var needed: u64 = 0;
+        const decoded = try decode(allocator, file[0..size], file.len, 1 << 30, &needed, &diagnostic);
+        try testing.expectEqual(size >= header_size, decoded != null);
+        const expected: u64 = if (size < length_size) length_size else if (size < header_size) header_size else 0;
+        try testing.expectEqual(expected, needed);
+
+        const truncated = decode(allocator, file[0..size], size, 1 << 30, &needed, &diagnostic);
+        try testing.expectError(error.Truncated, truncated);
+        diagnostic = .{};
+    }
+    var needed: u64 = 0;
+    const limited = decode(allocator, file, file.len, header_size - 1, &needed, &diagnostic);
+    try testing.expectError(error.Limit, limited);
+    // A header of 100 MB and a byte is refused from its first bytes, one that does not begin as JSON too.
+    bytes.put(u64, file, 0, json_size_max + 1);
+    try testing.expectError(error.Limit, decode(allocator, file[0..8], 1 << 40, 1 << 30, &needed, &diagnostic));
+    bytes.put(u64, file, 0, json_size_max);
+    file[8] = ' ';
+    try testing.expectError(error.Json, decode(allocator, file[0..9], 1 << 40, 1 << 30, &needed, &diagnostic));
+    bytes.put(u64, file, 0, 0);
+    try testing.expectError(error.Json, decode(allocator, file[0..8], 8, 1 << 30, &needed, &diagnostic));
+}
+
+test "JSON of another shape" {
+    const cases = [_]struct { []const u8, u64 }{
+        .{ "[]", 0 },
+        .{ "{", 1 },
+        .{ "{}\n", 2 },
+        .{ "{}\x00", 2 },
+        .{ "{}{}", 2 },
+        .{ "{\"a\":1}", 5 },
+        .{ "{\"a\":null}", 5 },
+        .{ "{\"a\":{}}", 7 },
+        .{ "{\"\xFF\":{}}", 0 },
+        .{ "{\"a\":{\"dtype\":\"U8\",\"shape\":[4]}}", 31 },
+        .{ "{\"a\":{\"dtype\":\"U8\",\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 27 },
+        .{ "{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4],\"x\":0}}", 56 },
+        .{ "{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4,4]}}", 50 },
+        .{ "{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0]}}", 48 },
+        .{ "{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4.0]}}", 50 },
+        .{ "{\"a\":{\"dtype\":\"U8\",\"shape\":[-4],\"data_offsets\":[0,4]}}", 28 },
+        .{ "{\"a\":{\"dtype\":\"U8\",\"shape\":[[4]],\"data_offsets\":[0,4]}}", 28 },
+        .{ "{\"a\":{\"dtype\":\"U8\",\"shape\":4,\"data_offsets\":[0,4]}}", 27 },
+        .{ "{\"a\":{\"dtype\":2,\"shape\":[4],\"data_offsets\":[0,4]}}", 14 },
+        .{ "{\"__metadata__\":{\"k\":1}}", 21 },
+        .{ "{\"__metadata__\":{\"k\":null}}", 21 },
+        .{ "{\"__metadata__\":null}", 16 },
+        .{ "{\"__metadata__\":{\"k\":NaN}}", 21 },
+        .{ "{" ++ entry_a ++ ",}", 2 + entry_a.len },
+    };
+    for (cases) |case| try expectError(error.Json, length_size + case[1], case[0], 4);
+}
+
+test "sizes, names and offsets that contradict each other" {
+    const Case = struct { Error, u64, []const u8, usize };
+    const after_a = 1 + entry_a.len + 1; // "{", and ","
+    const ones: [128]u8 = comptime std.mem.toBytes(@as([64][2]u8, @splat("1,".*)));
+    for ([_]Case{
+        .{ error.Foreign, after_a, "{" ++ entry_a ++ "," ++ entry_a ++ "}", 4 },
+        .{ error.Foreign, after_a, "{" ++ entry_a ++ ",\"\\u0061" ++ entry_b[2..] ++ "}", 12 },
+        // A hole, and an overlap.
+        .{ error.Foreign, 1, "{" ++ entry_b ++ "}", 12 },
+        .{ error.Foreign, 1, "{\"b\":{\"dtype\":\"U8\",\"shape\":[8],\"data_offsets\":[3,11]}," ++ entry_a ++ "}", 11 },
+        .{ error.Foreign, 1, "{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[4,0]}}", 4 },
+        .{ error.Foreign, 1, "{\"a\":{\"dtype\":\"U8\",\"shape\":[5],\"data_offsets\":[0,4]}}", 4 },
+        .{ error.Foreign, 1, "{\"a\":{\"dtype\":\"F4\",\"shape\":[2,3],\"data_offsets\":[0,3]}}", 3 },
+        .{ error.Foreign, 1, "{\"a\":{\"dtype\":\"F4\",\"shape\":[],\"data_offsets\":[0,1]}}", 1 },
+        .{ error.Foreign, 1, "{\"\\u0000\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 4 },
+        .{ error.Foreign, 1, "{\"\u{85}\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 4 },
+        .{ error.Foreign, 16, "{\"__metadata__\":{\"k\":\"1\",\"k\":\"1\"}}", 0 },
+        .{ error.Foreign, 19, "{\"__metadata__\":{},\"__metadata__\":{}}", 0 },
+        .{ error.Trailing, entry_a.len + 3 + 4, "{" ++ entry_a ++ "} ", 5 },
+        .{ error.Trailing, 2, "{}", 1 },
+        .{ error.Truncated, 1, "{" ++ entry_a ++ "}", 3 },
+        .{ error.Feature, 14, "{\"a\":{\"dtype\":\"U7\",\"shape\":[4],\"data_offsets\":[0,4]}}", 4 },
+        .{ error.Limit, 1, "{\"a\":{\"dtype\":\"U8\",\"shape\":[0,4294967296,4294967296],\"data_offsets\":[0,0]}}", 0 },
+        .{ error.Limit, 27, "{\"a\":{\"dtype\":\"U8\",\"shape\":[" ++ ones ++ "1],\"data_offsets\":[0,1]}}", 1 },
+    }) |case| try expectError(case[0], length_size + case[1], case[2], case[3]);
+}
+
+test "every allocation may fail" {
+    const file = try makeFile("{" ++ entry_a ++ "," ++ entry_b ++ ",\"__metadata__\":{\"k\":\"v\"}}", 12);
+    defer testing.allocator.free(file);
+
+    try testing.checkAllAllocationFailures(testing.allocator, decodeOnce, .{file});
+}
+
+fn decodeOnce(gpa: Allocator, file: []const u8) !void {
+    var arena: std.heap.ArenaAllocator = .init(gpa);
+    defer arena.deinit();
+
+    var needed: u64 = undefined;
+    var diagnostic: status.Diagnostic = .{};
+    _ = (try decode(arena.allocator(), file, file.len, file.len, &needed, &diagnostic)).?;
+}

@@ -32,7 +32,7 @@ class SourceStats:
         requests: int = 0,
         retries: int = 0,
         throttled: int = 0,
-        bytes: int = 0,  # noqa: A002 - the name of the counter it adds to
+        bytes: int = 0,
         connections: int = 0,
     ) -> None:
         """Add to the counters named."""
@@ -48,9 +48,9 @@ class Source(Protocol):
     """A readable object of fixed size. Making one does no I/O; `open` does.
 
     `url` is fit for messages: user name, password, query and fragment are removed. `size` and
-    `identity` (strong ETag, version, or time and size; None when the place offers nothing) are valid
-    after `open`. `sequential` says that only rising, non-overlapping ranges asked for by one thread
-    are efficient; it is valid after `open` too.
+    `identity` (strong ETag, version, or time and size; None when the place offers nothing) are
+    valid after `open`. `sequential` says that only rising, non-overlapping ranges asked for by one
+    thread are efficient; it is valid after `open` too.
     """
 
     url: str
@@ -88,7 +88,8 @@ class Source(Protocol):
 def check_range(offset: int, size: int, source_size: int) -> None:
     """Refuse a range that is not inside the source: a mistake of the caller, not of the source."""
     if offset < 0 or size < 0 or offset + size > source_size:
-        raise ValueError(f"[{offset}, {offset + size}) is not inside a source of {source_size} bytes")
+        end = offset + size
+        raise ValueError(f"[{offset}, {end}) is not inside a source of {source_size} bytes")
 
 
 def source_closed(url: str) -> SourceError:

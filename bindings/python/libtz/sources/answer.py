@@ -1,0 +1,88 @@
+"""Answers held against what was asked: range, coding, and that it is still the same object."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from .reply import Reply
+from .retry import TryFailed
+
+__all__ = ["Identity", "changed", "check_coding", "check_range_answer", "is_empty_object"]
+
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
+_EMPTY_RANGE = re.compile(r"bytes \*/0+")
+
+
+class Identity:
+    """What tells this version of the object from others, taken from the first answer."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._etag = headers.get("ETag")
+        self._modified = headers.get("Last-Modified")
+        self.is_strong = self._etag is not None and self._etag.startswith('"')
+        self.conditions: dict[str, str] = {}
+        if self._etag is not None and self.is_strong:
+            self.conditions = {"If-Match": self._etag}
+        elif self._modified is not None:
+            self.conditions = {"If-Unmodified-Since": self._modified}
+
+    def text(self, size: int) -> str | None:
+        if self.is_strong:
+            return self._etag
+        return f"{self._modified}, {size} bytes" if self._modified is not None else None
+
+    def matches(self, headers: Mapping[str, str]) -> bool:
+        # Conditions are not enough: there are servers that ignore them.
+        if self._etag is not None:
+            return headers.get("ETag") == self._etag
+        return self._modified is None or headers.get("Last-Modified") == self._modified
+
+
+def changed(how: str) -> TryFailed:
+    """The failure of a load whose object is no longer the one it began with."""
+    return TryFailed(
+        f"the object changed while it was being read ({how}); load it again, and publish new"
+        " versions under new names",
+        retryable=False,
+    )
+
+
+def check_coding(reply: Reply) -> None:
+    """Refuse a body that is not the object's own bytes."""
+    coding = reply.headers.get("Content-Encoding", "identity").strip().lower()
+    transfer = reply.headers.get("Transfer-Encoding", "chunked").strip().lower()
+    if coding not in ("", "identity") or transfer != "chunked":
+        raise TryFailed(
+            "the server compresses the body although identity was asked for; byte ranges of it"
+            " mean nothing, so switch compression off for this object",
+            retryable=False,
+        )
+
+
+def check_range_answer(reply: Reply, begin: int, end: int) -> int:
+    """Check that a 206 brings [begin, end), cut at the object's end; returns the object's size."""
+    check_coding(reply)
+    value = reply.headers.get("Content-Range")
+    match = _CONTENT_RANGE.fullmatch(value.strip()) if value is not None else None
+    if match is None:
+        what = "an unusable" if value is not None else "no"
+        raise TryFailed(f"the server sent a range with {what} Content-Range", retryable=False)
+    first, last, size = (int(group) for group in match.groups())
+    if first != begin or last + 1 != min(end, size):
+        raise TryFailed(
+            f"bytes {begin} to {end - 1} were asked for, the server sent {first} to {last}"
+            f" of {size}",
+            retryable=False,
+        )
+    if reply.length is not None and reply.length != last + 1 - first:
+        raise TryFailed(
+            f"the server announced {last + 1 - first} bytes and a body of {reply.length}",
+            retryable=False,
+        )
+    return size
+
+
+def is_empty_object(reply: Reply) -> bool:
+    """Whether a 416 says that there is no first byte to ask for: the object has no bytes."""
+    return _EMPTY_RANGE.fullmatch(reply.headers.get("Content-Range", "").strip()) is not None

@@ -1,0 +1,370 @@
+"""An object behind HTTP or HTTPS, read by ranges, whatever the network does in between.
+
+Every answer is held against what was asked: 206 with exactly the range, no content coding, and the
+identity (strong ETag, else Last-Modified, and always the size) that the first answer had. A failed
+try is repeated from the byte reached, within the same buffer. A server without ranges is read as
+one stream. Redirects are followed here, since credentials must not follow them to another host.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from http import HTTPStatus
+from typing import TypeVar
+
+from ..errors import SourceError
+from ..options import HttpOptions
+from .answer import Identity, changed, check_coding, check_range_answer, is_empty_object
+from .base import BufferCursor, SourceStats, check_range, source_closed
+from .connections import Connections
+from .origin import HttpOrigin, Origin
+from .reply import Reply
+from .retry import Tries, TryFailed, retry_after_s
+from .url import origin_of, redirect_url, shown
+
+__all__ = ["HttpSource"]
+
+REDIRECTS_MAX = 5
+REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
+THROTTLE_STATUSES = frozenset({429, 503})
+# Answers by which the target of a redirect says that its signed URL has expired or moved on.
+EXPIRED_STATUSES = frozenset({400, 401, 403, 404, 410}) | REDIRECT_STATUSES
+# Error pages are read for their error code and to keep the connection; beyond this, neither counts.
+ERROR_BODY_SIZE_MAX = 16 * 1024
+# A stream that must go forward does so in steps of this size.
+SKIP_SIZE = 256 * 1024
+
+_Result = TypeVar("_Result")
+
+
+class _Stream:
+    """The one body that a server without ranges sends, and how far it was read."""
+
+    def __init__(self, reply: Reply, position: int) -> None:
+        self.reply = reply
+        self.position = position
+
+
+class HttpSource:
+    """See `base.Source`. `connections_max` is how many threads are expected to read at once."""
+
+    size: int = 0
+    identity: str | None = None
+    sequential: bool = False
+
+    def __init__(
+        self,
+        url: str,
+        options: HttpOptions | None = None,
+        *,
+        connections_max: int = 32,
+        origin: Origin | None = None,
+    ) -> None:
+        options = options or HttpOptions()
+        self._origin: Origin = origin or HttpOrigin(url, options)
+        self.url: str = self._origin.shown_url
+        self.stats = SourceStats()
+        self._options = options
+        self._connections = Connections(options, connections_max, self.stats)
+        self._identity: Identity | None = None
+        # Where redirects led last, with the headers that may be sent there; None: to nowhere else.
+        self._target: tuple[str, Mapping[str, str]] | None = None
+        self._stream: _Stream | None = None
+        self._stream_lock = threading.Lock()
+        self._closed = threading.Event()
+
+    # The seam.
+
+    def open(self, front: memoryview) -> int:
+        if not front.nbytes:
+            raise ValueError("open() needs a buffer for the front")
+        reply = self._persist(lambda: self._first_reply(len(front)), lambda: 0)
+        count = min(self.size, len(front))
+        if reply.status == HTTPStatus.OK:
+            self.sequential = True
+            self._stream = _Stream(reply, 0)
+            self._read(BufferCursor(0, count, [front[:count]]))
+        else:
+            self._read(BufferCursor(0, count, [front[:count]]), reply)
+        return count
+
+    def read_into(self, offset: int, size: int, buffers: Iterable[memoryview]) -> None:
+        check_range(offset, size, self.size)
+        cursor = BufferCursor(offset, size, buffers)
+        self._read(cursor)
+        cursor.finish()
+
+    def check_unchanged(self) -> None:
+        """Nothing to do: every answer was held against the first one's identity."""
+
+    def close(self) -> None:
+        self._closed.set()
+        self._connections.abort()
+        # A thread inside the stream was woken just now, and drops the stream itself.
+        if self._stream_lock.acquire(blocking=False):
+            try:
+                self._drop_stream()
+            finally:
+                self._stream_lock.release()
+
+    # Trying again.
+
+    def _read(self, cursor: BufferCursor, reply: Reply | None = None) -> None:
+        def step() -> None:
+            nonlocal reply
+            first, reply = reply, None
+            if self.sequential:
+                self._receive_from_stream(cursor)
+            else:
+                self._receive_range(cursor, first)
+
+        # More than one successful step is needed where the server turns out to have no ranges.
+        while cursor.remaining or reply is not None:
+            self._persist(step, lambda: cursor.offset)
+
+    def _persist(self, step: Callable[[], _Result], position: Callable[[], int]) -> _Result:
+        """Call `step` until it succeeds, as the retry policy allows."""
+        tries = Tries(self._options.retry, position())
+        while True:
+            if self._closed.is_set():
+                raise source_closed(self.url)
+            try:
+                return step()
+            except TryFailed as failed:
+                # Its frames hold this one, and the caller's buffers: break the cycle.
+                failure = failed.with_traceback(None)
+            if self._closed.is_set():
+                raise source_closed(self.url)
+            wait_s = tries.wait_after(failure, position())
+            if wait_s is None:
+                raise self._error(failure, tries.count)
+            self.stats.add(retries=1)
+            self._closed.wait(wait_s)
+
+    def _error(self, failure: TryFailed, tries: int) -> SourceError:
+        tried = f" (given up after {tries} tries without progress)" if tries > 1 else ""
+        return SourceError(
+            f"{self.url} cannot be read: {failure.reason}{tried}",
+            url=self.url,
+            status=failure.status,
+            retryable=failure.retryable,
+        )
+
+    # Ranges.
+
+    def _first_reply(self, front_size: int) -> Reply:
+        reply = self._request(0, front_size)
+        try:
+            if reply.status == HTTPStatus.OK:
+                check_coding(reply)
+                if reply.length is None:
+                    raise TryFailed(
+                        "the server ignores ranges and does not say how large the object is;"
+                        " download it to a file first",
+                        retryable=False,
+                    )
+                size = reply.length
+            elif reply.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                size = 0
+            else:
+                size = check_range_answer(reply, 0, front_size)
+        except BaseException:
+            reply.close()
+            raise
+        self._identity = Identity(reply.headers)
+        self.size = size
+        self.identity = self._identity.text(size)
+        return reply
+
+    def _receive_range(self, cursor: BufferCursor, reply: Reply | None) -> None:
+        begin, end = cursor.offset, cursor.offset + cursor.remaining
+        with reply or self._request(begin, end) as reply:
+            if reply.status == HTTPStatus.OK:
+                self.sequential = True  # some server behind this URL has no ranges; _read goes on
+                return
+            if cursor.remaining:
+                self._check_identity(reply, check_range_answer(reply, begin, end))
+                self._receive(reply, cursor)
+
+    def _receive(self, reply: Reply, cursor: BufferCursor) -> None:
+        before = cursor.remaining
+        try:
+            while cursor.remaining:
+                cursor.advance(_some(reply, cursor.free()))
+        finally:
+            self.stats.add(bytes=before - cursor.remaining)
+        if reply.length is None and reply.read_rest(1):
+            raise TryFailed("the server sent more bytes than were asked for", retryable=False)
+
+    # One stream, for servers without ranges.
+
+    def _receive_from_stream(self, cursor: BufferCursor) -> None:
+        with self._stream_lock:
+            try:
+                stream = self._stream_at(cursor.offset)
+                before = cursor.offset
+                try:
+                    while cursor.remaining:
+                        cursor.advance(_some(stream.reply, cursor.free()))
+                finally:
+                    stream.position += cursor.offset - before
+                    self.stats.add(bytes=cursor.offset - before)
+            except BaseException:
+                # Interrupted anywhere, the position may no longer be that of the body.
+                self._drop_stream()
+                raise
+            if stream.position == self.size:
+                self._drop_stream()
+        if self._closed.is_set():
+            self.close()  # it could not take the lock before
+
+    def _stream_at(self, offset: int) -> _Stream:
+        """The stream, brought to `offset`: forward by reading on, backward by starting anew."""
+        stream = self._stream
+        if stream is None or stream.position > offset:
+            self._drop_stream()
+            reply = self._request(offset, self.size)
+            self._stream = stream = _Stream(reply, 0)
+            check_coding(reply)
+            if reply.status == HTTPStatus.OK:
+                self._check_identity(reply, reply.length)
+            else:  # ranges after all, at least this once
+                self._check_identity(reply, check_range_answer(reply, offset, self.size))
+                stream.position = offset
+        scratch = memoryview(bytearray(min(SKIP_SIZE, offset - stream.position)))
+        while stream.position < offset:
+            step = min(len(scratch), offset - stream.position)
+            stream.position += _some(stream.reply, scratch[:step])
+        return stream
+
+    def _drop_stream(self) -> None:
+        if self._stream is not None:
+            self._stream.reply.close()
+            self._stream = None
+
+    # Requests.
+
+    def _request(self, begin: int, end: int) -> Reply:
+        """Ask for [begin, end): a reply with 200, 206, or 416 for an empty object on opening."""
+        target = self._target
+        if target is not None:
+            try:
+                reply = self._send(*target, begin, end)
+            except TryFailed:
+                self._forget_target(target)
+                raise
+            if reply.status not in EXPIRED_STATUSES:
+                return self._checked(reply, target)
+            # Once, back to where it all started: there it may be signed anew.
+            self._discard(reply)
+            self._forget_target(target)
+        return self._request_at_origin(begin, end)
+
+    def _request_at_origin(self, begin: int, end: int) -> Reply:
+        can_renew = True
+        url, headers = self._origin.sign()
+        hops = 0
+        while True:
+            reply = self._send(url, headers, begin, end)
+            if can_renew and 300 <= reply.status < 500 and self._renewed(reply, hops):
+                can_renew = False
+                self._discard(reply)
+                url, headers = self._origin.sign()
+            elif reply.status in REDIRECT_STATUSES:
+                hops += 1
+                url, headers = self._redirected(url, headers, reply, hops)
+            elif hops == 0:
+                return self._checked(reply, None)
+            else:
+                checked = self._checked(reply, (url, headers))
+                self._target = (url, headers)
+                return checked
+
+    def _renewed(self, reply: Reply, hops: int) -> bool:
+        # What another host says is no reason to sign again.
+        return hops == 0 and self._origin.renew(reply.status, reply.headers)
+
+    def _send(self, url: str, headers: Mapping[str, str], begin: int, end: int) -> Reply:
+        own = {"Accept-Encoding": "identity", "Range": f"bytes={begin}-{end - 1}"}
+        if not any(name.lower() == "user-agent" for name in headers):
+            own["User-Agent"] = "libtz"
+        if self._identity is not None:
+            own.update(self._identity.conditions)
+        return self._connections.get(url, {**headers, **own})
+
+    def _redirected(
+        self, url: str, headers: Mapping[str, str], reply: Reply, hops: int
+    ) -> tuple[str, Mapping[str, str]]:
+        location = reply.headers.get("Location")
+        status = reply.status
+        self._discard(reply)
+        if location is None:
+            raise TryFailed(f"a redirect ({status}) without a Location", retryable=False)
+        if hops > REDIRECTS_MAX:
+            raise TryFailed(f"more than {REDIRECTS_MAX} redirects", retryable=False)
+        try:
+            target = redirect_url(url, location)
+            before, after = origin_of(url), origin_of(target)
+        except ValueError:
+            raise TryFailed(
+                "a redirect to something that is no HTTP URL", retryable=False
+            ) from None
+        if before[0] == "https" and after[0] == "http":
+            raise TryFailed(
+                f"a redirect from https to {shown(target)}, which is not encrypted, was refused",
+                retryable=False,
+            )
+        # All headers of the caller count as credentials. Once dropped they stay dropped, even if a
+        # later redirect leads back.
+        return target, headers if before == after else {}
+
+    def _checked(self, reply: Reply, target: tuple[str, Mapping[str, str]] | None) -> Reply:
+        """The reply if it brings bytes, else the failure it stands for."""
+        status = reply.status
+        if status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
+            return reply
+        is_opening = self._identity is None
+        is_unsatisfiable = status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+        if is_unsatisfiable and is_opening and is_empty_object(reply):
+            return reply
+        if target is not None:
+            self._forget_target(target)
+        body = self._discard(reply)
+        if is_unsatisfiable and not is_opening:
+            raise changed("it is shorter now")
+        if status == HTTPStatus.PRECONDITION_FAILED and not is_opening:
+            raise changed("another version is there now")
+        if status in THROTTLE_STATUSES:
+            self.stats.add(throttled=1)
+        reason, retryable = self._origin.explain(status, body)
+        if target is not None:
+            reason += f"; redirects led to {shown(target[0])}"
+            if status in (401, 403) and origin_of(target[0]) != origin_of(self.url):
+                reason += ", where no credentials are sent"
+        wait_s = retry_after_s(reply.headers.get("Retry-After")) if retryable else None
+        raise TryFailed(reason, status=status, retryable=retryable, retry_after_s=wait_s)
+
+    def _discard(self, reply: Reply) -> bytes:
+        with reply:
+            return reply.read_rest(ERROR_BODY_SIZE_MAX)
+
+    def _forget_target(self, target: tuple[str, Mapping[str, str]]) -> None:
+        if self._target is target:  # else another thread has been there and knows better
+            self._target = None
+
+    # Checks.
+
+    def _check_identity(self, reply: Reply, size: int | None) -> None:
+        if size != self.size:
+            raise changed(f"{self.size} bytes became {'unknown' if size is None else size}")
+        if self._identity is not None and not self._identity.matches(reply.headers):
+            raise changed("its ETag or Last-Modified differs")
+
+
+def _some(reply: Reply, buffer: memoryview) -> int:
+    """Receive one or more bytes of a body that still owes them."""
+    count = reply.readinto(buffer)
+    if count == 0:
+        raise TryFailed("the body ended before the range did")
+    return count

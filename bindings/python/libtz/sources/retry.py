@@ -1,0 +1,86 @@
+"""When a failed try is repeated, and after what wait."""
+
+from __future__ import annotations
+
+import datetime
+import email.utils
+import random
+import re
+import time
+
+from ..options import RetryPolicy
+
+__all__ = ["Tries", "TryFailed", "retry_after_s"]
+
+# Tries that moved this much together are progress and start the count of tries anew. Less is not,
+# so a server that drops every connection after a few bytes cannot keep a load alive for ever.
+PROGRESS_SIZE_MIN = 64 * 1024
+
+
+class TryFailed(Exception):  # noqa: N818 - an event of the retry loop, never seen outside
+    """One try at a request failed; the source makes a further try of it, or a SourceError."""
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        status: int | None = None,
+        retryable: bool = True,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.status = status
+        self.retryable = retryable
+        self.retry_after_s = retry_after_s
+
+
+class Tries:
+    """Counts the tries of one read against its policy. Used by one thread."""
+
+    def __init__(self, policy: RetryPolicy, position: int) -> None:
+        self._policy = policy
+        self.count = 0  # failed tries since the last progress
+        self._progress_s = time.monotonic()
+        self._position = position
+
+    def wait_after(self, failure: TryFailed, position: int) -> float | None:
+        """Seconds to wait before the next try, or None when this failure is final.
+
+        `position` is the byte reached so far; it tells whether the try made progress.
+        """
+        policy = self._policy
+        now_s = time.monotonic()
+        if position - self._position >= PROGRESS_SIZE_MIN:
+            self.count = 0
+            self._progress_s = now_s
+            self._position = position
+        self.count += 1
+        if not failure.retryable or self.count >= policy.attempts:
+            return None
+        # Doubling is capped before it is computed: 2.0 ** 2000 is an error, not a large number.
+        doublings = min(self.count - 1, 60)
+        backoff_s = min(policy.backoff_max_s, policy.backoff_s * 2.0**doublings)
+        # Jitter, so that a thousand clients that failed together do not return together.
+        wait_s = backoff_s * random.uniform(0.5, 1.0)
+        if failure.retry_after_s is not None:
+            wait_s = max(wait_s, min(failure.retry_after_s, policy.retry_after_max_s))
+        if now_s + wait_s - self._progress_s > policy.deadline_s:
+            return None
+        return wait_s
+
+
+def retry_after_s(value: str | None) -> float | None:
+    """The wait a Retry-After header asks for: a number of seconds or a date."""
+    if value is None:
+        return None
+    value = value.strip()
+    if re.fullmatch(r"[0-9]{1,9}", value):
+        return float(value)
+    try:
+        date = email.utils.parsedate_to_datetime(value)
+    except (TypeError, ValueError):
+        return None
+    if date.tzinfo is None:  # "-0000" parses as no zone, and would be taken for local time
+        date = date.replace(tzinfo=datetime.timezone.utc)
+    return max(0.0, date.timestamp() - time.time())

@@ -1,0 +1,96 @@
+"""Sockets that another thread can wake up."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import re
+import socket
+import threading
+from typing import Any
+
+from .base import SourceStats
+from .retry import TryFailed
+
+__all__ = ["Sockets", "describe"]
+
+
+class Sockets:
+    """The sockets in use, so that `abort` can wake whoever waits on one of them.
+
+    Each entry is a duplicate of the connection's descriptor: it works while the connection is still
+    being made and after TLS has wrapped it, and nobody can close it and reuse its number meanwhile.
+    """
+
+    def __init__(self, stats: SourceStats) -> None:
+        self._lock = threading.Lock()
+        self._handles: dict[int, socket.socket] = {}
+        self._stats = stats
+        self.is_aborted = False
+
+    def watch(self, owner: object, descriptor: int) -> None:
+        """Make `abort` reach this socket until `forget(owner)`."""
+        self.forget(owner)
+        with self._lock:
+            if self.is_aborted:
+                raise TryFailed("the source was closed", retryable=False)
+            # Family and type do not matter for shutting down, and asking for them costs calls.
+            handle = socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM)
+            self._handles[id(owner)] = handle
+
+    def forget(self, owner: object) -> None:
+        """Drop the owner's entry, if it has one. The owner closes its socket itself."""
+        with self._lock:
+            handle = self._handles.pop(id(owner), None)
+        if handle is not None:
+            handle.close()
+
+    def abort(self) -> None:
+        """Shut every watched socket down, and refuse new ones."""
+        with self._lock:
+            self.is_aborted = True
+            for handle in self._handles.values():
+                with contextlib.suppress(OSError):  # not connected any more
+                    handle.shutdown(socket.SHUT_RDWR)
+
+    def connect(
+        self, owner: object, address: tuple[str, int], timeout_s: float | None, options: Any
+    ) -> socket.socket:
+        """Open a TCP connection that `abort` can interrupt, trying all the host's addresses."""
+        host, port = address
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            # A name that does not exist stays so; a resolver that does not answer may recover.
+            is_final = isinstance(error, UnicodeError) or error.errno == socket.EAI_NONAME
+            reason = f"the host name {host} cannot be resolved: {describe(error)}"
+            raise TryFailed(reason, retryable=not is_final) from None
+        reason = "it has no address"
+        for family, kind, protocol, _, target in found:
+            sock = socket.socket(family, kind, protocol)
+            try:
+                for option in options or ():
+                    sock.setsockopt(*option)
+                sock.settimeout(timeout_s)
+                self.watch(owner, sock.fileno())
+                sock.connect(target)
+            except BaseException as error:
+                self.forget(owner)
+                sock.close()
+                if not isinstance(error, OSError):
+                    raise
+                reason = describe(error)
+            else:
+                self._stats.add(connections=1)
+                return sock
+        raise TryFailed(f"no connection to {host}:{port}: {reason}")
+
+
+def describe(error: BaseException) -> str:
+    """An error's own words where they are the system's, its name where a server chose them."""
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    if isinstance(error, http.client.HTTPException) or not isinstance(error, OSError):
+        return type(error).__name__
+    text = error.strerror or str(error) or type(error).__name__
+    return re.sub(r"[^\x20-\x7e]", "?", text)[:200]

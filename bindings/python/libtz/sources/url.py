@@ -1,0 +1,80 @@
+"""URLs: what may be shown, what may be sent along a redirect, and in which form they are sent."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+from dataclasses import dataclass, field
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+
+import requests
+
+from ..errors import OptionError
+
+__all__ = ["HttpUrl", "origin_of", "parse_http_url", "redirect_url", "shown"]
+
+
+@dataclass(frozen=True)
+class HttpUrl:
+    """A URL fit to be requested, and the Authorization header its user name and password make."""
+
+    url: str = field(repr=False)
+    authorization: str | None = field(repr=False)
+
+
+def parse_http_url(text: str) -> HttpUrl:
+    """Take a caller's URL apart. `OptionError` if it is none; the error does not repeat secrets."""
+    try:
+        parts = urlsplit(text)
+        user, password = parts.username, parts.password
+        host = parts.netloc.rpartition("@")[2]
+        url = _quoted(urlunsplit((parts.scheme, host, parts.path, parts.query, "")))
+    except (ValueError, requests.exceptions.RequestException):
+        raise OptionError(f"{shown(text)} is not a valid URL") from None
+    authorization = None
+    if user is not None or password is not None:
+        pair = f"{unquote(user or '')}:{unquote(password or '')}"
+        authorization = "Basic " + base64.b64encode(pair.encode()).decode("ascii")
+    return HttpUrl(url, authorization)
+
+
+def redirect_url(base: str, location: str) -> str:
+    """Where a Location header leads. A user name in it is left out. ValueError if it is no URL."""
+    # http.client decodes headers as latin-1; servers that send raw UTF-8 mean UTF-8.
+    with contextlib.suppress(UnicodeError):
+        location = location.encode("latin-1").decode("utf-8")
+    parts = urlsplit(urljoin(base, location))
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ValueError("not an HTTP URL")
+    host = parts.netloc.rpartition("@")[2]
+    try:
+        return _quoted(urlunsplit((parts.scheme, host, parts.path, parts.query, "")))
+    except requests.exceptions.RequestException:
+        raise ValueError("not a valid URL") from None
+
+
+def origin_of(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port: what credentials belong to."""
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+    return parts.scheme, (parts.hostname or "").lower(), port
+
+
+def shown(url: str) -> str:
+    """The URL without what may be secret: user name, password, query and fragment."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url.partition("?")[0]
+    host, slash, path = rest.partition("/")
+    for delimiter in "?#":
+        host = host.partition(delimiter)[0]
+        path = path.partition(delimiter)[0]
+    text = f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _quoted(url: str) -> str:
+    prepared = requests.Request("GET", url).prepare().url
+    if prepared is None:
+        raise ValueError("not a valid URL")
+    return prepared

@@ -1,5 +1,6 @@
-//! Boxes of tensors: rows [begin[0], end[0]) and so on. In the tensor's decoded bytes a box is a number
-//! of rows of equal size, repeated in up to 63 dimensions; delivered, it is the same rows side by side.
+//! Boxes of tensors: rows [begin[0], end[0]) and so on. In the tensor's decoded bytes a box is a
+//! number of rows of equal size, repeated in up to 63 dimensions; delivered, it is the same rows
+//! side by side.
 
 const std = @import("std");
 const format = @import("format.zig");
@@ -87,8 +88,8 @@ pub const Box = struct {
         return cursor.offset;
     }
 
-    /// Copies what a piece of the tensor's decoded bytes, beginning at byte `piece_begin`, holds of the box
-    /// to its place in `out`, the contiguous box.
+    /// Copies what a piece of the tensor's decoded bytes, beginning at byte `piece_begin`, holds of
+    /// the box to its place in `out`, the contiguous box.
     pub fn copy(self: Box, piece_begin: u64, piece: []const u8, out: []u8) void {
         std.debug.assert(out.len == self.size);
         const piece_end = piece_begin + piece.len;
@@ -185,7 +186,8 @@ pub const Box = struct {
         }
     }
 
-    /// How many rows of the innermost outer dimension begin here and lie in the next `available` bytes.
+    /// How many rows of the innermost outer dimension begin here and lie in the next `available`
+    /// bytes.
     fn rowsWithin(self: Box, cursor: *const Cursor, available: u64) u64 {
         if (self.isContiguous() or cursor.row_rest != self.row_size) return 0;
         if (available < self.row_size) return 0;
@@ -194,7 +196,8 @@ pub const Box = struct {
         return @min(rest, (available - self.row_size) / self.outer[last].stride + 1);
     }
 
-    /// Past `rows` rows of the innermost outer dimension, to the beginning of one. False: that was the last.
+    /// Past `rows` rows of the innermost outer dimension, to the beginning of one. False: that was
+    /// the last.
     fn advance(self: Box, cursor: *Cursor, rows: u64) bool {
         if (self.isContiguous()) return false;
         const last = self.outer.len - 1;
@@ -222,7 +225,8 @@ fn copyRows(target: [*]u8, source: [*]const u8, row_size: usize, stride: usize, 
         else => {
             var row: usize = 0;
             while (row < rows) : (row += 1) {
-                @memcpy(target[row * row_size ..][0..row_size], source[row * stride ..][0..row_size]);
+                const from = source[row * stride ..][0..row_size];
+                @memcpy(target[row * row_size ..][0..row_size], from);
             }
         },
     }
@@ -358,7 +362,13 @@ test "copy and nextByte agree with a walk over all bytes" {
     }
 }
 
-fn isMember(shape: []const u64, unit_size: u64, begin: []const u64, end: []const u64, at: u64) bool {
+fn isMember(
+    shape: []const u64,
+    unit_size: u64,
+    begin: []const u64,
+    end: []const u64,
+    at: u64,
+) bool {
     var rest = at / unit_size;
     var dimension = shape.len;
     while (dimension > 0) {

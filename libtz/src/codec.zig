@@ -6,8 +6,15 @@ const format = @import("format.zig");
 /// Memory that decode() works in, of any content and alignment.
 pub const decode_scratch_size = 0;
 
-/// Fills `out`. `stored` was checked to be what the file's writer wrote, which may still be anything.
-pub fn decode(codec: u8, dtype: u16, stored: []const u8, out: []u8, scratch: []u8) error{ Codec, Feature }!void {
+/// Fills `out`. `stored` was checked to be what the file's writer wrote, which may still be
+/// anything.
+pub fn decode(
+    codec: u8,
+    dtype: u16,
+    stored: []const u8,
+    out: []u8,
+    scratch: []u8,
+) error{ Codec, Feature }!void {
     _ = dtype;
     std.debug.assert(scratch.len >= decode_scratch_size);
     switch (codec) {

@@ -1,13 +1,15 @@
-//! The range planner: which bytes of a file to read for some tensors, or boxes of them, and where to put
-//! them. Pure: a function of the index, the chunk entries, the wants and the options.
+//! The range planner: which bytes of a file to read for some tensors, or boxes of them, and where
+//! to put them. Pure: a function of the index, the chunk entries, the wants and the options.
 //!
 //!   wants -> targets   one per want with bytes of its own: its box and its place in an allocation
-//!         -> jobs      one per chunk that a target needs, in the order of the file: where the chunk is
+//!         -> jobs      one per chunk that a target needs, in the order of the file: where it is
 //!                      received, where it is decoded to, and which targets copy from it
-//!         -> requests  neighbouring jobs, with their segments, staging memory and pieces (plan_layout.zig)
+//!         -> requests  neighbouring jobs, with their segments, staging memory and pieces; see
+//!                      plan_layout.zig
 //!
-//! A chunk that belongs to one target wholly is received (raw) or decoded (compressed) in its final place. All
-//! others go through staging memory, from where each target copies its part. process.zig executes jobs.
+//! A chunk that belongs to one target wholly is received (raw) or decoded (compressed) in its final
+//! place. All others go through staging memory, from where each target copies its part. process.zig
+//! executes jobs.
 
 const std = @import("std");
 const boxes = @import("box.zig");
@@ -35,7 +37,8 @@ pub const Want = extern struct {
 pub const Options = struct {
     /// Everything stays in staging memory and is described by pieces.
     staged: bool = false,
-    /// Few enough bytes that several requests are under way at once, many enough that their latency does not count.
+    /// Few enough bytes that several requests are under way at once, many enough that their latency
+    /// does not count.
     request_size_max: u64 = 16 << 20,
     /// Unwanted bytes that cost less than another request.
     gap_max: u64 = 64 << 10,
@@ -99,7 +102,8 @@ pub const Job = struct {
     digest: ?*const Digest,
     /// In the file.
     offset: u64,
-    /// Where the stored bytes are received, and where the decoded bytes lie after it; of raw chunks the same.
+    /// Where the stored bytes are received, and where the decoded bytes lie after it; of raw chunks
+    /// the same.
     received_position: u64 = 0,
     decoded_position: u64 = 0,
     received_allocation: u32 = to_staging,
@@ -122,8 +126,8 @@ pub const Job = struct {
 
 pub const Error = error{ Argument, OutOfMemory, RunMissing, Feature, Limit };
 
-/// Chunks of a foreign tensor are no entries that were received, only arithmetic over a size that a server claims. In
-/// pieces of a megabyte this is 16 TiB per plan.
+/// Chunks of a foreign tensor are no entries that were received, only arithmetic over a size that a
+/// server claims. In pieces of a megabyte this is 16 TiB per plan.
 const foreign_chunk_count_max = 1 << 24;
 
 pub const Plan = struct {
@@ -148,8 +152,8 @@ pub const Plan = struct {
     bytes_read: u64 = 0,
     bytes_wanted: u64 = 0,
 
-    /// `header` has `index: Index` and `chunks(tensor: u32) error{RunMissing}!chunk_table.Iterator`: a
-    /// *const Header, which must outlive the plan.
+    /// `header` has `index: Index` and `chunks(tensor: u32)
+    /// error{RunMissing}!chunk_table.Iterator`: a *const Header, which must outlive the plan.
     pub fn init(
         gpa: Allocator,
         header: anytype,
@@ -281,7 +285,8 @@ const Planner = struct {
             plan.placements[entry.want] = placement;
             if (box == null) shared = placement;
             if (placement.size == 0) continue;
-            plan.bytes_wanted = bytes.add(plan.bytes_wanted, placement.size) orelse return error.Limit;
+            plan.bytes_wanted = bytes.add(plan.bytes_wanted, placement.size) orelse
+                return error.Limit;
             try plan.targets.append(plan.gpa, .{
                 .want = entry.want,
                 .allocation = placement.allocation,
@@ -293,23 +298,21 @@ const Planner = struct {
 
     /// Null: the whole tensor.
     fn boxOf(self: *Planner, tensor: Tensor, want: Want) Error!?Box {
-        const dtype = dtypes.byCode(tensor.dtype) orelse
-            return self.failFeature();
+        const dtype = dtypes.byCode(tensor.dtype) orelse {
+            self.diagnostic.rule = 60;
+            return error.Feature;
+        };
+        const unit_size = dtype.unitSize();
         const rank = tensor.shape.len;
         if (rank == 0) return null;
         if (want.begin == null and want.end == null) return null;
         const begin = want.begin orelse return error.Argument;
         const end = want.end orelse return error.Argument;
         var buffer: boxes.Buffer = undefined;
-        var box: Box = try .init(&buffer, tensor.shape, dtype.unitSize(), begin[0..rank], end[0..rank]);
+        var box: Box = try .init(&buffer, tensor.shape, unit_size, begin[0..rank], end[0..rank]);
         if (self.options.staged and !box.isContiguous()) return error.Argument;
         box.outer = try self.plan.arena.allocator().dupe(boxes.Dimension, box.outer);
         return box;
-    }
-
-    fn failFeature(self: *Planner) error{Feature} {
-        self.diagnostic.rule = 60;
-        return error.Feature;
     }
 
     fn place(self: *Planner, tensor: Tensor, box: ?Box) Error!Placement {
@@ -401,7 +404,12 @@ const Planner = struct {
     }
 
     /// Whether the chunk goes straight to its final place.
-    fn aimAtTarget(self: *Planner, job: *Job, chunk: chunk_table.Chunk, demands: []const Demand) bool {
+    fn aimAtTarget(
+        self: *Planner,
+        job: *Job,
+        chunk: chunk_table.Chunk,
+        demands: []const Demand,
+    ) bool {
         if (self.options.staged or demands.len != 1) return false;
         const target = self.plan.targets.items[demands[0].target];
         if (!target.box.isContiguous()) return false;

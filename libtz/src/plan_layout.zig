@@ -12,15 +12,17 @@ const Plan = planner.Plan;
 const to_staging = planner.to_staging;
 const to_nowhere = planner.to_nowhere;
 
-/// Positions of tensors in slabs and of chunks in staging memory are multiples of this: a cache line, a vector.
+/// Positions of tensors in slabs and of chunks in staging memory are multiples of this: a cache
+/// line, a vector.
 const alignment = 64;
 
-/// Unwanted bytes between two chunks that are kept rather than thrown away, since one segment is cheaper than
-/// three. The padding before a tensor is always less.
+/// Unwanted bytes between two chunks that are kept rather than thrown away, since one segment is
+/// cheaper than three. The padding before a tensor is always less.
 const kept_gap_end = format.page_size;
 
-/// Places whole tensors, in the order of the file, in shared allocations. Where the file's layout allows it
-/// the slab mirrors it, padding included, so that many tensors are received in one segment.
+/// Places whole tensors, in the order of the file, in shared allocations. Where the file's layout
+/// allows it the slab mirrors it, padding included, so that many tensors are received in one
+/// segment.
 pub const Slabs = struct {
     size_max: u64,
     tensor_max: u64,
@@ -141,7 +143,11 @@ fn addSegments(plan: *Plan, jobs: []Job) error{OutOfMemory}!u64 {
             if (staged or mirrored) {
                 last.size += gap;
             } else {
-                last = try addSegment(plan, .{ .size = gap, .position = 0, .allocation = to_nowhere });
+                last = try addSegment(plan, .{
+                    .size = gap,
+                    .position = 0,
+                    .allocation = to_nowhere,
+                });
                 plan.gap_size_max = @max(plan.gap_size_max, gap);
             }
         }
@@ -176,7 +182,8 @@ fn addSegment(plan: *Plan, segment: planner.Segment) error{OutOfMemory}!*planner
     return &segments.items[segments.items.len - 1];
 }
 
-/// Where chunks that stay in staging memory have their decoded bytes. Returns the new end of staging memory.
+/// Where chunks that stay in staging memory have their decoded bytes. Returns the new end of
+/// staging memory.
 fn addDecodedAreas(plan: Plan, jobs: []Job, received_end: u64) u64 {
     const begin = std.mem.alignForward(u64, received_end, alignment);
     var end = received_end;
@@ -189,7 +196,8 @@ fn addDecodedAreas(plan: Plan, jobs: []Job, received_end: u64) u64 {
         compressed = true;
         if (job.decoded_allocation != to_staging) continue;
         // Pieces must last; copies are made at once, so all chunks of a request may share one area.
-        job.decoded_position = if (plan.staged) std.mem.alignForward(u64, end, alignment) else begin;
+        const next = std.mem.alignForward(u64, end, alignment);
+        job.decoded_position = if (plan.staged) next else begin;
         end = @max(end, job.decoded_position + job.decoded_length);
     }
     return if (compressed) end + codec.decode_scratch_size else end;

@@ -1,5 +1,6 @@
-//! Executes the jobs of a plan: checks the chunks that have arrived, decodes them and copies what is wanted of
-//! them to its place. Takes no memory and keeps no state but the caller's count of chunks done.
+//! Executes the jobs of a plan: checks the chunks that have arrived, decodes them and copies what
+//! is wanted of them to its place. Takes no memory and keeps no state but the caller's count of
+//! chunks done.
 
 const std = @import("std");
 const checksum = @import("checksum.zig");
@@ -25,8 +26,8 @@ pub const Batch = struct {
 
 pub const Error = error{ Argument, Checksum, Codec, Feature };
 
-/// Does the request's chunks from `next` on as far as they have arrived, and advances `next`, also on errors: it
-/// then is the chunk that failed.
+/// Does the request's chunks from `next` on as far as they have arrived, and advances `next`, also
+/// on errors: it then is the chunk that failed.
 pub fn process(
     plan: *const Plan,
     batch: Batch,
@@ -41,7 +42,7 @@ pub fn process(
     if (request.staging_size != 0 and batch.staging == null) return error.Argument;
     const memory: Memory = .{
         .plan = plan,
-        .staging = if (batch.staging) |address| address[0..@intCast(request.staging_size)] else &.{},
+        .staging = if (batch.staging) |start| start[0..@intCast(request.staging_size)] else &.{},
         .allocations = batch.allocations,
     };
     for (plan.jobs.items[@intCast(begin + next.*)..end]) |job| {
@@ -74,19 +75,28 @@ const Memory = struct {
     fn slice(self: Memory, allocation: u32, position: u64, size: u64) error{Argument}![]u8 {
         const all = if (allocation == planner.to_staging) self.staging else blk: {
             if (allocation >= self.allocations.len) return error.Argument;
-            const address: [*]u8 = @ptrCast(self.allocations[allocation] orelse return error.Argument);
-            break :blk address[0..@intCast(self.plan.allocations.items[allocation])];
+            const address = self.allocations[allocation] orelse return error.Argument;
+            const room: usize = @intCast(self.plan.allocations.items[allocation]);
+            break :blk @as([*]u8, @ptrCast(address))[0..room];
         };
         return all[@intCast(position)..][0..@intCast(size)];
     }
 };
 
 fn execute(memory: Memory, job: Job, dtype: u16, verify: Verify) Error!void {
-    const stored = try memory.slice(job.received_allocation, job.received_position, job.stored_length);
+    const stored = try memory.slice(
+        job.received_allocation,
+        job.received_position,
+        job.stored_length,
+    );
     try check(job, stored, verify);
     var decoded = stored;
     if (job.codec != format.codec_raw) {
-        decoded = try memory.slice(job.decoded_allocation, job.decoded_position, job.decoded_length);
+        decoded = try memory.slice(
+            job.decoded_allocation,
+            job.decoded_position,
+            job.decoded_length,
+        );
         const scratch = memory.staging[memory.staging.len - codec.decode_scratch_size ..];
         try codec.decode(job.codec, dtype, stored, decoded, scratch);
     }

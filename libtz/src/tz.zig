@@ -30,6 +30,8 @@ test {
     _ = @import("box.zig");
     _ = @import("bytes.zig");
     _ = @import("checksum/crc32c.zig");
+    _ = @import("foreign/json.zig");
+    _ = @import("foreign/safetensors.zig");
     _ = @import("header_test.zig");
     _ = @import("plan_test.zig");
     _ = @import("tensor_table.zig");

@@ -1,11 +1,11 @@
-//! The header of a .safetensors file, read strictly: eight bytes of length, a JSON object, then the data, which the
-//! tensors fill without holes, overlap or rest.
+//! The header of a .safetensors file, read strictly: eight bytes of length, a JSON object, then the
+//! data, which the tensors fill without holes, overlap or rest.
 //!
 //!   {"__metadata__": {"key": "value", ...},
 //!    "name": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}, ...}
 //!
-//! The format's own library accepts more: duplicate names (the last one counts), fields of other names, white space
-//! before the object. Here one file has one meaning.
+//! The format's own library accepts more: duplicate names (the last one counts), fields of other
+//! names, white space before the object. Here one file has one meaning.
 
 const std = @import("std");
 const bytes = @import("../bytes.zig");
@@ -29,7 +29,8 @@ const metadata_name = "__metadata__";
 pub const Decoded = struct {
     /// Sorted by name.
     tensors: []Tensor,
-    /// Indices of `tensors` in the order of their data; empty ones before those that begin at the same place.
+    /// Indices of `tensors` in the order of their data; empty ones before those that begin at the
+    /// same place.
     order: []u32,
     /// Sorted by key.
     metadata: []Pair,
@@ -39,8 +40,8 @@ pub const Decoded = struct {
 
 pub const Error = error{ OutOfMemory, Truncated, Trailing, Feature, Limit, Json, Foreign };
 
-/// Reads the header from the first bytes of a file of `file_size` bytes. Null: `needed` bytes are needed. Nothing in
-/// the result points into `front`.
+/// Reads the header from the first bytes of a file of `file_size` bytes. Null: `needed` bytes are
+/// needed. Nothing in the result points into `front`.
 pub fn decode(
     arena: Allocator,
     front: []const u8,
@@ -171,7 +172,9 @@ const Parser = struct {
         // As in tz files, so that every tensor can be named and converted.
         if (bytes.hasControl(name)) return self.fail(error.Foreign, name_offset);
         if (name.len > format.name_size_max) return self.fail(error.Limit, name_offset);
-        if (self.entries.items.len == format.tensor_count_max) return self.fail(error.Limit, name_offset);
+        if (self.entries.items.len == format.tensor_count_max) {
+            return self.fail(error.Limit, name_offset);
+        }
         const fields = try self.parseFields();
         const dtype = fields.dtype orelse return error.Json;
         const shape = fields.shape orelse return error.Json;
@@ -211,7 +214,8 @@ const Parser = struct {
                 if (fields.dtype != null) return error.Json;
                 const offset = length_size + self.reader.at;
                 const name = try self.reader.string(self.arena);
-                fields.dtype = dtypes.bySafetensors(name) orelse return self.fail(error.Feature, offset);
+                fields.dtype = dtypes.bySafetensors(name) orelse
+                    return self.fail(error.Feature, offset);
             } else if (std.mem.eql(u8, field, "shape")) {
                 if (fields.shape != null) return error.Json;
                 fields.shape = try self.parseShape();
@@ -241,7 +245,8 @@ const Parser = struct {
         return self.arena.dupe(u64, shape[0..rank]);
     }
 
-    /// Sorts the entries by name, checks that they and nothing else fill the data, and tells each its place there.
+    /// Sorts the entries by name, checks that they and nothing else fill the data, and tells each
+    /// its place there.
     fn arrange(self: *Parser, data_size: u64, header_size: u64) Error![]u32 {
         const entries = self.entries.items;
         std.mem.sortUnstable(Entry, entries, {}, Entry.lessThan);
@@ -260,7 +265,8 @@ const Parser = struct {
             data_end = entry.end();
             if (data_end > data_size) return self.fail(error.Truncated, entry.name_offset);
             entry.tensor.order = @intCast(place);
-            if (entry.tensor.decoded_size != 0) entry.tensor.data_offset = header_size + entry.begin;
+            const empty = entry.tensor.decoded_size == 0;
+            entry.tensor.data_offset = if (empty) 0 else header_size + entry.begin;
         }
         if (data_end < data_size) return self.fail(error.Trailing, header_size + data_end);
         return order;
@@ -275,7 +281,8 @@ const Parser = struct {
     }
 };
 
-/// Null when the product of the unit and of all dimensions but zeros exceeds what files can hold, as in TZ1-29.
+/// Null when the product of the unit and of all dimensions but zeros exceeds what files can hold,
+/// as in TZ1-29.
 fn sizeOf(dtype: dtypes.Info, shape: []const u64) ?u64 {
     var product = dtype.unitSize();
     var empty = false;
@@ -316,13 +323,33 @@ fn expectError(expected: Error, offset: u64, json: []const u8, data_size: usize)
     try testing.expectEqual(offset, diagnostic.offset);
 }
 
-const entry_a = "\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}";
-const entry_b = "\"b\":{\"dtype\":\"F32\",\"shape\":[2,1],\"data_offsets\":[4,12]}";
-const entry_e = "\"e\":{\"dtype\":\"F64\",\"shape\":[3,0],\"data_offsets\":[4,4]}";
+fn object(
+    comptime dtype: []const u8,
+    comptime shape: []const u8,
+    comptime data_offsets: []const u8,
+) []const u8 {
+    return comptime "{\"dtype\":\"" ++ dtype ++ "\",\"shape\":" ++ shape ++
+        ",\"data_offsets\":" ++ data_offsets ++ "}";
+}
+
+/// A header with one tensor, "a".
+fn one(
+    comptime dtype: []const u8,
+    comptime shape: []const u8,
+    comptime data_offsets: []const u8,
+) []const u8 {
+    return comptime "{\"a\":" ++ object(dtype, shape, data_offsets) ++ "}";
+}
+
+const entry_a = "\"a\":" ++ object("U8", "[4]", "[0,4]");
+const entry_b = "\"b\":" ++ object("F32", "[2,1]", "[4,12]");
+const entry_overlapping = "\"b\":" ++ object("U8", "[6]", "[3,9]");
+const entry_e = "\"e\":" ++ object("F64", "[3,0]", "[4,4]");
 
 test "a whole header" {
-    const json = "{ \"z\" : {\"shape\":[],\"data_offsets\":[12,14],\"dtype\":\"BF16\"}, " ++ entry_b ++
-        ",\"__metadata__\":{\"k\":\"v\",\"a\\n\":\"\"}," ++ entry_e ++ ",\n\t" ++ entry_a ++ "}   ";
+    const json = "{ \"z\" : {\"shape\":[],\"data_offsets\":[12,14],\"dtype\":\"BF16\"}, " ++
+        entry_b ++ ",\"__metadata__\":{\"k\":\"v\",\"a\\n\":\"\"}," ++
+        entry_e ++ ",\n\t" ++ entry_a ++ "}   ";
     const file = try makeFile(json, 14);
     defer testing.allocator.free(file);
 
@@ -331,7 +358,8 @@ test "a whole header" {
 
     var diagnostic: status.Diagnostic = .{};
     var needed: u64 = undefined;
-    const decoded = (try decode(arena.allocator(), file, file.len, file.len, &needed, &diagnostic)).?;
+    const allocator = arena.allocator();
+    const decoded = (try decode(allocator, file, file.len, file.len, &needed, &diagnostic)).?;
     const header_size = length_size + json.len;
     try testing.expectEqual(header_size, decoded.header_size);
     try testing.expectEqualSlices(u32, &.{ 0, 2, 1, 3 }, decoded.order);
@@ -385,7 +413,8 @@ test "packed types count units" {
 
     var diagnostic: status.Diagnostic = .{};
     var needed: u64 = undefined;
-    const decoded = (try decode(arena.allocator(), file, file.len, file.len, &needed, &diagnostic)).?;
+    const allocator = arena.allocator();
+    const decoded = (try decode(allocator, file, file.len, file.len, &needed, &diagnostic)).?;
     try testing.expectEqualSlices(u64, &.{ 3, 3 }, decoded.tensors[0].shape);
     try testing.expectEqualSlices(u64, &.{ 2, 2 }, decoded.tensors[1].shape);
 }
@@ -403,26 +432,33 @@ test "asks for what it needs, and refuses truncated files" {
     const header_size = length_size + json.len;
     for (0..file.len) |size| {
         var needed: u64 = 0;
-        const decoded = try decode(allocator, file[0..size], file.len, 1 << 30, &needed, &diagnostic);
+        const front = file[0..size];
+        const decoded = try decode(allocator, front, file.len, 1 << 30, &needed, &diagnostic);
         try testing.expectEqual(size >= header_size, decoded != null);
-        const expected: u64 = if (size < length_size) length_size else if (size < header_size) header_size else 0;
+        const expected: u64 = if (size < length_size)
+            length_size
+        else if (size < header_size) header_size else 0;
         try testing.expectEqual(expected, needed);
 
-        const truncated = decode(allocator, file[0..size], size, 1 << 30, &needed, &diagnostic);
+        const truncated = decode(allocator, front, size, 1 << 30, &needed, &diagnostic);
         try testing.expectError(error.Truncated, truncated);
         diagnostic = .{};
     }
     var needed: u64 = 0;
     const limited = decode(allocator, file, file.len, header_size - 1, &needed, &diagnostic);
     try testing.expectError(error.Limit, limited);
-    // A header of 100 MB and a byte is refused from its first bytes, one that does not begin as JSON too.
+    // A header of 100 MB and a byte is refused from its first bytes, one that does not begin as
+    // JSON too.
     bytes.put(u64, file, 0, json_size_max + 1);
-    try testing.expectError(error.Limit, decode(allocator, file[0..8], 1 << 40, 1 << 30, &needed, &diagnostic));
+    const large = decode(allocator, file[0..8], 1 << 40, 1 << 30, &needed, &diagnostic);
+    try testing.expectError(error.Limit, large);
     bytes.put(u64, file, 0, json_size_max);
     file[8] = ' ';
-    try testing.expectError(error.Json, decode(allocator, file[0..9], 1 << 40, 1 << 30, &needed, &diagnostic));
+    const spaced = decode(allocator, file[0..9], 1 << 40, 1 << 30, &needed, &diagnostic);
+    try testing.expectError(error.Json, spaced);
     bytes.put(u64, file, 0, 0);
-    try testing.expectError(error.Json, decode(allocator, file[0..8], 8, 1 << 30, &needed, &diagnostic));
+    const nothing = decode(allocator, file[0..8], 8, 1 << 30, &needed, &diagnostic);
+    try testing.expectError(error.Json, nothing);
 }
 
 test "JSON of another shape" {
@@ -439,11 +475,11 @@ test "JSON of another shape" {
         .{ "{\"a\":{\"dtype\":\"U8\",\"shape\":[4]}}", 31 },
         .{ "{\"a\":{\"dtype\":\"U8\",\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 27 },
         .{ "{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4],\"x\":0}}", 56 },
-        .{ "{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4,4]}}", 50 },
-        .{ "{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0]}}", 48 },
-        .{ "{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4.0]}}", 50 },
-        .{ "{\"a\":{\"dtype\":\"U8\",\"shape\":[-4],\"data_offsets\":[0,4]}}", 28 },
-        .{ "{\"a\":{\"dtype\":\"U8\",\"shape\":[[4]],\"data_offsets\":[0,4]}}", 28 },
+        .{ one("U8", "[4]", "[0,4,4]"), 50 },
+        .{ one("U8", "[4]", "[0]"), 48 },
+        .{ one("U8", "[4]", "[0,4.0]"), 50 },
+        .{ one("U8", "[-4]", "[0,4]"), 28 },
+        .{ one("U8", "[[4]]", "[0,4]"), 28 },
         .{ "{\"a\":{\"dtype\":\"U8\",\"shape\":4,\"data_offsets\":[0,4]}}", 27 },
         .{ "{\"a\":{\"dtype\":2,\"shape\":[4],\"data_offsets\":[0,4]}}", 14 },
         .{ "{\"__metadata__\":{\"k\":1}}", 21 },
@@ -464,26 +500,27 @@ test "sizes, names and offsets that contradict each other" {
         .{ error.Foreign, after_a, "{" ++ entry_a ++ ",\"\\u0061" ++ entry_b[2..] ++ "}", 12 },
         // A hole, and an overlap.
         .{ error.Foreign, 1, "{" ++ entry_b ++ "}", 12 },
-        .{ error.Foreign, 1, "{\"b\":{\"dtype\":\"U8\",\"shape\":[8],\"data_offsets\":[3,11]}," ++ entry_a ++ "}", 11 },
-        .{ error.Foreign, 1, "{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[4,0]}}", 4 },
-        .{ error.Foreign, 1, "{\"a\":{\"dtype\":\"U8\",\"shape\":[5],\"data_offsets\":[0,4]}}", 4 },
-        .{ error.Foreign, 1, "{\"a\":{\"dtype\":\"F4\",\"shape\":[2,3],\"data_offsets\":[0,3]}}", 3 },
-        .{ error.Foreign, 1, "{\"a\":{\"dtype\":\"F4\",\"shape\":[],\"data_offsets\":[0,1]}}", 1 },
-        .{ error.Foreign, 1, "{\"\\u0000\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 4 },
-        .{ error.Foreign, 1, "{\"\u{85}\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 4 },
+        .{ error.Foreign, 1, "{" ++ entry_overlapping ++ "," ++ entry_a ++ "}", 9 },
+        .{ error.Foreign, 1, one("U8", "[4]", "[4,0]"), 4 },
+        .{ error.Foreign, 1, one("U8", "[5]", "[0,4]"), 4 },
+        .{ error.Foreign, 1, one("F4", "[2,3]", "[0,3]"), 3 },
+        .{ error.Foreign, 1, one("F4", "[]", "[0,1]"), 1 },
+        .{ error.Foreign, 1, "{\"\\u0000" ++ entry_a[2..] ++ "}", 4 },
+        .{ error.Foreign, 1, "{\"\u{85}" ++ entry_a[2..] ++ "}", 4 },
         .{ error.Foreign, 16, "{\"__metadata__\":{\"k\":\"1\",\"k\":\"1\"}}", 0 },
         .{ error.Foreign, 19, "{\"__metadata__\":{},\"__metadata__\":{}}", 0 },
         .{ error.Trailing, entry_a.len + 3 + 4, "{" ++ entry_a ++ "} ", 5 },
         .{ error.Trailing, 2, "{}", 1 },
         .{ error.Truncated, 1, "{" ++ entry_a ++ "}", 3 },
-        .{ error.Feature, 14, "{\"a\":{\"dtype\":\"U7\",\"shape\":[4],\"data_offsets\":[0,4]}}", 4 },
-        .{ error.Limit, 1, "{\"a\":{\"dtype\":\"U8\",\"shape\":[0,4294967296,4294967296],\"data_offsets\":[0,0]}}", 0 },
-        .{ error.Limit, 27, "{\"a\":{\"dtype\":\"U8\",\"shape\":[" ++ ones ++ "1],\"data_offsets\":[0,1]}}", 1 },
+        .{ error.Feature, 14, one("U7", "[4]", "[0,4]"), 4 },
+        .{ error.Limit, 1, one("U8", "[0,4294967296,4294967296]", "[0,0]"), 0 },
+        .{ error.Limit, 27, one("U8", "[" ++ ones ++ "1]", "[0,1]"), 1 },
     }) |case| try expectError(case[0], length_size + case[1], case[2], case[3]);
 }
 
 test "every allocation may fail" {
-    const file = try makeFile("{" ++ entry_a ++ "," ++ entry_b ++ ",\"__metadata__\":{\"k\":\"v\"}}", 12);
+    const json = "{" ++ entry_a ++ "," ++ entry_b ++ ",\"__metadata__\":{\"k\":\"v\"}}";
+    const file = try makeFile(json, 12);
     defer testing.allocator.free(file);
 
     try testing.checkAllAllocationFailures(testing.allocator, decodeOnce, .{file});

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
-from .errors import OptionError
+from libtz.errors import OptionError
 
 __all__ = ["Extent", "find_ties"]
 

@@ -22,11 +22,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any
 
+from libtz._native.lib import Node
 from libtz.errors import OptionError
 
-__all__ = ["Flattened", "Node", "NodeKind", "flatten", "unflatten"]
+__all__ = ["Flattened", "NodeKind", "flatten", "unflatten"]
 
 DEPTH_MAX = 128  # [TZ1-53]
 NODE_COUNT_MAX = 1 << 26  # [TZ1-53]
@@ -48,15 +49,6 @@ class NodeKind(IntEnum):
     DICT = 7
     LIST = 8
     TUPLE = 9
-
-
-class Node(NamedTuple):
-    """One node in preorder. `key` is set for children of a dict only. `value` is the leaf itself, a
-    tensor's index, or a container's number of children."""
-
-    kind: NodeKind
-    key: str | int | None
-    value: Any
 
 
 @dataclass
@@ -239,7 +231,7 @@ def unflatten(nodes: Iterable[Node], tensor: Callable[[int], Any]) -> Any:
     for node in nodes:
         kind, key, value = node
         if kind in (NodeKind.DICT, NodeKind.LIST, NodeKind.TUPLE):
-            container = _Open(kind, key, value)
+            container = _Open(NodeKind(kind), key, value)
             if value > 0:
                 stack.append(container)
                 continue

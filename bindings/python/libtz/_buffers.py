@@ -1,0 +1,67 @@
+"""The bytes of whatever a caller hands to a writer, without copying."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from libtz.errors import OptionError
+
+__all__ = ["byte_view", "is_buffer"]
+
+
+class _Memory:
+    """Memory of a known address and size, for NumPy; keeps what owns it alive."""
+
+    def __init__(self, address: int, size: int, owner: Any) -> None:
+        self.owner = owner
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (address, True),
+            "shape": (size,),
+            "typestr": "|u1",
+        }
+
+
+def is_buffer(data: Any) -> bool:
+    """Whether `data` is one piece of memory, rather than an iterable of pieces."""
+    if isinstance(data, np.ndarray) or _is_tensor(data):
+        return True
+    try:
+        memoryview(data)
+    except TypeError:
+        return False
+    return True
+
+
+def byte_view(data: Any) -> memoryview:
+    """The bytes of a contiguous buffer, array or CPU tensor; the view keeps its owner alive."""
+    if _is_tensor(data):
+        return _tensor_bytes(data)
+    if isinstance(data, np.ndarray) and not data.dtype.newbyteorder("<") == data.dtype:
+        raise OptionError(f"an array of dtype {data.dtype.str} is not little-endian; convert it")
+    try:
+        return np.frombuffer(data, np.uint8).data
+    except (BufferError, TypeError, ValueError) as error:
+        raise OptionError(
+            f"cannot write an object of type {type(data).__qualname__} as bytes: {error}"
+        ) from error
+
+
+def _is_tensor(data: Any) -> bool:
+    # By what it can do: this layer does not import torch.
+    return hasattr(data, "data_ptr") and hasattr(data, "is_contiguous")
+
+
+def _tensor_bytes(tensor: Any) -> memoryview:
+    if tensor.device.type != "cpu":
+        raise OptionError(
+            f"a tensor on {tensor.device} cannot be written directly; libtz.torch.save_file can"
+        )
+    if not tensor.is_contiguous() or tensor.is_conj() or tensor.is_neg():
+        raise OptionError("a tensor to be written must be contiguous, without pending conjugation")
+    size = tensor.numel() * tensor.element_size()
+    if size == 0:
+        return memoryview(b"")
+    return np.asarray(_Memory(tensor.data_ptr(), size, tensor)).data

@@ -1,0 +1,198 @@
+"""The writer's pipeline: decoded bytes in, checked and encoded chunks out to the sink, in order.
+
+A tensor is cut into batches of whole chunks. Threads encode batches (CRC-32C, BLAKE3, compression
+and its check) and hash each tensor's decoded bytes for its content digest; the caller's thread
+hands results to the builder and the sink in the order they came in, so the file's bytes do not
+depend on timing. The number of batches under way is bounded, and with it memory.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from libtz._native import lib
+from libtz.sinks.base import Sink
+
+__all__ = ["Pipeline"]
+
+MIB = 1024 * 1024
+
+# A batch takes a thread some milliseconds: long beside the cost of handing it over, and small
+# enough that a few of them are little memory.
+BATCH_SIZE = 8 * MIB
+# Two threads outrun a disk and eight a 100 Gbit/s network.
+THREADS_MAX = 8
+# All batches under way, each with room for its encoded bytes; two at least, whatever the chunk
+# size.
+MEMORY_MAX = 256 * MIB
+# Encoding this much takes less time than waking a thread.
+INLINE_SIZE_MAX = 64 * 1024
+# What tz_chunks_encode() asks `out` to have beyond its input.
+OUT_MARGIN = 64
+
+
+class _ContentDigest:
+    """BLAKE3 of one tensor's bytes: its batches one after another, on whichever thread is free."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self._pool = pool
+        self._state = lib.Blake3()
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[memoryview, Future[None]]] = deque()
+        self._is_running = False
+
+    def push(self, data: memoryview) -> Future[None]:
+        done: Future[None] = Future()
+        with self._lock:
+            self._waiting.append((data, done))
+            start = not self._is_running
+            self._is_running = True
+        if start:
+            self._pool.submit(self._run)
+        return done
+
+    def _run(self) -> None:
+        while True:
+            with self._lock:
+                if not self._waiting:
+                    self._is_running = False
+                    return
+                data, done = self._waiting.popleft()
+            self._state.update(data)
+            done.set_result(None)
+
+    def digest(self) -> bytes:
+        return self._state.digest()
+
+
+@dataclass
+class _Batch:
+    spec: int
+    source: memoryview
+    is_last: bool  # of its tensor
+    out: NDArray[np.uint8]
+    encoded: Future[tuple[int, NDArray[Any]]]
+    content: _ContentDigest | None  # None: the whole tensor is one chunk
+    hashed: Future[None] | None
+    staging: NDArray[np.uint8] | None = None  # ours, to be used again
+
+
+class Pipeline:
+    """Used by one thread. After an exception only `stop` may be called."""
+
+    def __init__(self, builder: lib.Builder, sink: Sink, *, compress: bool) -> None:
+        self._builder = builder
+        self._sink = sink
+        self._compress = compress
+        self._chunk_size = builder.info.chunk_size
+        self._batch_size = max(BATCH_SIZE, self._chunk_size)
+        threads = min(THREADS_MAX, os.cpu_count() or 1)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tz-encode")
+        batches_max = MEMORY_MAX // (2 * self._batch_size)
+        self._under_way_max = max(2, min(threads + 2, batches_max))
+        self._under_way: deque[_Batch] = deque()
+        self._free_out: list[NDArray[np.uint8]] = []
+        self._free_staging: list[NDArray[np.uint8]] = []
+
+    def put(self, spec: int, dtype: int, data: memoryview) -> None:
+        """Takes all the bytes of a tensor, which must not change before the next `drain`."""
+        content = self._content_for(len(data))
+        for begin in range(0, len(data), self._batch_size):
+            part = data[begin : begin + self._batch_size]
+            is_last = begin + len(part) == len(data)
+            self._submit(spec, dtype, part, is_last, content)
+
+    def put_blocks(self, spec: int, dtype: int, size: int, blocks: Iterable[memoryview]) -> int:
+        """Takes the `size` bytes of a tensor piece by piece; each is copied before the next is
+        asked for. Returns how many bytes there were; if not `size`, the tensor was not
+        finished."""
+        content = self._content_for(size)
+        taken = 0
+        staging, filled = self._staging(), 0
+        for block in blocks:
+            taken += len(block)
+            if taken > size:
+                return taken
+            while block:
+                count = min(len(block), len(staging) - filled)
+                staging[filled : filled + count] = block[:count]
+                filled += count
+                block = block[count:]
+                if filled == len(staging) and (block or taken < size):
+                    self._submit(spec, dtype, staging.data, False, content, staging)
+                    staging, filled = self._staging(), 0
+        if taken == size:
+            self._submit(spec, dtype, staging.data[:filled], True, content, staging)
+        return taken
+
+    def drain(self) -> None:
+        """Returns when everything put so far has been handed to the sink."""
+        while self._under_way:
+            self._retire()
+
+    def stop(self) -> None:
+        """Ends the threads, and what they have not begun. Idempotent."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _content_for(self, size: int) -> _ContentDigest | None:
+        return _ContentDigest(self._pool) if size > self._chunk_size else None
+
+    def _submit(
+        self,
+        spec: int,
+        dtype: int,
+        source: memoryview,
+        is_last: bool,
+        content: _ContentDigest | None,
+        staging: NDArray[np.uint8] | None = None,
+    ) -> None:
+        while len(self._under_way) >= self._under_way_max:
+            self._retire()
+        out = self._free_out.pop() if self._free_out else self._new(OUT_MARGIN)
+        hashed = None if content is None else content.push(source)
+        arguments = (dtype, self._chunk_size, self._compress, source, out)
+        if len(source) <= INLINE_SIZE_MAX:
+            encoded: Future[tuple[int, NDArray[Any]]] = Future()
+            encoded.set_result(lib.encode_chunks(*arguments))
+        else:
+            encoded = self._pool.submit(lib.encode_chunks, *arguments)
+        batch = _Batch(spec, source, is_last, out, encoded, content, hashed, staging)
+        self._under_way.append(batch)
+
+    def _retire(self) -> None:
+        """Finishes the oldest batch."""
+        batch = self._under_way.popleft()
+        size, entries = batch.encoded.result()
+        offset = self._builder.put_chunks(batch.spec, entries)
+        self._sink.write_at(offset, batch.out.data[:size] if size else batch.source)
+        if batch.hashed is not None:
+            batch.hashed.result()
+        if batch.is_last:
+            self._builder.put_content(batch.spec, _content_digest(batch, entries))
+        self._free_out.append(batch.out)
+        if batch.staging is not None:
+            self._free_staging.append(batch.staging)
+
+    def _staging(self) -> NDArray[np.uint8]:
+        return self._free_staging.pop() if self._free_staging else self._new(0)
+
+    def _new(self, margin: int) -> NDArray[np.uint8]:
+        return np.empty(self._batch_size + margin, np.uint8)
+
+
+def _content_digest(batch: _Batch, entries: NDArray[Any]) -> bytes:
+    if batch.content is not None:
+        return batch.content.digest()
+    if entries[0]["stored_length"] == len(batch.source):
+        # The only chunk, and raw (others are shorter): stored and decoded bytes are the same.
+        return bytes(entries[0]["digest"])
+    return lib.blake3(batch.source)

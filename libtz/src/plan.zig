@@ -374,6 +374,7 @@ const Planner = struct {
         else
             std.math.maxInt(u32);
         for (targets[self.first_target..], self.first_target..) |target, number| {
+            if (target.box.size / self.index.chunk_size > count_max) return error.Limit;
             if (target.box.isContiguous()) {
                 const first = target.box.begin / self.index.chunk_size;
                 const last = (target.box.contiguousEnd() - 1) / self.index.chunk_size;

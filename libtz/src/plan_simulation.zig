@@ -47,11 +47,12 @@ pub const File = struct {
     bytes: []const u8,
     /// Decoded, by tensor; empty for tied ones.
     contents: []const []const u8,
-    /// Chunk entries by tensor; null in a foreign file.
-    runs: ?[]const []const u8,
+    /// Chunk entries by tensor, empty when missing; null in a foreign file.
+    runs: ?[][]const u8,
 
     pub fn chunks(self: File, tensor: u32) error{RunMissing}!chunk_table.Iterator {
         const run = if (self.runs) |runs| runs[tensor] else null;
+        if (run) |entries| if (entries.len == 0) return error.RunMissing;
         const record_size = format.chunk_record_size;
         return .init(self.index.tensors[tensor], run, record_size, self.index.chunk_size);
     }
@@ -80,8 +81,8 @@ pub const File = struct {
         }, foreign);
     }
 
-    /// Fills in what follows from the shapes: data and places.
-    fn build(arena: Allocator, source: std.Random, index: Index, foreign: bool) !File {
+    /// Makes up the data and fills in where they lie.
+    pub fn build(arena: Allocator, source: std.Random, index: Index, foreign: bool) !File {
         const tensors: []Tensor = @constCast(index.tensors);
         const contents = try arena.alloc([]const u8, tensors.len);
         const runs = try arena.alloc([]const u8, tensors.len);

@@ -7,7 +7,7 @@ import io
 import itertools
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,10 @@ def weights(count: int) -> bytes:
     return (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()
 
 
-def write(target: Any, tensors: dict[str, tuple[str, tuple[int, ...], Any]], **kwargs: Any) -> str:
+Tensors = Mapping[str, tuple[str, tuple[int, ...], Any]]  # dtype, shape and data
+
+
+def write(target: Any, tensors: Tensors, **kwargs: Any) -> str:
     specs = [TensorSpec(name, dtype, shape) for name, (dtype, shape, _) in tensors.items()]
     with Writer(target, specs, **kwargs) as writer:
         for name, (_, _, data) in tensors.items():
@@ -133,7 +136,7 @@ def test_any_cut_into_blocks_gives_the_same_bytes(cuts: list[int]) -> None:
 def test_several_batches_in_order(tmp_path: Path) -> None:
     """Streams longer than all batches under way; the reference checks every chunk in place."""
     data = random_bytes(3 * 1024 * KIB) * 30
-    tensors: dict[str, tuple[str, tuple[int, ...], Any]] = {
+    tensors: Tensors = {
         "a": ("u8", (len(data),), (data[i : i + 999_983] for i in range(0, len(data), 999_983))),
         "b": ("u8", (len(data) - 1,), data[1:]),
     }

@@ -156,23 +156,24 @@ def _extent(name: str, tensor: torch.Tensor) -> Extent:
 
 
 def _data(tensor: torch.Tensor) -> torch.Tensor | Iterator[torch.Tensor]:
-    """What to hand to the writer: bytes where they lie, or pieces of them."""
+    """What to hand to the writer: memory where it lies, or pieces of it."""
     tensor = tensor.detach().resolve_conj().resolve_neg()
     raw = tensor.view(_RAW[tensor.element_size()])
-    if raw.is_contiguous() and raw.device.type == "cpu":
-        return raw
-    return _pieces(raw)
+    if raw.device.type != "cpu":
+        return _device_pieces(raw.contiguous())
+    return raw if raw.is_contiguous() else _contiguous_copy(raw)
 
 
-def _pieces(raw: torch.Tensor) -> Iterator[torch.Tensor]:
-    flat = raw.contiguous().view(-1)
-    if flat.device.type == "cpu":
-        yield flat
-        return
+def _contiguous_copy(raw: torch.Tensor) -> Iterator[torch.Tensor]:
+    """An iterable is used up at once, so there is one copy at a time."""
+    yield raw.contiguous()
+
+
+def _device_pieces(raw: torch.Tensor) -> Iterator[torch.Tensor]:
+    """A contiguous tensor through one piece of host memory, used again and again."""
+    flat = raw.view(-1)
     count = PIECE_SIZE // flat.element_size()
-    staging = torch.empty(min(count, flat.numel()), dtype=flat.dtype, pin_memory=flat.is_cuda)
+    host = torch.empty(min(count, flat.numel()), dtype=flat.dtype, pin_memory=flat.is_cuda)
     for begin in range(0, flat.numel(), count):
         piece = flat[begin : begin + count]
-        host = staging[: piece.numel()]
-        host.copy_(piece)
-        yield host
+        yield host[: piece.numel()].copy_(piece)

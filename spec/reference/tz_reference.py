@@ -6,7 +6,7 @@ a file: the same verdict, the same class of error. `require(..., 36, ...)` enfor
     file = tz_reference.open("model.tz", pin="blake3:...")    # reads the whole file into memory
     file.names(), file.metadata, file.digest, file.content_digest
     file.load("layer.weight")                                 # Tensor(dtype, shape, data)
-    file.object()                                             # the nested object, if it holds one
+    file.object()                                             # the nested object, if there is one
     file.verify()                                             # every rule that there is for a file
 
     data = tz_reference.encode({"x": Tensor("f32", (2,), bytes(8))}, metadata={"license": "MIT"})
@@ -15,6 +15,7 @@ a file: the same verdict, the same class of error. `require(..., 36, ...)` enfor
 from __future__ import annotations
 
 import hashlib
+import importlib
 import math
 import struct
 from collections import namedtuple
@@ -26,9 +27,9 @@ from typing import Any, NamedTuple
 from tz_hash import Blake3, blake3, crc32c
 
 try:  # codec 1 has its own document, and its own reference
-    import tz_tiered
+    tz_tiered: Any = importlib.import_module("tz_tiered")
 except ImportError:
-    tz_tiered = None  # type: ignore[assignment]
+    tz_tiered = None
 
 # 1. Conventions -----------------------------------------------------------------------------------
 
@@ -187,7 +188,6 @@ def check_section_bytes(front: bytes, entries: Sequence[Section], directory_end:
 # 5. Tensor table, 6. Shapes, 7. Names -------------------------------------------------------------
 
 NO_TIE = 0xFFFFFFFF
-
 RECORD = struct.Struct("<IHHIBB2sIIQQQQ32s32s")
 Record = namedtuple(
     "Record",
@@ -306,7 +306,6 @@ def data_alignment(decoded_size: int) -> int:
 # 8. Chunk table and chunks ------------------------------------------------------------------------
 
 RAW, TIERED = 0, 1
-
 CHUNK = struct.Struct("<IIB7s32s")
 Chunk = namedtuple("Chunk", "stored_length crc codec reserved digest")
 PlacedChunk = namedtuple("PlacedChunk", "chunk offset decoded_length")
@@ -720,8 +719,8 @@ def draft(
     log2 = chunk_size.bit_length() - 1
     if chunk_size != 1 << log2:
         raise ValueError(f"chunk size {chunk_size} is not a power of two")
-    zeros = (0, 0, 0, 0, 0, 0, 0, 0)
-    preamble = Preamble(MAGIC, 1, *zeros, log2, bytes(3), 0, bytes(32), bytes(20), 0)
+    preamble = Preamble(*PREAMBLE.unpack(bytes(PREAMBLE.size)))
+    preamble = preamble._replace(magic=MAGIC, version_major=1, chunk_size_log2=log2)
     types = sorted({TENSORS, CHUNKS, *bodies})
     directory = [Section(t, CRITICAL, 0, 0, RECORD_SIZES[t], bytes(4), bytes(32)) for t in types]
     d = Draft(preamble, directory, bodies, [], [], [], {})

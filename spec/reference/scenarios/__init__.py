@@ -1,0 +1,33 @@
+"""The scenarios that the vectors are made from: one small function each.
+
+A function's name is the vector's, its docstring the vector's comment, its result the file.
+"""
+
+from scenarios import (
+    chunks,
+    directory,
+    names,
+    order,
+    places,
+    preamble,
+    sections,
+    tensors,
+    valid,
+    valid_sections,
+)
+from scenarios.base import SCENARIOS, Scenario
+
+__all__ = [
+    "SCENARIOS",
+    "Scenario",
+    "chunks",
+    "directory",
+    "names",
+    "order",
+    "places",
+    "preamble",
+    "sections",
+    "tensors",
+    "valid",
+    "valid_sections",
+]

@@ -1,0 +1,121 @@
+"""Read and write vector files: annotated hex text, whose grammar is in `spec/vectors/README.md`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tz_kit
+
+VECTORS = Path(__file__).resolve().parent.parent / "vectors"
+KEYS = (
+    *("expect", "rule", "comment", "operation", "pin", "requires"),
+    *("file-digest", "content-digest", "released-sha256"),
+)
+
+_LINE = re.compile(r"(?P<bytes>[0-9a-f]{2}(?: [0-9a-f]{2})*)(?: \* (?P<count>[1-9][0-9]*))?")
+_LINE_BYTES = 16
+
+
+@dataclass
+class Vector:
+    name: str
+    data: bytes
+    expect: str  # "ok" or an error class
+    rules: list[str]
+    comment: str
+    operation: str = "verify"
+    pin: str | None = None
+    requires: str | None = None
+    file_digest: str | None = None
+    content_digest: str | None = None
+    released: str | None = None
+    unknown_keys: list[str] = field(default_factory=list)
+
+
+def parse(name: str, text: str) -> Vector:
+    head, separator, body = text.partition("\n\n")
+    if not separator:
+        raise ValueError(f"{name}: no empty line after the header")
+    values: dict[str, str] = {}
+    for line in head.splitlines():
+        key, colon, value = line.partition(": ")
+        if not colon or key in values:
+            raise ValueError(f"{name}: bad header line {line!r}")
+        values[key] = value
+    return Vector(
+        name=name,
+        data=b"".join(_parse_body(name, body)),
+        expect=values["expect"],
+        rules=values["rule"].split(", "),
+        comment=values["comment"],
+        operation=values.get("operation", "verify"),
+        pin=values.get("pin"),
+        requires=values.get("requires"),
+        file_digest=values.get("file-digest"),
+        content_digest=values.get("content-digest"),
+        released=values.get("released-sha256"),
+        unknown_keys=[key for key in values if key not in KEYS],
+    )
+
+
+def _parse_body(name: str, body: str) -> Iterator[bytes]:
+    for number, line in enumerate(body.splitlines(), start=1):
+        code = line.partition("#")[0].strip()
+        if not code:
+            continue
+        match = _LINE.fullmatch(code)
+        if match is None:
+            raise ValueError(f"{name}: line {number} of the body is no hex: {line!r}")
+        yield bytes.fromhex(match["bytes"]) * int(match["count"] or 1)
+
+
+def render(vector: Vector) -> str:
+    values = {
+        "expect": vector.expect,
+        "rule": ", ".join(vector.rules),
+        "comment": vector.comment,
+        "operation": vector.operation if vector.operation != "verify" else None,
+        "pin": vector.pin,
+        "requires": vector.requires,
+        "file-digest": vector.file_digest,
+        "content-digest": vector.content_digest,
+        "released-sha256": vector.released,
+    }
+    head = [f"{key}: {value}" for key, value in values.items() if value is not None]
+    return "\n".join([*head, "", *_render_body(vector.data)]) + "\n"
+
+
+def _render_body(data: bytes) -> Iterator[str]:
+    for begin, end, label in tz_kit.annotate(data):
+        comment = f"  # {begin:#06x} {label}"
+        for line in _hex_lines(data[begin:end]):
+            yield line.ljust(3 * _LINE_BYTES - 1) + comment if comment else line
+            comment = ""
+
+
+def _hex_lines(data: bytes) -> Iterator[str]:
+    """Up to 16 bytes a line; what repeats for long is written once with a count."""
+    at = 0
+    while at < len(data):
+        for period in (1, 2, 4, 8, 16):
+            unit = data[at : at + period]
+            count = 1
+            while data.startswith(unit, at + count * period) and len(unit) == period:
+                count += 1
+            if count * period >= 2 * _LINE_BYTES or (period == 1 and at + count == len(data) > 4):
+                break
+        else:
+            unit, count = data[at : at + _LINE_BYTES], 1
+        yield unit.hex(" ") + (f" * {count}" if count > 1 else "")
+        at += len(unit) * count
+
+
+def load(path: Path) -> Vector:
+    return parse(f"{path.parent.name}/{path.stem}", path.read_text(encoding="utf-8"))
+
+
+def load_all() -> list[Vector]:
+    return [load(path) for path in sorted(VECTORS.glob("v1/*/*.hex"))]

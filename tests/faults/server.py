@@ -1,8 +1,8 @@
 """An HTTP range server that misbehaves on order.
 
-It answers GET with one object, honestly, unless a `Fault` is queued for the request: faults are used
-up in the order of arrival, and `always` applies to every request that finds the queue empty. It
-speaks over plain sockets, so that it can break any rule, and notes every request it gets.
+It answers GET with one object, honestly, unless a `Fault` is queued for the request: faults are
+used up in the order of arrival, and `always` applies to every request that finds the queue empty.
+It speaks over plain sockets, so that it can break any rule, and notes every request it gets.
 """
 
 from __future__ import annotations

@@ -11,13 +11,13 @@ from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 
 import pytest
+from tests.faults.server import Fault, FaultServer
 
 from libtz.errors import OptionError, SourceError
 from libtz.options import HttpOptions, RetryPolicy
 from libtz.sources import reply as reply_module
 from libtz.sources.http import HttpSource
 from libtz.sources.retry import retry_after_s
-from tests.faults.server import Fault, FaultServer
 
 DATA = random.Random(7).randbytes(1_000_003)
 FRONT = 1000
@@ -250,10 +250,18 @@ def test_nobody_listening_is_reported_after_the_tries() -> None:
     source.close()
 
 
-def test_a_name_that_does_not_exist_is_not_tried_again() -> None:
-    source = HttpSource("http://no-such-host.invalid/x", OPTIONS)
-    with pytest.raises(SourceError, match="cannot be resolved"):
+@pytest.mark.parametrize(("code", "tries"), [(socket.EAI_NONAME, 1), (socket.EAI_AGAIN, 4)])
+def test_a_name_that_does_not_exist_is_not_tried_again(
+    monkeypatch: pytest.MonkeyPatch, code: int, tries: int
+) -> None:
+    def getaddrinfo(*_: object, **__: object) -> None:
+        raise socket.gaierror(code, "Name not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    source = HttpSource("http://host.invalid/x", OPTIONS)
+    with pytest.raises(SourceError, match=r"host\.invalid cannot be resolved: Name not known"):
         source.open(memoryview(bytearray(10)))
+    assert source.stats.requests == tries
     source.close()
 
 

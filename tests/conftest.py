@@ -1,0 +1,5 @@
+"""Fixtures that every test may ask for."""
+
+from tests.servers import certificate, nginx, seaweed
+
+__all__ = ["certificate", "nginx", "seaweed"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,15 @@ TARGETS = {
 }
 
 ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "arm64": "aarch64"}
+
+
+def python_version() -> str:
+    """The version of build.zig.zon as Python spells it: 0.1.0.dev0 for 0.1.0-dev.0."""
+    manifest = (ROOT / "build.zig.zon").read_text(encoding="utf-8")
+    match = re.search(r'\.version = "([^"]+)"', manifest)
+    if match is None:
+        raise SystemExit("libtz: no .version in build.zig.zon")
+    return match[1].replace("-dev.", ".dev")
 
 
 def host_target() -> str:

@@ -1,6 +1,6 @@
 """Builds the wheels of all platforms into dist/. Zig cross-compiles; no other tool is needed.
 
-    python tools/build_wheels.py [TARGET ...]   # default: all of build_native.TARGETS
+python tools/build_wheels.py [TARGET ...]   # default: all of build_native.TARGETS
 """
 
 from __future__ import annotations

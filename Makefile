@@ -1,0 +1,43 @@
+# Daily commands. Needs Python 3.10 or newer with venv; everything else goes into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+
+.PHONY: demo test check fuzz bench clean
+
+demo: $(INSTALLED)
+	$(BIN)/python tools/build_native.py
+	$(BIN)/python tools/demo.py
+
+test: $(INSTALLED)
+	$(BIN)/python tools/build_native.py install test
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/python -m ziglang fmt --check build.zig build.zig.zon libtz
+	$(BIN)/python tools/build_native.py install check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fuzz: $(INSTALLED)
+	$(BIN)/python tools/build_native.py fuzz
+
+bench: $(INSTALLED)
+	$(BIN)/python tools/build_native.py
+	$(BIN)/python bench/main.py
+
+clean:
+	rm -rf $(VENV) .zig-cache zig-out dist
+
+# torch is the one large download; alone and first, a failure there shows early.
+# The package itself is built with the tools just installed, not with a second copy of them.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "libtz needs Python 3.10")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --constraint constraints.txt torch
+	$(BIN)/python -m pip install --requirement constraints.txt
+	$(BIN)/python -m pip install --no-build-isolation --constraint constraints.txt --editable .[all]
+	touch $@

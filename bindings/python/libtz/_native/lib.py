@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 
 from libtz._native import clib, ffi
 from libtz._native.status import NONE32, NONE64, check, new_diagnostic, status_name
-from libtz._native.tables import Node, address, read_node, record_dtype, text, view
+from libtz._native.tables import (
+    Node,
+    address,
+    owned_buffer,
+    read_node,
+    record_dtype,
+    text,
+    view,
+)
 from libtz._native.writing import ENTRY, Builder, BuilderInfo, TensorSpec, encode_chunks
 
 __all__ = [
@@ -42,6 +50,7 @@ __all__ = [
     "dtype_code",
     "encode_chunks",
     "new_cursor",
+    "owned_buffer",
     "pointers",
     "status_name",
     "version",
@@ -58,11 +67,14 @@ def _check_library() -> None:
         raise ImportError(f"libtz: the library has ABI {found}, the bindings expect {ABI_VERSION}")
     for name in ffi.list_types()[0]:
         kind = ffi.typeof(name)
-        if kind.kind != "struct" or kind.fields is None:  # None: opaque
+        if kind.kind != "struct":
+            continue
+        try:
+            expected = ffi.sizeof(kind)
+        except ffi.error:  # opaque; asking for its fields would abort the process in cffi 2.1
             continue
         size = clib.tz_struct_size(name.encode())
-        if size != ffi.sizeof(kind):
-            expected = ffi.sizeof(kind)
+        if size != expected:
             raise ImportError(f"libtz: {name} is {size} bytes in the library, expected {expected}")
 
 
@@ -70,6 +82,7 @@ _check_library()
 
 FORMAT_TZ: int = clib.TZ_FORMAT_TZ
 FORMAT_SAFETENSORS: int = clib.TZ_FORMAT_SAFETENSORS
+NODE_TENSOR: int = clib.TZ_NODE_TENSOR
 PLAN_STAGED: int = clib.TZ_PLAN_STAGED
 # As tz_segment.allocation has them.
 TO_STAGING: int = clib.TZ_TO_STAGING & 0xFFFF_FFFF

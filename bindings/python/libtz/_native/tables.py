@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from libtz._native import clib, ffi
 
-__all__ = ["Node", "address", "read_node", "record_dtype", "text", "view", "write_node"]
+__all__ = [
+    "Node",
+    "address",
+    "owned_buffer",
+    "read_node",
+    "record_dtype",
+    "text",
+    "view",
+    "write_node",
+]
 
 
 def record_dtype(name: str) -> np.dtype[Any]:
@@ -45,6 +55,12 @@ def view(pointer: Any, count: int, dtype: np.dtype[Any], owner: Any) -> Any:
 def address(buffer: Any) -> int:
     """Where the memory of a buffer lies. The caller keeps it alive."""
     return int(ffi.cast("uintptr_t", ffi.from_buffer(buffer)))
+
+
+def owned_buffer(start: int, size: int, release: Callable[[], None]) -> Any:
+    """A writable buffer over memory at an address; `release` is called when nothing holds it."""
+    pointer = ffi.gc(ffi.cast("char *", start), lambda _: release())
+    return ffi.buffer(pointer, size)
 
 
 def text(pointer: Any, size: int) -> str:

@@ -1,0 +1,62 @@
+"""What a file says about itself, as immutable values."""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+
+from libtz._native import lib
+from libtz.errors import OptionError
+
+__all__ = ["TensorInfo", "digest_text", "dtype_name", "item_size", "parse_digest"]
+
+_DIGEST = re.compile(r"(blake3|sha256):([0-9a-f]{64})")
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor as its file describes it.
+
+    `dtype` is a name of the specification's section 11 ("bf16"), `shape` counts storage units as
+    torch does. `nbytes` is the size in memory, `stored_nbytes` that in the file: 0 for a tensor
+    that is tied to another, whose name is then `tied_to`, or that is empty. `content_digest` is the
+    BLAKE3 of the bytes in memory, None in formats that have none.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    stored_nbytes: int
+    content_digest: str | None
+    tied_to: str | None
+
+
+@functools.cache
+def dtype_name(code: int) -> str:
+    """The name of section 11, or "0x0100" and so on for a code that this version does not know."""
+    info = lib.dtype(code)
+    return f"{code:#06x}" if info is None else info.name
+
+
+@functools.cache
+def item_size(dtype: str) -> int:
+    """Bytes of a storage unit; 1 for a dtype that this version does not know."""
+    info = lib.dtype(lib.dtype_code(dtype))
+    return 1 if info is None else info.unit_bits // 8
+
+
+def digest_text(digest: bytes) -> str:
+    return f"blake3:{digest.hex()}"
+
+
+def parse_digest(text: str) -> tuple[str, bytes]:
+    """Algorithm and bytes of a pin."""
+    match = _DIGEST.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise OptionError(
+            "digest must be 'blake3:' (a tz file's digest) or 'sha256:' (of a whole file in another"
+            f" format) and 64 lower-case hexadecimal digits; got {text!r}"
+        )
+    return match[1], bytes.fromhex(match[2])

@@ -1,0 +1,532 @@
+"""Opens files and loads tensors from them.
+
+Opening reads one megabyte of the front and, for larger headers, what else the header needs. Nothing
+is done per tensor then; names, infos and chunk entries are looked up when they are asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import math
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from os import PathLike, fspath
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from libtz._native import lib
+from libtz.errors import IntegrityError, OptionError
+from libtz.format import TensorInfo, digest_text, dtype_name, item_size, parse_digest
+from libtz.options import ReadOptions
+from libtz.slices import TensorSlice, thin
+from libtz.sources.base import Source
+from libtz.sources.file import FileSource
+from libtz.sources.resolve import resolve
+from libtz.transfer.job import Job, Policy, Wants
+from libtz.transfer.mapped import MappedSource
+from libtz.transfer.memory import Block, allocate
+from libtz.transfer.runs import fetch_runs
+from libtz.transfer.stats import TransferStats
+from libtz.transfer.upload import CudaLane, Lane
+
+__all__ = ["File", "Maker", "Pick", "open"]
+
+# Holds the header of most models, and of small ones everything.
+FRONT_SIZE = 1 << 20
+
+_FORMATS = {lib.FORMAT_TZ: "tz", lib.FORMAT_SAFETENSORS: "safetensors"}
+_DEFAULTS = ReadOptions()
+
+
+class Maker(Protocol):
+    """Makes one library's tensors over host memory."""
+
+    def require(self, dtype: str, name: str) -> None:
+        """Raises OptionError if the library has no such type; `name` is for the message."""
+
+    def make(self, block: Block | None, position: int, dtype: str, shape: Sequence[int]) -> Any:
+        """A tensor over the block's bytes from `position` on, which keeps its owner alive.
+
+        Without a block: an empty tensor.
+        """
+
+
+class Pick(NamedTuple):
+    """A tensor that is asked for, and the one whose data it has: itself unless tied."""
+
+    name: str
+    entry: lib.Tensor
+    owner: int
+
+
+def open(source: Any, *, digest: str | None = None, options: ReadOptions = _DEFAULTS) -> File:
+    """Opens a .tz or .safetensors file: a path, a URL (file, http, https, s3), bytes, or a seekable
+    binary file. Use the result as a context manager.
+
+    `digest` pins the file. "blake3:…" is a tz file's digest and covers all of it: any other file is
+    an IntegrityError before it is parsed. "sha256:…" is of a whole file in another format, which
+    then can only be loaded whole.
+    """
+    algorithm, pin = parse_digest(digest) if digest is not None else (None, None)
+    _refuse_sets(source)
+    place = resolve(source, options)
+    if options.local == "map" and isinstance(place, FileSource):
+        if pin is not None:
+            raise OptionError(
+                "a mapped file can change after it was checked, so local='map' and a digest exclude"
+                " each other; leave local='copy'"
+            )
+        place = MappedSource(place)
+    try:
+        header, front = _open_header(place, pin if algorithm == "blake3" else None)
+        if algorithm == "sha256" and header.info.format == lib.FORMAT_TZ:
+            raise OptionError(
+                f"{place.url} is a tz file; pin it by its own digest, as `tz digest` prints it"
+            )
+        return File(place, header, front, options, digest)
+    except BaseException:
+        place.close()
+        raise
+
+
+def _refuse_sets(source: Any) -> None:
+    if not isinstance(source, (str, PathLike)):
+        return
+    path = fspath(source)
+    if isinstance(path, str) and (path.endswith(".index.json") or Path(path).is_dir()):
+        raise OptionError(f"{path} is a set of files; open its files one by one")
+
+
+def _open_header(source: Source, pin: bytes | None) -> tuple[lib.Header, memoryview]:
+    """The header, and what is known of the file's front."""
+    front = memoryview(bytearray(FRONT_SIZE))
+    front = front[: source.open(front)]
+    while True:
+        # Right after a safetensors file's header size comes its JSON; no tz file has a brace there.
+        if pin is None and bytes(front[8:9]) == b"{":
+            opened = lib.Header.open_safetensors(front, source.size, label=source.url)
+        else:
+            opened = lib.Header.open(front, source.size, label=source.url, pin=pin)
+        if isinstance(opened, lib.Header):
+            return opened, front[: opened.info.header_size]
+        # A mapping of its own takes memory only as bytes really arrive.
+        longer = allocate(opened).view()
+        longer[: len(front)] = front
+        source.read_into(len(front), opened - len(front), [longer[len(front) :]])
+        front = longer
+
+
+class _Owners:
+    """Tensors with data of their own, each once, as the wants of a plan."""
+
+    def __init__(self, entries: dict[int, lib.Tensor]) -> None:
+        self.entries = entries  # by index in the tensor table
+        self.position = {owner: want for want, owner in enumerate(entries)}
+
+    @property
+    def stored_size(self) -> int:
+        return sum(entry.stored_size for entry in self.entries.values())
+
+
+class File(Mapping[str, Any]):
+    """An open file: a mapping from names to tensors, in the writer's order. Each lookup loads.
+
+    Tensors are PyTorch's where PyTorch is installed and NumPy's elsewhere; `libtz.numpy` and
+    `load_with` give the choice. Any thread may load, several at once too. After an error in the
+    middle of a load the file is closed.
+    """
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __init__(
+        self,
+        source: Source,
+        header: lib.Header,
+        front: memoryview,
+        options: ReadOptions,
+        digest: str | None,
+    ) -> None:
+        """Called by `libtz.open`."""
+        self._source = source
+        self._header = header
+        self._front = front
+        self._options = options
+        self._sha256: bytes | None = None
+        self._is_pinned = False
+        if digest is not None:
+            algorithm, pin = parse_digest(digest)
+            self._is_pinned = algorithm == "blake3"
+            self._sha256 = None if self._is_pinned else pin
+        self._names: tuple[str, ...] | None = None
+        self._stats = TransferStats()
+        self._is_closed = False
+        self._planning = threading.Lock()  # the header changes when chunk entries are put
+
+    # ---- What is in the file ----
+
+    @property
+    def format(self) -> str:
+        """ "tz" or "safetensors"."""
+        return _FORMATS[self._header.info.format]
+
+    @property
+    def digest(self) -> str | None:
+        """The file digest, "blake3:…", by which the file can be pinned; None in other formats."""
+        if self._header.info.format != lib.FORMAT_TZ:
+            return None
+        return digest_text(self._header.info.file_digest)
+
+    @property
+    def content_digest(self) -> str | None:
+        """BLAKE3 over names, types, shapes and content; the same however the file is compressed."""
+        digest = self._header.content_digest()
+        return None if digest is None else digest_text(digest)
+
+    @property
+    def verified(self) -> str:
+        """What loaded tensors are checked against: "pinned" digest, "checksum", or "none"."""
+        if self._is_pinned:
+            return "pinned"
+        if self._options.verify and self._header.info.format == lib.FORMAT_TZ:
+            return "checksum"
+        return "none"
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        count = self._header.info.metadata_count
+        return MappingProxyType(dict(self._header.pair(index) for index in range(count)))
+
+    @property
+    def stats(self) -> TransferStats:
+        """What the last load did."""
+        return self._stats
+
+    def structure(self) -> list[lib.Node]:
+        """The nodes of a nested object in preorder, tensors by name; none for a flat set."""
+        nodes = map(self._header.node, range(self._header.info.node_count))
+        return [
+            node._replace(value=self._header.name(node.value))
+            if node.kind == lib.NODE_TENSOR
+            else node
+            for node in nodes
+        ]
+
+    def __len__(self) -> int:
+        return self._header.info.tensor_count
+
+    def __iter__(self) -> Iterator[str]:
+        if self._names is None:
+            self._names = tuple(map(self._header.name, self._header.order().tolist()))
+        return iter(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._header.find(name) is not None
+
+    def __repr__(self) -> str:
+        return f"<libtz.File {self._source.url}: {self.format}, {len(self)} tensors>"
+
+    def info(self, name: str) -> TensorInfo:
+        """Raises KeyError when there is no tensor of that name."""
+        entry = self._header.tensor(self._index(name))
+        digest = entry.content_digest
+        return TensorInfo(
+            name=entry.name,
+            dtype=dtype_name(entry.dtype),
+            shape=entry.shape,
+            nbytes=entry.decoded_size,
+            stored_nbytes=entry.stored_size,
+            content_digest=None if digest is None else digest_text(digest),
+            tied_to=None if entry.tie is None else self._header.name(entry.tie),
+        )
+
+    # ---- Loading ----
+
+    def __getitem__(self, name: str) -> Any:
+        return self.load([name])[name]
+
+    def load(self, names: Iterable[str] | None = None, device: Any = "cpu") -> dict[str, Any]:
+        """Tensors by name; all of them in the writer's order, or those named, in that order.
+
+        Tied tensors come as one object under all their names. Nothing is returned before everything
+        was checked.
+        """
+        maker, lane, move_to = _for_device(device)
+        tensors = self._load(names, maker, lane)
+        if move_to is not None:
+            moved = {id(tensor): tensor.to(move_to) for tensor in tensors.values()}
+            tensors = {name: moved[id(tensor)] for name, tensor in tensors.items()}
+        return tensors
+
+    def load_with(self, maker: Maker, names: Iterable[str] | None = None) -> dict[str, Any]:
+        """As `load`, with tensors of the maker's kind in host memory."""
+        return self._load(names, maker, None)
+
+    def load_into(self, blocks: Mapping[str, Block]) -> None:
+        """Loads tensors into memory of the caller's, of exactly their size, none of it twice.
+
+        After an error that memory holds anything.
+        """
+        picks = self._picks(blocks)
+        wants = self._wants(picks)
+        existing: list[Block | None] = [None] * len(wants.entries)
+        for pick in picks:
+            block = blocks[pick.name]
+            want = wants.position[pick.owner]
+            if block.size != pick.entry.decoded_size or existing[want] is not None:
+                raise OptionError(
+                    f"tensor {pick.name!r} needs memory of {pick.entry.decoded_size} bytes, once"
+                    " for all that are tied to it"
+                )
+            existing[want] = block
+        with self._job(wants, existing=existing) as job:
+            job.wait_all()
+
+    def iter_tensors(
+        self, names: Iterable[str] | None = None, device: Any = "cpu"
+    ) -> Iterator[tuple[str, Any]]:
+        """Name and tensor, one by one in file order, each owning its memory.
+
+        The next ones are read meanwhile, in at most `host_memory_max` bytes beyond those that were
+        handed out; a tensor larger than that is read when it is its turn.
+        """
+        maker, lane, move_to = _for_device(device)
+        for name, tensor in self._iterate(names, maker, lane):
+            yield name, tensor if move_to is None else tensor.to(move_to)
+
+    def iter_buffers(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, memoryview]]:
+        """As `iter_tensors`, with the bytes of each tensor: for types that no library has."""
+        return self._iterate(names, _BufferMaker(), None)
+
+    def get_slice(self, name: str) -> TensorSlice:
+        """A tensor to be indexed like one of PyTorch's: `f.get_slice(name)[:, 128:256]` reads only
+        the chunks that it needs."""
+        return TensorSlice(self.info(name), self._load_box)
+
+    def close(self) -> None:
+        """Loads of other threads end with an error. Tensors stay. Idempotent."""
+        self._is_closed = True
+        self._source.close()
+
+    def __enter__(self) -> File:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # ---- How loading is done ----
+
+    def _index(self, name: str) -> int:
+        index = self._header.find(name)
+        if index is None:
+            raise KeyError(name)
+        return index
+
+    def _picks(self, names: Iterable[str] | None) -> list[Pick]:
+        if isinstance(names, str):
+            raise OptionError(f"names is a collection of names; got the string {names!r}")
+        if names is None:
+            indices: Iterable[int] = self._header.order().tolist()
+        else:
+            indices = map(self._index, dict.fromkeys(names))
+        picks = []
+        for index in indices:
+            entry = self._header.tensor(index)
+            picks.append(Pick(entry.name, entry, index if entry.tie is None else entry.tie))
+        return picks
+
+    def _wants(self, picks: Sequence[Pick]) -> _Owners:
+        entries: dict[int, lib.Tensor] = {}
+        for pick in picks:
+            if pick.owner not in entries:
+                is_owner = pick.entry.tie is None
+                entries[pick.owner] = pick.entry if is_owner else self._header.tensor(pick.owner)
+        return _Owners(entries)
+
+    def _load(self, names: Iterable[str] | None, maker: Maker, lane: Lane | None) -> dict[str, Any]:
+        picks = self._picks(names)
+        for pick in picks:
+            maker.require(dtype_name(pick.entry.dtype), pick.name)
+        wants = self._wants(picks)
+        observer = self._observer(wants)
+        observe = None if observer is None else observer.update
+        with self._job(wants, lane=lane, observe=observe) as job:
+            job.wait_all()
+            if observer is not None and observer.digest() != self._sha256:
+                raise IntegrityError(f"{self._source.url} is not the file that the digest pins")
+            tensors = [
+                _made(job, want, maker, entry) for want, entry in enumerate(wants.entries.values())
+            ]
+        self._is_pinned |= observer is not None
+        return {pick.name: tensors[wants.position[pick.owner]] for pick in picks}
+
+    def _observer(self, wants: _Owners) -> Any:
+        """For a file pinned by SHA-256: what its bytes, in order, are hashed with."""
+        if self._sha256 is None:
+            return None
+        if wants.stored_size + self._header.info.header_size != self._source.size:
+            raise OptionError(
+                f"{self._source.url} is pinned by the SHA-256 of all of it, so it can only be"
+                " loaded whole"
+            )
+        return hashlib.sha256(self._front)
+
+    def _iterate(
+        self, names: Iterable[str] | None, maker: Maker, lane: Lane | None
+    ) -> Iterator[tuple[str, Any]]:
+        picks = self._picks(names)
+        order = {pick.owner: pick.entry.order for pick in picks if pick.entry.tie is None}
+        for pick in picks:
+            maker.require(dtype_name(pick.entry.dtype), pick.name)
+            if pick.owner not in order:
+                order[pick.owner] = self._header.tensor(pick.owner).order
+        picks.sort(key=lambda pick: (order[pick.owner], pick.entry.order))
+        wants = self._wants(picks)
+        if self._sha256 is not None:
+            raise OptionError(
+                f"{self._source.url} is pinned by SHA-256; only load() can check that"
+            )
+        last: tuple[int, Any] = (-1, None)
+        with self._job(wants, lane=lane, is_streamed=True) as job:
+            for pick in picks:
+                want = wants.position[pick.owner]
+                if want != last[0]:
+                    last = (-1, None)  # before the next one is waited for
+                    job.wait(want)
+                    last = (want, _made(job, want, maker, wants.entries[pick.owner]))
+                    job.release(want)
+                yield pick.name, last[1]
+
+    def _load_box(self, name: str, box: lib.Box, steps: Sequence[int], shape: Sequence[int]) -> Any:
+        """A box of a tensor, every `steps`-th of each dimension, in this shape. See TensorSlice."""
+        (pick,) = self._picks([name])
+        maker = _default_maker()
+        dtype = dtype_name(pick.entry.dtype)
+        maker.require(dtype, name)
+        if self._sha256 is not None:
+            raise OptionError(
+                f"{self._source.url} is pinned by SHA-256; only load() can check that"
+            )
+        wants = self._wants([pick])
+        with self._job(wants, box=box) as job:
+            job.wait_all()
+            block, position = job.placed(0)
+        if block is not None and any(step > 1 for step in steps):
+            extent = [end - begin for begin, end in zip(*box, strict=True)]
+            block, position = thin(block, position, extent, steps), 0
+        return maker.make(block, position, dtype, shape)
+
+    @contextmanager
+    def _job(
+        self,
+        wants: _Owners,
+        *,
+        lane: Lane | None = None,
+        box: lib.Box | None = None,
+        is_streamed: bool = False,
+        observe: Any = None,
+        existing: Sequence[Block | None] | None = None,
+    ) -> Iterator[Job]:
+        if self._is_closed:
+            raise OptionError(f"{self._source.url} is closed")
+        policy = Policy(
+            options=self._options,
+            verify=self._verify_level(),
+            is_streamed=is_streamed,
+            observe=observe,
+            lane=lane,
+            existing=existing,
+        )
+        with self._planning:
+            indices = np.array(list(wants.entries), np.uint32)
+            read = fetch_runs(self._source, self._header, indices, self._front)
+            flat = Wants(list(wants.entries.values()), indices, None if box is None else [box])
+            job = Job(self._source, self._header, flat, policy)
+        try:
+            with job:
+                yield job
+        except GeneratorExit:
+            raise
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self._stats = job.stats(read)
+
+    def _verify_level(self) -> int:
+        if self._is_pinned:
+            return lib.VERIFY_DIGEST
+        return lib.VERIFY_CRC if self._options.verify else lib.VERIFY_NONE
+
+
+def _made(job: Job, want: int, maker: Maker, entry: lib.Tensor) -> Any:
+    """The tensor of a want that is complete."""
+    if job.is_on_device:
+        return job.device_tensor(want)
+    block, position = job.placed(want)
+    return maker.make(block, position, dtype_name(entry.dtype), entry.shape)
+
+
+class _BufferMaker:
+    """See Maker. Plain bytes."""
+
+    def require(self, dtype: str, name: str) -> None:
+        pass
+
+    def make(
+        self, block: Block | None, position: int, dtype: str, shape: Sequence[int]
+    ) -> memoryview:
+        if block is None:
+            return memoryview(b"")
+        size = math.prod(shape) * item_size(dtype)
+        return block.view()[position : position + size]
+
+
+@functools.cache
+def _has_torch() -> bool:
+    return importlib.util.find_spec("torch") is not None
+
+
+def _default_maker() -> Maker:
+    # Imported when needed, so that `import libtz` does not import torch.
+    if _has_torch():
+        from libtz._torch_tensors import TorchMaker
+
+        return TorchMaker()
+    from libtz.numpy import NumpyMaker
+
+    return NumpyMaker()
+
+
+def _for_device(device: Any) -> tuple[Maker, Lane | None, Any]:
+    """What makes tensors in host memory, or the lane to the device; and a device that has no lane
+    of its own, to which tensors are moved when they are complete."""
+    maker = _default_maker()
+    if device == "cpu":
+        return maker, None, None
+    if not _has_torch():
+        raise OptionError(f"device {device!r} needs PyTorch; without it there is only 'cpu'")
+    import torch
+
+    from libtz._torch_tensors import make_empty
+
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise OptionError(f"{device!r} is not a device: {error}") from error
+    if place.type == "cpu":
+        return maker, None, None
+    if place.type == "cuda":
+        return maker, CudaLane(place, make_empty), None
+    return maker, None, place

@@ -1,0 +1,1 @@
+"""Moves the bytes: from a source, through checks and decoders, into memory of hosts and devices."""

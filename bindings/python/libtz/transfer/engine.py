@@ -1,0 +1,337 @@
+"""Runs a plan: takes its requests in order, receives their bytes where they belong, has them
+checked and decoded while they are still in cache.
+
+Threads. Workers take the next request each, so the file is read about front to back. The thread
+that asked for the load waits (and so gets Ctrl-C), or does the work itself when one worker is
+enough. The first error stops everything: the source is closed, which ends reads that wait for the
+network, and what was received is dropped.
+
+Memory. A request takes a staging slot if its plan needs one, and waits for it. With a window, a
+request waits too until the consumer has taken enough of what is complete.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol
+
+from libtz._native import lib
+from libtz.sources.base import Source
+from libtz.transfer.progress import PERIOD_S, Progress
+from libtz.transfer.ramp import Ramp
+from libtz.transfer.schedule import Schedule
+from libtz.transfer.staging import Stopped
+from libtz.transfer.stats import WorkerTimes
+
+__all__ = ["PIECE_SIZE", "HostSlot", "Settings", "Target", "Transfer"]
+
+# What is received before it is checked: less makes the calls show, more has left the cache.
+PIECE_SIZE = 1 << 20
+
+
+class HostSlot(NamedTuple):
+    """Staging memory of one request."""
+
+    view: memoryview
+    address: int
+    owner: Any
+
+
+class Target(Protocol):
+    """Where the bytes of a transfer go."""
+
+    pointers: Any  # of the plan's allocations, for Plan.process; None in staged plans
+
+    def prepare(self, count: int) -> None:
+        """Make the first `count` units exist. Never called by two threads at once."""
+
+    def view(self, allocation: int) -> memoryview:
+        """An allocation that exists."""
+
+    def acquire(self) -> HostSlot:
+        """Staging memory for one request. Waits; raises Stopped after `stop`."""
+
+    def deliver(self, request: Request, slot: HostSlot) -> None:
+        """The request is checked and decoded: carry it on if need be, take the slot back."""
+
+    def stop(self) -> None:
+        """Wake whoever waits in `acquire`."""
+
+    def close(self) -> None:
+        """All workers have ended. Returns when nothing touches the slots any more."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    threads: int  # to begin with
+    threads_max: int
+    verify: int  # lib.VERIFY_*
+    window: int | None = None  # bytes of units that may be waiting for the consumer
+    observe: Callable[[memoryview], None] | None = None  # sees all bytes in order; for one thread
+
+
+class Request(NamedTuple):
+    """As tz_request."""
+
+    offset: int
+    size: int
+    segment_begin: int
+    piece_begin: int
+    segment_count: int
+    piece_count: int
+    staging_size: int
+
+
+@dataclass
+class _Worker:
+    times: WorkerTimes = field(default_factory=WorkerTimes)
+    scratch: memoryview = field(default_factory=lambda: memoryview(b""))
+
+
+class Transfer:
+    """Use as a context manager around `wait` and `release`, by one thread."""
+
+    def __init__(
+        self,
+        source: Source,
+        schedule: Schedule,
+        target: Target,
+        settings: Settings,
+        progress: Progress,
+    ) -> None:
+        self._source = source
+        self._schedule = schedule
+        self._plan = schedule.plan
+        self._target = target
+        self._settings = settings
+        self._progress = progress
+        # Everything below is guarded by this condition, but for is_stopped, which only ever rises.
+        self._changed = threading.Condition()
+        self._is_stopped = False
+        self._error: BaseException | None = None
+        self._next = 0  # the next request to take
+        self._done = bytearray(schedule.request_count)
+        self._done_end = 0  # all requests before this one are done
+        self._required_end = 0  # the consumer waits for the requests before this one
+        self._released = 0  # bytes of units that the consumer has taken
+        self._active = 0
+        self._ramp = Ramp(settings.threads, min(settings.threads_max, schedule.request_count))
+        self._threads: list[threading.Thread] = []
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Transfer:
+        if self._settings.threads > 1 and self._schedule.request_count > 1:
+            with self._changed:
+                self._start_threads()
+        else:
+            self._workers.append(self._new_worker())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stop()
+        # A consumer that has seen enough leaves the source open for the next load.
+        if kind is not None and not issubclass(kind, GeneratorExit):
+            self._source.close()
+        for thread in self._threads:
+            thread.join()
+        self._target.close()
+        self._progress.close()
+
+    @property
+    def times(self) -> WorkerTimes:
+        """Sums over all workers so far."""
+        all_times = [worker.times for worker in self._workers]
+        return WorkerTimes(
+            receive=sum(times.receive for times in all_times),
+            process=sum(times.process for times in all_times),
+            upload=sum(times.upload for times in all_times),
+            bytes_read=sum(times.bytes_read for times in all_times),
+        )
+
+    @property
+    def thread_count(self) -> int:
+        return max(1, len(self._threads))
+
+    # ---- The consumer's side ----
+
+    def wait(self, request_end: int) -> None:
+        """Returns when all requests before `request_end` are done; raises the first error."""
+        if not self._threads:
+            self._work_here(request_end)
+            return
+        with self._changed:
+            if self._required_end < request_end:
+                self._required_end = request_end
+                self._changed.notify_all()
+            while self._done_end < request_end and self._error is None:
+                self._changed.wait(PERIOD_S if self._progress.is_shown else None)
+                self._progress.show(self.times.bytes_read)
+        error, self._error = self._error, None  # else error and frames would hold each other
+        if error is not None:
+            raise error
+
+    def release(self, size: int) -> None:
+        """The consumer has taken units of `size` bytes."""
+        with self._changed:
+            self._released += size
+            self._changed.notify_all()
+
+    def _work_here(self, request_end: int) -> None:
+        worker = self._workers[0]
+        while self._next < request_end:
+            self._target.prepare(int(self._schedule.unit_count_at[self._next]))
+            self._run(self._next, worker)
+            self._next += 1
+
+    # ---- The workers' side ----
+
+    def _new_worker(self) -> _Worker:
+        size = min(self._plan.info.gap_size_max, PIECE_SIZE)
+        return _Worker(scratch=memoryview(bytearray(size)))
+
+    def _start_threads(self) -> None:
+        while self._active < self._ramp.threads:
+            self._active += 1
+            worker = self._new_worker()
+            self._workers.append(worker)
+            thread = threading.Thread(
+                target=self._work, args=(worker,), name=f"libtz-{len(self._threads)}", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+
+    def _work(self, worker: _Worker) -> None:
+        try:
+            while (request := self._take()) is not None:
+                self._run(request, worker)
+                self._finish(request)
+        except Stopped:
+            pass
+        except BaseException as error:
+            self._fail(error)
+
+    def _take(self) -> int | None:
+        with self._changed:
+            while True:
+                if self._is_stopped or self._next == self._schedule.request_count:
+                    return None
+                if self._active > self._ramp.threads:
+                    self._active -= 1
+                    return None
+                if self._is_admitted(self._next):
+                    break
+                self._changed.wait()
+            request = self._next
+            self._next += 1
+            self._target.prepare(int(self._schedule.unit_count_at[request]))
+            return request
+
+    def _is_admitted(self, request: int) -> bool:
+        window = self._settings.window
+        if window is None or request < self._required_end:
+            return True
+        return int(self._schedule.bytes_at[request]) - self._released <= window
+
+    def _finish(self, request: int) -> None:
+        with self._changed:
+            self._done[request] = 1
+            while self._done_end < len(self._done) and self._done[self._done_end]:
+                self._done_end += 1
+            self._ramp.note(time.monotonic(), self.times.bytes_read, self._source.stats.throttled)
+            if self._next < self._schedule.request_count and not self._is_stopped:
+                self._start_threads()
+            self._changed.notify_all()
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            if self._error is None and not self._is_stopped:
+                self._error = error
+        self._stop()
+        self._source.close()
+
+    def _stop(self) -> None:
+        with self._changed:
+            self._is_stopped = True
+            self._changed.notify_all()
+        self._target.stop()
+
+    # ---- One request ----
+
+    def _run(self, number: int, worker: _Worker) -> None:
+        request = Request(*self._plan.requests[number].item())
+        slot = self._target.acquire() if request.staging_size else None
+        cursor = lib.new_cursor()
+
+        def process(received: int) -> None:
+            begin = time.perf_counter()
+            self._plan.process(
+                number,
+                received,
+                slot.address if slot else 0,
+                self._target.pointers,
+                self._settings.verify,
+                cursor,
+            )
+            worker.times.process += time.perf_counter() - begin
+
+        processed_before = worker.times.process
+        begin = time.perf_counter()
+        buffers = self._buffers(request, slot, worker, process)
+        self._source.read_into(request.offset, request.size, buffers)
+        process(request.size)
+        now = time.perf_counter()
+        worker.times.receive += now - begin - (worker.times.process - processed_before)
+        if slot is not None:
+            self._target.deliver(request, slot)
+            worker.times.upload += time.perf_counter() - now
+
+    def _buffers(
+        self,
+        request: Request,
+        slot: HostSlot | None,
+        worker: _Worker,
+        process: Callable[[int], None],
+    ) -> Iterator[memoryview]:
+        """The memory for a request's bytes, piece by piece. Asked for the next piece, it knows that
+        the one before has arrived."""
+        received = processed = 0
+        for view in self._segments(request, slot, worker.scratch):
+            for begin in range(0, len(view), PIECE_SIZE):
+                if self._is_stopped:
+                    raise Stopped
+                piece = view[begin : begin + PIECE_SIZE]
+                yield piece
+                received += len(piece)
+                worker.times.bytes_read += len(piece)
+                if self._settings.observe is not None:
+                    self._settings.observe(piece)
+                if not self._threads:
+                    self._progress.show(worker.times.bytes_read)
+                if received - processed >= PIECE_SIZE and received < request.size:
+                    process(received)
+                    processed = received
+
+    def _segments(
+        self, request: Request, slot: HostSlot | None, scratch: memoryview
+    ) -> Iterator[memoryview]:
+        begin = request.segment_begin
+        segments = self._plan.segments[begin : begin + request.segment_count]
+        for size, position, allocation, _ in segments.tolist():
+            if allocation == lib.TO_NOWHERE:
+                for done in range(0, size, len(scratch)):
+                    yield scratch[: size - done]
+            elif allocation == lib.TO_STAGING:
+                if slot is None:
+                    raise RuntimeError("a request without staging memory has a segment there")
+                yield slot.view[position : position + size]
+            else:
+                yield self._target.view(allocation)[position : position + size]

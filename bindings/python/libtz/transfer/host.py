@@ -1,0 +1,76 @@
+"""Loading into host memory: each allocation of the plan becomes a block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from libtz._native import lib
+from libtz.transfer.engine import HostSlot, Request
+from libtz.transfer.memory import Arena, Block, allocate
+from libtz.transfer.schedule import Schedule
+from libtz.transfer.staging import SlotRing
+
+__all__ = ["HostTarget", "host_slot"]
+
+
+def host_slot(size: int) -> HostSlot:
+    block = allocate(size)
+    return HostSlot(block.view(), block.address, block)
+
+
+class HostTarget:
+    """See engine.Target. `existing` are blocks that need not be allocated, by unit."""
+
+    def __init__(
+        self, schedule: Schedule, ring: SlotRing[HostSlot], existing: Mapping[int, Block]
+    ) -> None:
+        self._schedule = schedule
+        self._ring = ring
+        self._existing = existing
+        self._arena = Arena(schedule.bytes_total)
+        self._blocks: list[Block | None] = [None] * len(schedule.unit_sizes)
+        self._views: list[memoryview] = [memoryview(b"")] * len(schedule.unit_sizes)
+        self._addresses: NDArray[np.uint64] = np.zeros(len(schedule.unit_sizes), np.uint64)
+        self._prepared = 0
+        self.pointers: Any = lib.pointers(self._addresses)
+
+    def prepare(self, count: int) -> None:
+        for unit in self._schedule.units[self._prepared : count].tolist():
+            block = self._existing.get(unit)
+            if block is None:
+                block = self._arena.allocate(int(self._schedule.unit_sizes[unit]))
+            self._blocks[unit] = block
+            self._views[unit] = block.view()
+            self._addresses[unit] = block.address
+        self._prepared = max(self._prepared, count)
+
+    def block(self, unit: int) -> Block:
+        """A unit whose requests are done."""
+        block = self._blocks[unit]
+        if block is None:
+            raise RuntimeError(f"allocation {unit} is gone, or not there yet")
+        return block
+
+    def forget(self, unit: int) -> None:
+        """From now on the unit's memory is its tensors' alone."""
+        self._blocks[unit] = None
+        self._views[unit] = memoryview(b"")
+
+    def view(self, allocation: int) -> memoryview:
+        return self._views[allocation]
+
+    def acquire(self) -> HostSlot:
+        return self._ring.acquire()
+
+    def deliver(self, request: Request, slot: HostSlot) -> None:
+        self._ring.release(slot)
+
+    def stop(self) -> None:
+        self._ring.stop()
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,261 @@
+"""One load: from a list of wants to memory that holds them. Joins plan, target and engine."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from libtz._native import lib
+from libtz.errors import OptionError
+from libtz.format import dtype_name, item_size
+from libtz.options import ReadOptions
+from libtz.sources.base import Source
+from libtz.sources.file import FileSource
+from libtz.sources.memory import FileObjectSource, MemorySource
+from libtz.transfer.engine import PIECE_SIZE, HostSlot, Settings, Transfer
+from libtz.transfer.host import HostTarget, host_slot
+from libtz.transfer.mapped import MappedSource, mapped_blocks
+from libtz.transfer.memory import Block
+from libtz.transfer.progress import Progress
+from libtz.transfer.schedule import Schedule
+from libtz.transfer.staging import SlotRing
+from libtz.transfer.stats import TransferStats
+from libtz.transfer.upload import DeviceTarget, Lane
+
+__all__ = ["Job", "Policy", "Wants"]
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# Tensors up to this size share allocations of about a megabyte: less memory lost to pages, and few
+# requests and segments for many small tensors.
+SLAB_TENSOR_MAX = 64 * KIB
+SLAB_SIZE_MAX = MIB
+
+# Sixteen megabytes make a request's latency disappear; smaller files still give every thread some.
+REQUEST_SIZE = 16 * MIB
+REQUEST_SIZE_MIN = MIB
+REQUESTS_PER_THREAD = 4
+
+# Over a network a few connections fill most links, and the ramp adds more where they help. Locally
+# the threads only copy, check and decode.
+REMOTE_THREADS = 4
+LOCAL_THREADS_MAX = 8
+# Below this a second thread costs more than it saves.
+INLINE_SIZE_MAX = MIB
+
+
+@dataclass(frozen=True)
+class Wants:
+    """Tensors to load, none of them tied: owners only. A box may be part of one, and then the same
+    tensor may be wanted several times."""
+
+    tensors: Sequence[lib.Tensor]
+    indices: NDArray[np.uint32]
+    boxes: Sequence[lib.Box] | None = None
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How to load."""
+
+    options: ReadOptions
+    verify: int  # lib.VERIFY_*
+    is_streamed: bool = False  # tensors are taken one by one, and wait for that in bounded memory
+    observe: Callable[[memoryview], None] | None = None  # sees all bytes in file order
+    lane: Lane | None = None  # to a device; None: host memory
+    # Where each want is to be put; None: in memory that the job allocates.
+    existing: Sequence[Block | None] | None = None
+
+
+class Job:
+    """Use as a context manager by one thread. `wait` for a want, or `wait_all`; `placed` says where
+    it is, `release` tells that the caller has it."""
+
+    def __init__(self, source: Source, header: lib.Header, wants: Wants, policy: Policy) -> None:
+        self._begin = time.perf_counter()
+        self._source = source
+        self._wants = wants
+        self._policy = policy
+        self._before = _Counts(source)
+        threads, threads_max = _threads(source, wants, policy)
+        budget = policy.options.host_memory_max // (2 if policy.is_streamed else 1)
+        plan = _plan(header, wants, policy, threads, budget, isinstance(source, MappedSource))
+        begins = np.array([tensor.data_offset for tensor in wants.tensors], np.int64)
+        sizes = np.array([tensor.stored_size for tensor in wants.tensors], np.int64)
+        self._schedule = schedule = Schedule(plan, begins, begins + sizes)
+        slot_size = plan.info.staging_size_max
+        slots = max(1, budget // slot_size) if slot_size else 0
+        self._slot_size = slot_size
+        make_slot = policy.lane.slot if policy.lane else host_slot
+        self._ring: SlotRing[HostSlot] = SlotRing(lambda: make_slot(slot_size), slots)
+        self.target = self._make_target(schedule)
+        settings = Settings(
+            threads=min(threads, slots or threads),
+            threads_max=min(threads_max, slots or threads_max),
+            verify=policy.verify,
+            window=budget if policy.is_streamed else None,
+            observe=policy.observe,
+        )
+        progress = Progress(plan.info.bytes_read, source.url, policy.options.progress)
+        self._transfer = Transfer(source, schedule, self.target, settings, progress)
+        self._wants_of_unit = np.bincount(
+            schedule.unit_of_want[schedule.unit_of_want >= 0], minlength=len(schedule.unit_sizes)
+        )
+
+    def _make_target(self, schedule: Schedule) -> HostTarget | DeviceTarget:
+        policy, wants = self._policy, self._wants
+        if policy.lane is not None:
+            return DeviceTarget(schedule, self._ring, policy.lane, wants.tensors)
+        existing: dict[int, Block] = {}
+        if policy.existing is not None:
+            for want, block in enumerate(policy.existing):
+                unit = int(schedule.unit_of_want[want])
+                if block is not None and unit >= 0:
+                    existing[unit] = block
+        elif isinstance(self._source, MappedSource) and wants.boxes is None:
+            offsets = [tensor.data_offset for tensor in wants.tensors]
+            item_sizes = [item_size(dtype_name(tensor.dtype)) for tensor in wants.tensors]
+            existing = mapped_blocks(self._source, schedule, offsets, item_sizes)
+        return HostTarget(schedule, self._ring, existing)
+
+    def __enter__(self) -> Job:
+        self._transfer.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._transfer.__exit__(kind, error, traceback)
+
+    def wait_all(self) -> None:
+        self._transfer.wait(self._schedule.request_count)
+        self._source.check_unchanged()
+
+    def wait(self, want: int) -> None:
+        self._transfer.wait(int(self._schedule.want_end[want]))
+        self._source.check_unchanged()
+
+    def placed(self, want: int) -> tuple[Block | None, int]:
+        """In host memory: the block that holds the want, None for an empty one, and where in it."""
+        if not isinstance(self.target, HostTarget):
+            raise RuntimeError("this job loads to a device")
+        unit = int(self._schedule.unit_of_want[want])
+        if unit < 0:
+            return None, 0
+        return self.target.block(unit), int(self._schedule.plan.placements["position"][want])
+
+    @property
+    def is_on_device(self) -> bool:
+        return isinstance(self.target, DeviceTarget)
+
+    def device_tensor(self, want: int) -> Any:
+        """Copies that are still under way precede whatever the caller's stream does with it."""
+        if not isinstance(self.target, DeviceTarget):
+            raise RuntimeError("this job loads to host memory")
+        self.target.publish()
+        return self.target.tensor(want)
+
+    def release(self, want: int) -> None:
+        unit = int(self._schedule.unit_of_want[want])
+        if unit < 0:
+            return
+        self._wants_of_unit[unit] -= 1
+        if self._wants_of_unit[unit] == 0:
+            self.target.forget(unit)
+            self._transfer.release(int(self._schedule.unit_sizes[unit]))
+
+    def stats(self, runs_read: int) -> TransferStats:
+        """Of what was done so far. `runs_read`: bytes of chunk entries that were read before."""
+        times = self._transfer.times
+        after = _Counts(self._source)
+        before = self._before
+        info = self._schedule.plan.info
+        threads = self._transfer.thread_count
+        lane = self._policy.lane
+        is_mapped = isinstance(self._source, MappedSource)
+        return TransferStats(
+            path=lane.path if lane else "map" if is_mapped else "copy",
+            seconds=time.perf_counter() - self._begin,
+            seconds_receive=times.receive,
+            seconds_process=times.process,
+            seconds_upload=times.upload,
+            bytes_wanted=info.bytes_wanted,
+            bytes_read=times.bytes_read + runs_read,
+            requests=after.requests - before.requests,
+            retries=after.retries - before.retries,
+            throttled=after.throttled - before.throttled,
+            connections=after.connections - before.connections,
+            threads=threads,
+            host_memory=self._ring.made * self._slot_size
+            + threads * min(info.gap_size_max, PIECE_SIZE),
+        )
+
+
+class _Counts:
+    """A source's counters at one moment."""
+
+    def __init__(self, source: Source) -> None:
+        self.requests = source.stats.requests
+        self.retries = source.stats.retries
+        self.throttled = source.stats.throttled
+        self.connections = source.stats.connections
+
+
+def _threads(source: Source, wants: Wants, policy: Policy) -> tuple[int, int]:
+    """How many threads to begin with, and how many at most."""
+    if source.sequential or policy.observe is not None:
+        return 1, 1
+    if isinstance(source, (FileSource, MappedSource, MemorySource, FileObjectSource)):
+        stored = sum(tensor.stored_size for tensor in wants.tensors)
+        if stored <= INLINE_SIZE_MAX:
+            return 1, 1
+        threads = min(LOCAL_THREADS_MAX, os.cpu_count() or 1)
+        return threads, threads
+    connections = policy.options.connections_max
+    return min(REMOTE_THREADS, connections), connections
+
+
+def _plan(
+    header: lib.Header,
+    wants: Wants,
+    policy: Policy,
+    threads: int,
+    budget: int,
+    is_mapped: bool,
+) -> lib.Plan:
+    stored = sum(tensor.stored_size for tensor in wants.tensors)
+    share = max(REQUEST_SIZE_MIN, stored // (threads * REQUESTS_PER_THREAD))
+    size = min(share, REQUEST_SIZE, policy.options.request_size_max, budget // threads)
+    has_own_places = is_mapped or policy.existing is not None
+    while True:
+        plan = lib.Plan(
+            header,
+            wants.indices,
+            wants.boxes,
+            flags=lib.PLAN_STAGED if policy.lane else 0,
+            request_size_max=size,
+            slab_size_max=0 if has_own_places else SLAB_SIZE_MAX,
+            slab_tensor_max=0 if has_own_places else SLAB_TENSOR_MAX,
+        )
+        if plan.info.staging_size_max <= budget:
+            return plan
+        if size == 1:
+            raise OptionError(
+                f"{header.label}: host_memory_max is too small for this file's chunks; staging one"
+                f" needs {plan.info.staging_size_max} bytes of the {budget} there are for it"
+            )
+        size = 1  # a request for each chunk

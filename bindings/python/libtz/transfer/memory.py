@@ -1,0 +1,115 @@
+"""Host memory for tensors.
+
+Where the pages come from decides how fast they can be filled: fresh 4 KiB pages cost more than the
+copy into them, 2 MiB pages a fraction of it. So all but small allocations lie in mappings that ask
+for huge pages and begin at a multiple of 2 MiB. Nothing is touched here: the thread that
+fills a page also makes the kernel supply it, so faults run in parallel.
+
+- 16 MiB and more: a mapping of its own, gone with its last tensor.
+- 64 KiB and more: side by side in arenas, since a few MiB alone would end in many small pages. Each
+  gives its own pages back when its last tensor goes.
+- less: ordinary heap memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import mmap
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from libtz._native import lib
+
+__all__ = ["ALIGNMENT", "HUGE_PAGE", "Arena", "Block", "allocate"]
+
+KIB = 1024
+MIB = 1024 * KIB
+
+ALIGNMENT = 64  # a cache line, and what libtz asks of allocations
+HUGE_PAGE = 2 * MIB
+HEAP_MAX = 64 * KIB
+ARENA_SIZE = 64 * MIB
+MAPPING_MIN = 16 * MIB
+# A tail of small pages longer than this takes longer to fill than a whole huge page.
+TAIL_MAX = 512 * KIB
+
+_HAS_HUGE_PAGES = sys.platform == "linux" and hasattr(mmap, "MADV_HUGEPAGE")
+
+
+@dataclass(frozen=True)
+class Block:
+    """`size` bytes of memory that live as long as anything holds `owner`, a writable buffer.
+
+    They begin at `offset` in it, at `address` in the process.
+    """
+
+    owner: Any
+    offset: int
+    size: int
+    address: int
+
+    def view(self) -> memoryview:
+        return memoryview(self.owner)[self.offset : self.offset + self.size]
+
+
+def allocate(size: int) -> Block:
+    """Memory of its own, zeroed, aligned to ALIGNMENT or more."""
+    if size < HEAP_MAX:
+        owner: Any = bytearray(size + ALIGNMENT - 1)
+        start = lib.address(owner)
+        offset = -start % ALIGNMENT
+        return Block(owner, offset, size, start + offset)
+    return _map(size)
+
+
+def _map(size: int) -> Block:
+    length = size
+    if _HAS_HUGE_PAGES and -size % HUGE_PAGE < HUGE_PAGE - TAIL_MAX:
+        length += -size % HUGE_PAGE
+    mapping = _anonymous(length)
+    start = lib.address(mapping)
+    offset = 0
+    if _HAS_HUGE_PAGES and length >= HUGE_PAGE:
+        if start % HUGE_PAGE:
+            # Newer kernels align by themselves. Elsewhere the part before is never touched.
+            mapping = _anonymous(length + HUGE_PAGE)
+            start = lib.address(mapping)
+            offset = -start % HUGE_PAGE
+        mapping.madvise(mmap.MADV_HUGEPAGE)
+    return Block(mapping, offset, size, start + offset)
+
+
+def _anonymous(length: int) -> mmap.mmap:
+    if sys.platform == "win32":
+        return mmap.mmap(-1, length)
+    # Python's default is MAP_SHARED, to which huge pages do not apply.
+    return mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+class Arena:
+    """Hands out memory of one load. Not safe to use by two threads at once."""
+
+    def __init__(self, expected: int) -> None:
+        """`expected` is how much will be asked for in all, as far as known."""
+        self._size = min(ARENA_SIZE, expected + -expected % HUGE_PAGE)
+        self._region: Block | None = None
+        self._used = 0
+
+    def allocate(self, size: int) -> Block:
+        if not _HAS_HUGE_PAGES or size < HEAP_MAX or size >= MAPPING_MIN or size > self._size:
+            return allocate(size)
+        if self._region is None or self._used + size > self._region.size:
+            self._region = _map(self._size)
+            self._used = 0
+        region = self._region
+        offset = region.offset + self._used
+        length = size + -size % mmap.PAGESIZE
+        self._used += length
+        release = functools.partial(_release, region.owner, offset, length)
+        address = region.address + offset - region.offset
+        return Block(lib.owned_buffer(address, size, release), 0, size, address)
+
+
+def _release(mapping: mmap.mmap, offset: int, length: int) -> None:
+    mapping.madvise(mmap.MADV_DONTNEED, offset, length)

@@ -1,0 +1,33 @@
+"""A progress bar for people: on terminals only, unless asked for."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+__all__ = ["PERIOD_S", "Progress"]
+
+PERIOD_S = 0.1
+
+
+class Progress:
+    """Shows how many of `total` bytes have arrived. `is_shown` None decides by the terminal."""
+
+    def __init__(self, total: int, label: str, is_shown: bool | None) -> None:
+        self.is_shown = sys.stderr.isatty() if is_shown is None else is_shown
+        self._bar: Any = None
+        if self.is_shown:
+            from tqdm import tqdm  # a moment's import that most loads need not pay
+
+            self._bar = tqdm(
+                total=total, desc=label, unit="B", unit_scale=True, unit_divisor=1000, leave=False
+            )
+
+    def show(self, done: int) -> None:
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -1,0 +1,54 @@
+"""Fetches the chunk entries of the tensors that are about to be loaded."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from libtz._native import lib
+from libtz.sources.base import Source
+from libtz.transfer.memory import allocate
+
+__all__ = ["fetch_runs"]
+
+# Entries of tensors nobody asked for that cost less than another request.
+GAP_MAX = 256 * 1024
+
+
+def fetch_runs(
+    source: Source, header: lib.Header, tensors: NDArray[np.uint32], front: memoryview
+) -> int:
+    """Puts what is missing of these tensors' runs; returns how many bytes it read for that.
+
+    `front` is what is known of the file's beginning.
+    """
+    missing = header.run_ranges(tensors)
+    unknown = []
+    for offset, size in missing:
+        if offset + size <= len(front):
+            header.put_runs(offset, front[offset : offset + size])
+        else:
+            unknown.append((offset, size))
+    read = 0
+    for ranges in _joined(unknown):
+        begin = ranges[0][0]
+        end = ranges[-1][0] + ranges[-1][1]
+        block = allocate(end - begin).view()
+        source.read_into(begin, end - begin, [block])
+        read += end - begin
+        # Only what was asked for: a bad run of another tensor is not this load's concern.
+        for offset, size in ranges:
+            header.put_runs(offset, block[offset - begin : offset - begin + size])
+    return read
+
+
+def _joined(ranges: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    groups: list[list[tuple[int, int]]] = []
+    end = 0
+    for offset, size in ranges:
+        if groups and offset - end <= GAP_MAX:
+            groups[-1].append((offset, size))
+        else:
+            groups.append([(offset, size)])
+        end = offset + size
+    return groups

@@ -1,0 +1,186 @@
+"""Loading to a device: staged requests, copied piece by piece into tensors that are there already.
+
+Receiving and checking happen in a ring of slots in pinned host memory; copies go to a stream of
+their own, and a slot comes back when the event behind its copies has passed. `HostLane` is the twin
+without a device, which runs the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from libtz._native import lib
+from libtz.transfer.engine import HostSlot, Request
+from libtz.transfer.host import host_slot
+from libtz.transfer.schedule import Schedule
+from libtz.transfer.staging import SlotRing, Use
+
+__all__ = ["CudaLane", "DeviceTarget", "HostLane", "Lane"]
+
+# Makes an uninitialised tensor for an entry of the file: (entry, device) -> (tensor, its bytes).
+MakeEmpty = Callable[[lib.Tensor, Any], tuple[Any, Any]]
+
+
+class Lane(Protocol):
+    """A way to a device."""
+
+    path: str
+
+    def slot(self, size: int) -> HostSlot:
+        """Staging memory that `copy` can read; its owner is a tensor of bytes."""
+
+    def empty(self, entries: Sequence[lib.Tensor]) -> list[tuple[Any, Any]]:
+        """Tensors on the device and their bytes, ready to be copied into."""
+
+    def copy(self, pairs: Sequence[tuple[Any, Any]]) -> Use | None:
+        """Enqueues copies (to, from). None if they are over already."""
+
+    def publish(self) -> None:
+        """What the caller does with the device from now on sees all copies so far."""
+
+    def synchronize(self) -> None:
+        """Returns when all copies are over."""
+
+
+class HostLane:
+    """Plain copies: for tests, and to show what a lane is."""
+
+    path = "staged"
+
+    def __init__(self, make_empty: MakeEmpty) -> None:
+        self._make_empty = make_empty
+
+    def slot(self, size: int) -> HostSlot:
+        import torch
+
+        slot = host_slot(size)
+        block = slot.owner
+        data = torch.frombuffer(block.owner, dtype=torch.uint8, count=size, offset=block.offset)
+        return HostSlot(slot.view, slot.address, data)
+
+    def empty(self, entries: Sequence[lib.Tensor]) -> list[tuple[Any, Any]]:
+        return [self._make_empty(entry, "cpu") for entry in entries]
+
+    def copy(self, pairs: Sequence[tuple[Any, Any]]) -> Use | None:
+        for target, source in pairs:
+            target.copy_(source)
+        return None
+
+    def publish(self) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
+
+
+class CudaLane:
+    """A stream of its own beside the caller's current one."""
+
+    path = "pinned"
+
+    def __init__(self, device: Any, make_empty: MakeEmpty) -> None:
+        import torch
+
+        self._torch = torch
+        self._device = device
+        self._make_empty = make_empty
+        self._callers = torch.cuda.current_stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def slot(self, size: int) -> HostSlot:
+        data = self._torch.empty(size, dtype=self._torch.uint8, pin_memory=True)
+        view: Any = data.numpy()
+        return HostSlot(memoryview(view), data.data_ptr(), data)
+
+    def empty(self, entries: Sequence[lib.Tensor]) -> list[tuple[Any, Any]]:
+        # On the caller's stream, whose tensors they will be. Their memory may have been another
+        # tensor's whose last kernels are still queued there, so our copies wait for those.
+        with self._torch.cuda.stream(self._callers):
+            tensors = [self._make_empty(entry, self._device) for entry in entries]
+        self._stream.wait_stream(self._callers)
+        return tensors
+
+    def copy(self, pairs: Sequence[tuple[Any, Any]]) -> Use | None:
+        with self._torch.cuda.stream(self._stream):
+            for target, source in pairs:
+                target.copy_(source, non_blocking=True)
+            event = self._torch.cuda.Event()  # type: ignore[no-untyped-call]
+            event.record(self._stream)
+        use: Use = event
+        return use
+
+    def publish(self) -> None:
+        self._callers.wait_stream(self._stream)
+
+    def synchronize(self) -> None:
+        self._stream.synchronize()
+
+
+class DeviceTarget:
+    """See engine.Target. Units are wants, one each."""
+
+    pointers: Any = None
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        ring: SlotRing[HostSlot],
+        lane: Lane,
+        entries: Sequence[lib.Tensor],
+    ) -> None:
+        self._schedule = schedule
+        self._ring = ring
+        self._lane = lane
+        self._entries = entries
+        self._tensors: list[Any] = [None] * len(entries)
+        self._bytes: list[Any] = [None] * len(entries)
+        self._prepared = 0
+
+    def prepare(self, count: int) -> None:
+        units = self._schedule.units[self._prepared : count].tolist()
+        if units:
+            self._fill(units)
+            self._prepared = count
+
+    def _fill(self, units: Sequence[int]) -> None:
+        made = self._lane.empty([self._entries[unit] for unit in units])
+        for unit, (tensor, data) in zip(units, made, strict=True):
+            self._tensors[unit], self._bytes[unit] = tensor, data
+
+    def tensor(self, unit: int) -> Any:
+        """A want whose requests are done. Its last copies may still be under way."""
+        if self._tensors[unit] is None:
+            self._fill([unit])  # an empty one: no request needed it
+        return self._tensors[unit]
+
+    def publish(self) -> None:
+        self._lane.publish()
+
+    def forget(self, unit: int) -> None:
+        self._tensors[unit] = self._bytes[unit] = None
+
+    def view(self, allocation: int) -> memoryview:
+        raise RuntimeError("a staged plan has no allocations")
+
+    def acquire(self) -> HostSlot:
+        return self._ring.acquire()
+
+    def deliver(self, request: Request, slot: HostSlot) -> None:
+        begin = request.piece_begin
+        pieces = self._schedule.plan.pieces[begin : begin + request.piece_count].tolist()
+        pairs = [
+            (
+                self._bytes[want][want_offset : want_offset + size],
+                slot.owner[position : position + size],
+            )
+            for want_offset, size, position, want, _ in pieces
+        ]
+        self._ring.release(slot, self._lane.copy(pairs))
+
+    def stop(self) -> None:
+        self._ring.stop()
+
+    def close(self) -> None:
+        # Slots and tensors may go now: nothing copies between them any more.
+        self._lane.synchronize()

@@ -31,9 +31,11 @@ from libtz.sources.resolve import resolve
 from libtz.transfer.job import Job, Policy, Wants
 from libtz.transfer.mapped import MappedSource
 from libtz.transfer.memory import Block, allocate
+from libtz.transfer.progress import Progress
 from libtz.transfer.runs import fetch_runs
 from libtz.transfer.stats import TransferStats
 from libtz.transfer.upload import CudaLane, Lane
+from libtz.transfer.verify import verify_file
 
 __all__ = ["File", "Maker", "Pick", "open"]
 
@@ -308,6 +310,24 @@ class File(Mapping[str, Any]):
         """A tensor to be indexed like one of PyTorch's: `f.get_slice(name)[:, 128:256]` reads only
         the chunks that it needs."""
         return TensorSlice(self.info(name), self._load_box)
+
+    def verify(self) -> None:
+        """Reads the whole file once and raises what is wrong with it, without loading it: both
+        checksums of every chunk, the content of every tensor, and that nothing else is in it."""
+        if self._header.info.format != lib.FORMAT_TZ:
+            raise OptionError(f"{self._source.url}: {self.format} files have no checksums to verify")
+        progress = Progress(self._source.size, "verify", self._options.progress)
+        done = 0
+
+        def advance(size: int) -> None:
+            nonlocal done
+            done += size
+            progress.show(done)
+
+        try:
+            verify_file(self._source, self._header, progress=advance)
+        finally:
+            progress.close()
 
     def close(self) -> None:
         """Loads of other threads end with an error. Tensors stay. Idempotent."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import tz_kit
 
@@ -119,3 +121,39 @@ def load(path: Path) -> Vector:
 
 def load_all() -> list[Vector]:
     return [load(path) for path in sorted(VECTORS.glob("v1/*/*.hex"))]
+
+
+# What a vector expects ----------------------------------------------------------------------------
+
+
+def expected_description(vector: Vector) -> dict[str, Any]:
+    """What an implementation says about a valid vector's file."""
+    path = VECTORS / "v1" / f"{vector.name}.json"
+    description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return description
+
+
+def mismatches(
+    vector: Vector, description: Mapping[str, Any], codecs: Collection[str] = ("raw", "tiered")
+) -> list[str]:
+    """In what `description`, by an implementation with these codecs, differs from the vector."""
+    if vector.requires is not None and vector.requires not in codecs:
+        expected: dict[str, Any] = {"result": "error", "class": "feature"}
+    elif vector.expect == "ok":
+        expected = expected_description(vector)
+        named = {"file_digest": vector.file_digest, "content_digest": vector.content_digest}
+        expected.update(named)
+    else:
+        expected = {"result": "error", "class": vector.expect}
+        optional = {"rule": vector.rules[0], "released": vector.released}
+        expected.update((k, v) for k, v in optional.items() if description.get(k) is not None)
+    return differences(expected, description)
+
+
+def differences(expected: Mapping[str, Any], description: Mapping[str, Any]) -> list[str]:
+    """The keys of `expected` with another value, or none, in `description`, in words."""
+    return [
+        f"{key}: expected {value!r}, got {description.get(key)!r}"
+        for key, value in expected.items()
+        if key not in description or description[key] != value
+    ]

@@ -1,0 +1,75 @@
+"""Properties of the reference reader that no single vector shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import tz_kit
+import tz_reference as tz
+from scenarios.base import ONE, TWO, metadata_file, pair
+from scenarios.valid_sections import everything
+from tests.implementations import IMPLEMENTATIONS, Implementation
+from tz_describe import describe
+
+EVERYTHING = everything()
+
+
+def test_opening_needs_open_size_bytes_and_no_more() -> None:
+    open_size = tz.File(EVERYTHING).header.preamble.open_size
+    front = EVERYTHING[:open_size]
+    assert tz.read_header(front, len(EVERYTHING)) == tz.File(EVERYTHING).header
+
+
+def test_no_tensor_is_handed_out_before_its_chunks_are_checked() -> None:
+    bad = TWO[:-1] + bytes([TWO[-1] ^ 1])
+    file = tz.File(bad)
+    assert file.load("a").data == b"\x01\x02\x03"
+    with pytest.raises(tz.TzError, match="TZ1-43"):
+        file.load("b")
+
+
+def test_objects_are_read_as_they_were_written() -> None:
+    file = tz.File(EVERYTHING)
+    value = file.object()
+    assert value["tags"] == ("a", b"b", None, False)
+    assert [tensor.dtype for tensor in value["model"]] == ["bf16", "f32", "i64", "bf16", "f64"]
+    assert value["model"][0] == file.load("model.embed") == file.load("model.head")
+    with pytest.raises(ValueError, match="not a nested object"):
+        tz.File(ONE).object()
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS, ids=lambda i: i.name)
+def test_every_truncation_is_an_error(implementation: Implementation) -> None:
+    for size in [*range(0, 130), *range(130, len(ONE), 23), len(ONE) - 1]:
+        description = implementation.describe(ONE[:size])
+        assert description["result"] == "error", size
+        assert description["class"] == "truncated", size
+
+
+def bit_flips(data: bytes) -> Iterator[tuple[int, bytes]]:
+    for at in range(len(data)):
+        yield at, tz_kit.splice(data, at, at + 1, bytes([data[at] ^ 1 << at % 8]))
+
+
+def test_every_bit_flip_is_an_error() -> None:
+    """There is no byte in a file that can change without a whole-file operation noticing."""
+    for at, data in bit_flips(TWO):
+        assert describe(data)["result"] == "error", at
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS, ids=lambda i: i.name)
+@pytest.mark.parametrize(("pair_count", "expected"), [(65536, "ok"), (65537, "limit")])
+def test_number_of_metadata_pairs(
+    pair_count: int, expected: str, implementation: Implementation
+) -> None:
+    """TZ1-58 at its border; as vectors these files would be too long to read."""
+    data = metadata_file(*(pair(f"{i:05}".encode()) for i in range(pair_count)))
+    description = implementation.describe(data, operation="open")
+    assert description.get("class", "ok") == expected
+    assert expected != "ok" or len(description["metadata"]) == pair_count
+
+
+def test_describe_tells_a_missing_structure_from_none() -> None:
+    assert describe(ONE)["structure"] is None
+    assert describe(tz.encode({}, structure=None))["structure"] == [["none", None, None]]

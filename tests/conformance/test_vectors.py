@@ -1,0 +1,83 @@
+"""Every conformance vector, through every implementation."""
+
+from __future__ import annotations
+
+import sys
+
+import make_vectors
+import pytest
+import tz_vectors
+from tests.implementations import IMPLEMENTATIONS, Command, Implementation
+
+VECTORS = tz_vectors.load_all()
+REFERENCE_DIR = tz_vectors.VECTORS.parent / "reference"
+
+
+def check(implementation: Implementation, vector: tz_vectors.Vector) -> None:
+    description = implementation.describe(vector.data, pin=vector.pin, operation=vector.operation)
+    problems = tz_vectors.mismatches(vector, description, implementation.codecs)
+    assert not problems, f"{vector.comment}\n" + "\n".join(problems)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS, ids=lambda i: i.name)
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda v: v.name)
+def test_vector(vector: tz_vectors.Vector, implementation: Implementation) -> None:
+    check(implementation, vector)
+
+
+def test_a_wrong_answer_fails() -> None:
+    """A reader that says ok to everything, or fails for the wrong reason, is found out."""
+    for vector in VECTORS:
+        if vector.expect == "ok":
+            continue
+        right = {"result": "error", "class": vector.expect, "released": vector.released}
+        assert not tz_vectors.mismatches(vector, right)
+        assert tz_vectors.mismatches(vector, {"result": "ok"})
+        assert tz_vectors.mismatches(vector, {**right, "class": "other"})
+        assert tz_vectors.mismatches(vector, {**right, "rule": "TZ1-0"})
+        assert tz_vectors.mismatches(vector, {**right, "released": "00" * 32})
+
+
+# Those that a program which begins a Python interpreter for each file can do in seconds.
+SAMPLE = VECTORS[::25]
+
+
+@pytest.mark.parametrize("vector", SAMPLE, ids=lambda v: v.name)
+def test_vector_through_a_command(vector: tz_vectors.Vector) -> None:
+    """The protocol for strangers, with the reference reader as the stranger."""
+    argv = [sys.executable, str(REFERENCE_DIR / "tz_describe.py")]
+    check(Command("reference, as a command", argv, IMPLEMENTATIONS[0].codecs), vector)
+
+
+def test_vectors_are_up_to_date() -> None:
+    expected = make_vectors.texts()
+    assert set((tz_vectors.VECTORS / "v1").glob("*/*")) == set(expected)
+    stale = [p.name for p, text in expected.items() if p.read_text(encoding="utf-8") != text]
+    assert not stale, "run spec/reference/make_vectors.py"
+
+
+def test_vector_text_round_trips() -> None:
+    for vector in VECTORS:
+        assert tz_vectors.parse(vector.name, tz_vectors.render(vector)) == vector
+        assert not vector.unknown_keys
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        ("", b""),
+        ("# nothing", b""),
+        ("00", b"\0"),
+        ("00 ff  # two", b"\0\xff"),
+        ("01 02 * 3", b"\1\2\1\2\1\2"),
+    ],
+)
+def test_body_grammar(text: str, data: bytes) -> None:
+    head = "expect: ok\nrule: TZ1-1\ncomment: none\n\n"
+    assert tz_vectors.parse("x", head + text + "\n").data == data
+
+
+@pytest.mark.parametrize("text", ["0", "0 0", "FF", "00  01", "00 * 0", "00 *", "* 3", "0x00"])
+def test_body_grammar_refuses(text: str) -> None:
+    with pytest.raises(ValueError, match="no hex"):
+        tz_vectors.parse("x", f"expect: ok\nrule: TZ1-1\ncomment: none\n\n{text}\n")

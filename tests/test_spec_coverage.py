@@ -1,0 +1,70 @@
+"""Every requirement of the format has a vector for each of its error classes, or a named test."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "spec" / "tz-v1.md").read_text(encoding="utf-8")
+VECTORS = ROOT / "spec" / "vectors"
+
+
+def rules() -> dict[str, set[str]]:
+    """The error classes that each requirement names."""
+    found: dict[str, set[str]] = {}
+    starts = list(re.finditer(r"^- \[(TZ1-\d+)\]", TEXT, re.MULTILINE))
+    for match in starts:
+        # A requirement goes on until the next list item, heading or paragraph.
+        end = re.compile(r"^(?:- |#|\n|\S)", re.MULTILINE).search(TEXT, match.end() + 1)
+        body = TEXT[match.end() : end.start() if end else len(TEXT)]
+        assert match[1] not in found, f"{match[1]} is defined twice"
+        found[match[1]] = set(re.findall(r"\{([a-z-]+)\}", body))
+    return found
+
+
+def vectors() -> list[dict[str, str]]:
+    heads = []
+    for path in sorted(VECTORS.glob("v1/*/*.hex")):
+        head = path.read_text(encoding="utf-8").partition("\n\n")[0]
+        heads.append(dict(line.split(": ", 1) for line in head.splitlines()))
+    return heads
+
+
+def named_tests() -> dict[str, str]:
+    lines = (VECTORS / "coverage.txt").read_text(encoding="utf-8").splitlines()
+    return dict(line.split() for line in lines if not line.startswith("#"))
+
+
+def test_requirements_are_numbered_without_gaps() -> None:
+    numbers = sorted(int(rule.removeprefix("TZ1-")) for rule in rules())
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert len(numbers) >= 66
+
+
+def test_every_requirement_is_covered() -> None:
+    covered = {rule for head in vectors() for rule in head["rule"].split(", ")} | set(named_tests())
+    assert covered == set(rules())
+
+
+def test_every_error_class_of_every_requirement_has_a_vector() -> None:
+    shown = {(head["rule"], head["expect"]) for head in vectors() if head["expect"] != "ok"}
+    required = {(rule, name) for rule, classes in rules().items() for name in classes}
+    assert shown == required
+
+
+def test_every_class_of_section_13_occurs() -> None:
+    table = TEXT.split("| class | meaning |")[1].split("\n\n")[0]
+    classes = {name for line in table.splitlines() for name in re.findall(r"`([a-z-]+)`", line)}
+    assert classes == {head["expect"] for head in vectors()} - {"ok"}
+
+
+def test_named_tests_exist() -> None:
+    for rule, name in named_tests().items():
+        path, function = name.split("::")
+        source = (ROOT / path).read_text(encoding="utf-8")
+        assert f"\ndef {function}(" in source, rule
+
+
+def test_there_are_enough_vectors() -> None:
+    assert len(vectors()) >= 150

@@ -315,7 +315,7 @@ class File(Mapping[str, Any]):
         """Reads the whole file once and raises what is wrong with it, without loading it: both
         checksums of every chunk, the content of every tensor, and that nothing else is in it."""
         if self._header.info.format != lib.FORMAT_TZ:
-            raise OptionError(f"{self._source.url}: {self.format} files have no checksums to verify")
+            raise OptionError(f"{self._source.url}: {self.format} files have no checksums")
         progress = Progress(self._source.size, "verify", self._options.progress)
         done = 0
 

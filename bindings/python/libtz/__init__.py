@@ -1,7 +1,48 @@
-"""Load model weights from .tz files."""
+"""Load model weights from .tz files, and from .safetensors files, verified.
 
+    import libtz
+
+    with libtz.open("https://host/model.tz", digest="blake3:…") as f:
+        tensors = f.load(device="cuda")
+
+`libtz.torch` and `libtz.numpy` have the functions for whole dicts and modules; they are imported
+when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
 from importlib.metadata import version
+from types import ModuleType
 
-__all__ = ["__version__"]
+from libtz.errors import Error, FormatError, IntegrityError, OptionError, SourceError
+from libtz.format import TensorInfo
+from libtz.options import HttpOptions, ReadOptions, RetryPolicy, S3Options, WriteOptions
+from libtz.reader import File, open
+
+__all__ = [
+    "Error",
+    "File",
+    "FormatError",
+    "HttpOptions",
+    "IntegrityError",
+    "OptionError",
+    "ReadOptions",
+    "RetryPolicy",
+    "S3Options",
+    "SourceError",
+    "TensorInfo",
+    "WriteOptions",
+    "__version__",
+    "open",
+]
 
 __version__ = version("libtz")
+
+_MODULES = ("numpy", "torch")
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _MODULES:
+        return importlib.import_module(f"libtz.{name}")
+    raise AttributeError(f"module 'libtz' has no attribute {name!r}")

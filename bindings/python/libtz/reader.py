@@ -21,13 +21,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from libtz._native import lib
+from libtz._structure import NodeKind
 from libtz.errors import IntegrityError, OptionError
 from libtz.format import TensorInfo, digest_text, dtype_name, item_size, parse_digest
 from libtz.options import ReadOptions
 from libtz.slices import TensorSlice, thin
 from libtz.sources.base import Source
 from libtz.sources.file import FileSource
-from libtz.sources.resolve import resolve
+from libtz.sources.resolve import resolve_source
 from libtz.transfer.job import Job, Policy, Wants
 from libtz.transfer.mapped import MappedSource
 from libtz.transfer.memory import Block, allocate
@@ -77,7 +78,7 @@ def open(source: Any, *, digest: str | None = None, options: ReadOptions = _DEFA
     """
     algorithm, pin = parse_digest(digest) if digest is not None else (None, None)
     _refuse_sets(source)
-    place = resolve(source, options)
+    place = resolve_source(source, options)
     if options.local == "map" and isinstance(place, FileSource):
         if pin is not None:
             raise OptionError(
@@ -212,13 +213,12 @@ class File(Mapping[str, Any]):
 
     def structure(self) -> list[lib.Node]:
         """The nodes of a nested object in preorder, tensors by name; none for a flat set."""
-        nodes = map(self._header.node, range(self._header.info.node_count))
-        return [
-            node._replace(value=self._header.name(node.value))
-            if node.kind == lib.NODE_TENSOR
-            else node
-            for node in nodes
-        ]
+        nodes = []
+        for node in map(self._header.node, range(self._header.info.node_count)):
+            is_tensor = node.kind == NodeKind.TENSOR
+            value = self._header.name(node.value) if is_tensor else node.value
+            nodes.append(lib.Node(NodeKind(node.kind), node.key, value))
+        return nodes
 
     def __len__(self) -> int:
         return self._header.info.tensor_count

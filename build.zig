@@ -86,9 +86,11 @@ pub fn build(b: *std.Build) void {
     options.addOption(?[]const u8, "level_max", level_max);
 
     const kernels = addKernels(b, target, optimize, strip);
-    addLibraries(b, target, addRoot(b, target, optimize, strip, options, kernels));
+    const libraries = addLibraries(b, target, addRoot(b, target, optimize, strip, options, kernels));
     // The tests of the same sources compile faster in debug, and a failure shows where.
-    addTests(b, addRoot(b, target, .debug, false, options, kernels));
+    const tested = addRoot(b, target, .debug, false, options, kernels);
+    addTests(b, tested);
+    if (libraries) |made| addInterfaceTests(b, target, tested, made);
 }
 
 fn addRoot(
@@ -111,7 +113,10 @@ fn addRoot(
     return root;
 }
 
-fn addLibraries(b: *std.Build, target: std.Build.ResolvedTarget, root: *std.Build.Module) void {
+const Libraries = struct { shared: *std.Build.Step.Compile, static: *std.Build.Step.Compile };
+
+/// Null for WebAssembly, where one module is all there is.
+fn addLibraries(b: *std.Build, target: std.Build.ResolvedTarget, root: *std.Build.Module) ?Libraries {
     const check = b.step("check", "Compile the library and its tests without installing or running");
     const header = b.path("libtz/include/tz.h");
 
@@ -123,7 +128,7 @@ fn addLibraries(b: *std.Build, target: std.Build.ResolvedTarget, root: *std.Buil
         b.installArtifact(module);
         b.getInstallStep().dependOn(&b.addInstallHeaderFile(header, "tz.h").step);
         check.dependOn(&module.step);
-        return;
+        return null;
     }
 
     const shared = b.addLibrary(.{
@@ -146,6 +151,7 @@ fn addLibraries(b: *std.Build, target: std.Build.ResolvedTarget, root: *std.Buil
     static.bundle_compiler_rt = true; // so that a C linker needs nothing else
     b.installArtifact(static);
     check.dependOn(&static.step);
+    return .{ .shared = shared, .static = static };
 }
 
 fn addTests(b: *std.Build, root: *std.Build.Module) void {
@@ -153,6 +159,50 @@ fn addTests(b: *std.Build, root: *std.Build.Module) void {
     b.top_level_steps.get("check").?.step.dependOn(&tests.step);
     const run = b.addRunArtifact(tests);
     b.step("test", "Run the unit tests").dependOn(&run.step);
+}
+
+/// Tests of tz.h: against the library's own declarations, and as C callers use it.
+fn addInterfaceTests(
+    b: *std.Build,
+    target: std.Build.ResolvedTarget,
+    root: *std.Build.Module,
+    libraries: Libraries,
+) void {
+    const step = &b.top_level_steps.get("test").?.step;
+    const header = b.addTranslateC(.{
+        .root_source_file = b.path("libtz/include/tz.h"),
+        .target = target,
+        .optimize = .debug,
+        .link_libc = false,
+    });
+    const module = b.createModule(.{
+        .root_source_file = b.path("libtz/test/c_abi_test.zig"),
+        .target = target,
+        .optimize = .debug,
+    });
+    const options = b.addOptions();
+    options.addOptionPath("shared_library", libraries.shared.getEmittedBin());
+    module.addOptions("options", options);
+    module.addImport("tz", root);
+    module.addImport("tz_h", header.createModule());
+    const tests = b.addTest(.{ .name = "c_abi", .root_module = module, .use_llvm = true });
+    b.top_level_steps.get("check").?.step.dependOn(&tests.step);
+    step.dependOn(&b.addRunArtifact(tests).step);
+
+    const smoke = b.addExecutable(.{
+        .name = "smoke",
+        .root_module = b.createModule(.{ .target = target, .optimize = .debug, .link_libc = true }),
+        .use_llvm = true,
+    });
+    smoke.root_module.addCSourceFile(.{
+        .file = b.path("libtz/test/smoke.c"),
+        .flags = &.{ "-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion", "-Werror" },
+    });
+    smoke.root_module.addIncludePath(b.path("libtz/include"));
+    smoke.root_module.linkLibrary(libraries.static);
+    const run = b.addRunArtifact(smoke);
+    run.expectExitCode(0);
+    step.dependOn(&run.step);
 }
 
 /// One object per CPU level, each exporting one hidden symbol: `tz_kernels_<level>`.

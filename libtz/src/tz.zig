@@ -10,15 +10,20 @@
 const std = @import("std");
 
 pub const builder = @import("builder.zig");
+/// The structs of tz.h, for the test that compares them with the header.
+pub const c_types = @import("c_api/types.zig");
 pub const checksum = @import("checksum.zig");
 pub const dispatch = @import("dispatch.zig");
 pub const dtype = @import("dtype.zig");
 pub const encode = @import("encode.zig");
+pub const format = @import("format.zig");
 pub const header = @import("header.zig");
 pub const index = @import("index.zig");
+pub const metadata = @import("metadata.zig");
 pub const plan = @import("plan.zig");
 pub const process = @import("process.zig");
 pub const status = @import("status.zig");
+pub const structure = @import("structure.zig");
 pub const verifier = @import("verifier.zig");
 
 comptime {

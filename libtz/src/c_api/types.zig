@@ -1,4 +1,4 @@
-//! The structs of tz.h. tests/abi compares every size and offset with the header.
+//! The structs of tz.h. libtz/test/c_abi_test.zig compares every size and offset with the header.
 
 const std = @import("std");
 const checksum = @import("../checksum.zig");
@@ -133,7 +133,7 @@ pub const BuilderInfo = extern struct {
 };
 
 /// Every struct of tz.h by its C name.
-const structs = .{
+pub const structs = .{
     .{ "tz_diagnostic", status.Diagnostic },
     .{ "tz_blake3_state", checksum.Blake3 },
     .{ "tz_dtype_info", DtypeInfo },

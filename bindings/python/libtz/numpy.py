@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from libtz._overlap import Extent, find_ties
 from libtz.errors import OptionError
-from libtz.options import ReadOptions
+from libtz.options import ReadOptions, WriteOptions
 from libtz.reader import open as open_file
 from libtz.transfer.memory import Block
+from libtz.writer import TensorSpec, Writer
 
-__all__ = ["load_file"]
+__all__ = ["load_file", "save_file"]
 
 _DTYPES = {
     "bool": np.dtype("bool"),
@@ -23,7 +25,10 @@ _DTYPES = {
     **{f"c{8 * size}": np.dtype(f"<c{size}") for size in (8, 16)},
 }
 
+_NAMES: dict[np.dtype[Any], str] = {dtype: name for name, dtype in _DTYPES.items()}
+
 _DEFAULTS = ReadOptions()
+_WRITE_DEFAULTS = WriteOptions()
 
 
 def load_file(
@@ -32,6 +37,66 @@ def load_file(
     """All tensors of a file, in the writer's order. `source`, `digest`: see `libtz.open`."""
     with open_file(source, digest=digest, options=options) as file:
         return file.load_with(NumpyMaker())
+
+
+def save_file(
+    arrays: Mapping[str, NDArray[Any]],
+    target: Any,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    copy_overlapping: bool = False,
+    options: WriteOptions = _WRITE_DEFAULTS,
+) -> str:
+    """Writes the arrays, in their order, and returns the file digest, a pin for loading.
+
+    Arrays that share memory with the same dtype, shape and start are stored once. Any other overlap
+    is an OptionError that names both, unless `copy_overlapping` asks to store each on its own.
+    """
+    dtypes = {name: _dtype_name(name, array) for name, array in arrays.items()}
+    extents = [_extent(name, array) for name, array in arrays.items()]
+    ties = find_ties(extents, copy_overlapping=copy_overlapping)
+    names = list(arrays)
+    specs = [
+        TensorSpec(name, dtypes[name], arrays[name].shape, None if tie is None else names[tie])
+        for name, tie in zip(names, ties, strict=True)
+    ]
+    writer = Writer(target, specs, metadata=metadata, options=options)
+    with writer:
+        for name in writer.pending:
+            array = arrays[name]
+            is_stored = array.flags.c_contiguous and array.dtype == _DTYPES[dtypes[name]]
+            writer.put(name, array if is_stored else _converted(array))
+    return writer.digest
+
+
+def _dtype_name(name: str, array: Any) -> str:
+    """The format's name for the array's dtype, in either byte order."""
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        raise OptionError(f"tensor {name!r} is not a plain array but {type(array).__qualname__}")
+    known = _NAMES.get(array.dtype.newbyteorder("<"))
+    if known is None:
+        raise OptionError(
+            f"tensor {name!r} has dtype {array.dtype}, which the format does not have"
+        )
+    return known
+
+
+def _extent(name: str, array: NDArray[Any]) -> Extent:
+    return Extent(
+        name=name,
+        space="host",
+        kind=array.dtype.str,
+        address=array.__array_interface__["data"][0],
+        itemsize=array.itemsize,
+        shape=array.shape,
+        strides=array.strides,
+    )
+
+
+def _converted(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """In row-major order and little-endian. An iterable is used up at once, so there is one copy at
+    a time."""
+    yield np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
 
 
 class NumpyMaker:

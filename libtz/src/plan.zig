@@ -374,11 +374,11 @@ const Planner = struct {
         else
             std.math.maxInt(u32);
         for (targets[self.first_target..], self.first_target..) |target, number| {
+            // Before anything of that size is taken.
             if (target.box.size / self.index.chunk_size > count_max) return error.Limit;
             if (target.box.isContiguous()) {
                 const first = target.box.begin / self.index.chunk_size;
                 const last = (target.box.contiguousEnd() - 1) / self.index.chunk_size;
-                if (last - first >= count_max) return error.Limit;
                 try self.demands.ensureUnusedCapacity(gpa, @intCast(last - first + 1));
                 var chunk = first;
                 while (chunk <= last) : (chunk += 1) try self.addDemand(number, chunk);

@@ -220,9 +220,8 @@ fn addPieces(plan: *Plan, jobs: []const Job) error{OutOfMemory}!void {
             };
             if (target.last_piece) |number| if (number >= piece_begin) {
                 const last = &pieces.items[@intCast(number)];
-                if (last.want_offset + last.size == piece.want_offset and
-                    last.position + last.size == piece.position)
-                {
+                if (last.position + last.size == piece.position) {
+                    std.debug.assert(last.want_offset + last.size == piece.want_offset);
                     last.size += piece.size;
                     continue;
                 }

@@ -296,6 +296,13 @@ fn checkRequests(plan: planner.Plan, file: File, options: planner.Options) !void
         for (jobs[1..], jobs[0 .. jobs.len - 1]) |job, before| {
             try expect(job.offset - before.end() <= options.gap_max);
         }
+        if (!plan.staged) try checkGaps(plan, request, jobs);
+        for (jobs) |job| {
+            const staged = job.received_allocation == planner.to_staging;
+            if (staged) try expect(job.received_position % 64 == 0);
+            const users = plan.usersOf(job);
+            for (1..@max(1, users.len)) |user| try expect(users[user - 1] < users[user]);
+        }
         try expectEqual(jobs[0].offset, request.offset);
         try expectEqual(jobs[jobs.len - 1].end(), file_end);
         bytes_read += request.size;
@@ -305,6 +312,26 @@ fn checkRequests(plan: planner.Plan, file: File, options: planner.Options) !void
     try expectEqual(plan.bytes_read, bytes_read);
     try expectEqual(plan.staging_size_max, staging_size_max);
     try expectEqual(plan.gap_size_max, gap_size_max);
+}
+
+/// What is received between chunks lands on nothing that was wanted.
+fn checkGaps(plan: planner.Plan, request: planner.Request, jobs: []const planner.Job) !void {
+    for (jobs[1..], jobs[0 .. jobs.len - 1]) |job, before| {
+        var begin = request.offset;
+        for (segmentsOf(plan, request)) |segment| {
+            const low = @max(begin, before.end());
+            const high = @min(begin + segment.size, job.offset);
+            if (low < high) {
+                const position = segment.position + (low - begin);
+                for (plan.placements) |placement| {
+                    if (placement.size == 0 or placement.allocation != segment.allocation) continue;
+                    try expect(position + (high - low) <= placement.position or
+                        placement.position + placement.size <= position);
+                }
+            }
+            begin += segment.size;
+        }
+    }
 }
 
 fn checkPlacements(

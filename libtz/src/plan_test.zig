@@ -131,6 +131,24 @@ test "slabs end at their size, and large tensors have their own allocations" {
     });
 }
 
+test "a slab does not mirror what is far away" {
+    const shapes = [_][]const u64{ &.{64}, &.{4032}, &.{64}, &.{4096}, &.{64} };
+    var fixture: Fixture = try .init(&shapes, 1 << 16, true);
+    defer fixture.deinit();
+
+    const wants = [_]Want{ whole(0), whole(2), whole(4) };
+    var plan = try fixture.plan(&wants, .{ .slab_size_max = 1 << 20, .slab_tensor_max = 64 });
+    defer plan.deinit();
+
+    try expectEqual(4096, plan.placements[1].position);
+    try expectEqual(4160, plan.placements[2].position);
+    try expectSegments(plan, &.{
+        .{ .size = 4160, .position = 0, .allocation = 0 },
+        .{ .size = 4096, .position = 0, .allocation = to_nowhere },
+        .{ .size = 64, .position = 4160, .allocation = 0 },
+    });
+}
+
 test "a slice of rows reads its chunks into place" {
     var fixture: Fixture = try .init(&.{&.{ 8, 64 }}, 64, false);
     defer fixture.deinit();
@@ -214,6 +232,10 @@ test "requests end before they grow too large, at chunk borders" {
     for (&sizes, plan.requests.items) |*size, request| size.* = request.size;
     // 64 + 64; 64 + 64; 44 + padding + 10.
     try testing.expectEqualSlices(u64, &.{ 128, 128, 74 }, &sizes);
+    var exact = try fixture.plan(&.{whole(0)}, .{ .request_size_max = 128 });
+    defer exact.deinit();
+
+    try expectEqual(3, exact.requests.items.len);
     // A chunk is never cut.
     var small = try fixture.plan(&.{whole(0)}, .{ .request_size_max = 1 });
     defer small.deinit();

@@ -474,6 +474,8 @@ test "JSON of another shape" {
         .{ "{\"\xFF\":{}}", 0 },
         .{ "{\"a\":{\"dtype\":\"U8\",\"shape\":[4]}}", 31 },
         .{ "{\"a\":{\"dtype\":\"U8\",\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 27 },
+        .{ "{\"a\":{\"shape\":[4],\"shape\":[4],\"dtype\":\"U8\",\"data_offsets\":[0,4]}}", 26 },
+        .{ "{\"a\":{\"data_offsets\":[0,4],\"data_offsets\":[0,4]}}", 42 },
         .{ "{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4],\"x\":0}}", 56 },
         .{ one("U8", "[4]", "[0,4,4]"), 50 },
         .{ one("U8", "[4]", "[0]"), 48 },
@@ -516,6 +518,20 @@ test "sizes, names and offsets that contradict each other" {
         .{ error.Limit, 1, one("U8", "[0,4294967296,4294967296]", "[0,0]"), 0 },
         .{ error.Limit, 27, one("U8", "[" ++ ones ++ "1]", "[0,1]"), 1 },
     }) |case| try expectError(case[0], length_size + case[1], case[2], case[3]);
+}
+
+test "limits of sizes and names" {
+    // 2^63 bytes, had one dimension not been zero.
+    try expectError(error.Limit, length_size + 1, one("U8", "[0,9223372036854775808]", "[0,0]"), 0);
+    const name: [format.name_size_max + 1]u8 = @splat('n');
+    inline for (.{ name[0..format.name_size_max], &name }, 0..) |long, over| {
+        const json = comptime "{\"" ++ long ++ "\":" ++ object("U8", "[0]", "[0,0]") ++ "}";
+        const file = try makeFile(json, 0);
+        defer testing.allocator.free(file);
+
+        const outcome = decodeOnce(testing.allocator, file);
+        try testing.expectEqual(over == 0, if (outcome) |_| true else |err| err != error.Limit);
+    }
 }
 
 test "every allocation may fail" {

@@ -22,7 +22,7 @@ import numpy as np
 
 from libtz._native import lib
 from libtz._structure import NodeKind
-from libtz.errors import IntegrityError, OptionError
+from libtz.errors import FormatError, IntegrityError, OptionError
 from libtz.format import TensorInfo, digest_text, dtype_name, item_size, parse_digest
 from libtz.options import ReadOptions
 from libtz.slices import TensorSlice, thin
@@ -111,11 +111,13 @@ def _open_header(source: Source, pin: bytes | None) -> tuple[lib.Header, memoryv
     front = memoryview(bytearray(FRONT_SIZE))
     front = front[: source.open(front)]
     while True:
-        # Right after a safetensors file's header size comes its JSON; no tz file has a brace there.
-        if pin is None and bytes(front[8:9]) == b"{":
-            opened = lib.Header.open_safetensors(front, source.size, label=source.url)
-        else:
+        try:
             opened = lib.Header.open(front, source.size, label=source.url, pin=pin)
+        except FormatError as error:
+            # Right after a safetensors file's header size comes its JSON.
+            if error.code != "not-tz" or bytes(front[8:9]) != b"{":
+                raise
+            opened = lib.Header.open_safetensors(front, source.size, label=source.url)
         if isinstance(opened, lib.Header):
             return opened, front[: opened.info.header_size]
         # A mapping of its own takes memory only as bytes really arrive.

@@ -1,0 +1,138 @@
+"""libtz as an implementation for conformance and differential tests: through its C interface, as the Python bindings
+call it, and through `libtz.open` as users do."""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import libtz
+from libtz._native import lib
+from libtz._native.verifying import Verifier
+from libtz.errors import Error
+from libtz.format import digest_text, dtype_name, parse_digest
+
+Description = dict[str, Any]
+
+KINDS = ["none", "bool", "int", "float", "str", "bytes", "tensor", "dict", "list", "tuple"]
+
+
+def failed(error: Error) -> Description:
+    """Messages about files end with the class and the rule."""
+    match = re.search(r"\(([a-z-]+)(?:, rule (TZ1-\d+))?\)$", str(error))
+    assert match, f"no class in {error!r}"
+    return {"result": "error", "class": match[1], "rule": match[2]}
+
+
+@dataclass(frozen=True)
+class CInterface:
+    """tz_header_open, tz_verifier_* and the accessors, fed from memory."""
+
+    name: str = "libtz-c"
+    codecs: frozenset[str] = frozenset({"raw", "tiered"})
+
+    def describe(
+        self, data: bytes, *, pin: str | None = None, operation: str = "verify"
+    ) -> Description:
+        try:
+            header = self._open(data, None if pin is None else parse_digest(pin)[1])
+            if operation == "verify":
+                self._verify(header, data)
+                header.put_runs(0, data)
+        except Error as error:
+            return failed(error)
+        return describe_header(header, with_chunks=operation == "verify")
+
+    def _open(self, data: bytes, pin: bytes | None) -> lib.Header:
+        needed = 0
+        for _ in range(3):
+            opened = lib.Header.open(data[:needed], len(data), label="file", pin=pin)
+            if isinstance(opened, lib.Header):
+                return opened
+            assert needed < opened <= len(data)
+            needed = opened
+        raise AssertionError("opening asks for more a third time")
+
+    def _verify(self, header: lib.Header, data: bytes) -> None:
+        verifier = Verifier(header)
+        while True:
+            offset, size = verifier.next()
+            if size == 0:
+                return verifier.finish()
+            verifier.put(data[offset : offset + size])
+
+
+@dataclass(frozen=True)
+class PythonReader:
+    """libtz.open and File.verify."""
+
+    name: str = "libtz-python"
+    codecs: frozenset[str] = frozenset({"raw", "tiered"})
+
+    def describe(
+        self, data: bytes, *, pin: str | None = None, operation: str = "verify"
+    ) -> Description:
+        try:
+            with libtz.open(data, digest=pin) as file:
+                if file.format != "tz":  # a vector may be a good file of another format
+                    return {"result": "error", "class": "not-tz", "rule": "TZ1-1"}
+                if operation == "verify":
+                    file.verify()
+                    file._header.put_runs(0, data)
+                return describe_header(file._header, with_chunks=operation == "verify")
+        except Error as error:
+            return failed(error)
+
+
+def describe_header(header: lib.Header, *, with_chunks: bool) -> Description:
+    content = header.content_digest()
+    assert content is not None
+    nodes = [header.node(index) for index in range(header.info.node_count)]
+    return {
+        "result": "ok",
+        "file_digest": digest_text(header.info.file_digest),
+        "content_digest": digest_text(content),
+        "chunk_size": header.info.chunk_size,
+        "metadata": dict(header.pair(index) for index in range(header.info.metadata_count)),
+        "structure": [describe_node(header, node) for node in nodes] or None,
+        "tensors": [
+            describe_tensor(header, index, with_chunks) for index in range(header.info.tensor_count)
+        ],
+    }
+
+
+def describe_node(header: lib.Header, node: lib.Node) -> list[Any]:
+    kind, value = KINDS[node.kind], node.value
+    if kind == "float":
+        value = struct.pack(">d", value).hex()
+    elif kind == "bytes":
+        value = value.hex()
+    elif kind == "tensor":
+        value = header.name(value)
+    return [kind, node.key, value]
+
+
+def describe_tensor(header: lib.Header, index: int, with_chunks: bool) -> Description:
+    tensor = header.tensor(index)
+    assert tensor.content_digest is not None
+    assert header.find(tensor.name) == index
+    assert header.order()[tensor.order] == np.uint32(index)
+    description: Description = {
+        "name": tensor.name,
+        "dtype": dtype_name(tensor.dtype),
+        "shape": list(tensor.shape),
+        "order": tensor.order,
+        "tie": None if tensor.tie is None else header.name(tensor.tie),
+        "decoded_size": tensor.decoded_size,
+        "stored_size": tensor.stored_size,
+        "data_offset": tensor.data_offset,
+        "content_digest": digest_text(tensor.content_digest),
+    }
+    if with_chunks:
+        chunks = [header.chunk(index, number) for number in range(tensor.chunk_count)]
+        description["chunks"] = [[c.stored_length, c.codec, c.crc] for c in chunks]
+    return description

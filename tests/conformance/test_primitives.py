@@ -22,9 +22,9 @@ def cases(name: str) -> list[Any]:
 
 
 def input_of(test: dict[str, Any]) -> bytes:
-    rule = test["input"]
+    rule: dict[str, Any] = test["input"]
     if "hex" in rule:
-        return bytes.fromhex(rule["hex"]) * rule.get("count", 1)
+        return bytes.fromhex(rule["hex"]) * int(rule.get("count", 1))
     return bytes(i % rule["cycle"] for i in range(rule["size"]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import pytest
@@ -106,5 +107,5 @@ def test_unequal_tensors_cannot_be_tied() -> None:
     ],
 )
 def test_what_no_file_holds_is_refused(tensors: dict[str, Tensor], options: Any) -> None:
-    with pytest.raises((ValueError, OverflowError, tz.struct.error)):
+    with pytest.raises((ValueError, OverflowError, struct.error)):
         encode(tensors, **options)

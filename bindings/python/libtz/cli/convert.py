@@ -1,0 +1,115 @@
+"""`tz convert`: from any format that is read to .tz or .safetensors, tensor by tensor."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from libtz import reader
+from libtz._native import lib
+from libtz.cli.options import add_command, add_options, make_options
+from libtz.cli.output import note, print_json, size_text
+from libtz.cli.verify import verify
+from libtz.errors import OptionError
+from libtz.foreign.safetensors_out import SafetensorsWriter, unit_size
+from libtz.format import TensorInfo
+from libtz.options import ReadOptions, WriteOptions
+from libtz.writer import TensorSpec, Writer
+
+__all__ = ["add_to"]
+
+DESCRIPTION = """\
+Convert between formats, or write a .tz file anew with other options. SRC and DST are paths or URLs;
+the ending of DST says the format. Memory holds a few tensors at a time, never the whole file. The
+result is read again and verified; its digest, which pins it for loading, is printed.
+
+  tz convert model.safetensors model.tz
+  tz convert model.tz model.safetensors
+  tz convert model.tz s3://bucket/model.tz --chunk-size 4M
+  tz convert https://host/model.safetensors model.tz --compress off
+
+Names, types, shapes, values and metadata stay. A .safetensors file has no ties and no nested
+objects: tied tensors are stored once for each name, nested objects are refused.
+"""
+
+
+def add_to(commands: Any) -> None:
+    parser = add_command(commands, "convert", "write a file in another format", DESCRIPTION, run)
+    parser.add_argument("source", metavar="SRC", help="file to read, .tz or .safetensors")
+    parser.add_argument("target", metavar="DST", help="file to write, .tz or .safetensors")
+    parser.add_argument("--digest", help="the digest that SRC must have")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    add_options(parser, ReadOptions, WriteOptions)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    convert = _CONVERTERS.get(arguments.target.rpartition(".")[2].lower())
+    if convert is None:
+        raise OptionError(f"{arguments.target}: the name must end with .tz or .safetensors")
+    read_options = make_options(ReadOptions, arguments)
+    write_options = make_options(WriteOptions, arguments)
+    begin = time.perf_counter()
+    with reader.open(arguments.source, digest=arguments.digest, options=read_options) as file:
+        report = convert(file, arguments.target, write_options)
+    report["write_s"] = time.perf_counter() - begin
+    verify(arguments.target, report["digest"], read_options)
+    report["total_s"] = time.perf_counter() - begin
+    if arguments.json:
+        print_json(report)
+        return
+    rate = size_text(report["bytes"] / report["write_s"])
+    note(
+        f"{report['tensors']} tensors, {size_text(report['bytes'])}: written in "
+        f"{report['write_s']:.2f} s ({rate}/s), verified in "
+        f"{report['total_s'] - report['write_s']:.2f} s"
+    )
+    print(report["digest"])
+
+
+def _to_tz(file: reader.File, target: Any, options: WriteOptions) -> dict[str, Any]:
+    infos = [file.info(name) for name in file]
+    specs = [TensorSpec(info.name, info.dtype, info.shape, info.tied_to) for info in infos]
+    places = {spec.name: place for place, spec in enumerate(specs)}
+    nodes = [
+        node._replace(value=places[node.value]) if node.kind == lib.NODE_TENSOR else node
+        for node in file.structure()
+    ]
+    writer = Writer(target, specs, metadata=file.metadata, structure=nodes, options=options)
+    with writer:
+        for name, data in file.iter_buffers(writer.pending):
+            writer.put(name, data)
+    report = _report(infos)
+    return report | {"digest": writer.digest, "content_digest": writer.content_digest}
+
+
+def _to_safetensors(file: reader.File, target: Any, options: WriteOptions) -> dict[str, Any]:
+    if file.structure():
+        raise OptionError("the file holds a nested object, which a .safetensors file cannot")
+    infos = {name: file.info(name) for name in file}
+    places = {name: place for place, name in enumerate(infos)}
+
+    def order(spec: TensorSpec) -> tuple[int, int, int]:
+        # The format has no padding: larger units first aligns all. Tied tensors follow their owner,
+        # whose data are then read once.
+        owner = infos[spec.name].tied_to or spec.name
+        return -unit_size(spec), places[owner], places[spec.name]
+
+    specs = sorted((TensorSpec(i.name, i.dtype, i.shape) for i in infos.values()), key=order)
+    writer = SafetensorsWriter(target, specs, metadata=file.metadata, options=options)
+    with writer:
+        for size in sorted({unit_size(spec) for spec in specs}, reverse=True):
+            names = [spec.name for spec in specs if unit_size(spec) == size]
+            for name, data in file.iter_buffers(names):
+                writer.write(name, [data])
+    return _report(infos.values()) | {"digest": writer.digest, "content_digest": None}
+
+
+def _report(infos: Iterable[TensorInfo]) -> dict[str, Any]:
+    counted = list(infos)
+    size = sum(info.nbytes for info in counted if info.tied_to is None)
+    return {"tensors": len(counted), "bytes": size}
+
+
+_CONVERTERS = {"tz": _to_tz, "safetensors": _to_safetensors}

@@ -1,0 +1,72 @@
+"""`tz inspect`: what is in a file, from its header alone."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import Any
+
+from libtz import reader
+from libtz.cli.options import LOADING, add_command, add_options, make_options
+from libtz.cli.output import print_json, print_table, printable, size_text
+from libtz.options import ReadOptions
+
+__all__ = ["add_to"]
+
+DESCRIPTION = """\
+List a file's tensors and metadata. Only the header is read, also over the network.
+
+  tz inspect model.tz
+  tz inspect s3://bucket/model.tz --s3-endpoint http://127.0.0.1:8333
+  tz inspect model.tz --json | jq '.tensors[] | select(.dtype == "bf16") | .name'
+"""
+
+
+def add_to(commands: Any) -> None:
+    parser = add_command(commands, "inspect", "list tensors and metadata", DESCRIPTION, run)
+    parser.add_argument("source", metavar="FILE", help="path or URL")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    parser.add_argument("--digest", help="refuse any file but the one with this digest")
+    add_options(parser, ReadOptions, leave_out=LOADING)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    options = make_options(ReadOptions, arguments)
+    with reader.open(arguments.source, digest=arguments.digest, options=options) as file:
+        if arguments.json:
+            print_json(_description(file))
+        else:
+            _print(file)
+
+
+def _description(file: reader.File) -> dict[str, Any]:
+    return {
+        "format": file.format,
+        "digest": file.digest,
+        "content_digest": file.content_digest,
+        "metadata": dict(file.metadata),
+        "is_nested": bool(file.structure()),
+        "tensors": [dataclasses.asdict(file.info(name)) for name in file],
+    }
+
+
+def _print(file: reader.File) -> None:
+    infos = [file.info(name) for name in file]
+    rows = [("NAME", "DTYPE", "SHAPE", "SIZE", "STORED")]
+    for info in infos:
+        stored = size_text(info.stored_nbytes)
+        if info.tied_to is not None:
+            stored = f"tied to {printable(info.tied_to)}"
+        shape = "x".join(map(str, info.shape)) or "scalar"
+        rows.append((printable(info.name), info.dtype, shape, size_text(info.nbytes), stored))
+    if infos:
+        print_table(rows, right=frozenset({3}))
+        print()
+    for key, value in file.metadata.items():
+        print(f"metadata        {printable(key)} = {printable(value)}")
+    total = sum(info.nbytes for info in infos if info.tied_to is None)
+    nested = ", in a nested object" if file.structure() else ""
+    print(f"format          {file.format}, {len(infos)} tensors{nested}, {size_text(total)}")
+    if file.digest is not None:
+        print(f"digest          {file.digest}")
+        print(f"content digest  {file.content_digest}")

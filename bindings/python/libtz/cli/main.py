@@ -1,0 +1,77 @@
+"""The entry point: picks the command, and turns exceptions into messages and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from libtz import __version__
+from libtz.cli import convert, digest, inspect, load, verify
+from libtz.cli.output import note
+from libtz.errors import Error, OptionError
+
+__all__ = ["main"]
+
+DESCRIPTION = """\
+Load model weights fast, and know that they are the right ones.
+
+Files are named by path or URL: model.tz, https://host/model.tz, s3://bucket/model.tz. Each command
+reads .tz and .safetensors files.
+
+  tz convert model.safetensors model.tz       make a .tz file; prints its digest
+  tz inspect https://host/model.tz            list tensors, reading only the header
+  tz verify model.tz --digest blake3:...      check every byte
+  tz load s3://bucket/model.tz --device cuda  load and time it
+
+'tz COMMAND --help' explains the rest.
+"""
+
+EPILOG = """\
+exit status: 0 done; 1 the file is not right, or could not be read or written; 2 wrong usage.
+Credentials for S3 come from boto3's usual places (environment, ~/.aws, instance roles), never
+from the command line.
+"""
+
+DATA_FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+        # Here, so that a reader that went away is noticed inside the try.
+        sys.stdout.flush()
+    except OptionError as error:
+        note(f"tz: {error}")
+        return WRONG_USAGE
+    except Error as error:
+        note(f"tz: {error}")
+        return DATA_FAILED
+    except KeyboardInterrupt:
+        note("tz: interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # As with `tz inspect … | head`. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DATA_FAILED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tz",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"libtz {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in (inspect, verify, digest, convert, load):
+        command.add_to(commands)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""`tz verify`: reads a whole file and checks everything about it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from libtz import reader
+from libtz.cli.digest import sha256_of
+from libtz.cli.options import LOADING, add_command, add_options, make_options
+from libtz.errors import IntegrityError, OptionError
+from libtz.options import ReadOptions
+
+__all__ = ["add_to", "verify"]
+
+DESCRIPTION = """\
+Read a whole file and check everything: the header, both checksums of every chunk, that each tensor
+decodes to what was saved, and that nothing else is in the file.
+
+  tz verify model.tz
+  tz verify https://host/model.tz --digest blake3:...    is it also the file that I mean?
+
+Without a digest, damage is found, but a file that somebody made on purpose looks as good as any.
+Formats without checksums can only be compared with the SHA-256 that 'tz digest' prints for them.
+"""
+
+
+def add_to(commands: Any) -> None:
+    parser = add_command(commands, "verify", "check every byte of a file", DESCRIPTION, run)
+    parser.add_argument("source", metavar="FILE", help="path or URL")
+    parser.add_argument("--digest", help="the digest that the file must have")
+    add_options(parser, ReadOptions, leave_out=LOADING)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    is_whole = verify(arguments.source, arguments.digest, make_options(ReadOptions, arguments))
+    print("ok" if is_whole else "ok as far as it goes: this format has no checksums for its data")
+
+
+def verify(source: Any, digest: str | None, options: ReadOptions) -> bool:
+    """Raises what is wrong with the file; says whether all of it could be checked."""
+    pin = digest if digest is None or digest.startswith("blake3:") else None
+    with reader.open(source, digest=pin, options=options) as file:
+        if file.format == "tz":
+            if digest is not pin:
+                raise OptionError(f"a tz file is pinned by its own digest, not by {digest!r}")
+            file.verify()
+            return True
+    if digest is None:
+        return False
+    if sha256_of(source, options) != digest:
+        raise IntegrityError(f"{source} is not the file that the digest pins")
+    return True

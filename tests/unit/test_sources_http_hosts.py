@@ -14,7 +14,6 @@ from collections.abc import Iterator
 import pytest
 from tests.faults.server import Fault, FaultServer
 from tests.servers import Certificate, Nginx
-from urllib3.exceptions import InsecureRequestWarning
 
 from libtz.errors import OptionError, SourceError
 from libtz.options import HttpOptions, RetryPolicy
@@ -344,9 +343,9 @@ def test_a_certificate_nobody_vouches_for_is_refused_at_once(secure: FaultServer
     assert not error.retryable
 
 
-def test_not_verifying_is_possible_and_warned_about(secure: FaultServer) -> None:
-    with pytest.warns(InsecureRequestWarning):
-        source = opened(secure.url(), HttpOptions(verify=False, proxies={}))
+@pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
+def test_not_verifying_is_possible(secure: FaultServer) -> None:
+    source = opened(secure.url(), HttpOptions(verify=False, proxies={}))
     check(source)
     source.close()
 

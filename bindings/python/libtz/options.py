@@ -48,7 +48,7 @@ HEADERS_RESERVED = frozenset(
 )
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-# What a header value may hold: visible latin-1, space and tab. A line break would start a new header.
+# A header value holds visible latin-1, space and tab. A line break would start another header.
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _ENDPOINT = re.compile(r"https?://[^\s/@?#]+(/[^\s@?#]*)?")
 
@@ -235,7 +235,7 @@ class ReadOptions:
     """How to open and load a source."""
 
     verify: bool = True  # check every chunk's checksum; a pinned digest is checked regardless
-    local: Literal["copy", "map"] = "copy"  # "map" shows later changes to the file, and dies with it
+    local: Literal["copy", "map"] = "copy"  # "map": later changes to the file show
     host_memory_max: int = 256 * MIB  # beyond the result itself
     connections_max: int = 32
     request_size_max: int = 64 * MIB

@@ -67,9 +67,9 @@ class FileSource:
         fd = self._acquire()
         try:
             while cursor.remaining:
+                free = cursor.free()
                 if self._is_closing:
                     raise source_closed(self.url)
-                free = cursor.free()
                 count = self._read_at(fd, cursor.offset, free)
                 if count == 0:
                     raise SourceError(

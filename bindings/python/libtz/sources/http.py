@@ -267,12 +267,14 @@ class HttpSource:
         hops = 0
         while True:
             reply = self._send(url, headers, begin, end)
-            if can_renew and 300 <= reply.status < 500 and self._renewed(reply, hops):
+            # Only the first host's refusal is a reason to sign again, and only once.
+            if can_renew and self._origin.renew(url, reply.status, reply.headers):
                 can_renew = False
                 self._discard(reply)
                 url, headers = self._origin.sign()
             elif reply.status in REDIRECT_STATUSES:
                 hops += 1
+                can_renew = False
                 url, headers = self._redirected(url, headers, reply, hops)
             elif hops == 0:
                 return self._checked(reply, None)
@@ -280,10 +282,6 @@ class HttpSource:
                 checked = self._checked(reply, (url, headers))
                 self._target = (url, headers)
                 return checked
-
-    def _renewed(self, reply: Reply, hops: int) -> bool:
-        # What another host says is no reason to sign again.
-        return hops == 0 and self._origin.renew(reply.status, reply.headers)
 
     def _send(self, url: str, headers: Mapping[str, str], begin: int, end: int) -> Reply:
         own = {"Accept-Encoding": "identity", "Range": f"bytes={begin}-{end - 1}"}

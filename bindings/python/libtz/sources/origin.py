@@ -23,8 +23,8 @@ class Origin(Protocol):
         """The URL and the headers of the next request, credentials included."""
         ...
 
-    def renew(self, status: int, headers: Mapping[str, str]) -> bool:
-        """After a refusal: whether signing again gives a request that may fare better."""
+    def renew(self, url: str, status: int, headers: Mapping[str, str]) -> bool:
+        """Whether signing again gives a request that may fare better than `url`, just refused."""
         ...
 
     def explain(self, status: int, body: bytes) -> tuple[str, bool]:
@@ -47,7 +47,7 @@ class HttpOrigin:
     def sign(self) -> tuple[str, Mapping[str, str]]:
         return self._url, self._headers
 
-    def renew(self, status: int, headers: Mapping[str, str]) -> bool:
+    def renew(self, url: str, status: int, headers: Mapping[str, str]) -> bool:
         return False
 
     def explain(self, status: int, body: bytes) -> tuple[str, bool]:

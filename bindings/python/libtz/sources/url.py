@@ -7,8 +7,6 @@ import contextlib
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
-import requests
-
 from ..errors import OptionError
 
 __all__ = ["HttpUrl", "origin_of", "parse_http_url", "redirect_url", "shown"]
@@ -29,7 +27,7 @@ def parse_http_url(text: str) -> HttpUrl:
         user, password = parts.username, parts.password
         host = parts.netloc.rpartition("@")[2]
         url = _quoted(urlunsplit((parts.scheme, host, parts.path, parts.query, "")))
-    except (ValueError, requests.exceptions.RequestException):
+    except ValueError:
         raise OptionError(f"{shown(text)} is not a valid URL") from None
     authorization = None
     if user is not None or password is not None:
@@ -47,10 +45,7 @@ def redirect_url(base: str, location: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise ValueError("not an HTTP URL")
     host = parts.netloc.rpartition("@")[2]
-    try:
-        return _quoted(urlunsplit((parts.scheme, host, parts.path, parts.query, "")))
-    except requests.exceptions.RequestException:
-        raise ValueError("not a valid URL") from None
+    return _quoted(urlunsplit((parts.scheme, host, parts.path, parts.query, "")))
 
 
 def origin_of(url: str) -> tuple[str, str, int]:
@@ -74,7 +69,12 @@ def shown(url: str) -> str:
 
 
 def _quoted(url: str) -> str:
-    prepared = requests.Request("GET", url).prepare().url
+    import requests  # a tenth of a second, which only those pay who use HTTP
+
+    try:
+        prepared = requests.Request("GET", url).prepare().url
+    except requests.exceptions.RequestException:
+        prepared = None
     if prepared is None:
         raise ValueError("not a valid URL")
     return prepared

@@ -1,0 +1,1 @@
+"""Where bytes go: one seam (`base.Sink`), one module for each kind of place."""

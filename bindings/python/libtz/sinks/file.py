@@ -1,0 +1,121 @@
+"""A local file, written beside its final name and renamed to it when it is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import OptionError, SourceError
+
+__all__ = ["FileSink"]
+
+_HAS_PWRITE = hasattr(os, "pwrite")
+_OPEN_FLAGS = (
+    os.O_WRONLY
+    | os.O_CREAT
+    | os.O_EXCL
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_BINARY", 0)
+    | getattr(os, "O_NOFOLLOW", 0)
+)
+
+
+class FileSink:
+    """See `base.Sink`. What was at the path before stays until the moment of the renaming.
+
+    A symbolic link at the path is replaced, not followed: what it points to may be shared.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        if not self.path.name or "\0" in str(self.path):
+            raise OptionError(f"{str(self.path)!r} names no file")
+        self._temporary: Path | None = None
+        self._fd: int | None = None
+        self._is_done = False
+
+    def write_at(self, offset: int, data: memoryview) -> None:
+        data = data.cast("B")
+        with self._failing():
+            fd = self._open()
+            while data:
+                count = _write(fd, data, offset)
+                data = data[count:]
+                offset += count
+
+    def commit(self, size: int) -> None:
+        with self._failing():
+            fd = self._open()
+            # Also makes the zeros past the last byte written.
+            os.ftruncate(fd, size)
+            os.fsync(fd)
+            self._close()
+            if self._temporary is not None:
+                self._temporary.replace(self.path)
+                self._temporary = None
+            self._is_done = True
+            self._sync_directory()
+
+    def abort(self) -> None:
+        self._is_done = True
+        self._close()
+        if self._temporary is not None:
+            with contextlib.suppress(OSError):
+                self._temporary.unlink()
+            self._temporary = None
+
+    def _open(self) -> int:
+        if self._is_done:
+            raise ValueError("the sink was committed or aborted")
+        if self._fd is None:
+            with contextlib.suppress(FileNotFoundError):
+                if not stat.S_ISREG(self.path.stat().st_mode):
+                    raise OptionError(f"{self.path} is there already, and is no regular file")
+            # In the same directory, so that renaming is atomic. The kernel applies the umask and
+            # the directory's defaults to the mode, as for any new file.
+            temporary = self.path.with_name(f".libtz-{secrets.token_hex(8)}.tmp")
+            self._fd = os.open(temporary, _OPEN_FLAGS, 0o666)
+            self._temporary = temporary
+        return self._fd
+
+    def _close(self) -> None:
+        if self._fd is not None:
+            fd, self._fd = self._fd, None
+            os.close(fd)
+
+    def _sync_directory(self) -> None:
+        # Without this the new name may be lost with the power. Not every system lets one do it.
+        if os.name == "nt":
+            return
+        with contextlib.suppress(OSError):
+            directory = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """After a refused write the file cannot become complete any more: clean up at once."""
+        try:
+            yield
+        except OSError as error:
+            self.abort()
+            reason = error.strerror or type(error).__name__
+            if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+                reason += "; free some, or choose another place"
+            raise SourceError(
+                f"{self.path} cannot be written: {reason}", url=str(self.path)
+            ) from error
+
+
+def _write(fd: int, data: memoryview, offset: int) -> int:
+    if _HAS_PWRITE:
+        return os.pwrite(fd, data, offset)
+    os.lseek(fd, offset, os.SEEK_SET)
+    return os.write(fd, data)

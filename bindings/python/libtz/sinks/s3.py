@@ -1,0 +1,227 @@
+"""An object in S3, uploaded in parts while it is written.
+
+The header is known last but stands first, so the first part is held back in memory until the end;
+the others go up in the background. Nothing is visible before the upload is completed, and an
+aborted upload leaves nothing behind. botocore signs, adds checksums, and repeats failed requests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from ..errors import Error, OptionError
+from ..options import MIB, HttpOptions, S3Options
+from ..sources.s3_client import make_client, make_session, parse_s3_url, s3_errors
+
+__all__ = ["S3Sink"]
+
+# S3 takes parts of 5 MiB to 5 GiB, and 10,000 of them; a thousand stay in reserve.
+PART_SIZE_MIN = 8 * MIB
+PART_SIZE_MAX = 5 * 1024 * MIB
+PARTS_MAX = 9000
+# Parts on their way at once: a few connections fill a link, more only take memory.
+UPLOADS_MAX = 4
+# What parts on their way and in the making may take together, unless two alone are larger.
+MEMORY_MAX = 64 * MIB
+
+
+class S3Sink:
+    """See `base.Sink`. `file_size_max` bounds the file's size: it decides on the size of parts."""
+
+    def __init__(
+        self,
+        url: str,
+        s3: S3Options | None = None,
+        http: HttpOptions | None = None,
+        *,
+        header_size: int,
+        file_size_max: int,
+    ) -> None:
+        bucket, key = parse_s3_url(url)
+        self._s3 = s3 or S3Options()
+        if self._s3.version_id is not None:
+            raise OptionError(
+                f"{url}: S3Options.version_id is for reading; the store makes new ones"
+            )
+        self._http = http or HttpOptions()
+        self._url = url
+        self._object = {"Bucket": bucket, "Key": key}
+        self._file_size_max = file_size_max
+        smallest = max(PART_SIZE_MIN, header_size, -(-file_size_max // PARTS_MAX))
+        self.part_size = -(-smallest // MIB) * MIB
+        if self.part_size > PART_SIZE_MAX:
+            raise OptionError(f"{url}: {file_size_max} bytes are more than an S3 object can have")
+        self._first = bytearray()
+        self._part = bytearray()  # the part in the making, its length as far as it is filled
+        self._end = 0  # of all bytes written so far
+        self._client: Any = None
+        self._upload: dict[str, str] | None = None  # what names the upload, once there is one
+        self._checksum: dict[str, str] = {}
+        self._executor: ThreadPoolExecutor | None = None
+        self._slots: queue.Queue[None] = queue.Queue()
+        self._parts: list[Future[dict[str, Any]]] = []
+        self._failure: BaseException | None = None  # of a thread
+        self._is_done = False
+
+    def write_at(self, offset: int, data: memoryview) -> None:
+        data = data.cast("B")
+        end = offset + len(data)
+        if self._is_done:
+            raise ValueError("the sink was committed or aborted")
+        if offset < 0 or end > self._file_size_max:
+            raise ValueError(f"[{offset}, {end}) is not inside {self._file_size_max} bytes")
+        head = data[: max(0, self.part_size - offset)]
+        if head:
+            self._write_first(offset, head)
+        if len(head) < len(data):
+            try:
+                self._write_rest(offset + len(head), data[len(head) :])
+            except Error:
+                self.abort()  # the store refused: the object cannot become complete any more
+                raise
+        self._end = max(self._end, end)
+
+    def commit(self, size: int) -> None:
+        if self._is_done:
+            raise ValueError("the sink was committed or aborted")
+        if not self._end <= size <= self._file_size_max:
+            raise ValueError(f"{self._end} bytes were written to a file of {size}")
+        try:
+            if size <= self.part_size:
+                self._put(size)
+            else:
+                self._complete(size)
+        except BaseException:
+            self.abort()
+            raise
+        self._finish()
+
+    def abort(self) -> None:
+        if self._is_done:
+            return
+        upload = self._upload
+        if self._executor is not None:
+            # Parts on their way would outlive an upload that is aborted before they are there.
+            self._executor.shutdown(wait=True, cancel_futures=True)
+        if upload is not None:
+            with contextlib.suppress(Exception), s3_errors(self._url):
+                self._client.abort_multipart_upload(**upload)
+        self._finish()
+
+    def _finish(self) -> None:
+        self._is_done = True
+        self._first = self._part = bytearray()
+        if self._executor is not None:
+            self._executor.shutdown(wait=True)
+        if self._client is not None:
+            self._client.close()
+
+    # Collecting.
+
+    def _write_first(self, offset: int, data: memoryview) -> None:
+        end = offset + len(data)
+        if len(self._first) < end:
+            self._first.extend(bytes(end - len(self._first)))
+        self._first[offset:end] = data
+
+    def _write_rest(self, offset: int, data: memoryview) -> None:
+        position = self._position()
+        if offset < position:
+            raise ValueError(f"offsets must rise: {offset} comes after {position}")
+        self._append_zeros(offset - position)
+        while data:
+            free = self._free_in_part()
+            self._part += data[:free]
+            data = data[free:]
+
+    def _append_zeros(self, count: int) -> None:
+        while count:
+            free = min(self._free_in_part(), count)
+            self._part.extend(bytes(free))
+            count -= free
+
+    def _position(self) -> int:
+        """The offset of the next byte after the first part."""
+        return self.part_size * (1 + len(self._parts)) + len(self._part)
+
+    def _free_in_part(self) -> int:
+        if len(self._part) == self.part_size:
+            self._send_part()
+        return self.part_size - len(self._part)
+
+    # Sending.
+
+    def _connect(self) -> None:
+        attempts = self._http.retry.attempts
+        self._client = make_client(
+            make_session(self._s3),
+            self._s3,
+            self._http,
+            retries={"mode": "standard", "total_max_attempts": attempts},
+            max_pool_connections=UPLOADS_MAX + 1,
+        )
+        # As boto3's own transfers do. Stores that know no checksums are configured so.
+        if (
+            getattr(self._client.meta.config, "request_checksum_calculation", "")
+            == "when_supported"
+        ):
+            self._checksum = {"ChecksumAlgorithm": "CRC32"}
+
+    def _put(self, size: int) -> None:
+        self._first.extend(bytes(size - len(self._first)))
+        self._connect()
+        with s3_errors(self._url):
+            self._client.put_object(**self._object, Body=self._first, **self._checksum)
+
+    def _begin(self) -> dict[str, str]:
+        self._connect()
+        with s3_errors(self._url):
+            answer = self._client.create_multipart_upload(**self._object, **self._checksum)
+        uploads = max(1, min(UPLOADS_MAX, MEMORY_MAX // self.part_size - 1))
+        self._executor = ThreadPoolExecutor(uploads, thread_name_prefix="libtz-upload")
+        for _ in range(uploads):
+            self._slots.put(None)
+        return {**self._object, "UploadId": answer["UploadId"]}
+
+    def _send_part(self) -> None:
+        """Hand the part in the making to a thread, when one is free."""
+        if self._upload is None:
+            self._upload = self._begin()
+        self._slots.get()
+        self._raise_failure()
+        number = 2 + len(self._parts)
+        part, self._part = self._part, bytearray()
+        if self._executor is not None:
+            self._parts.append(self._executor.submit(self._upload_part, number, part))
+
+    def _upload_part(self, number: int, body: bytearray) -> dict[str, Any]:
+        try:
+            answer = self._client.upload_part(
+                **(self._upload or {}), PartNumber=number, Body=body, **self._checksum
+            )
+        except BaseException as error:
+            self._failure = error
+            raise
+        finally:
+            self._slots.put(None)
+        checksums = {name: answer[name] for name in ("ChecksumCRC32",) if name in answer}
+        return {"PartNumber": number, "ETag": answer["ETag"], **checksums}
+
+    def _raise_failure(self) -> None:
+        with s3_errors(self._url):
+            if self._failure is not None:
+                raise self._failure
+
+    def _complete(self, size: int) -> None:
+        self._append_zeros(size - self._position())
+        self._send_part()
+        with s3_errors(self._url):
+            parts = [part.result() for part in self._parts]
+            self._first.extend(bytes(self.part_size - len(self._first)))
+            parts.insert(0, self._upload_part(1, self._first))
+            self._client.complete_multipart_upload(
+                **(self._upload or {}), MultipartUpload={"Parts": parts}
+            )

@@ -175,9 +175,12 @@ class Transfer:
             while self._done_end < request_end and self._error is None:
                 self._changed.wait(PERIOD_S if self._progress.is_shown else None)
                 self._progress.show(self.times.bytes_read)
-        error, self._error = self._error, None  # else error and frames would hold each other
+        error, self._error = self._error, None
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # else it and this frame would hold each other, and all that was received
 
     def release(self, size: int) -> None:
         """The consumer has taken units of `size` bytes."""

@@ -32,7 +32,9 @@ class MappedSource:
     A buffer of the mapping itself needs nothing but its pages; any other is read as usual.
     """
 
-    sequential = False
+    size: int = 0
+    identity: str | None = None
+    sequential: bool = False
 
     def __init__(self, file: FileSource) -> None:
         self._file = file
@@ -40,16 +42,9 @@ class MappedSource:
         self.stats = file.stats
         self._mapping: mmap.mmap | None = None
 
-    @property
-    def size(self) -> int:
-        return self._file.size
-
-    @property
-    def identity(self) -> str | None:
-        return self._file.identity
-
     def open(self, front: memoryview) -> int:
         count = self._file.open(front)
+        self.size, self.identity = self._file.size, self._file.identity
         if self.size:
             # Private, and writable since PyTorch has no read-only tensors.
             self._mapping = mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_COPY)

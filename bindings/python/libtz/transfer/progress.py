@@ -19,7 +19,10 @@ class Progress:
         if self.is_shown:
             from tqdm import tqdm  # a moment's import that most loads need not pay
 
-            self._bar = tqdm(
+            class Bar(tqdm):  # type: ignore[type-arg]
+                monitor_interval = 0  # no thread that outlives the bar
+
+            self._bar = Bar(
                 total=total, desc=label, unit="B", unit_scale=True, unit_divisor=1000, leave=False
             )
 

@@ -1,4 +1,4 @@
-"""Load model weights from .tz files, and from .safetensors files, verified.
+"""Load model weights from .tz files, and from .safetensors files, verified; write .tz files.
 
     import libtz
 
@@ -19,6 +19,7 @@ from libtz.errors import Error, FormatError, IntegrityError, OptionError, Source
 from libtz.format import TensorInfo
 from libtz.options import HttpOptions, ReadOptions, RetryPolicy, S3Options, WriteOptions
 from libtz.reader import File, open
+from libtz.writer import TensorSpec, Writer
 
 __all__ = [
     "Error",
@@ -32,7 +33,9 @@ __all__ = [
     "S3Options",
     "SourceError",
     "TensorInfo",
+    "TensorSpec",
     "WriteOptions",
+    "Writer",
     "__version__",
     "open",
 ]

@@ -120,12 +120,12 @@ def test_a_sequential_source_is_read_forward_by_one_thread(
     assert {thread for *_, thread in source.reads} == {threading.get_ident()}
 
 
-class Oops(Exception):
+class OopsError(Exception):
     pass
 
 
 @pytest.mark.parametrize("sequential", [False, True])
-@pytest.mark.parametrize("error", [SourceError("gone", url="x"), Oops("bug"), MemoryError()])
+@pytest.mark.parametrize("error", [SourceError("gone", url="x"), OopsError("bug"), MemoryError()])
 def test_the_first_error_ends_everything(
     monkeypatch: pytest.MonkeyPatch, file: File, error: Exception, sequential: bool
 ) -> None:
@@ -153,11 +153,11 @@ def test_an_error_frees_threads_that_wait_for_the_network(
             raise SourceError("closed", url="x")
         if number == 2:
             assert waiting.wait(30)
-            raise Oops
+            raise OopsError
 
     f, source = open_scripted(monkeypatch, file.data, script)
     begin = time.monotonic()
-    with pytest.raises(Oops):
+    with pytest.raises(OopsError):
         f.load()
     assert time.monotonic() - begin < 5
 
@@ -167,7 +167,7 @@ def test_ctrl_c_ends_everything(monkeypatch: pytest.MonkeyPatch, file: File) -> 
         if number == 1:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         if number > 0 and not source.closed.wait(30):
-            raise Oops("nobody closed the source")
+            raise OopsError("nobody closed the source")
 
     f, source = open_scripted(monkeypatch, file.data, script)
     begin = time.monotonic()
@@ -187,12 +187,11 @@ def test_damage_in_the_middle_names_tensor_and_chunk(
         f.load()
     assert (caught.value.tensor, caught.value.chunk) == ("20", 1)
     f, _ = open_scripted(monkeypatch, bytes(data))
-    seen = []
+    seen: dict[str, Any] = {}
     with pytest.raises(IntegrityError):
-        for name, tensor in f.iter_tensors():
-            assert tensor.numpy().tobytes() == file.tensors[name].data
-            seen.append(name)
+        seen.update(f.iter_tensors())
     assert "20" not in seen
+    assert all(tensor.numpy().tobytes() == file.tensors[n].data for n, tensor in seen.items())
 
 
 def test_an_error_does_not_keep_what_was_received(
@@ -200,14 +199,14 @@ def test_an_error_does_not_keep_what_was_received(
 ) -> None:
     def script(number: int, place: int) -> None:
         if place > 30 * MIB:
-            raise Oops
+            raise OopsError
 
     f, _ = open_scripted(monkeypatch, file.data, script)
     gc.collect()
     before = set(map(id, targets()))
     gc.disable()  # it must go with the exception, not at some time
     try:
-        with contextlib.suppress(Oops):
+        with contextlib.suppress(OopsError):
             f.load()
         assert [target for target in targets() if id(target) not in before] == []
     finally:

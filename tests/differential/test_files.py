@@ -26,6 +26,9 @@ BRIEF = settings(THOROUGH, max_examples=75)
 
 def check_agreement(implementation: Implementation, data: bytes, expected: Description) -> None:
     """Same verdict, same class; same rule and released bytes, where both tell."""
+    announces_codec = any(data[16:24])
+    if announces_codec and implementation.codecs != REFERENCE.codecs:
+        return  # a reader without the codec rejects the file when it opens it, others perhaps later
     problems = tz_vectors.differences(expected, implementation.describe(data))
     if problems:
         path = save_candidate(data, expected, f"{implementation.name} and the reference differ")

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import run_vectors
 import tz_describe
 import tz_reference
+from tests.libtz_implementation import CInterface, PythonReader
 
 Description = dict[str, Any]
 
@@ -70,4 +71,4 @@ class Command:
 
 
 REFERENCE = Reference()
-IMPLEMENTATIONS: list[Implementation] = [REFERENCE]
+IMPLEMENTATIONS: list[Implementation] = [REFERENCE, CInterface(), PythonReader()]

@@ -7,6 +7,7 @@
 //! Kernels check nothing; what they are given is the caller's business.
 
 const Level = @import("cpu.zig").Level;
+const TieredKernels = @import("codec/tiered_job.zig").Kernels;
 
 pub const KernelTable = extern struct {
     level: Level,
@@ -26,6 +27,9 @@ pub const KernelTable = extern struct {
     blake3_init: *const fn (state: *Blake3State) callconv(.c) void,
     blake3_update: *const fn (state: *Blake3State, data: [*]const u8, size: usize) callconv(.c) void,
     blake3_final: *const fn (state: *const Blake3State, digest: *[32]u8) callconv(.c) void,
+
+    /// Sub-blocks of the tiered codec.
+    tiered: TieredKernels,
 };
 
 /// A running BLAKE3. What is inside is known to the kernels of one level only.

@@ -8,6 +8,7 @@ const Level = @import("cpu.zig").Level;
 const KernelTable = @import("kernel_table.zig").KernelTable;
 const crc32c = @import("checksum/crc32c.zig");
 const blake3 = @import("checksum/blake3.zig");
+const tiered = @import("codec/tiered_kernels.zig");
 
 /// Nothing in here can panic but for our own mistakes; no stack-trace code in every object.
 pub const panic = std.debug.no_panic;
@@ -20,6 +21,7 @@ const table: KernelTable = .{
     .blake3_init = blake3.init,
     .blake3_update = blake3.update,
     .blake3_final = blake3.final,
+    .tiered = tiered.kernels,
 };
 
 comptime {

@@ -1,0 +1,201 @@
+//! The tiered exponent codec, codec 1 of the format: spec/tz-v1-codec-tiered.md.
+//!
+//! Exponents of trained weights are few. A plane of them becomes a *tier* of two-bit codes: three
+//! for its most frequent symbols, the fourth says "escape: look in the next tier", which codes the
+//! next symbols the same way. What escapes the last tier is stored as it is. Codes have a fixed
+//! width and lie so that vectors unpack them with shifts; there is no bit stream to follow, so all
+//! of it runs at memory speed on any vector unit, and sub-blocks of 32768 elements are independent.
+//!
+//!   tiered_format.zig    stored bytes: sizes, offsets, rules
+//!   tiered_plan.zig      the canonical writer's choices
+//!   tiered_job.zig       what kernels are asked to do
+//!   tiered_kernels.zig   kernels of one CPU level, made of
+//!     tiered_scalar.zig    the scalar twin
+//!     tiered_vector.zig    all vector lengths, on top of
+//!       tiered_isa.zig       a few instructions
+//!
+//! Nothing here allocates or keeps state. Decoding costs the same whatever the data are.
+
+const std = @import("std");
+const bytes = @import("../bytes.zig");
+const dispatch = @import("../dispatch.zig");
+const format = @import("tiered_format.zig");
+const jobs = @import("tiered_job.zig");
+const plan = @import("tiered_plan.zig");
+
+pub const Layout = format.Layout;
+pub const DecodeError = format.DecodeError;
+pub const DecodeScratch = jobs.DecodeScratch;
+pub const EncodeScratch = jobs.EncodeScratch;
+pub const encodedSizeMax = plan.encodedSizeMax;
+
+/// From this size on chunks are decoded past the caches: a third to a half faster into memory, at
+/// the price of a fifth for a caller that reads them again at once.
+const stream_size_min = 256 << 10;
+
+/// Encodes a chunk into the front of `destination`, which has room for `encodedSizeMax(source.len)`,
+/// and returns the encoded size. Null: not worth it, store it raw. Equal input gives equal bytes on
+/// every CPU.
+pub fn encode(
+    layout: Layout,
+    source: []const u8,
+    destination: []u8,
+    scratch: *EncodeScratch,
+) ?usize {
+    return encodeWith(&dispatch.kernels().tiered, layout, source, destination, scratch);
+}
+
+/// Decodes a chunk: fills `destination`, whose size is the chunk's decoded size. After an error its
+/// bytes are undefined. Any `stored` bytes are safe.
+pub fn decode(
+    layout: Layout,
+    stored: []const u8,
+    destination: []u8,
+    scratch: *DecodeScratch,
+) DecodeError!void {
+    return decodeWith(&dispatch.kernels().tiered, layout, stored, destination, scratch);
+}
+
+/// Checks everything that can be checked without decoding: TZ1T-1 to TZ1T-12.
+pub fn validate(layout: Layout, stored: []const u8, decoded_size: usize) DecodeError!void {
+    const header: format.Header = try .parse(layout, stored, decoded_size);
+    var offset = header.size();
+    for (0..header.subBlockCount()) |index| {
+        const block: SubBlock = try .parse(&header, stored, offset, index);
+        offset += block.size;
+    }
+}
+
+pub fn encodeWith(
+    kernels: *const jobs.Kernels,
+    layout: Layout,
+    source: []const u8,
+    destination: []u8,
+    scratch: *EncodeScratch,
+) ?usize {
+    const header = plan.choose(kernels, layout, source, &scratch.histograms) orelse return null;
+    const room = destination[0..encodedSizeMax(source.len)];
+    return encodeAs(kernels, &header, source, room, scratch);
+}
+
+/// Encodes with the kinds and tables of `header`, whatever they are good for; null when `destination`
+/// is too small.
+pub fn encodeAs(
+    kernels: *const jobs.Kernels,
+    header: *const format.Header,
+    source: []const u8,
+    destination: []u8,
+    scratch: *EncodeScratch,
+) ?usize {
+    const layout = header.layout;
+    const element_size = layout.elementSize();
+    std.debug.assert(source.len == header.decodedSize());
+    var size = header.size();
+    if (size > destination.len) return null;
+    header.write(destination);
+    for (0..header.subBlockCount()) |index| {
+        var job: jobs.EncodeJob = .{
+            .layout = layout,
+            .element_count = @intCast(header.elementsOf(index)),
+            .planes = undefined,
+            .source = source[index * format.sub_block_size * element_size ..].ptr,
+            .destination = destination[size..].ptr,
+            .capacity = destination.len - size,
+            .scratch = scratch,
+        };
+        for (header.planes(), 0..) |plane, plane_index| job.planes[plane_index] = planeJob(plane);
+        const block_size = kernels.encode(&job);
+        if (block_size == jobs.no_room) return null;
+        size += block_size;
+
+        var escapes: format.Escapes = .{ .counts = undefined };
+        var position: usize = 0;
+        for (job.activePlanes()) |plane| {
+            const counts = plane.escapes[0..plane.kind.plan().len];
+            @memcpy(escapes.counts[position..][0..counts.len], counts);
+            position += counts.len;
+        }
+        header.putEscapes(destination, index, escapes);
+    }
+    return size;
+}
+
+pub fn decodeWith(
+    kernels: *const jobs.Kernels,
+    layout: Layout,
+    stored: []const u8,
+    destination: []u8,
+    scratch: *DecodeScratch,
+) DecodeError!void {
+    const header: format.Header = try .parse(layout, stored, destination.len);
+    const element_size = layout.elementSize();
+    const streams = destination.len >= stream_size_min and
+        std.mem.isAligned(@intFromPtr(destination.ptr), 64);
+    var offset = header.size();
+    for (0..header.subBlockCount()) |index| {
+        const block: SubBlock = try .parse(&header, stored, offset, index);
+        offset += block.size;
+        const begin = index * format.sub_block_size * element_size;
+        const verdict = kernels.decode(&.{
+            .layout = layout,
+            .element_count = @intCast(header.elementsOf(index)),
+            .planes = block.planes,
+            .destination = destination[begin..].ptr,
+            .streams = streams,
+            .scratch = scratch,
+        });
+        switch (verdict) {
+            .ok => {},
+            .literal => return error.Literal,
+            .unused_code => return error.UnusedCode,
+            .escape_count => return error.EscapeCount,
+        }
+    }
+}
+
+fn planeJob(plane: format.Plane) jobs.PlaneJob {
+    return .{
+        .kind = plane.kind,
+        .width = plane.width,
+        .value = plane.value,
+        .table = plane.table,
+        .escapes = @splat(0),
+        .stored = undefined,
+    };
+}
+
+/// Where the planes of a stored sub-block are.
+const SubBlock = struct {
+    planes: [format.plane_count_max]jobs.PlaneJob,
+    size: usize,
+
+    fn parse(
+        header: *const format.Header,
+        stored: []const u8,
+        begin: usize,
+        index: usize,
+    ) DecodeError!SubBlock {
+        const escapes = header.escapesOf(stored, index);
+        const element_count = header.elementsOf(index);
+        var block: SubBlock = .{ .planes = undefined, .size = 0 };
+        var position: usize = 0;
+        for (header.planes(), 0..) |plane, plane_index| {
+            const tier_count = plane.kind.plan().len;
+            const counts = escapes.counts[position..][0..tier_count];
+            position += tier_count;
+            const size = plane.storedSize(element_count, counts);
+            const room = stored[begin + block.size ..][0..format.alignPlane(size)];
+            if (!bytes.allZero(room[size..])) return error.PlanePadding;
+            const job = &block.planes[plane_index];
+            job.* = planeJob(plane);
+            job.stored = room.ptr;
+            @memcpy(job.escapes[0..tier_count], counts);
+            block.size += room.len;
+        }
+        return block;
+    }
+};
+
+test {
+    _ = @import("tiered_test.zig");
+}

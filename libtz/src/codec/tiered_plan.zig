@@ -1,0 +1,116 @@
+//! How the canonical writer chooses: spec/tz-v1-codec-tiered.md, section 8. A reader needs none of
+//! this. The choice depends on the chunk's decoded bytes and its layout only.
+
+const std = @import("std");
+const format = @import("tiered_format.zig");
+const jobs = @import("tiered_job.zig");
+const Header = format.Header;
+const PlaneKind = format.PlaneKind;
+
+/// A chunk is stored raw unless it shrinks to this or less: a smaller gain is not worth a decoder's
+/// time, nor the loss of zero-copy reads.
+pub fn encodedSizeMax(decoded_size: usize) usize {
+    return decoded_size - (decoded_size + 19) / 20;
+}
+
+const line_size = 64;
+/// A chunk of a MiB is judged by 1100 lines, spread so that no matrix's columns fall into step with
+/// them. Looking at all of it gains less than a ten-thousandth in size.
+const sample_lines = 1024;
+const stride_max = 15;
+
+const kinds_tiered = [_]PlaneKind{ .tiered_223, .tiered_33, .tiered_44 };
+
+/// The most frequent symbols of a plane, and all there were.
+const Ranking = struct {
+    symbols: [format.table_size_max]u8,
+    counts: [format.table_size_max]u32,
+    total: u64,
+
+    /// By falling count, equal counts by rising symbol.
+    fn of(histogram: *const [256]u32, width: u8) Ranking {
+        var result: Ranking = .{ .symbols = @splat(0), .counts = @splat(0), .total = 0 };
+        const symbol_count = @as(usize, 1) << @intCast(width);
+        var length: usize = 0;
+        for (histogram[0..symbol_count], 0..) |count, symbol| {
+            result.total += count;
+            if (length == result.counts.len and count <= result.counts[length - 1]) continue;
+            if (length < result.counts.len) length += 1;
+            var index = length - 1;
+            while (index > 0 and result.counts[index - 1] < count) : (index -= 1) {
+                result.counts[index] = result.counts[index - 1];
+                result.symbols[index] = result.symbols[index - 1];
+            }
+            result.counts[index] = count;
+            result.symbols[index] = @intCast(symbol);
+        }
+        return result;
+    }
+
+    /// Bits that the sample's symbols take.
+    fn cost(ranking: *const Ranking, kind: PlaneKind) u64 {
+        var bits: u64 = 0;
+        var left = ranking.total;
+        var index: usize = 0;
+        for (kind.plan()) |code_bits| {
+            bits += left * code_bits;
+            const end = index + format.symbolCount(code_bits);
+            for (ranking.counts[index..end]) |count| left -= count;
+            index = end;
+        }
+        return bits + left * 8;
+    }
+};
+
+/// How the planes of a chunk are to be stored, or null when too little gain is in sight.
+pub fn choose(
+    kernels: *const jobs.Kernels,
+    layout: format.Layout,
+    source: []const u8,
+    histograms: *jobs.Histograms,
+) ?Header {
+    const line_count = source.len / line_size;
+    if (line_count == 0) return null;
+    var header = Header.init(layout, source.len) catch return null;
+    histograms.* = @splat(@splat(0));
+    const stride = @min(line_count / sample_lines, stride_max) | 1;
+    kernels.histogram(&.{
+        .layout = layout,
+        .source = source.ptr,
+        .line_count = line_count,
+        .stride = stride,
+    }, histograms);
+
+    var bits: u64 = 0;
+    var sample_count: u64 = 0;
+    for (layout.planeWidths(), 0..) |width, index| {
+        const ranking: Ranking = .of(&histograms[index], width);
+        sample_count = ranking.total;
+        const first = ranking.symbols[0];
+        const constant = ranking.counts[0] == sample_count and
+            kernels.is_constant(layout, index, first, source.ptr, source.len);
+        const plane = &header.plane_buffer[index];
+        plane.* = .{ .kind = .constant, .width = width, .value = first };
+        if (!constant) bits += choosePlane(&ranking, plane);
+    }
+    const sample_size = sample_count * layout.elementSize();
+    if (bits > 8 * encodedSizeMax(sample_size)) return null;
+    return header;
+}
+
+/// The cheapest kind, of equal ones the one with the lowest code; returns its cost in bits.
+fn choosePlane(ranking: *const Ranking, plane: *format.Plane) u64 {
+    const width = plane.width;
+    var least: u64 = if (PlaneKind.raw.isAllowed(width)) ranking.total * width else std.math.maxInt(u64);
+    plane.* = .{ .kind = .raw, .width = width };
+    for (kinds_tiered) |kind| {
+        if (!kind.isAllowed(width)) continue;
+        const bits = ranking.cost(kind);
+        if (bits >= least) continue;
+        least = bits;
+        plane.kind = kind;
+    }
+    const table_size = plane.kind.tableSize();
+    @memcpy(plane.table[0..table_size], ranking.symbols[0..table_size]);
+    return least;
+}

@@ -1,0 +1,259 @@
+//! The scalar twin: the specification's sections 3 to 5 read aloud. Vector kernels are tested
+//! against it, and CPUs without vector kernels run it.
+
+const std = @import("std");
+const format = @import("tiered_format.zig");
+const jobs = @import("tiered_job.zig");
+const Layout = format.Layout;
+const PlaneJob = jobs.PlaneJob;
+const Codes = jobs.Codes;
+const Verdict = jobs.DecodeVerdict;
+
+/// An element's symbols, plane by plane.
+pub const Symbols = [format.plane_count_max]u8;
+
+pub inline fn split(comptime layout: Layout, element: *const [layout.elementSize()]u8) Symbols {
+    return switch (layout) {
+        .byte => .{ element[0], 0, 0, 0 },
+        .bf16 => splitBf16(element) ++ .{ 0, 0 },
+        .f16 => .{ element[1] >> 2 & 0x1f, element[1] >> 7 << 2 | (element[1] & 3), element[0], 0 },
+        .f32 => splitBf16(element[2..4]) ++ .{ element[1], element[0] },
+        .fp8_e4m3 => .{ element[0] >> 3 & 0xf, element[0] >> 7 << 3 | (element[0] & 7), 0, 0 },
+        .fp8_e5m2 => .{ element[0] >> 2 & 0x1f, element[0] >> 7 << 2 | (element[0] & 3), 0, 0 },
+    };
+}
+
+/// The exponent, and the mantissa with the sign below it.
+inline fn splitBf16(element: *const [2]u8) [2]u8 {
+    const rotated = std.math.rotl(u16, std.mem.readInt(u16, element, .little), 1);
+    return .{ @truncate(rotated >> 8), @truncate(rotated) };
+}
+
+pub inline fn merge(comptime layout: Layout, symbols: Symbols) [layout.elementSize()]u8 {
+    const exponent, const rest, const third, const fourth = symbols;
+    return switch (layout) {
+        .byte => .{exponent},
+        .bf16 => mergeBf16(exponent, rest),
+        .f16 => .{ third, rest >> 2 << 7 | exponent << 2 | (rest & 3) },
+        .f32 => [_]u8{ fourth, third } ++ mergeBf16(exponent, rest),
+        .fp8_e4m3 => .{rest >> 3 << 7 | exponent << 3 | (rest & 7)},
+        .fp8_e5m2 => .{rest >> 2 << 7 | exponent << 2 | (rest & 3)},
+    };
+}
+
+inline fn mergeBf16(exponent: u8, rest: u8) [2]u8 {
+    var element: [2]u8 = undefined;
+    const rotated = @as(u16, exponent) << 8 | rest;
+    std.mem.writeInt(u16, &element, std.math.rotr(u16, rotated, 1), .little);
+    return element;
+}
+
+
+/// Turns codes into symbols; an escape takes the next of `escaped`. `escaped` and `symbols` have
+/// room for as many as there are codes.
+fn expand(
+    comptime codes: Codes,
+    comptime code_bits: u8,
+    tier: jobs.Tier,
+    escaped: [*]const u8,
+    symbols: [*]u8,
+) Verdict {
+    const slots = comptime format.slotCount(code_bits);
+    const rows = comptime format.rowCount(code_bits);
+    const mask = (1 << code_bits) - 1;
+    var taken: usize = 0;
+    var unused: u32 = 0;
+    var index: usize = 0;
+    var group = tier.codes;
+    while (index < tier.count) {
+        const lanes = format.groupLanes(code_bits, tier.count - index);
+        for (0..slots) |slot| for (0..lanes) |lane| {
+            var word: u32 = 0;
+            inline for (0..rows) |row| word |= @as(u32, group[row * lanes + lane]) << (8 * row);
+            const code = word >> @intCast(slot * code_bits) & mask;
+            if (index >= tier.count) {
+                unused |= code;
+            } else if (codes == .tiered) {
+                const escapes = code == mask;
+                symbols[index] = if (escapes) escaped[taken] else tier.table[code];
+                taken += @intFromBool(escapes);
+            } else {
+                symbols[index] = @intCast(code);
+            }
+            index += 1;
+        };
+        group += rows * lanes;
+    }
+    if (unused != 0) return .unused_code;
+    return if (taken == tier.escape_count) .ok else .escape_count;
+}
+
+fn expandTier(tier: jobs.Tier, escaped: [*]const u8, symbols: [*]u8) Verdict {
+    return switch (tier.code_bits) {
+        inline 2, 3, 4 => |code_bits| expand(.tiered, code_bits, tier, escaped, symbols),
+        else => unreachable,
+    };
+}
+
+/// The symbols that escape a plane's first tier, into `escaped[0]`.
+fn decodeInner(plane: *const PlaneJob, element_count: usize, escaped: *[2]jobs.Symbols) Verdict {
+    const literals = plane.literals(element_count);
+    for (literals) |literal| {
+        if (@as(u32, literal) >> @intCast(plane.width) != 0) return .literal;
+        if (std.mem.indexOfScalar(u8, plane.symbols(), literal) != null) return .literal;
+    }
+    @memcpy(escaped[0][0..literals.len], literals);
+    var tier_index = plane.kind.plan().len - 1;
+    while (tier_index > 0) : (tier_index -= 1) {
+        const tier = plane.tier(element_count, tier_index);
+        const verdict = expandTier(tier, &escaped[0], &escaped[1]);
+        if (verdict != .ok) return verdict;
+        @memcpy(escaped[0][0..tier.count], escaped[1][0..tier.count]);
+    }
+    return .ok;
+}
+
+/// All symbols of a plane; `symbols` holds those that escape its first tier.
+fn decodeOuter(
+    plane: *const PlaneJob,
+    element_count: usize,
+    symbols: *jobs.Symbols,
+    spare: *jobs.Symbols,
+) Verdict {
+    switch (plane.kind) {
+        .constant => @memset(symbols[0..element_count], plane.value),
+        .raw => switch (plane.width) {
+            inline 3, 4 => |width| {
+                return expand(.plain, width, plane.raw(element_count), undefined, symbols);
+            },
+            else => @memcpy(symbols[0..element_count], plane.stored),
+        },
+        else => {
+            const tier = plane.tier(element_count, 0);
+            @memcpy(spare[0..tier.escape_count], symbols[0..tier.escape_count]);
+            return expandTier(tier, spare, symbols);
+        },
+    }
+    return .ok;
+}
+
+pub fn decode(job: *const jobs.DecodeJob) Verdict {
+    const element_count = job.element_count;
+    const scratch = job.scratch;
+    for (job.activePlanes(), 0..) |*plane, index| {
+        if (plane.kind.plan().len == 0) continue;
+        const verdict = decodeInner(plane, element_count, &scratch.escaped);
+        if (verdict != .ok) return verdict;
+        const escape_count = plane.escapes[0];
+        @memcpy(scratch.planes[index][0..escape_count], scratch.escaped[0][0..escape_count]);
+    }
+    for (job.activePlanes(), 0..) |*plane, index| {
+        const symbols = &scratch.planes[index];
+        const verdict = decodeOuter(plane, element_count, symbols, &scratch.escaped[0]);
+        if (verdict != .ok) return verdict;
+    }
+    switch (job.layout) {
+        inline else => |layout| for (0..element_count) |index| {
+            var symbols: Symbols = @splat(0);
+            for (symbols[0..job.activePlanes().len], 0..) |*symbol, plane| {
+                symbol.* = scratch.planes[plane][index];
+            }
+            const element_size = comptime layout.elementSize();
+            job.destination[index * element_size ..][0..element_size].* = merge(layout, symbols);
+        },
+    }
+    return .ok;
+}
+
+/// Cuts elements into symbols.
+pub fn splitAll(
+    comptime layout: Layout,
+    source: [*]const u8,
+    element_count: usize,
+    planes: *[format.plane_count_max]jobs.Symbols,
+) void {
+    const element_size = comptime layout.elementSize();
+    for (0..element_count) |index| {
+        const symbols = split(layout, source[index * element_size ..][0..element_size]);
+        inline for (0..comptime layout.planeWidths().len) |plane| {
+            planes[plane][index] = symbols[plane];
+        }
+    }
+}
+
+/// Turns symbols into codes, which fill `packed_codes`; returns how many escape, and copies those.
+pub fn pack(
+    comptime codes: Codes,
+    comptime code_bits: u8,
+    symbols: []const u8,
+    table: [*]const u8,
+    packed_codes: []u8,
+    escaped: [*]u8,
+) usize {
+    const slots = comptime format.slotCount(code_bits);
+    const rows = comptime format.rowCount(code_bits);
+    const escape_code = (1 << code_bits) - 1;
+    var code_of: [256]u8 = @splat(escape_code);
+    for (0..256) |symbol| if (codes == .plain) {
+        code_of[symbol] = @truncate(symbol);
+    };
+    if (codes == .tiered) {
+        for (table[0..escape_code], 0..) |symbol, code| code_of[symbol] = @intCast(code);
+    }
+    @memset(packed_codes, 0);
+    var escape_count: usize = 0;
+    var index: usize = 0;
+    var group = packed_codes.ptr;
+    while (index < symbols.len) {
+        const lanes = format.groupLanes(code_bits, symbols.len - index);
+        for (0..slots) |slot| for (0..lanes) |lane| {
+            if (index >= symbols.len) break;
+            const code = code_of[symbols[index]];
+            const word = @as(u32, code) << @intCast(slot * code_bits);
+            inline for (0..rows) |row| group[row * lanes + lane] |= @truncate(word >> (8 * row));
+            if (codes == .tiered and code == escape_code) {
+                escaped[escape_count] = symbols[index];
+                escape_count += 1;
+            }
+            index += 1;
+        };
+        group += rows * lanes;
+    }
+    return escape_count;
+}
+
+/// In lines of the sample.
+const prefetch_distance = 24;
+
+pub fn histogram(sample: *const jobs.Sample, histograms: *jobs.Histograms) void {
+    switch (sample.layout) {
+        inline else => |layout| {
+            const element_size = comptime layout.elementSize();
+            var line: usize = 0;
+            while (line < sample.line_count) : (line += sample.stride) {
+                // No hardware prefetcher sees such strides coming.
+                @prefetch(sample.source + (line + prefetch_distance * sample.stride) * 64, .{});
+                const elements = sample.source[line * 64 ..][0..64];
+                for (0..64 / element_size) |index| {
+                    const symbols = split(layout, elements[index * element_size ..][0..element_size]);
+                    inline for (0..comptime layout.planeWidths().len) |plane| {
+                        histograms[plane][symbols[plane]] += 1;
+                    }
+                }
+            }
+        },
+    }
+}
+
+pub fn isConstant(layout: Layout, plane: usize, symbol: u8, source: []const u8) bool {
+    switch (layout) {
+        inline else => |known| {
+            const element_size = comptime known.elementSize();
+            var index: usize = 0;
+            while (index < source.len) : (index += element_size) {
+                if (split(known, source[index..][0..element_size])[plane] != symbol) return false;
+            }
+        },
+    }
+    return true;
+}

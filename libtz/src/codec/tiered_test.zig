@@ -1,0 +1,375 @@
+//! Tests of the tiered codec: every CPU level against the scalar twin, over all kinds of planes and
+//! all tail lengths; round trips; one rejection per rule of the specification.
+
+const std = @import("std");
+const dispatch = @import("../dispatch.zig");
+const format = @import("tiered_format.zig");
+const jobs = @import("tiered_job.zig");
+const tiered = @import("tiered.zig");
+const tiered_kernels = @import("tiered_kernels.zig");
+const expect = std.testing.expect;
+const expectEqual = std.testing.expectEqual;
+const expectEqualSlices = std.testing.expectEqualSlices;
+const expectError = std.testing.expectError;
+const Header = format.Header;
+const Layout = format.Layout;
+const PlaneKind = format.PlaneKind;
+
+const twin = &tiered_kernels.kernels_scalar;
+const layouts = std.enums.values(Layout);
+const kinds = std.enums.values(PlaneKind);
+
+/// Buffers of one test, far too large for a stack.
+const Bench = struct {
+    encode_scratch: tiered.EncodeScratch,
+    decode_scratch: tiered.DecodeScratch,
+    source: [elements_max * 4]u8,
+    stored: [size_max]u8,
+    stored_twin: [size_max]u8,
+    decoded: [elements_max * 4 + guard]u8 align(64),
+
+    const elements_max = 3 * format.sub_block_size;
+    /// Of bytes nobody may touch, behind the destination.
+    const guard = 64;
+    /// The worst plane takes 15 bits for a symbol of 8.
+    const size_max = elements_max * 8 + 4096;
+
+    fn create() !*Bench {
+        return std.testing.allocator.create(Bench);
+    }
+
+    fn destroy(bench: *Bench) void {
+        std.testing.allocator.destroy(bench);
+    }
+
+    /// Encodes by the twin and by all levels, decodes by both: everything must be equal. Returns
+    /// the stored bytes.
+    fn roundTrip(bench: *Bench, header: *const Header) ![]u8 {
+        const source = bench.source[0..header.decodedSize()];
+        const scratch = &bench.encode_scratch;
+        const stored_size = tiered.encodeAs(twin, header, source, &bench.stored_twin, scratch).?;
+        const stored = bench.stored_twin[0..stored_size];
+        try bench.expectDecodes(twin, header.layout, stored, source);
+        for (dispatch.levels) |level| {
+            const table = dispatch.kernelsAt(level) orelse continue;
+            const again = tiered.encodeAs(&table.tiered, header, source, &bench.stored, scratch).?;
+            try expectEqualSlices(u8, stored, bench.stored[0..again]);
+            try bench.expectDecodes(&table.tiered, header.layout, stored, source);
+        }
+        return stored;
+    }
+
+    fn expectDecodes(
+        bench: *Bench,
+        kernels: *const jobs.Kernels,
+        layout: Layout,
+        stored: []const u8,
+        source: []const u8,
+    ) !void {
+        const guarded = bench.decoded[0 .. source.len + guard];
+        @memset(guarded, 0xA5);
+        const destination = guarded[0..source.len];
+        try tiered.decodeWith(kernels, layout, stored, destination, &bench.decode_scratch);
+        try expectEqualSlices(u8, source, destination);
+        try expect(std.mem.allEqual(u8, guarded[source.len..], 0xA5));
+    }
+
+    /// All levels agree with the twin about `stored`, right or wrong.
+    fn expectAgreement(bench: *Bench, layout: Layout, stored: []const u8, size: usize) !void {
+        const scratch = &bench.decode_scratch;
+        const verdict = tiered.decodeWith(twin, layout, stored, bench.source[0..size], scratch);
+        for (dispatch.levels) |level| {
+            const table = dispatch.kernelsAt(level) orelse continue;
+            const destination = bench.decoded[0..size];
+            const again = tiered.decodeWith(&table.tiered, layout, stored, destination, scratch);
+            try std.testing.expectEqualDeep(verdict, again);
+            if (verdict) |_| try expectEqualSlices(u8, bench.source[0..size], destination) else |_| {}
+        }
+    }
+};
+
+/// A header whose planes are of these kinds where their width allows, else raw or else 2-2-3. The
+/// tables hold random symbols.
+fn headerOf(random: std.Random, layout: Layout, element_count: usize, wanted: []const PlaneKind) Header {
+    var header = Header.init(layout, element_count * layout.elementSize()) catch unreachable;
+    for (layout.planeWidths(), wanted, 0..) |width, kind, index| {
+        const plane = &header.plane_buffer[index];
+        plane.* = .{ .kind = .tiered_223, .width = width };
+        if (PlaneKind.raw.isAllowed(width)) plane.kind = .raw;
+        if (kind.isAllowed(width)) plane.kind = kind;
+        const symbol_count = @as(usize, 1) << @intCast(width);
+        var symbols: [256]u8 = undefined;
+        for (&symbols, 0..) |*symbol, value| symbol.* = @truncate(value);
+        random.shuffle(u8, symbols[0..symbol_count]);
+        if (plane.kind == .constant) plane.value = symbols[0];
+        const table_size = plane.kind.tableSize();
+        @memcpy(plane.table[0..table_size], symbols[0..table_size]);
+    }
+    return header;
+}
+
+/// Fills `source` so that each tier of each plane gets codes of all values: a symbol is the k-th of
+/// its plane's table with odds of one in two to the k, or any symbol.
+fn fill(random: std.Random, header: *const Header, escape_odds: u8, source: []u8) void {
+    const element_size = header.layout.elementSize();
+    for (0..header.element_count) |index| {
+        var symbols: [format.plane_count_max]u8 = @splat(0);
+        for (header.planes(), 0..) |plane, plane_index| {
+            const table_size = plane.kind.tableSize();
+            const mask = @as(u32, 1) << @intCast(plane.width);
+            const any: u8 = @truncate(random.int(u32) % mask);
+            const place = @clz(random.int(u32) | 1);
+            symbols[plane_index] = if (plane.kind == .constant)
+                plane.value
+            else if (place < table_size and random.int(u8) >= escape_odds)
+                plane.table[(place * 3) % table_size]
+            else
+                any;
+        }
+        switch (header.layout) {
+            inline else => |layout| {
+                const element = @import("tiered_scalar.zig").merge(layout, symbols);
+                source[index * element_size ..][0..comptime layout.elementSize()].* = element;
+            },
+        }
+    }
+}
+
+test "all levels agree, for every kind of every plane of every layout" {
+    const bench: *Bench = try .create();
+    defer bench.destroy();
+    var prng: std.Random.DefaultPrng = .init(1);
+    const random = prng.random();
+    for (layouts) |layout| {
+        const plane_count = layout.planeWidths().len;
+        for (kinds) |first| for (kinds) |rest| {
+            var wanted: [format.plane_count_max]PlaneKind = @splat(rest);
+            wanted[0] = first;
+            if (plane_count > 2) wanted[2] = random.enumValue(PlaneKind);
+            const count = 1 + random.uintLessThan(usize, Bench.elements_max);
+            const header = headerOf(random, layout, count, wanted[0..plane_count]);
+            fill(random, &header, random.int(u8), bench.source[0 .. count * layout.elementSize()]);
+            _ = try bench.roundTrip(&header);
+        };
+    }
+}
+
+test "all levels agree, for every tail" {
+    const bench: *Bench = try .create();
+    defer bench.destroy();
+    var prng: std.Random.DefaultPrng = .init(2);
+    const random = prng.random();
+    // Groups hold up to 512 codes; inner tiers get all counts below when nearly all escape.
+    for (1..1100) |count| {
+        for (kinds) |kind| {
+            const header = headerOf(random, .byte, count, &.{kind});
+            fill(random, &header, if (count % 2 == 0) 255 else 64, bench.source[0..count]);
+            _ = try bench.roundTrip(&header);
+        }
+        const layout = layouts[count % layouts.len];
+        const size = count * layout.elementSize();
+        const raws: [format.plane_count_max]PlaneKind = @splat(.raw);
+        const header = headerOf(random, layout, count, raws[0..layout.planeWidths().len]);
+        fill(random, &header, 64, bench.source[0..size]);
+        _ = try bench.roundTrip(&header);
+    }
+    for ([_]usize{ jobs.tile_size, format.sub_block_size, 2 * format.sub_block_size }) |edge| {
+        for (edge - 2..edge + 3) |count| for (layouts) |layout| {
+            const wanted: [format.plane_count_max]PlaneKind = @splat(random.enumValue(PlaneKind));
+            const header = headerOf(random, layout, count, wanted[0..layout.planeWidths().len]);
+            fill(random, &header, 64, bench.source[0 .. count * layout.elementSize()]);
+            _ = try bench.roundTrip(&header);
+        };
+    }
+}
+
+test "chosen encodings round-trip at all levels, or nothing is gained" {
+    const bench: *Bench = try .create();
+    defer bench.destroy();
+    var prng: std.Random.DefaultPrng = .init(3);
+    const random = prng.random();
+    var encoded_count: usize = 0;
+    for (0..200) |round| {
+        const layout = layouts[round % layouts.len];
+        const count = random.uintLessThan(usize, if (round % 4 == 0) Bench.elements_max else 9000);
+        const source = bench.source[0 .. count * layout.elementSize()];
+        switch (random.uintLessThan(u8, 4)) {
+            0 => random.bytes(source),
+            1 => @memset(source, random.int(u8)),
+            else => for (source) |*byte| {
+                byte.* = @truncate(@as(u64, 0x3f3e3d3c40bf) >> (@as(u6, random.int(u3)) * 8));
+            },
+        }
+        const scratch = &bench.encode_scratch;
+        const size_twin = tiered.encodeWith(twin, layout, source, &bench.stored_twin, scratch);
+        for (dispatch.levels) |level| {
+            const kernels = &(dispatch.kernelsAt(level) orelse continue).tiered;
+            const size = tiered.encodeWith(kernels, layout, source, &bench.stored, scratch);
+            try expectEqual(size_twin, size);
+            const stored = bench.stored[0 .. size orelse continue];
+            try expectEqualSlices(u8, bench.stored_twin[0..stored.len], stored);
+            try expect(stored.len <= tiered.encodedSizeMax(source.len));
+            try bench.expectDecodes(kernels, layout, stored, source);
+            encoded_count += 1;
+        }
+    }
+    try expect(encoded_count > 100);
+}
+
+test "the sample misleads" {
+    const bench: *Bench = try .create();
+    defer bench.destroy();
+    // Every 3rd line is sampled at this size: constant there, noise between.
+    const source = bench.source[0 .. 256 << 10];
+    var prng: std.Random.DefaultPrng = .init(4);
+    prng.random().bytes(source);
+    var line: usize = 0;
+    while (line < source.len / 64) : (line += 3) @memset(source[line * 64 ..][0..64], 0x3c);
+    const scratch = &bench.encode_scratch;
+    try expectEqual(null, tiered.encode(.bf16, source, &bench.stored, scratch));
+    // One odd element, not sampled: no plane is constant.
+    @memset(source, 0x3c);
+    source[64] = 0x3d;
+    const size = tiered.encode(.bf16, source, &bench.stored, scratch).?;
+    try expect(size > 4096);
+    try bench.expectDecodes(twin, .bf16, bench.stored[0..size], source);
+}
+
+test "unaligned buffers" {
+    const bench: *Bench = try .create();
+    defer bench.destroy();
+    var prng: std.Random.DefaultPrng = .init(5);
+    const random = prng.random();
+    const count = format.sub_block_size + 777;
+    const header = headerOf(random, .f32, count, &.{ .tiered_223, .raw, .tiered_44, .raw });
+    const source = bench.source[0 .. count * 4];
+    fill(random, &header, 16, source);
+    const stored = try bench.roundTrip(&header);
+    for (1..65) |shift| {
+        const moved = bench.stored[shift..][0..stored.len];
+        @memcpy(moved, stored);
+        const destination = bench.decoded[shift % 4 ..][0..source.len];
+        try tiered.decode(.f32, moved, destination, &bench.decode_scratch);
+        try expectEqualSlices(u8, source, destination);
+    }
+}
+
+/// One bf16 sub-block whose tail exercises all of the header: 2-2-3 exponents, raw rest.
+fn example(bench: *Bench) ![]u8 {
+    var prng: std.Random.DefaultPrng = .init(6);
+    const random = prng.random();
+    const header = headerOf(random, .bf16, example_count, &.{ .tiered_223, .raw });
+    fill(random, &header, 200, bench.source[0 .. example_count * 2]);
+    return bench.roundTrip(&header);
+}
+
+const example_count = 700;
+
+fn expectRejected(bench: *Bench, rule: format.DecodeError, stored: []const u8) !void {
+    const size = example_count * 2;
+    const scratch = &bench.decode_scratch;
+    const destination = bench.decoded[0..size];
+    try expectError(rule, tiered.decodeWith(twin, .bf16, stored, destination, scratch));
+    try bench.expectAgreement(.bf16, stored, size);
+}
+
+test "rules TZ1T-1 to TZ1T-5" {
+    const bench: *Bench = try .create();
+    defer bench.destroy();
+    const stored = try example(bench);
+    try expectError(error.DecodedSize, tiered.validate(.bf16, stored, 0));
+    try expectError(error.DecodedSize, tiered.validate(.bf16, stored, example_count * 2 + 1));
+    try expectError(error.DecodedSize, tiered.validate(.bf16, stored, (64 << 20) + 2));
+    try expectError(error.SizeMismatch, tiered.validate(.bf16, stored, example_count * 2 + 2));
+    for (0..stored.len) |size| {
+        const rule: format.DecodeError = if (size < 128) error.Truncated else error.StoredSize;
+        try expectError(rule, tiered.validate(.bf16, stored[0..size], example_count * 2));
+    }
+    try expectError(error.StoredSize, tiered.validate(.bf16, bench.stored_twin[0 .. stored.len + 64], example_count * 2));
+    try expectError(error.LayoutMismatch, tiered.validate(.f16, stored, example_count * 2));
+    try tiered.validate(.bf16, stored, example_count * 2);
+}
+
+test "rules TZ1T-4 to TZ1T-15: a change of a byte breaks the rule it should" {
+    const bench: *Bench = try .create();
+    defer bench.destroy();
+    const original = try example(bench);
+    const copy = try std.testing.allocator.dupe(u8, original);
+    defer std.testing.allocator.free(copy);
+    const header: Header = try .parse(.bf16, copy, example_count * 2);
+    const escapes = header.escapesOf(copy, 0).counts;
+    const codes = header.size();
+    const tier2 = codes + format.packedSize(2, example_count);
+    const tier3 = tier2 + format.packedSize(2, escapes[0]);
+    const literals = tier3 + format.packedSize(3, escapes[1]);
+    const plane_end = literals + escapes[2];
+    try expect(escapes[2] > 0 and plane_end % 64 != 0);
+
+    const Case = struct { usize, u8, format.DecodeError };
+    for ([_]Case{
+        .{ 1, 14, error.FixedPart },
+        .{ 2, 1, error.FixedPart },
+        .{ 3, 1, error.FixedPart },
+        .{ 4, copy[4] + 2, error.SizeMismatch },
+        .{ 7, 1, error.SizeMismatch },
+        .{ 8, 5, error.PlaneKind },
+        .{ 40, 255, error.PlaneKind },
+        .{ 9, 1, error.PlaneValue },
+        .{ 41, 1, error.PlaneValue },
+        .{ 11, copy[10], error.PlaneTable },
+        .{ 22, copy[10], error.PlaneTable },
+        .{ 23, 1, error.PlaneTable },
+        .{ 39, 1, error.PlaneTable },
+        .{ 42, 1, error.PlaneTable },
+        .{ 72 + 3, 1, error.EscapeIndex },
+        .{ 76, @truncate(escapes[0] + 1), error.EscapeIndex },
+        .{ 80, copy[80] +% 1, error.EscapeCount },
+        .{ 80, copy[80] -% 1, error.PlanePadding },
+        .{ 84, 1, error.HeaderPadding },
+        .{ 127, 1, error.HeaderPadding },
+        .{ plane_end, 1, error.PlanePadding },
+        .{ literals, copy[10], error.Literal },
+        .{ literals - 1, copy[literals - 1] | 0x80, error.UnusedCode },
+        .{ tier3, copy[tier3] ^ 7, error.EscapeCount },
+        .{ tier2, copy[tier2] ^ 3, error.EscapeCount },
+        .{ codes, copy[codes] ^ 3, error.EscapeCount },
+    }) |case| {
+        const offset, const byte, const rule = case;
+        const before = copy[offset];
+        copy[offset] = byte;
+        defer copy[offset] = before;
+        expectRejected(bench, rule, copy) catch |failure| {
+            std.debug.print("offset {d} byte {d} {s}\n", .{ offset, byte, @errorName(rule) });
+            return failure;
+        };
+    }
+    try bench.expectAgreement(.bf16, copy, example_count * 2);
+}
+
+test "rules about widths: symbols that no element has" {
+    const bench: *Bench = try .create();
+    defer bench.destroy();
+    var prng: std.Random.DefaultPrng = .init(7);
+    const header = headerOf(prng.random(), .f16, 640, &.{ .tiered_33, .raw, .constant });
+    fill(prng.random(), &header, 200, bench.source[0..1280]);
+    const stored = try bench.roundTrip(&header);
+    const Case = struct { usize, u8, format.DecodeError };
+    const counts = header.escapesOf(stored, 0).counts;
+    const literals = header.size() + format.packedSize(3, 640) + format.packedSize(3, counts[0]);
+    try expect(counts[1] > 0);
+    for ([_]Case{
+        .{ 8, 0, error.PlaneKind }, // five bits are never raw
+        .{ 10, 32, error.PlaneTable },
+        .{ 40, 2, error.PlaneKind }, // 13 symbols of three bits
+        .{ literals, 32, error.Literal },
+    }) |case| {
+        const offset, const byte, const rule = case;
+        const before = stored[offset];
+        stored[offset] = byte;
+        defer stored[offset] = before;
+        const destination = bench.decoded[0..1280];
+        const scratch = &bench.decode_scratch;
+        try expectError(rule, tiered.decodeWith(twin, .f16, stored, destination, scratch));
+        try bench.expectAgreement(.f16, stored, 1280);
+    }
+}

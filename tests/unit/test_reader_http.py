@@ -1,0 +1,110 @@
+"""The whole way from a misbehaving server to tensors."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+
+import pytest
+from tests.faults.server import Fault, FaultServer
+from tests.files import File, make_file, random_tensor
+from tests.servers import Nginx
+
+import libtz
+import libtz.torch
+from libtz.errors import IntegrityError, SourceError
+from libtz.options import HttpOptions, ReadOptions, RetryPolicy
+
+MIB = 1 << 20
+QUICK = RetryPolicy(attempts=10, backoff_s=0.01, backoff_max_s=0.02)
+OPTIONS = ReadOptions(
+    http=HttpOptions(retry=QUICK, timeout_s=5, proxies={}), request_size_max=2 * MIB
+)
+
+
+@pytest.fixture(scope="module")
+def file() -> File:
+    tensors = {f"{i:02}": random_tensor("f32", (MIB // 4 + i,), i) for i in range(20)}
+    tensors |= {f"small.{i}": random_tensor("u8", (i * 10,), i) for i in range(50)}
+    return make_file(tensors, metadata={"pad": "x" * 2 * MIB})  # a header of more than one read
+
+
+def assert_loads(url: str, file: File, **pin: str) -> libtz.File:
+    with libtz.open(url, options=OPTIONS, digest=pin.get("digest")) as f:
+        loaded = {name: bytes(data) for name, data in f.iter_buffers()}
+        assert loaded == {name: tensor.data for name, tensor in file.tensors.items()}
+        tensors = f.load()
+        assert all(
+            tensor.view(-1).numpy().tobytes() == file.tensors[name].data
+            for name, tensor in tensors.items()
+        )
+    return f
+
+
+def test_loading_over_http(nginx: Nginx, file: File) -> None:
+    (nginx.root / "model.tz").write_bytes(file.data)
+    url = f"{nginx.http}/model.tz"
+    assert assert_loads(url, file).stats.connections <= 8
+    assert assert_loads(url, file, digest=file.digest).verified == "pinned"
+
+
+def test_requests_do_not_exceed_what_opening_needs(file: File) -> None:
+    with FaultServer(file.data) as server, libtz.open(server.url(), options=OPTIONS) as f:
+        assert len(server.requests) <= 2
+        f["00"]
+        assert len(server.requests) <= 4  # its chunk entries, and its data
+
+
+def test_a_server_without_ranges(file: File) -> None:
+    with FaultServer(file.data, has_ranges=False) as server:
+        assert assert_loads(server.url(), file).stats.threads == 1
+
+
+def test_a_server_that_breaks_off_now_and_then(file: File) -> None:
+    chance = random.Random(5)
+    with FaultServer(file.data) as server:
+        server.faults.extend(
+            chance.choice([None, Fault(drop_after=100_000), Fault(reset=True, drop_after=5)])
+            for _ in range(40)
+        )
+        assert_loads(server.url(), file)
+
+
+def test_an_object_replaced_during_the_load(file: File) -> None:
+    with FaultServer(file.data) as server:
+        f = libtz.open(server.url(), options=OPTIONS)
+        server.data = bytes(len(file.data))
+        server.etag = '"v2"'
+        before = threading.active_count()
+        with pytest.raises(SourceError, match="changed"):
+            f.load()
+        assert threading.active_count() <= before
+
+
+def test_a_server_that_changes_bits(file: File) -> None:
+    data = bytearray(file.data)
+    data[data.index(file.tensors["07"].data[1000:1064])] ^= 4
+    with FaultServer(bytes(data)) as server:
+        for digest in (None, file.digest):
+            with (
+                libtz.open(server.url(), options=OPTIONS, digest=digest) as f,
+                pytest.raises(IntegrityError, match="'07', chunk 0"),
+            ):
+                f.load()
+
+
+def test_an_error_does_not_wait_for_stalled_connections(file: File) -> None:
+    options = ReadOptions(
+        http=HttpOptions(retry=QUICK, timeout_s=60, proxies={}), request_size_max=MIB
+    )
+    with FaultServer(file.data) as server:
+        f = libtz.open(server.url(), options=options)
+        # The first request is for chunk entries.
+        stalls = [None, Fault(stall_after=1000), Fault(stall_after=1000)]
+        server.faults.extend(stalls)
+        server.always = Fault(status=404)
+        begin = time.monotonic()
+        with pytest.raises(SourceError, match="404"):
+            f.load()
+        assert time.monotonic() - begin < 5

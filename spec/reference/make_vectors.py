@@ -27,7 +27,7 @@ def vector_of(scenario: Scenario) -> tz_vectors.Vector:
         name=scenario.name,
         data=data,
         expect=scenario.expect,
-        rules=[f"TZ1-{rule}" for rule in scenario.rules],
+        rules=list(scenario.rules),
         comment=scenario.comment,
         operation=scenario.operation,
         pin=scenario.pin,

@@ -16,7 +16,7 @@ Maker = Callable[[], bytes]
 class Scenario:
     maker: Maker
     expect: str
-    rules: tuple[int, ...]
+    rules: tuple[str, ...]
     operation: str
     pin: str | None
     requires: str | None
@@ -37,7 +37,7 @@ SCENARIOS: dict[str, Scenario] = {}
 
 def _register(
     expect: str,
-    rules: tuple[int, ...],
+    rules: tuple[int | str, ...],
     *,
     operation: str = "verify",
     pin: str | None = None,
@@ -45,7 +45,8 @@ def _register(
     released: bytes = b"",
 ) -> Callable[[Maker], Maker]:
     def register(maker: Maker) -> Maker:
-        scenario = Scenario(maker, expect, rules, operation, pin, requires, released)
+        ids = tuple(f"TZ1-{rule}" if isinstance(rule, int) else rule for rule in rules)
+        scenario = Scenario(maker, expect, ids, operation, pin, requires, released)
         if scenario.name in SCENARIOS or not scenario.comment:
             raise ValueError(f"{scenario.name} is there already, or has no comment")
         SCENARIOS[scenario.name] = scenario
@@ -54,14 +55,17 @@ def _register(
     return register
 
 
-def valid(*rules: int, **options: Any) -> Callable[[Maker], Maker]:
+def valid(*rules: int | str, **options: Any) -> Callable[[Maker], Maker]:
     """The function makes a file that obeys `rules` at their border."""
     return _register("ok", rules, **options)
 
 
-def invalid(error_class: str, rule: int, **options: Any) -> Callable[[Maker], Maker]:
-    """The function makes a file that breaks `rule`, and no other before it."""
-    return _register(error_class, (rule,), **options)
+def invalid(error_class: str, rule: int, *finer: str, **options: Any) -> Callable[[Maker], Maker]:
+    """The function makes a file that breaks `rule`, and no other before it.
+
+    Readers report `rule`; `finer` are ids of the codec's own text.
+    """
+    return _register(error_class, (rule, *finer), **options)
 
 
 # Tensors and files --------------------------------------------------------------------------------

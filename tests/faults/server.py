@@ -1,8 +1,9 @@
 """An HTTP range server that misbehaves on order.
 
 It answers GET with one object, honestly, unless a `Fault` is queued for the request: faults are
-used up in the order of arrival, and `always` applies to every request that finds the queue empty.
-It speaks over plain sockets, so that it can break any rule, and notes every request it gets.
+used up in the order of arrival, `always` applies to every request that finds the queue empty, and
+`decide` may be replaced to look at the request first. It speaks over plain sockets, so that it can
+break any rule, and notes every request it gets.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Fault:
     reset: bool = False  # ... with RST instead of FIN
     stall_after: int | None = None  # send nothing more after so many bytes of the body
     trickle_s: float | None = None  # one byte at a time, with this pause
-    act: Callable[[], None] | None = None  # called when the request has arrived
+    act: Callable[[], object] | None = None  # called when the request has arrived
 
 
 class FaultServer:
@@ -76,6 +77,7 @@ class FaultServer:
         self.requests: list[Request] = []
         self.faults: deque[Fault | None] = deque()
         self.always: Fault | None = None
+        self.decide: Callable[[Request], Fault | None] = lambda request: self.always
         self._tls = tls
         self._lock = threading.Lock()
         self._is_closing = threading.Event()
@@ -153,7 +155,7 @@ class FaultServer:
         request = Request(lines[0].split(" ")[1], headers, connection)
         with self._lock:
             self.requests.append(request)
-            fault = self.faults.popleft() if self.faults else self.always
+            fault = self.faults.popleft() if self.faults else self.decide(request)
         fault = fault or Fault()
         if fault.act is not None:
             fault.act()

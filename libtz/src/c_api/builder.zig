@@ -130,7 +130,7 @@ export fn tz_chunks_encode(
     if (log2 < format.chunk_size_log2_min or log2 > format.chunk_size_log2_max) return .argument;
     if (size == 0 or entry_count != bytes.divCeil(size, chunk_size)) return .argument;
     if (out_capacity < encode.outputSizeMax(size)) return .argument;
-    const written = encode.encodeChunks(code, @intCast(chunk_size), mode, data, image, list) catch |err|
+    const written = encode.encodeChunks(gpa, code, @intCast(chunk_size), mode, data, image, list) catch |err|
         return status.fromError(err);
     target.* = written;
     return .ok;

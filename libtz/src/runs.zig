@@ -124,10 +124,12 @@ pub const Runs = struct {
     ) status.CallError!usize {
         var wanted: std.ArrayList(Range) = .empty;
         defer wanted.deinit(gpa);
-        // index.order ascends in the file already, so only a chosen subset needs sorting.
+        // By index.order the runs ascend in the file already, if ties, which may come before their
+        // owners, are left out; only a chosen subset needs sorting.
         for (tensors orelse index.order) |tensor| {
             if (tensor >= index.tensors.len) return error.Argument;
             const owner = index.owner(tensor);
+            if (tensors == null and owner != tensor) continue;
             if (!index.tensors[owner].hasChunks() or self.present[owner] != null) continue;
             try wanted.append(gpa, self.place(index, owner));
         }

@@ -249,10 +249,10 @@ def order_content_before_padding() -> bytes:
     return splice(data, at - 1, at, b"\x01")
 
 
-@invalid("reserved", 45, requires="tiered")
+@invalid("reserved", 45, requires="tiered", released=pattern(1))
 def order_padding_before_flag() -> bytes:
     """Padding in the data region is not zero, and the flag of a codec is not used."""
-    data = broken(tz.encode({"x": tz.Tensor("u8", (0,), b""), "y": u8(1)}), {})
+    data = tz.encode({"x": u8(0), "y": u8(1)})
     at = get(data, "preamble.header_size")
     data = splice(data, at, at + 1, b"\x01")
     return broken(data, {"preamble.incompatible_flags": 2})

@@ -22,7 +22,7 @@ from tests.files import ALL_DTYPES, File, Tensor, make_file, random_tensor, samp
 
 import libtz
 import libtz.numpy
-from libtz import reader
+from libtz import makers
 from libtz._native import lib
 from libtz._torch_dtypes import TORCH_DTYPES
 from libtz.errors import FormatError, IntegrityError, OptionError, SourceError
@@ -188,7 +188,7 @@ def test_numpy_arrays(file: File) -> None:
 
 
 def test_without_torch_tensors_are_arrays(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "_has_torch", lambda: False)
+    monkeypatch.setattr(makers, "_has_torch", lambda: False)
     with libtz.open(file.data) as f:
         assert isinstance(f["z.weight"], np.ndarray)
         with pytest.raises(OptionError, match="needs PyTorch"):

@@ -17,7 +17,7 @@ __all__ = ["TorchMaker", "make_empty"]
 
 
 class TorchMaker:
-    """See reader.Maker. Each tensor has a storage of its own, of its own size."""
+    """See makers.Maker. Each tensor has a storage of its own, of its own size."""
 
     def require(self, dtype: str, name: str) -> None:
         if dtype not in TORCH_DTYPES:

@@ -100,7 +100,7 @@ def _converted(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 
 class NumpyMaker:
-    """See reader.Maker."""
+    """See makers.Maker."""
 
     def require(self, dtype: str, name: str) -> None:
         if dtype not in _DTYPES:

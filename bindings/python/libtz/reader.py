@@ -6,24 +6,22 @@ is done per tensor then; names, infos and chunk entries are looked up when they 
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import importlib.util
-import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike, fspath
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from libtz._native import lib
 from libtz._structure import NodeKind
 from libtz.errors import FormatError, IntegrityError, OptionError
-from libtz.format import TensorInfo, digest_text, dtype_name, item_size, parse_digest
+from libtz.format import TensorInfo, digest_text, dtype_name, parse_digest
+from libtz.makers import BufferMaker, Maker, default_maker, for_device
 from libtz.options import ReadOptions
 from libtz.slices import TensorSlice, thin
 from libtz.sources.base import Source
@@ -35,10 +33,10 @@ from libtz.transfer.memory import Block, allocate
 from libtz.transfer.progress import Progress
 from libtz.transfer.runs import fetch_runs
 from libtz.transfer.stats import TransferStats
-from libtz.transfer.upload import CudaLane, Lane
+from libtz.transfer.upload import Lane
 from libtz.transfer.verify import verify_file
 
-__all__ = ["File", "Maker", "Pick", "open"]
+__all__ = ["File", "open"]
 
 # Holds the header of most models, and of small ones everything.
 FRONT_SIZE = 1 << 20
@@ -47,20 +45,7 @@ _FORMATS = {lib.FORMAT_TZ: "tz", lib.FORMAT_SAFETENSORS: "safetensors"}
 _DEFAULTS = ReadOptions()
 
 
-class Maker(Protocol):
-    """Makes one library's tensors over host memory."""
-
-    def require(self, dtype: str, name: str) -> None:
-        """Raises OptionError if the library has no such type; `name` is for the message."""
-
-    def make(self, block: Block | None, position: int, dtype: str, shape: Sequence[int]) -> Any:
-        """A tensor over the block's bytes from `position` on, which keeps its owner alive.
-
-        Without a block: an empty tensor.
-        """
-
-
-class Pick(NamedTuple):
+class _Pick(NamedTuple):
     """A tensor that is asked for, and the one whose data it has: itself unless tied."""
 
     name: str
@@ -261,7 +246,7 @@ class File(Mapping[str, Any]):
         Tied tensors come as one object under all their names. Nothing is returned before everything
         was checked.
         """
-        maker, lane, move_to = _for_device(device)
+        maker, lane, move_to = for_device(device)
         tensors = self._load(names, maker, lane)
         if move_to is not None:
             moved = {id(tensor): tensor.to(move_to) for tensor in tensors.values()}
@@ -300,13 +285,13 @@ class File(Mapping[str, Any]):
         The next ones are read meanwhile, in at most `host_memory_max` bytes beyond those that were
         handed out; a tensor larger than that is read when it is its turn.
         """
-        maker, lane, move_to = _for_device(device)
+        maker, lane, move_to = for_device(device)
         for name, tensor in self._iterate(names, maker, lane):
             yield name, tensor if move_to is None else tensor.to(move_to)
 
     def iter_buffers(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, memoryview]]:
         """As `iter_tensors`, with the bytes of each tensor: for types that no library has."""
-        return self._iterate(names, _BufferMaker(), None)
+        return self._iterate(names, BufferMaker(), None)
 
     def get_slice(self, name: str) -> TensorSlice:
         """A tensor to be indexed like one of PyTorch's: `f.get_slice(name)[:, 128:256]` reads only
@@ -355,20 +340,19 @@ class File(Mapping[str, Any]):
             raise KeyError(name)
         return index
 
-    def _picks(self, names: Iterable[str] | None) -> list[Pick]:
+    def _picks(self, names: Iterable[str] | None) -> list[_Pick]:
         if isinstance(names, str):
             raise OptionError(f"names is a collection of names; got the string {names!r}")
         if names is None:
-            indices: Iterable[int] = self._header.order().tolist()
+            indices: list[int] = self._header.order().tolist()
         else:
-            indices = map(self._index, dict.fromkeys(names))
-        picks = []
-        for index in indices:
-            entry = self._header.tensor(index)
-            picks.append(Pick(entry.name, entry, index if entry.tie is None else entry.tie))
-        return picks
+            indices = [self._index(name) for name in dict.fromkeys(names)]
+        return [
+            _Pick(entry.name, entry, index if entry.tie is None else entry.tie)
+            for index, entry in zip(indices, self._header.tensors(indices), strict=True)
+        ]
 
-    def _wants(self, picks: Sequence[Pick]) -> _Owners:
+    def _wants(self, picks: Sequence[_Pick]) -> _Owners:
         entries: dict[int, lib.Tensor] = {}
         for pick in picks:
             if pick.owner not in entries:
@@ -433,7 +417,7 @@ class File(Mapping[str, Any]):
     def _load_box(self, name: str, box: lib.Box, steps: Sequence[int], shape: Sequence[int]) -> Any:
         """A box of a tensor, every `steps`-th of each dimension, in this shape. See TensorSlice."""
         (pick,) = self._picks([name])
-        maker = _default_maker()
+        maker = default_maker()
         dtype = dtype_name(pick.entry.dtype)
         maker.require(dtype, name)
         if self._sha256 is not None:
@@ -498,57 +482,3 @@ def _made(job: Job, want: int, maker: Maker, entry: lib.Tensor) -> Any:
         return job.device_tensor(want)
     block, position = job.placed(want)
     return maker.make(block, position, dtype_name(entry.dtype), entry.shape)
-
-
-class _BufferMaker:
-    """See Maker. Plain bytes."""
-
-    def require(self, dtype: str, name: str) -> None:
-        pass
-
-    def make(
-        self, block: Block | None, position: int, dtype: str, shape: Sequence[int]
-    ) -> memoryview:
-        if block is None:
-            return memoryview(b"")
-        size = math.prod(shape) * item_size(dtype)
-        return block.view()[position : position + size]
-
-
-@functools.cache
-def _has_torch() -> bool:
-    return importlib.util.find_spec("torch") is not None
-
-
-def _default_maker() -> Maker:
-    # Imported when needed, so that `import libtz` does not import torch.
-    if _has_torch():
-        from libtz._torch_tensors import TorchMaker
-
-        return TorchMaker()
-    from libtz.numpy import NumpyMaker
-
-    return NumpyMaker()
-
-
-def _for_device(device: Any) -> tuple[Maker, Lane | None, Any]:
-    """What makes tensors in host memory, or the lane to the device; and a device that has no lane
-    of its own, to which tensors are moved when they are complete."""
-    maker = _default_maker()
-    if device == "cpu":
-        return maker, None, None
-    if not _has_torch():
-        raise OptionError(f"device {device!r} needs PyTorch; without it there is only 'cpu'")
-    import torch
-
-    from libtz._torch_tensors import make_empty
-
-    try:
-        place = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise OptionError(f"{device!r} is not a device: {error}") from error
-    if place.type == "cpu":
-        return maker, None, None
-    if place.type == "cuda":
-        return maker, CudaLane(place, make_empty), None
-    return maker, None, place

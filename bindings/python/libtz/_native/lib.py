@@ -7,7 +7,7 @@ package knows cffi. The writing half is in writing.py and re-exported here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -195,6 +195,10 @@ class Chunk(NamedTuple):
     digest: bytes | None
 
 
+def _new_tensor() -> Any:
+    return ffi.new("tz_tensor *", {"struct_size": ffi.sizeof("tz_tensor")})
+
+
 class Header:
     """An opened file's header. `label` names the file in messages.
 
@@ -239,28 +243,33 @@ class Header:
         return cls(ffi.gc(out[0], clib.tz_header_free), label)
 
     def tensor(self, index: int) -> Tensor:
-        t = self._tensor(index)
-        return Tensor(
-            text(t.name, t.name_size),
-            t.dtype,
-            tuple(t.shape[0 : t.rank]) if t.rank else (),
-            t.order,
-            None if t.tie == NONE32 else t.tie,
-            t.decoded_size,
-            t.stored_size,
-            t.data_offset,
-            t.chunk_count,
-            bytes(ffi.buffer(t.content_digest, 32)) if t.content_digest else None,
-        )
+        return self.tensors([index])[0]
+
+    def tensors(self, indices: Iterable[int]) -> list[Tensor]:
+        t = _new_tensor()
+        found = []
+        for index in indices:
+            check(clib.tz_header_tensor(self.handle, index, t), where=self.label)
+            found.append(
+                Tensor(
+                    text(t.name, t.name_size),
+                    t.dtype,
+                    tuple(ffi.unpack(t.shape, t.rank)) if t.rank else (),
+                    t.order,
+                    None if t.tie == NONE32 else t.tie,
+                    t.decoded_size,
+                    t.stored_size,
+                    t.data_offset,
+                    t.chunk_count,
+                    bytes(ffi.buffer(t.content_digest, 32)) if t.content_digest else None,
+                )
+            )
+        return found
 
     def name(self, index: int) -> str:
-        t = self._tensor(index)
+        t = _new_tensor()
+        check(clib.tz_header_tensor(self.handle, index, t), where=self.label)
         return text(t.name, t.name_size)
-
-    def _tensor(self, index: int) -> Any:
-        out = ffi.new("tz_tensor *", {"struct_size": ffi.sizeof("tz_tensor")})
-        check(clib.tz_header_tensor(self.handle, index, out), where=self.label)
-        return out
 
     def find(self, name: str) -> int | None:
         try:

@@ -109,6 +109,9 @@ class Job:
         )
         progress = Progress(plan.info.bytes_read, source.url, policy.options.progress)
         self._transfer = Transfer(source, schedule, self.target, settings, progress)
+        # Lists, since these are asked for one by one.
+        self._unit_of_want: list[int] = schedule.unit_of_want.tolist()
+        self._positions: list[int] = plan.placements["position"].tolist()
         self._wants_of_unit = np.bincount(
             schedule.unit_of_want[schedule.unit_of_want >= 0], minlength=len(schedule.unit_sizes)
         )
@@ -153,10 +156,10 @@ class Job:
         """In host memory: the block that holds the want, None for an empty one, and where in it."""
         if not isinstance(self.target, HostTarget):
             raise RuntimeError("this job loads to a device")
-        unit = int(self._schedule.unit_of_want[want])
+        unit = self._unit_of_want[want]
         if unit < 0:
             return None, 0
-        return self.target.block(unit), int(self._schedule.plan.placements["position"][want])
+        return self.target.block(unit), self._positions[want]
 
     @property
     def is_on_device(self) -> bool:
@@ -170,7 +173,7 @@ class Job:
         return self.target.tensor(want)
 
     def release(self, want: int) -> None:
-        unit = int(self._schedule.unit_of_want[want])
+        unit = self._unit_of_want[want]
         if unit < 0:
             return
         self._wants_of_unit[unit] -= 1

@@ -90,7 +90,10 @@ pub fn build(b: *std.Build) void {
     // The tests of the same sources compile faster in debug, and a failure shows where.
     const tested = addRoot(b, target, .debug, false, options, kernels);
     addTests(b, tested);
-    if (libraries) |made| addInterfaceTests(b, target, tested, made);
+    if (libraries) |made| {
+        addInterfaceTests(b, target, tested, made);
+        addFuzz(b, target, tested, addRoot(b, target, .safe, false, options, kernels));
+    }
 }
 
 fn addRoot(
@@ -203,6 +206,52 @@ fn addInterfaceTests(
     const run = b.addRunArtifact(smoke);
     run.expectExitCode(0);
     step.dependOn(&run.step);
+}
+
+/// The fuzz driver (fuzz/README.md), and a short run of it as part of the tests.
+fn addFuzz(
+    b: *std.Build,
+    target: std.Build.ResolvedTarget,
+    tested: *std.Build.Module,
+    optimized: *std.Build.Module,
+) void {
+    if (target.result.os.tag != .linux) return; // guard pages and fault handlers
+    const driver = addFuzzDriver(b, target, optimized);
+    const install = b.addInstallArtifact(driver, .{});
+    b.step("fuzz-build", "Build the fuzz driver, bin/fuzz").dependOn(&install.step);
+    const run = b.addRunArtifact(driver);
+    run.setCwd(b.path("."));
+    run.addPassthruArgs();
+    b.step("fuzz", "Run the fuzz driver with the arguments behind --").dependOn(&run.step);
+
+    const smoke = b.step("fuzz-smoke", "Run every fuzz target for a second, and the canary");
+    const quick = addFuzzDriver(b, target, tested); // built in a few seconds
+    for ([_][]const u8{ "smoke", "canary" }) |command| {
+        const short = b.addRunArtifact(quick);
+        short.setCwd(b.path("."));
+        short.addArg(command);
+        short.expectExitCode(0);
+        short.has_side_effects = true; // a new seed every time
+        smoke.dependOn(&short.step);
+    }
+    b.top_level_steps.get("test").?.step.dependOn(smoke);
+}
+
+fn addFuzzDriver(
+    b: *std.Build,
+    target: std.Build.ResolvedTarget,
+    root: *std.Build.Module,
+) *std.Build.Step.Compile {
+    const options = b.addOptions();
+    options.addOption(bool, "sanitize", false);
+    const module = b.createModule(.{
+        .root_source_file = b.path("fuzz/main.zig"),
+        .target = target,
+        .optimize = root.optimize,
+    });
+    module.addOptions("options", options);
+    module.addImport("tz", root);
+    return b.addExecutable(.{ .name = "fuzz", .root_module = module, .use_llvm = true });
 }
 
 /// One object per CPU level, each exporting one hidden symbol: `tz_kernels_<level>`.

@@ -13,6 +13,7 @@ pub const builder = @import("builder.zig");
 /// The structs of tz.h, for the test that compares them with the header.
 pub const c_types = @import("c_api/types.zig");
 pub const checksum = @import("checksum.zig");
+pub const codec = @import("codec.zig");
 pub const dispatch = @import("dispatch.zig");
 pub const dtype = @import("dtype.zig");
 pub const encode = @import("encode.zig");

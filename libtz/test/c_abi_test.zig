@@ -1,5 +1,6 @@
-//! The header against the library: layouts, constants and exported symbols are the same on both sides. `tz_h` is
-//! tz.h as Zig's C translator reads it. Calls through the header are tested in c_calls_test.zig.
+//! The header against the library: layouts, constants and exported symbols are the same on both
+//! sides. `tz_h` is tz.h as Zig's C translator reads it. Calls through the header are tested in
+//! c_calls_test.zig.
 
 const std = @import("std");
 const builtin = @import("builtin");
@@ -64,7 +65,8 @@ fn expectSameFields(comptime Declared: type, comptime Ours: type) !void {
     }
 }
 
-/// Both sides have the same names and numbers: `prefix` and the name in upper case are the header's.
+/// Both sides have the same names and numbers: `prefix` and the name in upper case are the
+/// header's.
 fn expectEnum(comptime prefix: []const u8, comptime Enum: type) !void {
     const info = @typeInfo(Enum).@"enum";
     const names = comptime declared(prefix);
@@ -156,7 +158,12 @@ test "the shared library exports the header's functions and nothing else" {
     if (builtin.object_format != .elf) return error.SkipZigTest;
     const gpa = std.testing.allocator;
     const io = std.testing.io;
-    const library = try std.Io.Dir.cwd().readFileAlloc(io, options.shared_library, gpa, .limited(1 << 26));
+    const library = try std.Io.Dir.cwd().readFileAlloc(
+        io,
+        options.shared_library,
+        gpa,
+        .limited(1 << 26),
+    );
     defer gpa.free(library);
     const exported = try dynamicSymbols(gpa, library);
     defer gpa.free(exported);
@@ -172,7 +179,8 @@ test "the shared library exports the header's functions and nothing else" {
     };
 }
 
-/// The names of the symbols that a shared library defines. The caller frees the list; names point into `file`.
+/// The names of the symbols that a shared library defines. The caller frees the list; names point
+/// into `file`.
 fn dynamicSymbols(gpa: std.mem.Allocator, file: []const u8) ![]const [:0]const u8 {
     const elf = std.elf;
     var names: std.ArrayList([:0]const u8) = .empty;
@@ -184,9 +192,14 @@ fn dynamicSymbols(gpa: std.mem.Allocator, file: []const u8) ![]const [:0]const u
         const strings = sectionAt(header, file, section.sh_link);
         var at = section.sh_offset;
         while (at < section.sh_offset + section.sh_size) : (at += section.sh_entsize) {
-            const symbol = std.mem.bytesToValue(elf.Elf64_Sym, file[@intCast(at)..][0..@sizeOf(elf.Elf64_Sym)]);
+            const symbol = std.mem.bytesToValue(
+                elf.Elf64_Sym,
+                file[@intCast(at)..][0..@sizeOf(elf.Elf64_Sym)],
+            );
             if (symbol.st_shndx == elf.SHN_UNDEF) continue;
-            const name: [*:0]const u8 = @ptrCast(file[@intCast(strings.sh_offset + symbol.st_name)..]);
+            const name: [*:0]const u8 = @ptrCast(
+                file[@intCast(strings.sh_offset + symbol.st_name)..],
+            );
             try names.append(gpa, std.mem.span(name));
         }
     }
@@ -195,5 +208,8 @@ fn dynamicSymbols(gpa: std.mem.Allocator, file: []const u8) ![]const [:0]const u
 
 fn sectionAt(header: std.elf.Elf64_Ehdr, file: []const u8, number: usize) std.elf.Elf64_Shdr {
     const at = header.e_shoff + number * header.e_shentsize;
-    return std.mem.bytesToValue(std.elf.Elf64_Shdr, file[@intCast(at)..][0..@sizeOf(std.elf.Elf64_Shdr)]);
+    return std.mem.bytesToValue(
+        std.elf.Elf64_Shdr,
+        file[@intCast(at)..][0..@sizeOf(std.elf.Elf64_Shdr)],
+    );
 }

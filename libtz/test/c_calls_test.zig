@@ -1,5 +1,5 @@
-//! The library driven through tz.h alone: writing, opening, planning, processing and checking a file in memory, and
-//! every kind of misuse and damage that the header promises a status for.
+//! The library driven through tz.h alone: writing, opening, planning, processing and checking a
+//! file in memory, and every kind of misuse and damage that the header promises a status for.
 
 const std = @import("std");
 const c = @import("tz_h");
@@ -16,7 +16,10 @@ const chunk_size = 1 << 16;
 
 fn expectStatus(expected: c_int, status: c.tz_status) !void {
     if (status == expected) return;
-    std.debug.print("status {s}, not {s}\n", .{ c.tz_status_name(status), c.tz_status_name(expected) });
+    std.debug.print(
+        "status {s}, not {s}\n",
+        .{ c.tz_status_name(status), c.tz_status_name(expected) },
+    );
     return error.TestUnexpectedResult;
 }
 
@@ -45,7 +48,8 @@ const Tensor = struct {
     tie: u32 = none32,
 };
 
-/// In the writer's order. Two chunks, less than one, none, a tie to a larger name, a scalar, a page.
+/// In the writer's order. Two chunks, less than one, none, a tie to a larger name, a scalar, a
+/// page.
 const tensors = [_]Tensor{
     .{ .name = "layer.weight", .dtype = "f32", .shape = &.{ 300, 100 }, .size = 120_000 },
     .{ .name = "layer.bias", .dtype = "bf16", .shape = &.{3}, .size = 6 },
@@ -73,11 +77,22 @@ fn tensorNode(key: ?[]const u8, index: u64) c.tz_node {
 /// {"model": [layer.weight, layer.bias, empty], -7: (embed, scalar, bytes), "half": half}
 const nodes = [_]c.tz_node{
     .{ .kind = c.TZ_NODE_DICT, .value = 3 },
-    .{ .kind = c.TZ_NODE_LIST, .key_kind = c.TZ_KEY_STR, .key = 5, .key_bytes = "model", .value = 3 },
+    .{
+        .kind = c.TZ_NODE_LIST,
+        .key_kind = c.TZ_KEY_STR,
+        .key = 5,
+        .key_bytes = "model",
+        .value = 3,
+    },
     tensorNode(null, 0),
     tensorNode(null, 1),
     tensorNode(null, 2),
-    .{ .kind = c.TZ_NODE_TUPLE, .key_kind = c.TZ_KEY_INT, .key = @bitCast(@as(i64, -7)), .value = 3 },
+    .{
+        .kind = c.TZ_NODE_TUPLE,
+        .key_kind = c.TZ_KEY_INT,
+        .key = @bitCast(@as(i64, -7)),
+        .value = 3,
+    },
     tensorNode(null, 3),
     tensorNode(null, 4),
     tensorNode(null, 5),
@@ -139,7 +154,11 @@ fn writeFile(compress: u32) !File {
     try expectEqual(chunk_size, info.chunk_size);
     try expectEqual(2 + 1 + 1 + 1 + 3, info.chunk_count);
     try expectEqual(120_000 + 6 + 8 + 4096 + 160_000, info.decoded_size);
-    var file: File = .{ .bytes = try gpa.alloc(u8, info.file_size_max), .digest = undefined, .contents = undefined };
+    var file: File = .{
+        .bytes = try gpa.alloc(u8, info.file_size_max),
+        .digest = undefined,
+        .contents = undefined,
+    };
     @memset(file.bytes, 0);
     for (tensors, &file.contents, 0..) |tensor, *content, spec| {
         content.* = try gpa.alloc(u8, tensor.size);
@@ -292,7 +311,11 @@ test "a written file opens with everything in it" {
         const tied = std.mem.eql(u8, name, "layer.weight");
         try expectEqual(if (tied) try indexOf(header, "embed") else none32, tensor.tie);
         const has_data = !tied and spec.size != 0;
-        const chunks = if (has_data) std.math.divCeil(u64, spec.size, chunk_size) catch unreachable else 0;
+        const chunks = if (has_data) std.math.divCeil(
+            u64,
+            spec.size,
+            chunk_size,
+        ) catch unreachable else 0;
         try expectEqual(chunks, tensor.chunk_count);
         try expect(tensor.stored_size <= tensor.decoded_size);
         try expectEqual(has_data, tensor.stored_size != 0);
@@ -409,9 +432,9 @@ const Reader = struct {
 
     fn read(self: Reader, file: []const u8, number: usize) void {
         const request = c.tz_plan_requests(self.plan)[number];
-        const segments = c.tz_plan_segments(self.plan)[@intCast(request.segment_begin)..][0..request.segment_count];
+        const segments = c.tz_plan_segments(self.plan) + request.segment_begin;
         var at = request.offset;
-        for (segments) |segment| {
+        for (segments[0..request.segment_count]) |segment| {
             const size: usize = @intCast(segment.size);
             const target: ?[]u8 = if (segment.allocation == @as(u32, @bitCast(c.TZ_TO_NOWHERE)))
                 null
@@ -420,14 +443,23 @@ const Reader = struct {
             else
                 self.allocations[segment.allocation];
             if (target) |memory| {
-                @memcpy(memory[@intCast(segment.position)..][0..size], file[@intCast(at)..][0..size]);
+                @memcpy(
+                    memory[@intCast(segment.position)..][0..size],
+                    file[@intCast(at)..][0..size],
+                );
             }
             at += size;
         }
         std.debug.assert(at == request.offset + request.size);
     }
 
-    fn process(self: Reader, number: usize, received: u64, strength: c_int, next: *u64) c.tz_status {
+    fn process(
+        self: Reader,
+        number: usize,
+        received: u64,
+        strength: c_int,
+        next: *u64,
+    ) c.tz_status {
         return c.tz_plan_process(
             self.plan,
             @intCast(number),
@@ -457,11 +489,16 @@ const Reader = struct {
     fn placed(self: Reader, want: usize) []const u8 {
         const placement = c.tz_plan_placements(self.plan)[want];
         if (placement.size == 0) return &.{};
-        return self.allocations[placement.allocation][@intCast(placement.position)..][0..@intCast(placement.size)];
+        const memory = self.allocations[placement.allocation][@intCast(placement.position)..];
+        return memory[0..@intCast(placement.size)];
     }
 };
 
-fn newPlan(header: *c.tz_header, wants: []const c.tz_want, options: ?*const c.tz_plan_options) !*c.tz_plan {
+fn newPlan(
+    header: *c.tz_header,
+    wants: []const c.tz_want,
+    options: ?*const c.tz_plan_options,
+) !*c.tz_plan {
     var plan: ?*c.tz_plan = null;
     try ok(c.tz_plan_new(header, wants.ptr, wants.len, options, &plan, null));
     return plan.?;
@@ -492,7 +529,11 @@ test "all tensors arrive in their allocations" {
             const reader: Reader = try .init(plan);
             defer reader.deinit();
             try reader.run(file.bytes, c.TZ_VERIFY_DIGEST, 50_000);
-            for (file.contents, 0..) |content, want| try expectEqualSlices(u8, content, reader.placed(want));
+            for (file.contents, 0..) |content, want| try expectEqualSlices(
+                u8,
+                content,
+                reader.placed(want),
+            );
             // One placement for a tensor and its owner.
             const placements = c.tz_plan_placements(plan);
             try expectEqual(placements[0].allocation, placements[3].allocation);
@@ -526,8 +567,8 @@ test "a staged plan says where everything lies" {
         reader.read(file.bytes, number);
         var next: u64 = 0;
         try ok(reader.process(number, request.size, c.TZ_VERIFY_CRC, &next));
-        const pieces = c.tz_plan_pieces(plan)[@intCast(request.piece_begin)..][0..request.piece_count];
-        for (pieces) |piece| {
+        const pieces = c.tz_plan_pieces(plan) + request.piece_begin;
+        for (pieces[0..request.piece_count]) |piece| {
             const size: usize = @intCast(piece.size);
             const content = file.contents[piece.want][@intCast(piece.want_offset)..][0..size];
             try expectEqualSlices(u8, content, reader.staging[@intCast(piece.position)..][0..size]);
@@ -589,7 +630,10 @@ fn verify(bytes: []const u8, header: *c.tz_header, diagnostic: *c.tz_diagnostic)
         if (range.size == 0) return c.tz_verifier_finish(verifier, diagnostic);
         try expectStatus(c.TZ_E_SEQUENCE, c.tz_verifier_finish(verifier, null));
         const part = bytes[@intCast(range.offset)..][0..@intCast(range.size)];
-        try expectStatus(c.TZ_E_ARGUMENT, c.tz_verifier_put(verifier, part.ptr, part.len - 1, null));
+        try expectStatus(
+            c.TZ_E_ARGUMENT,
+            c.tz_verifier_put(verifier, part.ptr, part.len - 1, null),
+        );
         const put = c.tz_verifier_put(verifier, part.ptr, part.len, diagnostic);
         if (put != c.TZ_OK) return put;
     }
@@ -816,7 +860,10 @@ test "numbers out of range are refused" {
         try expectStatus(c.TZ_E_ARGUMENT, status);
     }
     next = 2; // one chunk
-    try expectStatus(c.TZ_E_ARGUMENT, c.tz_plan_process(plan, 0, 0, null, &addresses, 1, &next, null));
+    try expectStatus(
+        c.TZ_E_ARGUMENT,
+        c.tz_plan_process(plan, 0, 0, null, &addresses, 1, &next, null),
+    );
     var index: u32 = 77;
     try expectStatus(c.TZ_E_NOT_FOUND, c.tz_header_find(header, "byte", 4, &index));
     try expectEqual(77, index);
@@ -933,7 +980,15 @@ test "a buffer too small says what is needed" {
 fn openStatus(bytes: []const u8, file_size: u64, diagnostic: *c.tz_diagnostic) c.tz_status {
     var header: ?*c.tz_header = null;
     var needed: u64 = 0;
-    const status = c.tz_header_open(bytes.ptr, bytes.len, file_size, null, &header, &needed, diagnostic);
+    const status = c.tz_header_open(
+        bytes.ptr,
+        bytes.len,
+        file_size,
+        null,
+        &header,
+        &needed,
+        diagnostic,
+    );
     if (status == c.TZ_OK) c.tz_header_free(header);
     return status;
 }
@@ -955,7 +1010,10 @@ test "damage in the header is found, and where it is" {
         try expectEqual(case[2], diagnostic.rule);
         try expectEqual(case[3], diagnostic.offset);
     }
-    try expectStatus(c.TZ_E_TRUNCATED, openStatus(bytes[0 .. bytes.len - 1], bytes.len - 1, &diagnostic));
+    try expectStatus(
+        c.TZ_E_TRUNCATED,
+        openStatus(bytes[0 .. bytes.len - 1], bytes.len - 1, &diagnostic),
+    );
     try expectStatus(c.TZ_E_TRAILING, openStatus(bytes, bytes.len + 1, &diagnostic));
     try expectStatus(c.TZ_OK, openStatus(bytes, bytes.len, &diagnostic));
     try expectEqual(0, diagnostic.rule);

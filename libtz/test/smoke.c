@@ -1,5 +1,5 @@
-/* What a C program does with libtz, from writing a file to having its tensors back, without any input or output: here
- * the file is a piece of memory. bindings/c/tz_show.c reads a real one. */
+/* What a C program does with libtz, from writing a file to having its tensors back. Without any
+ * input or output: here the file is a piece of memory. bindings/c/tz_show.c reads a real one. */
 #include "tz.h"
 
 #include <stdio.h>
@@ -44,12 +44,12 @@ static unsigned char *write_file(const float *values, size_t *file_size)
     unsigned char *file = allocate((size_t)info.file_size_max);
     memset(file, 0, (size_t)info.file_size_max);
 
-    /* One chunk. When none is compressed, image_size is 0 and the source is what lies in the file. */
+    /* One chunk. When it stays raw, image_size is 0 and the source is what lies in the file. */
     unsigned char *image = allocate(size + 64);
     size_t image_size;
     tz_entry entry;
-    check(tz_chunks_encode(spec.dtype, info.chunk_size, TZ_COMPRESS_AUTO, values, size, image, size + 64,
-                           &image_size, &entry, 1),
+    check(tz_chunks_encode(spec.dtype, info.chunk_size, TZ_COMPRESS_AUTO, values, size, image,
+                           size + 64, &image_size, &entry, 1),
           "encode");
     uint64_t offset;
     check(tz_builder_put_chunks(builder, 0, &entry, 1, &offset), "put chunks");
@@ -62,7 +62,8 @@ static unsigned char *write_file(const float *values, size_t *file_size)
 
     size_t needed;
     uint64_t whole;
-    check(tz_builder_finish(builder, file, (size_t)info.header_size, &needed, &whole, NULL), "finish");
+    check(tz_builder_finish(builder, file, (size_t)info.header_size, &needed, &whole, NULL),
+          "finish");
     tz_builder_free(builder);
     *file_size = (size_t)whole;
     return file;
@@ -73,9 +74,9 @@ static tz_header *open_file(const unsigned char *file, size_t file_size)
     tz_header *header;
     uint64_t size = 128;
     tz_status status;
-    while ((status = tz_header_open(file, (size_t)size, file_size, NULL, &header, &size, &diagnostic)) ==
-           TZ_NEED_MORE)
-        ; /* here a program reads `size` bytes from the front */
+    do /* here a program reads `size` bytes from the front */
+        status = tz_header_open(file, (size_t)size, file_size, NULL, &header, &size, &diagnostic);
+    while (status == TZ_NEED_MORE);
     check(status, "open");
     return header;
 }
@@ -85,9 +86,11 @@ static void *read_tensor(tz_header *header, uint32_t tensor, const unsigned char
 {
     tz_range range;
     size_t range_count;
-    check(tz_header_run_ranges(header, &tensor, 1, 0, &range, 1, &range_count), "ask for chunk entries");
+    check(tz_header_run_ranges(header, &tensor, 1, 0, &range, 1, &range_count),
+          "ask for chunk entries");
     if (range_count == 1)
-        check(tz_header_put_runs(header, range.offset, file + range.offset, (size_t)range.size, &diagnostic),
+        check(tz_header_put_runs(header, range.offset, file + range.offset, (size_t)range.size,
+                                 &diagnostic),
               "put chunk entries");
 
     tz_want want = {.tensor = tensor};
@@ -111,8 +114,8 @@ static void *read_tensor(tz_header *header, uint32_t tensor, const unsigned char
             source += segment->size;
         }
         uint64_t next = 0;
-        check(tz_plan_process(plan, number, request->size, staging, &values, TZ_VERIFY_DIGEST, &next,
-                              &diagnostic),
+        check(tz_plan_process(plan, number, request->size, staging, &values, TZ_VERIFY_DIGEST,
+                              &next, &diagnostic),
               "process");
     }
     free(staging);

@@ -1,0 +1,393 @@
+//! Invariant: whatever the file holds, opening, planning and processing any boxes of it ends with a
+//! typed error or with the bytes that the chunks say, writes nothing outside of the caller's
+//! buffers, and takes memory in proportion to what it was given; and what the whole-file verifier
+//! accepts, every load accepts.
+
+const std = @import("std");
+const inputs = @import("input.zig");
+const memories = @import("memory.zig");
+const Buffer = memories.Buffer;
+const Limited = memories.Limited;
+const observe = @import("observe.zig");
+const tz = @import("tz");
+
+const Allocator = std.mem.Allocator;
+const Diagnostic = tz.status.Diagnostic;
+const Header = tz.header.Header;
+const Plan = tz.plan.Plan;
+const Want = tz.plan.Want;
+
+/// Bytes that opening and planning may take for each byte of the file, for each want, and for any
+/// file. A chunk of 48 bytes becomes a job, a request, segments, and per want a demand, a user and
+/// a piece, in lists that grow.
+const memory_factor = 32;
+const memory_per_want = 1 << 10;
+const memory_base = 64 << 10;
+const want_count_max = 6;
+
+/// Decoded sizes are only claims until chunks decode, and what takes more is not read.
+const loaded_size_max = 1 << 22;
+
+pub fn make(arena: Allocator, random: std.Random) ![]u8 {
+    return inputs.make(arena, random, .whole);
+}
+
+pub const mutate = inputs.mutate;
+
+pub fn run(bytes: []const u8) !void {
+    const input = inputs.Input.parse(bytes) orelse return;
+    var prng: std.Random.DefaultPrng = .init(input.seed);
+    var arena_state: std.heap.ArenaAllocator = .init(memories.backing);
+    defer arena_state.deinit();
+    const memory_max = memory_base + memory_per_want * want_count_max;
+    var memory: Limited = .init(memory_max + memory_factor * input.file.len);
+    defer memory.deinit();
+    var case: Case = .{
+        .arena = arena_state.allocator(),
+        .gpa = memory.allocator(),
+        .random = prng.random(),
+        .file = input.file,
+    };
+    try case.run();
+}
+
+const Case = struct {
+    arena: Allocator,
+    gpa: Allocator,
+    random: std.Random,
+    file: []const u8,
+    header: *Header = undefined,
+
+    fn run(self: *Case) !void {
+        self.header = try self.open() orelse return;
+        defer self.header.deinit();
+        observe.accepted += 1;
+        const whole = try self.verify();
+        if (!try self.putRuns() and whole) return error.VerifiedRunRefused;
+        for (0..2) |_| {
+            const failed = try self.load() orelse continue;
+            if (whole) return failed;
+        }
+    }
+
+    /// Reads the front in as many steps as the header asks for.
+    fn open(self: *Case) !?*Header {
+        var size = self.random.uintAtMost(usize, @min(self.file.len, 300));
+        for (0..3) |_| {
+            const front: Buffer = .copyOf(self.file[0..size]);
+            defer front.deinit();
+            var diagnostic: Diagnostic = .{};
+            const file_size = self.file.len;
+            const outcome = tz.header.open(
+                self.gpa,
+                front.bytes,
+                file_size,
+                .{},
+                &diagnostic,
+            ) catch |err| {
+                if (err == error.OutOfMemory) return err;
+                observe.refused(diagnostic);
+                return null;
+            };
+            switch (outcome) {
+                .header => |header| return header,
+                .need_more => |needed| size = @intCast(needed),
+            }
+        }
+        return error.AskedThreeTimes;
+    }
+
+    /// Feeds the verifier; whether it accepts the file.
+    fn verify(self: *Case) !bool {
+        var verifier: tz.verifier.Verifier = try .init(memories.backing, self.header);
+        defer verifier.deinit();
+        var diagnostic: Diagnostic = .{};
+        while (true) {
+            const range = verifier.next(&diagnostic) catch return self.verifierRefused(diagnostic);
+            if (range.size == 0) break;
+            const bytes = self.file[@intCast(range.offset)..][0..@intCast(range.size)];
+            const part: Buffer = .copyOf(bytes);
+            defer part.deinit();
+            verifier.put(part.bytes, &diagnostic) catch return self.verifierRefused(diagnostic);
+        }
+        verifier.finish(&diagnostic) catch return self.verifierRefused(diagnostic);
+        return true;
+    }
+
+    fn verifierRefused(_: *Case, diagnostic: Diagnostic) bool {
+        observe.refused(diagnostic);
+        return false;
+    }
+
+    /// Fetches chunk entries as the header asks, all or of some tensors. Whether all were accepted.
+    fn putRuns(self: *Case) !bool {
+        const header = self.header;
+        const runs = &header.runs.?;
+        const count = header.index.tensors.len;
+        var some: [3]u32 = undefined;
+        for (&some) |*tensor| {
+            tensor.* = if (count == 0) 0 else self.random.uintLessThan(u32, @intCast(count));
+        }
+        const chosen: ?[]const u32 = if (count == 0 or self.random.boolean()) null else &some;
+        const gap_max = self.random.uintAtMost(u64, 200);
+        const needed = try runs.missing(self.gpa, header.index, chosen, gap_max, &.{});
+        const ranges = try self.arena.alloc(@TypeOf(runs.place(header.index, 0)), needed);
+        const again = try runs.missing(self.gpa, header.index, chosen, gap_max, ranges);
+        if (again != needed) return error.Inconstant;
+        var accepted = true;
+        var end: u64 = header.open_size;
+        for (ranges) |range| {
+            if (range.offset < end or range.size == 0) return error.WrongRange;
+            end = range.offset + range.size;
+            if (end > header.header_size) return error.WrongRange;
+            const part: Buffer = .copyOf(self.file[@intCast(range.offset)..@intCast(end)]);
+            defer part.deinit();
+            var diagnostic: Diagnostic = .{};
+            const offset = range.offset;
+            runs.put(self.gpa, header.index, offset, part.bytes, &diagnostic) catch |err| {
+                if (err == error.OutOfMemory) return err;
+                observe.refused(diagnostic);
+                accepted = false;
+            };
+        }
+        const rest = try runs.missing(self.gpa, header.index, chosen, 0, &.{});
+        if (accepted and rest != 0) return error.StillMissing;
+        return accepted;
+    }
+
+    /// Plans and reads some boxes. What is wrong with the data, if anything; null also when there
+    /// was nothing to read.
+    fn load(self: *Case) !?anyerror {
+        const wants = try self.makeWants();
+        const options: tz.plan.Options = .{
+            .staged = self.random.boolean(),
+            .request_size_max = self.random.uintAtMost(u64, 200_000),
+            .gap_max = self.random.uintAtMost(u64, 10_000),
+            .slab_size_max = self.random.uintAtMost(u64, 10_000),
+            .slab_tensor_max = self.random.uintAtMost(u64, 5_000),
+        };
+        var diagnostic: Diagnostic = .{};
+        const made = Plan.init(self.gpa, self.header, wants, options, &diagnostic);
+        var plan = made catch |err| switch (err) {
+            error.Argument => return if (options.staged) null else error.BoxRefused, // scattered
+            error.RunMissing => return null, // not put, or refused
+            error.Feature => return null, // TZ1-60
+            error.Limit, error.OutOfMemory => |other| return other,
+        };
+        defer plan.deinit();
+        try self.checkRequests(&plan, options);
+        const loading = try Loading.init(self, &plan, wants) orelse return null;
+        defer loading.deinit();
+        loading.readAll() catch |err| switch (err) {
+            error.Checksum, error.Codec, error.Feature => |failed| return failed,
+            error.Argument => return error.ArgumentRefused,
+        };
+        for (wants, 0..) |want, number| try loading.compare(want, number);
+        return null;
+    }
+
+    fn makeWants(self: *Case) ![]Want {
+        const tensors = self.header.index.tensors;
+        const count = if (tensors.len == 0) 0 else self.random.uintAtMost(usize, want_count_max);
+        const wants = try self.arena.alloc(Want, count);
+        for (wants) |*want| {
+            want.* = .{ .tensor = self.random.uintLessThan(u32, @intCast(tensors.len)) };
+            if (self.random.boolean()) continue;
+            const shape = tensors[want.tensor].shape;
+            const begin = try self.arena.alloc(u64, shape.len);
+            const end = try self.arena.alloc(u64, shape.len);
+            for (shape, begin, end) |size, *low, *high| {
+                low.* = if (self.random.boolean()) 0 else self.random.uintAtMost(u64, size);
+                high.* = self.random.intRangeAtMost(u64, low.*, size);
+                if (self.random.boolean()) high.* = size;
+            }
+            want.begin = begin.ptr;
+            want.end = end.ptr;
+        }
+        return wants;
+    }
+
+    /// Requests ascend inside the data region; segments cover them.
+    fn checkRequests(self: *Case, plan: *const Plan, options: tz.plan.Options) !void {
+        var end = self.header.header_size;
+        for (plan.requests.items) |request| {
+            if (request.offset < end or request.size == 0) return error.WrongRequest;
+            end = request.offset + request.size;
+            if (end > self.header.file_size) return error.WrongRequest;
+            var covered: u64 = 0;
+            for (segmentsOf(plan, request)) |segment| {
+                covered += segment.size;
+                const space = switch (segment.allocation) {
+                    tz.plan.to_nowhere => continue,
+                    tz.plan.to_staging => request.staging_size,
+                    else => plan.allocations.items[segment.allocation],
+                };
+                if (segment.position > space) return error.WrongSegment;
+                if (segment.size > space - segment.position) return error.WrongSegment;
+            }
+            if (covered != request.size) return error.NotCovered;
+        }
+        if (options.staged and plan.allocations.items.len != 0) return error.StagedAllocation;
+    }
+};
+
+fn segmentsOf(plan: *const Plan, request: tz.plan.Request) []const tz.plan.Segment {
+    return plan.segments.items[@intCast(request.segment_begin)..][0..request.segment_count];
+}
+
+/// Memory for a plan, and what is to come out of it.
+const Loading = struct {
+    case: *Case,
+    plan: *const Plan,
+    wants: []const Want,
+    allocations: []Buffer,
+    addresses: []?*anyopaque,
+    /// Of staged plans, gathered from their pieces.
+    gathered: [][]u8,
+
+    fn init(case: *Case, plan: *const Plan, wants: []const Want) !?Loading {
+        var size = plan.staging_size_max;
+        for (plan.allocations.items) |allocation| size +|= allocation;
+        for (plan.placements) |placement| size +|= placement.size;
+        if (size > loaded_size_max) return null;
+        const allocations = try case.arena.alloc(Buffer, plan.allocations.items.len);
+        const addresses = try case.arena.alloc(?*anyopaque, allocations.len);
+        const gathered = try case.arena.alloc([]u8, wants.len);
+        for (plan.placements, gathered) |placement, *want| {
+            want.* = try case.arena.alloc(u8, @intCast(placement.size));
+        }
+        for (plan.allocations.items, allocations, addresses) |bytes, *buffer, *address| {
+            buffer.* = .init(@intCast(bytes));
+            address.* = buffer.bytes.ptr;
+        }
+        return .{
+            .case = case,
+            .plan = plan,
+            .wants = wants,
+            .allocations = allocations,
+            .addresses = addresses,
+            .gathered = gathered,
+        };
+    }
+
+    fn deinit(self: Loading) void {
+        for (self.allocations) |buffer| buffer.deinit();
+    }
+
+    fn readAll(self: Loading) tz.process.Error!void {
+        const verify: tz.process.Verify = if (self.case.random.boolean()) .digest else .crc;
+        for (0..self.plan.requests.items.len) |number| try self.read(@intCast(number), verify);
+    }
+
+    fn read(self: Loading, number: u32, verify: tz.process.Verify) tz.process.Error!void {
+        const request = self.plan.requests.items[number];
+        // Of staging memory the request gets what it asked for and no more.
+        const staging: Buffer = .init(@intCast(request.staging_size));
+        defer staging.deinit();
+        self.receive(request, staging.bytes);
+        var received: u64 = 0;
+        var next: u64 = 0;
+        var diagnostic: Diagnostic = .{};
+        while (received < request.size) {
+            received += self.case.random.uintAtMost(u64, request.size - received + 1);
+            received = @min(received, request.size);
+            tz.process.process(self.plan, .{
+                .request = number,
+                .received = received,
+                .staging = if (request.staging_size == 0) null else staging.bytes.ptr,
+                .allocations = self.addresses,
+                .verify = verify,
+            }, &next, &diagnostic) catch |err| {
+                observe.refused(diagnostic);
+                return err;
+            };
+        }
+        const pieces = self.plan.pieces.items[@intCast(request.piece_begin)..];
+        for (pieces[0..request.piece_count]) |piece| {
+            const source = staging.bytes[@intCast(piece.position)..][0..@intCast(piece.size)];
+            const target = self.gathered[piece.want][@intCast(piece.want_offset)..];
+            @memcpy(target[0..source.len], source);
+        }
+    }
+
+    fn receive(self: Loading, request: tz.plan.Request, staging: []u8) void {
+        var source = self.case.file[@intCast(request.offset)..][0..@intCast(request.size)];
+        for (segmentsOf(self.plan, request)) |segment| {
+            const part = source[0..@intCast(segment.size)];
+            source = source[part.len..];
+            const target = switch (segment.allocation) {
+                tz.plan.to_nowhere => continue,
+                tz.plan.to_staging => staging,
+                else => |number| self.allocations[number].bytes,
+            };
+            @memcpy(target[@intCast(segment.position)..][0..part.len], part);
+        }
+    }
+
+    /// What was delivered for a want is its box of the decoded tensor, byte by byte.
+    fn compare(self: Loading, want: Want, number: usize) !void {
+        const placement = self.plan.placements[number];
+        if (placement.size == 0) return;
+        if (self.plan.staged and !self.isFirst(want, number)) return;
+        const memory = if (self.plan.staged)
+            self.gathered[number]
+        else
+            self.allocations[placement.allocation].bytes[@intCast(placement.position)..];
+        const delivered = memory[0..@intCast(placement.size)];
+        const decoded = try self.decode(self.case.header.index.owner(want.tensor));
+        const tensor = self.case.header.index.tensors[want.tensor];
+        const unit: usize = @intCast(tz.dtype.byCode(tensor.dtype).?.unitSize());
+        var position: usize = 0;
+        for (0..decoded.len / unit) |element| {
+            if (!isInside(tensor.shape, want, element)) continue;
+            const expected = decoded[element * unit ..][0..unit];
+            if (!std.mem.eql(u8, expected, delivered[position..][0..unit])) return error.WrongBytes;
+            position += unit;
+        }
+        if (position != delivered.len) return error.WrongSize;
+    }
+
+    /// In staged plans only the first of several wants of the same whole tensor has pieces.
+    fn isFirst(self: Loading, want: Want, number: usize) bool {
+        if (!isWhole(self.case, want)) return true;
+        const index = self.case.header.index;
+        for (self.wants[0..number]) |other| {
+            const same = index.owner(other.tensor) == index.owner(want.tensor);
+            if (same and isWhole(self.case, other)) return false;
+        }
+        return true;
+    }
+
+    fn isWhole(case: *Case, want: Want) bool {
+        return want.begin == null or case.header.index.tensors[want.tensor].shape.len == 0;
+    }
+
+    /// Straight from the chunk entries, without a plan.
+    fn decode(self: Loading, owner: u32) ![]u8 {
+        const header = self.case.header;
+        const tensor = header.index.tensors[owner];
+        const decoded = try self.case.arena.alloc(u8, @intCast(tensor.decoded_size));
+        const scratch = try self.case.arena.alloc(u8, tz.codec.decode_scratch_size);
+        var chunks = try header.chunks(owner);
+        while (chunks.next()) |chunk| {
+            const stored = self.case.file[@intCast(chunk.offset)..][0..chunk.stored_length];
+            const target = decoded[@intCast(chunk.decoded_begin)..][0..chunk.decoded_length];
+            try tz.codec.decode(chunk.codec, tensor.dtype, stored, target, scratch);
+        }
+        return decoded;
+    }
+};
+
+fn isInside(shape: []const u64, want: Want, element: usize) bool {
+    const begin = want.begin orelse return true;
+    const end = want.end.?;
+    var rest: u64 = element;
+    var dimension = shape.len;
+    while (dimension > 0) {
+        dimension -= 1;
+        const at = rest % shape[dimension];
+        if (at < begin[dimension] or at >= end[dimension]) return false;
+        rest /= shape[dimension];
+    }
+    return true;
+}

@@ -1,0 +1,170 @@
+//! Memory that notices misuse: an allocator with a limit that counts, and buffers that end at a
+//! page which cannot be touched. Failures panic, since what they show are bugs of the library.
+
+const std = @import("std");
+const builtin = @import("builtin");
+const options = @import("options");
+
+const Allocator = std.mem.Allocator;
+const Alignment = std.mem.Alignment;
+
+/// Under AddressSanitizer its own allocator guards every block.
+pub const backing: Allocator = if (options.sanitize)
+    std.heap.c_allocator
+else
+    std.heap.smp_allocator;
+
+/// Refuses more than `limit` bytes at a time. That nothing leaks is checked by `deinit`.
+pub const Limited = struct {
+    limit: usize,
+    live: usize = 0,
+    peak: usize = 0,
+    refused: bool = false,
+
+    pub fn init(limit: usize) Limited {
+        return .{ .limit = limit };
+    }
+
+    pub fn deinit(self: *Limited) void {
+        if (self.live != 0) std.debug.panic("{d} bytes leaked", .{self.live});
+        if (self.refused) std.debug.panic("more than {d} bytes were asked for", .{self.limit});
+    }
+
+    pub fn allocator(self: *Limited) Allocator {
+        return .{ .ptr = self, .vtable = &.{
+            .alloc = alloc,
+            .resize = resize,
+            .remap = remap,
+            .free = free,
+        } };
+    }
+
+    fn alloc(context: *anyopaque, size: usize, alignment: Alignment, return_address: usize) ?[*]u8 {
+        const self: *Limited = @ptrCast(@alignCast(context));
+        if (!self.take(size)) return null;
+        return backing.rawAlloc(size, alignment, return_address) orelse @panic("out of memory");
+    }
+
+    fn take(self: *Limited, size: usize) bool {
+        if (size > self.limit - self.live) {
+            self.refused = true;
+            return false;
+        }
+        self.live += size;
+        self.peak = @max(self.peak, self.live);
+        return true;
+    }
+
+    // Blocks never grow in place, so that ends are real and every growth is a move.
+    fn resize(
+        context: *anyopaque,
+        memory: []u8,
+        alignment: Alignment,
+        size: usize,
+        return_address: usize,
+    ) bool {
+        if (size > memory.len) return false;
+        if (!backing.rawResize(memory, alignment, size, return_address)) return false;
+        const self: *Limited = @ptrCast(@alignCast(context));
+        self.live -= memory.len - size;
+        return true;
+    }
+
+    fn remap(_: *anyopaque, _: []u8, _: Alignment, _: usize, _: usize) ?[*]u8 {
+        return null;
+    }
+
+    fn free(context: *anyopaque, memory: []u8, alignment: Alignment, return_address: usize) void {
+        const self: *Limited = @ptrCast(@alignCast(context));
+        self.live -= memory.len;
+        backing.rawFree(memory, alignment, return_address);
+    }
+};
+
+/// What callers align their memory to.
+const buffer_alignment = 64;
+const band = 0xA5;
+
+/// A buffer of exactly the size that was asked for, aligned to 64. A byte written right before or
+/// behind it is found when it is given back; reading or writing further behind it faults at once.
+pub const Buffer = struct {
+    bytes: []align(buffer_alignment) u8,
+    pages: if (options.sanitize) void else Pages,
+
+    pub fn init(size: usize) Buffer {
+        if (options.sanitize) {
+            const bytes = backing.alignedAlloc(
+                u8,
+                .fromByteUnits(buffer_alignment),
+                size,
+            ) catch @panic("out of memory");
+            return .{ .bytes = bytes, .pages = {} };
+        }
+        const pages: Pages = .get(
+            buffer_alignment + std.mem.alignForward(usize, size, buffer_alignment),
+        );
+        const begin = pages.usable.len - std.mem.alignForward(usize, size, buffer_alignment);
+        @memset(pages.usable[begin - buffer_alignment .. begin], band);
+        @memset(pages.usable[begin + size ..], band);
+        return .{ .bytes = @alignCast(pages.usable[begin..][0..size]), .pages = pages };
+    }
+
+    pub fn copyOf(source: []const u8) Buffer {
+        const self: Buffer = .init(source.len);
+        @memcpy(self.bytes, source);
+        return self;
+    }
+
+    pub fn deinit(self: Buffer) void {
+        if (options.sanitize) return backing.free(self.bytes);
+        const usable = self.pages.usable;
+        const begin = @intFromPtr(self.bytes.ptr) - @intFromPtr(usable.ptr);
+        const before = usable[begin - buffer_alignment .. begin];
+        const behind = usable[begin + self.bytes.len ..];
+        if (!std.mem.allEqual(u8, before, band)) @panic("bytes before a buffer were written");
+        if (!std.mem.allEqual(u8, behind, band)) @panic("bytes behind a buffer were written");
+        self.pages.put();
+    }
+};
+
+/// Pages with one behind them that faults. Kept for reuse: mapping costs more than most executions.
+const Pages = struct {
+    usable: []align(std.heap.page_size_min) u8,
+
+    const kept_max = 64;
+    var kept: [kept_max][]align(std.heap.page_size_min) u8 = undefined;
+    var kept_count: usize = 0;
+
+    fn get(size: usize) Pages {
+        for (kept[0..kept_count], 0..) |pages, index| {
+            if (pages.len < size) continue;
+            kept_count -= 1;
+            kept[index] = kept[kept_count];
+            return .{ .usable = pages };
+        }
+        const page = std.heap.pageSize();
+        // A power of two, so that most sizes find a kept one.
+        const usable_size = @max(page, std.math.ceilPowerOfTwoAssert(usize, size));
+        const mapped = std.posix.mmap(
+            null,
+            usable_size + page,
+            .{ .READ = true, .WRITE = true },
+            .{ .TYPE = .PRIVATE, .ANONYMOUS = true },
+            -1,
+            0,
+        ) catch @panic("out of memory");
+        const fence = mapped[usable_size..];
+        if (std.os.linux.mprotect(fence.ptr, fence.len, .{}) != 0) @panic("mprotect failed");
+        return .{ .usable = mapped[0..usable_size] };
+    }
+
+    fn put(self: Pages) void {
+        if (kept_count < kept_max) {
+            kept[kept_count] = self.usable;
+            kept_count += 1;
+        } else {
+            const page = std.heap.pageSize();
+            std.posix.munmap(self.usable.ptr[0 .. self.usable.len + page]);
+        }
+    }
+};

@@ -1,0 +1,26 @@
+//! What a run has reached, counted over all executions: how many inputs were accepted, and which
+//! rules of the specification refused others. A rule that is never reached is one that the mutators
+//! do not test.
+
+const std = @import("std");
+const tz = @import("tz");
+
+pub var accepted: u64 = 0;
+pub var rules: [64]u64 = @splat(0);
+
+pub fn reset() void {
+    accepted = 0;
+    rules = @splat(0);
+}
+
+pub fn refused(diagnostic: tz.status.Diagnostic) void {
+    if (diagnostic.rule < rules.len) rules[diagnostic.rule] += 1;
+}
+
+pub fn print(executions: u64) void {
+    std.debug.print("  accepted {d} of {d}; refused by rule:", .{ accepted, executions });
+    for (rules, 0..) |count, rule| {
+        if (count != 0) std.debug.print(" {d}:{d}", .{ rule, count });
+    }
+    std.debug.print("\n", .{});
+}

@@ -1,4 +1,4 @@
-//! What a tiered chunk's stored bytes are: spec/tz-v1-codec-tiered.md, sections 2 to 6. This file
+//! What a tiered chunk's stored bytes are: spec/tz-v1-codec-tiered.md, sections 3 to 7. This file
 //! knows sizes, offsets and rules; it neither encodes nor decodes elements.
 //!
 //!   header                                   | sub-block 0          | sub-block 1 ...

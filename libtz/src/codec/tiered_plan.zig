@@ -1,4 +1,4 @@
-//! How the canonical writer chooses: spec/tz-v1-codec-tiered.md, section 8. A reader needs none of
+//! How the canonical writer chooses: spec/tz-v1-codec-tiered.md, section 9. A reader needs none of
 //! this. The choice depends on the chunk's decoded bytes and its layout only.
 
 const std = @import("std");

@@ -7,6 +7,7 @@ const boxes = @import("box.zig");
 const checksum = @import("checksum.zig");
 const chunk_table = @import("chunk_table.zig");
 const dtypes = @import("dtype.zig");
+const encode = @import("encode.zig");
 const format = @import("format.zig");
 const Index = @import("index.zig").Index;
 const Tensor = @import("index.zig").Tensor;
@@ -19,8 +20,24 @@ const expect = std.testing.expect;
 const expectEqual = std.testing.expectEqual;
 const expectEqualSlices = std.testing.expectEqualSlices;
 
+/// What a case made the planner do.
+pub const Feat = enum {
+    refused,
+    read_through_gap,
+    shared_slab,
+    raw_in_place,
+    raw_copied,
+    raw_staged,
+    compressed_in_place,
+    compressed_copied,
+    compressed_staged,
+    chunk_of_two_wants,
+};
+
+pub const Feats = std.EnumSet(Feat);
+
 /// Runs one random case.
-pub fn simulate(gpa: Allocator, random: std.Random) !void {
+pub fn simulate(gpa: Allocator, random: std.Random) !Feats {
     var arena_state: std.heap.ArenaAllocator = .init(gpa);
     defer arena_state.deinit();
     const arena = arena_state.allocator();
@@ -31,14 +48,35 @@ pub fn simulate(gpa: Allocator, random: std.Random) !void {
     var diagnostic: status.Diagnostic = .{};
     var plan = planner.Plan.init(gpa, file, wants, options, &diagnostic) catch |err| {
         if (err != error.Argument) return err;
-        return expect(options.staged and try anyScattered(file.index, wants));
+        try expect(options.staged and try anyScattered(file.index, wants));
+        return .initOne(.refused);
     };
     defer plan.deinit();
 
     try checkRequests(plan, file, options);
     try checkPlacements(plan, file.index, wants, options);
     try checkReading(arena, plan, file, wants);
+    const feats = featsOf(plan);
     try execute(arena, plan, file, wants, random);
+    return feats;
+}
+
+fn featsOf(plan: planner.Plan) Feats {
+    var feats: Feats = .{};
+    if (plan.gap_size_max != 0) feats.insert(.read_through_gap);
+    for (plan.placements) |placement| if (placement.position != 0) feats.insert(.shared_slab);
+    for (plan.jobs.items) |job| {
+        const raw = job.codec == format.codec_raw;
+        if (job.user_count > 1) feats.insert(.chunk_of_two_wants);
+        if (plan.staged) {
+            feats.insert(if (raw) .raw_staged else .compressed_staged);
+        } else if (job.user_count != 0) {
+            feats.insert(if (raw) .raw_copied else .compressed_copied);
+        } else {
+            feats.insert(if (raw) .raw_in_place else .compressed_in_place);
+        }
+    }
+    return feats;
 }
 
 /// A file in memory, with the members of a Header that the planner uses.
@@ -94,8 +132,7 @@ pub const File = struct {
         for (index.order) |number| {
             const tensor = &tensors[number];
             if (!tensor.hasChunks()) continue;
-            const content = try arena.alloc(u8, @intCast(tensor.decoded_size));
-            source.bytes(content);
+            const content = try randomContent(arena, source, tensor.*, index.chunk_size);
             contents[number] = content;
             const alignment: usize = @intCast(format.tensorAlignment(tensor.decoded_size));
             if (!foreign) try pad(arena, &file, alignment);
@@ -103,7 +140,10 @@ pub const File = struct {
             if (foreign) {
                 try file.appendSlice(arena, content);
             } else {
-                runs[number] = try appendChunks(arena, source, &file, index.chunk_size, content);
+                const chunk_size: usize = @intCast(index.chunk_size);
+                const mode = source.enumValue(encode.Compress);
+                runs[number] =
+                    try appendChunks(arena, &file, tensor.dtype, chunk_size, mode, content);
                 tensor.run_digest = runs[number][0..32]; // only its presence counts here
             }
             tensor.stored_size = file.items.len - tensor.data_offset;
@@ -127,30 +167,46 @@ fn pad(arena: Allocator, file: *std.ArrayList(u8), alignment: usize) !void {
     try file.appendNTimes(arena, 0x22, size);
 }
 
-fn appendChunks(
-    arena: Allocator,
-    source: std.Random,
-    file: *std.ArrayList(u8),
-    chunk_size: u64,
-    content: []const u8,
-) ![]const u8 {
-    _ = source;
-    var run: std.ArrayList(u8) = .empty;
+/// Chunks of noise and chunks that compress.
+fn randomContent(arena: Allocator, source: std.Random, tensor: Tensor, chunk_size: u64) ![]u8 {
+    const content = try arena.alloc(u8, @intCast(tensor.decoded_size));
+    source.bytes(content);
     var rest = content;
     while (rest.len != 0) {
-        const decoded = rest[0..@intCast(@min(chunk_size, rest.len))];
-        rest = rest[decoded.len..];
-        try pad(arena, file, format.chunk_alignment);
-        try file.appendSlice(arena, decoded);
-        const entry: chunk_table.Entry = .{
-            .stored_length = @intCast(decoded.len),
-            .crc = checksum.crc32c(0, decoded),
-            .codec = format.codec_raw,
-            .digest = checksum.blake3(decoded),
+        const chunk = rest[0..@intCast(@min(chunk_size, rest.len))];
+        rest = rest[chunk.len..];
+        if (source.boolean()) for (chunk) |*byte| {
+            byte.* &= 1;
         };
-        entry.encode(try run.addManyAsArray(arena, format.chunk_record_size));
     }
-    return run.items;
+    return content;
+}
+
+/// Returns the chunk entries.
+fn appendChunks(
+    arena: Allocator,
+    file: *std.ArrayList(u8),
+    dtype: u16,
+    chunk_size: usize,
+    mode: encode.Compress,
+    content: []const u8,
+) ![]const u8 {
+    const image = try arena.alloc(u8, encode.outputSizeMax(content.len));
+    const count = std.math.divCeil(usize, content.len, chunk_size) catch unreachable;
+    const entries = try arena.alloc(encode.Entry, count);
+    const size = try encode.encodeChunks(arena, dtype, chunk_size, mode, content, image, entries);
+    try file.appendSlice(arena, if (size == 0) content else image[0..size]);
+    const run = try arena.alloc(u8, count * format.chunk_record_size);
+    for (entries, 0..) |entry, number| {
+        const record: chunk_table.Entry = .{
+            .stored_length = entry.stored_length,
+            .crc = entry.crc,
+            .codec = @intCast(entry.codec),
+            .digest = entry.digest,
+        };
+        record.encode(run[number * format.chunk_record_size ..][0..format.chunk_record_size]);
+    }
+    return run;
 }
 
 fn randomTensor(arena: Allocator, source: std.Random) !Tensor {

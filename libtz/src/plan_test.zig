@@ -482,9 +482,11 @@ fn planOnce(gpa: std.mem.Allocator, file: File, options: Options) !void {
 }
 
 test "random plans keep all promises and deliver what was wanted" {
+    var feats: simulation.Feats = .{};
     for (0..1000) |seed| {
         errdefer std.debug.print("seed {d}\n", .{seed});
         var prng: std.Random.DefaultPrng = .init(seed);
-        try simulation.simulate(testing.allocator, prng.random());
+        feats.setUnion(try simulation.simulate(testing.allocator, prng.random()));
     }
+    try expectEqual(simulation.Feats.full, feats);
 }

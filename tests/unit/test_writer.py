@@ -193,6 +193,7 @@ def test_data_may_change_after_write() -> None:
     [
         ([TensorSpec("a", "f32", ()), TensorSpec("a", "f32", ())], "'a' is declared twice"),
         ([TensorSpec("a", "float32", ())], "'float32' is not a dtype"),
+        ([TensorSpec("a", np.float32, ())], "is not a dtype"),  # type: ignore[arg-type]
         ([TensorSpec("a", "f32", (2, -1))], "'a': a shape is a sequence of integers"),
         ([TensorSpec("a", "f32", (2.5,))], "'a': a shape is a sequence"),  # type: ignore[arg-type]
         ([TensorSpec("a", "f32", (1 << 62, 1 << 62))], "'a': this cannot be written"),

@@ -281,7 +281,7 @@ def _native_specs(specs: Sequence[TensorSpec]) -> list[lib.TensorSpec]:
             raise OptionError(f"tensor {spec.name!r} is declared twice")
     native = []
     for spec in specs:
-        code = lib.dtype_code(spec.dtype)
+        code = lib.dtype_code(spec.dtype) if isinstance(spec.dtype, str) else 0
         if not code:
             raise OptionError(f"tensor {spec.name!r}: {spec.dtype!r} is not a dtype of the format")
         tie = None

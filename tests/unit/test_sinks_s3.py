@@ -15,8 +15,10 @@ from tests.servers import Seaweed
 
 from libtz.errors import OptionError, SourceError
 from libtz.options import MIB, HttpOptions, RetryPolicy, S3Options, WriteOptions
+from libtz.sinks import s3 as s3_module
 from libtz.sinks.resolve import resolve
 from libtz.sinks.s3 import S3Sink
+from libtz.sources.s3_client import make_client
 
 DATA = random.Random(11).randbytes(8 * MIB)
 HTTP = HttpOptions(retry=RetryPolicy(attempts=3), proxies={})
@@ -178,16 +180,31 @@ def answer_parts_with(sink: S3Sink, status: int, body: bytes, times: int = 10**6
     return answers
 
 
-def test_parts_carry_checksums(store: Any, s3: S3Options) -> None:
-    sink = S3Sink(f"s3://{BUCKET}/checked", s3, HTTP, header_size=HEADER, file_size_max=30 * MIB)
-    write(sink, 20 * MIB)
-    headers: list[Any] = []
-    sink._client.meta.events.register(
-        "before-send.s3.UploadPart", lambda request, **_: headers.append(request.headers)
-    )
-    sink.commit(20 * MIB)
-    assert headers
-    assert all("x-amz-checksum-crc32" in sent for sent in headers)
+def test_uploads_carry_checksums_as_configured(
+    store: Any, s3: S3Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[Any] = []
+
+    def watched_client(*arguments: Any, **named: Any) -> Any:
+        client = make_client(*arguments, **named)
+        for operation in ("CreateMultipartUpload", "UploadPart", "PutObject"):
+            client.meta.events.register(f"before-send.s3.{operation}", note)
+        return client
+
+    def note(request: Any, **_: object) -> None:
+        sent.append({name.lower() for name in request.headers if "checksum" in name.lower()})
+
+    monkeypatch.setattr(s3_module, "make_client", watched_client)
+    for size in (20_000, 20 * MIB):
+        sink = S3Sink(f"s3://{BUCKET}/sum", s3, HTTP, header_size=HEADER, file_size_max=size)
+        finish(sink, size)
+    put, create, *parts = sent
+    assert create == {"x-amz-checksum-algorithm"}
+    assert len(parts) == 3
+    assert all("x-amz-checksum-crc32" in headers for headers in (put, *parts))
+    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+    finish(S3Sink(f"s3://{BUCKET}/sum", s3, HTTP, header_size=1, file_size_max=20_000), 20_000)
+    assert sent[-1] == set()
 
 
 def test_refusals_are_typed(store: Any, s3: S3Options, seaweed: Seaweed) -> None:

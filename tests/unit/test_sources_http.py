@@ -158,6 +158,7 @@ def test_bodies_arrive_without_the_fast_path(
     "fault",
     [
         Fault(chunked=True),
+        Fault(chunked=True, headers={"Content-Length": "7"}),
         Fault(until_close=True),
         Fault(headers={"Connection": "close"}),
         Fault(headers={"Content-Length": None, "Connection": "close"}),
@@ -353,6 +354,12 @@ def test_without_a_strong_etag_the_date_is_the_identity() -> None:
         server.etag = None
         assert "changed" in str(failing(source))
         source.close()
+    with FaultServer(DATA, etag=None, modified=date) as server:
+        source = HttpSource(server.url(), OPTIONS)
+        source.open(memoryview(bytearray(10)))
+        server.modified = "Mon, 23 Nov 2026 07:55:34 GMT"
+        assert "changed" in str(failing(source))
+        source.close()
 
 
 # Statuses.
@@ -395,6 +402,16 @@ def test_retry_after_is_obeyed(server: FaultServer) -> None:
     source.close()
 
 
+@pytest.fixture
+def new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("new_york")
 def test_retry_after_is_understood_in_seconds_and_as_a_date() -> None:
     assert retry_after_s(" 120 ") == 120
     now = datetime.now(timezone.utc)

@@ -161,6 +161,23 @@ def test_an_expired_target_is_asked_for_anew_once(first: FaultServer, second: Fa
         source.close()
 
 
+def test_an_expired_target_is_not_asked_again(first: FaultServer, second: FaultServer) -> None:
+    first.faults.append(to(second.url()))
+    source = opened(first.url())
+    second.always = Fault(status=403)
+    check(source)
+    check(source)
+    source.close()
+    assert len(second.requests) == 2
+    assert len(first.requests) == 3
+
+
+def test_a_location_in_raw_utf8_is_understood(first: FaultServer) -> None:
+    first.faults.append(to("/modèle".encode().decode("latin-1")))
+    opened(first.url()).close()
+    assert first.requests[1].target == "/mod%C3%A8le"
+
+
 def test_a_dead_target_is_left_for_a_new_one(first: FaultServer, second: FaultServer) -> None:
     first.always = to(second.url())
     source = opened(first.url())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import ssl
 import stat
 import sys
 import threading
@@ -18,10 +19,11 @@ from urllib.parse import parse_qs, urlsplit
 import botocore.session
 import pytest
 from tests.faults.server import Fault, FaultServer, Request
-from tests.servers import Seaweed
+from tests.servers import Certificate, Seaweed
 
 from libtz.errors import OptionError, SourceError
 from libtz.options import HttpOptions, RetryPolicy, S3Options
+from libtz.sources import s3 as s3_module
 from libtz.sources.http import HttpSource
 from libtz.sources.s3 import S3Source
 
@@ -245,6 +247,46 @@ def test_credentials_replaced_in_a_file_are_found_after_a_refusal(
         source.read_into(0, 100, [memoryview(bytearray(100))])
     assert len(fake.requests) == 5  # the same credentials are not tried again
     source.close()
+
+
+def test_signatures_are_renewed_with_age(
+    fake: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = S3Source("s3://bucket/key", with_keys(fake), HTTP)
+    source.open(memoryview(bytearray(10)))
+    signed: list[str] = []
+
+    def sign(*_: object, **__: object) -> str:
+        signed.append("")
+        return fake.url("/new")
+
+    monkeypatch.setattr(source._s3_origin._client, "generate_presigned_url", sign)
+    source.read_into(0, 100, [memoryview(bytearray(100))])
+    assert signed == []
+    monkeypatch.setattr(s3_module, "SIGNATURE_USED_S", 0)
+    source.read_into(0, 100, [memoryview(bytearray(100))])
+    assert len(signed) == 1
+    monkeypatch.undo()
+    # A refusal of an old signature may be about its age.
+    fake.faults.extend([Fault(status=403), None, Fault(status=403)])
+    monkeypatch.setattr(s3_module, "SIGNATURE_FRESH_S", -1)
+    source.read_into(0, 100, [memoryview(bytearray(100))])
+    monkeypatch.setattr(s3_module, "SIGNATURE_FRESH_S", 60)
+    with pytest.raises(SourceError, match="403"):
+        source.read_into(0, 100, [memoryview(bytearray(100))])
+    source.close()
+
+
+def test_the_authority_that_aws_configuration_names_is_trusted(
+    certificate: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate.path, certificate.key_path)
+    with FaultServer(DATA, tls=context) as secure:
+        error = refused(S3Source("s3://bucket/key", with_keys(secure), HTTP))
+        assert "certificate was refused" in str(error)
+        monkeypatch.setenv("AWS_CA_BUNDLE", certificate.path)
+        check(S3Source("s3://bucket/key", with_keys(secure), HTTP))
 
 
 def test_many_threads_that_are_refused_together_all_go_on(fake: FaultServer, aws: Path) -> None:

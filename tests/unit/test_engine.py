@@ -120,6 +120,24 @@ def test_a_sequential_source_is_read_forward_by_one_thread(
     assert {thread for *_, thread in source.reads} == {threading.get_ident()}
 
 
+def test_a_system_without_more_threads(monkeypatch: pytest.MonkeyPatch, file: File) -> None:
+    start = threading.Thread.start
+    for allowed in (0, 1):
+        left = [None] * allowed
+
+        def start_some(thread: threading.Thread, left: list[None] = left) -> None:
+            if not left:
+                raise RuntimeError("can't start new thread")
+            left.pop()
+            start(thread)
+
+        f, _ = open_scripted(monkeypatch, file.data)
+        with f, monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", start_some)
+            assert {name: bytes(data) for name, data in f.iter_buffers()} == contents(file)
+            assert f.stats.threads == 1
+
+
 class OopsError(Exception):
     pass
 

@@ -7,11 +7,10 @@ is done per tensor then; names, infos and chunk entries are looked up when they 
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from os import PathLike, fspath
-from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple
 
@@ -84,10 +83,11 @@ def open(source: Any, *, digest: str | None = None, options: ReadOptions = _DEFA
 
 
 def _refuse_sets(source: Any) -> None:
-    if not isinstance(source, (str, PathLike)):
+    if not isinstance(source, (str, os.PathLike)):
         return
-    path = fspath(source)
-    if isinstance(path, str) and (path.endswith(".index.json") or Path(path).is_dir()):
+    path = os.fspath(source)
+    # Path.is_dir() raises on names that are too long.
+    if os.path.isdir(path) or str(path).endswith(".index.json"):  # noqa: PTH112
         raise OptionError(f"{path} is a set of files; open its files one by one")
 
 

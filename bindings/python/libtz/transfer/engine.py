@@ -203,14 +203,17 @@ class Transfer:
 
     def _start_threads(self) -> None:
         while self._active < self._ramp.threads:
-            self._active += 1
             worker = self._new_worker()
             self._workers.append(worker)
             thread = threading.Thread(
                 target=self._work, args=(worker,), name=f"libtz-{len(self._threads)}", daemon=True
             )
+            try:
+                thread.start()
+            except RuntimeError:  # a limit, or the interpreter ends: go on with those there are
+                return
             self._threads.append(thread)
-            thread.start()
+            self._active += 1
 
     def _work(self, worker: _Worker) -> None:
         try:

@@ -17,6 +17,7 @@ pub const Target = struct {
 pub const all = [_]Target{
     describe("header", @import("header.zig")),
     describe("file", @import("file.zig")),
+    describe("codec_tiered", @import("codec_tiered.zig")),
 };
 
 /// Not among all: it fails.

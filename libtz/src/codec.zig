@@ -2,7 +2,7 @@
 
 const std = @import("std");
 const format = @import("format.zig");
-const tiered = @import("codec/tiered.zig");
+pub const tiered = @import("codec/tiered.zig");
 
 const scratch_alignment = @alignOf(tiered.DecodeScratch);
 

@@ -29,6 +29,13 @@ pub const DecodeScratch = jobs.DecodeScratch;
 pub const EncodeScratch = jobs.EncodeScratch;
 pub const encodedSizeMax = plan.encodedSizeMax;
 
+/// For tests, fuzzers and benchmarks, which choose kernels and planes themselves.
+pub const Header = format.Header;
+pub const Kernels = jobs.Kernels;
+pub const PlaneKind = format.PlaneKind;
+pub const kernels_scalar = @import("tiered_kernels.zig").kernels_scalar;
+pub const sample = @import("tiered_sample.zig");
+
 /// From this size on chunks are decoded past the caches: a third to a half faster into memory, at
 /// the price of a fifth for a caller that reads them again at once.
 const stream_size_min = 256 << 10;
@@ -58,7 +65,7 @@ pub fn decode(
 
 /// Checks everything that can be checked without decoding: TZ1T-1 to TZ1T-12.
 pub fn validate(layout: Layout, stored: []const u8, decoded_size: usize) DecodeError!void {
-    const header: format.Header = try .parse(layout, stored, decoded_size);
+    const header: Header = try .parse(layout, stored, decoded_size);
     var offset = header.size();
     for (0..header.subBlockCount()) |index| {
         const block: SubBlock = try .parse(&header, stored, offset, index);
@@ -67,7 +74,7 @@ pub fn validate(layout: Layout, stored: []const u8, decoded_size: usize) DecodeE
 }
 
 pub fn encodeWith(
-    kernels: *const jobs.Kernels,
+    kernels: *const Kernels,
     layout: Layout,
     source: []const u8,
     destination: []u8,
@@ -81,8 +88,8 @@ pub fn encodeWith(
 /// Encodes with the kinds and tables of `header`, whatever they are good for; null when `destination`
 /// is too small.
 pub fn encodeAs(
-    kernels: *const jobs.Kernels,
-    header: *const format.Header,
+    kernels: *const Kernels,
+    header: *const Header,
     source: []const u8,
     destination: []u8,
     scratch: *EncodeScratch,
@@ -121,13 +128,13 @@ pub fn encodeAs(
 }
 
 pub fn decodeWith(
-    kernels: *const jobs.Kernels,
+    kernels: *const Kernels,
     layout: Layout,
     stored: []const u8,
     destination: []u8,
     scratch: *DecodeScratch,
 ) DecodeError!void {
-    const header: format.Header = try .parse(layout, stored, destination.len);
+    const header: Header = try .parse(layout, stored, destination.len);
     const element_size = layout.elementSize();
     const streams = destination.len >= stream_size_min and
         std.mem.isAligned(@intFromPtr(destination.ptr), 64);
@@ -170,7 +177,7 @@ const SubBlock = struct {
     size: usize,
 
     fn parse(
-        header: *const format.Header,
+        header: *const Header,
         stored: []const u8,
         begin: usize,
         index: usize,

@@ -1,0 +1,205 @@
+//! Invariant: any bytes as a tiered chunk get the same verdict and the same elements from every CPU
+//! level as from the scalar twin, whatever the scratch memory held; what decodes is encoded back to
+//! the very same bytes; any bytes as elements come back from what they are encoded to. Nothing
+//! outside the buffers is touched.
+//!
+//! An input is a byte, of which bit 7 says what the rest is: elements, or stored bytes with their
+//! decoded size inside. The lower bits choose the layout.
+
+const std = @import("std");
+const Buffer = @import("memory.zig").Buffer;
+const observe = @import("observe.zig");
+const tz = @import("tz");
+
+const Allocator = std.mem.Allocator;
+const tiered = tz.codec.tiered;
+const Layout = tiered.Layout;
+
+const layouts = std.enums.values(Layout);
+const is_elements = 0x80;
+const decoded_size_offset = 4;
+/// Two sub-blocks of the largest elements, and a bit: enough to stream past the caches.
+const decoded_size_max = (2 << 17) + 1024;
+/// The worst tiered plane takes 15 bits for a symbol, of which an fp8 element has two.
+const stored_size_max = 4 * decoded_size_max + 4096;
+
+var encode_scratch: tiered.EncodeScratch = undefined;
+var decode_scratch: tiered.DecodeScratch = undefined;
+
+pub fn run(input: []const u8) !void {
+    if (input.len == 0) return;
+    const layout = layouts[(input[0] & ~@as(u8, is_elements)) % layouts.len];
+    const rest = input[1..];
+    if (input[0] & is_elements == 0) return runStored(layout, rest);
+    if (rest.len <= decoded_size_max) return runElements(layout, rest);
+}
+
+fn runStored(layout: Layout, bytes: []const u8) !void {
+    const stored: Tight = .copyOf(bytes);
+    defer stored.deinit();
+    const size = decodedSize(bytes);
+    const twin: Tight = .init(size);
+    defer twin.deinit();
+    const verdict = decode(&tiered.kernels_scalar, layout, stored.bytes, twin.bytes, 0x00);
+
+    if (verdict == null) try tiered.validate(layout, stored.bytes, size);
+    for (tz.dispatch.levels) |level| {
+        const kernels = &(tz.dispatch.kernelsAt(level) orelse continue).tiered;
+        const tight: Tight = .init(size);
+        defer tight.deinit();
+        const aligned: Buffer = .init(size);
+        defer aligned.deinit();
+        for ([_][]u8{ tight.bytes, aligned.bytes }) |destination| {
+            const again = decode(kernels, layout, stored.bytes, destination, 0xFF);
+            if (again != verdict) return error.VerdictsDiffer;
+            if (verdict != null) continue;
+            if (!std.mem.eql(u8, twin.bytes, destination)) return error.LevelsDiffer;
+        }
+        if (verdict == null) try expectCanonical(kernels, layout, stored.bytes, twin.bytes);
+    }
+    if (verdict) |err| observe.rules[ruleOf(err)] += 1 else observe.accepted += 1;
+}
+
+fn decode(
+    kernels: *const tiered.Kernels,
+    layout: Layout,
+    stored: []const u8,
+    destination: []u8,
+    scratch_byte: u8,
+) ?tiered.DecodeError {
+    @memset(std.mem.asBytes(&decode_scratch), scratch_byte);
+    tiered.decodeWith(kernels, layout, stored, destination, &decode_scratch) catch |err| return err;
+    return null;
+}
+
+/// What the chunk says itself, so that it is worth decoding, as long as that can be.
+fn decodedSize(stored: []const u8) usize {
+    if (stored.len < decoded_size_offset + 4) return 1;
+    return std.mem.readInt(u32, stored[decoded_size_offset..][0..4], .little) % (decoded_size_max + 1);
+}
+
+/// Given the elements, kinds and tables there is one encoding.
+fn expectCanonical(
+    kernels: *const tiered.Kernels,
+    layout: Layout,
+    stored: []const u8,
+    elements: []const u8,
+) !void {
+    const header: tiered.Header = try .parse(layout, stored, elements.len);
+    const again: Tight = .init(stored.len);
+    defer again.deinit();
+    const size = tiered.encodeAs(kernels, &header, elements, again.bytes, &encode_scratch) orelse
+        return error.NotCanonical;
+    if (size != stored.len or !std.mem.eql(u8, stored, again.bytes)) return error.NotCanonical;
+}
+
+fn runElements(layout: Layout, bytes: []const u8) !void {
+    const source: Tight = .copyOf(bytes);
+    defer source.deinit();
+    const room = tiered.encodedSizeMax(source.bytes.len);
+    const twin: Tight = .init(room);
+    defer twin.deinit();
+    const scratch = &encode_scratch;
+    const twin_size = tiered.encodeWith(&tiered.kernels_scalar, layout, source.bytes, twin.bytes, scratch);
+    for (tz.dispatch.levels) |level| {
+        const kernels = &(tz.dispatch.kernelsAt(level) orelse continue).tiered;
+        const stored: Tight = .init(room);
+        defer stored.deinit();
+        const size = tiered.encodeWith(kernels, layout, source.bytes, stored.bytes, scratch);
+        if (size != twin_size) return error.LevelsDiffer;
+        const encoded = stored.bytes[0 .. size orelse continue];
+        if (!std.mem.eql(u8, encoded, twin.bytes[0..encoded.len])) return error.LevelsDiffer;
+        const decoded: Tight = .init(source.bytes.len);
+        defer decoded.deinit();
+        if (decode(kernels, layout, encoded, decoded.bytes, 0x55)) |err| return err;
+        if (!std.mem.eql(u8, source.bytes, decoded.bytes)) return error.RoundTrip;
+    }
+    if (twin_size != null) observe.accepted += 1;
+}
+
+/// A buffer that ends exactly where reading and writing faults, so it begins anywhere.
+const Tight = struct {
+    buffer: Buffer,
+    bytes: []u8,
+
+    fn init(size: usize) Tight {
+        const buffer: Buffer = .init(std.mem.alignForward(usize, size, 64));
+        return .{ .buffer = buffer, .bytes = buffer.bytes[buffer.bytes.len - size ..] };
+    }
+
+    fn copyOf(source: []const u8) Tight {
+        const self: Tight = .init(source.len);
+        @memcpy(self.bytes, source);
+        return self;
+    }
+
+    fn deinit(self: Tight) void {
+        self.buffer.deinit();
+    }
+};
+
+fn ruleOf(err: tiered.DecodeError) usize {
+    return switch (err) {
+        error.DecodedSize => 1,
+        error.Truncated => 2,
+        error.LayoutMismatch => 3,
+        error.FixedPart => 4,
+        error.SizeMismatch => 5,
+        error.PlaneKind => 6,
+        error.PlaneValue => 7,
+        error.PlaneTable => 8,
+        error.EscapeIndex => 9,
+        error.HeaderPadding => 10,
+        error.StoredSize => 11,
+        error.PlanePadding => 12,
+        error.Literal => 13,
+        error.UnusedCode => 14,
+        error.EscapeCount => 15,
+    };
+}
+
+/// A valid chunk, mostly changed a little, or elements.
+pub fn make(arena: Allocator, random: std.Random) ![]u8 {
+    const layout_index = random.uintLessThan(u8, layouts.len);
+    const layout = layouts[layout_index];
+    const large = random.uintLessThan(u8, 16) == 0;
+    const size_max: usize = if (large) decoded_size_max else 6000;
+    const count = 1 + random.uintLessThan(usize, size_max / layout.elementSize());
+    var kinds: tiered.sample.Kinds = undefined;
+    for (&kinds) |*kind| kind.* = random.enumValue(tiered.PlaneKind);
+    const header = tiered.sample.header(random, layout, count, kinds);
+    const elements = try arena.alloc(u8, header.decodedSize());
+    tiered.sample.fill(random, &header, random.int(u8), elements);
+    if (random.uintLessThan(u8, 4) == 0) {
+        return std.mem.concat(arena, u8, &.{ &.{is_elements | layout_index}, elements });
+    }
+    const room = try arena.alloc(u8, stored_size_max);
+    const kernels = &tz.dispatch.kernels().tiered;
+    const size = tiered.encodeAs(kernels, &header, elements, room, &encode_scratch).?;
+    const input = try std.mem.concat(arena, u8, &.{ &.{layout_index}, room[0..size] });
+    return if (random.uintLessThan(u8, 8) == 0) input else mutate(arena, random, input);
+}
+
+/// Changes bytes of the header, around its sizes, and of the planes alike; sometimes the length.
+pub fn mutate(arena: Allocator, random: std.Random, input: []const u8) ![]u8 {
+    var bytes: std.ArrayList(u8) = .empty;
+    try bytes.appendSlice(arena, input);
+    for (0..random.intRangeAtMost(usize, 1, 3)) |_| {
+        const size = bytes.items.len;
+        if (size < 2) break;
+        const front = @min(size, 256);
+        const near: usize = if (random.boolean()) front else size;
+        const offset = 1 + random.uintLessThan(usize, near - 1);
+        const byte = &bytes.items[offset];
+        switch (random.uintLessThan(u8, 8)) {
+            0 => byte.* = random.int(u8),
+            1 => byte.* = 0,
+            2, 3 => byte.* ^= @as(u8, 1) << random.int(u3),
+            4 => byte.* +%= 1,
+            5 => byte.* -%= 1,
+            6 => bytes.shrinkRetainingCapacity(size - @min(size - 1, random.uintAtMost(usize, 130))),
+            else => try bytes.appendNTimes(arena, 0, random.uintAtMost(usize, 130)),
+        }
+    }
+    return bytes.items;
+}

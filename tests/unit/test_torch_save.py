@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+import libtz.torch
 from libtz import _torch_save
 from libtz._torch_dtypes import FORMAT_NAMES, TORCH_DTYPES
 from libtz._torch_save import save, save_file, save_model
@@ -204,22 +205,37 @@ def test_extra_state_that_is_no_tensor_is_named() -> None:
         save_model(torch.nn.Sequential(Extra(2, 2)), io.BytesIO())
 
 
-def trained() -> tuple[Any, Any]:
-    """An AdamW and its scheduler after some steps."""
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Linear(5, 2))
-    groups: list[dict[str, Any]] = [
-        {"params": model[0].parameters(), "lr": 1e-3},
-        {"params": model[2].parameters()},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95))
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=10)
-    for _ in range(3):
-        optimizer.zero_grad()
-        model(torch.randn(7, 3)).square().sum().backward()
-        optimizer.step()
-        scheduler.step()
-    return optimizer, scheduler
+class Training:
+    """A small model, its AdamW and its scheduler."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.model = torch.nn.Sequential(
+            torch.nn.Linear(3, 5), torch.nn.Tanh(), torch.nn.Linear(5, 2)
+        )
+        groups: list[dict[str, Any]] = [
+            {"params": self.model[0].parameters(), "lr": 1e-3},
+            {"params": self.model[2].parameters()},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=1e-2, betas=(0.9, 0.95))
+        self.scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, max_lr=0.1, total_steps=10
+        )
+
+    def run(self, steps: int) -> None:
+        torch.manual_seed(self.scheduler.last_epoch)
+        for _ in range(steps):
+            self.optimizer.zero_grad()
+            self.model(torch.randn(7, 3)).square().sum().backward()
+            self.optimizer.step()
+            self.scheduler.step()
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "model": dict(self.model.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+        }
 
 
 def plain(value: Any) -> Any:
@@ -232,14 +248,41 @@ def plain(value: Any) -> Any:
 
 
 def test_an_optimizer_and_a_scheduler() -> None:
-    optimizer, scheduler = trained()
-    state = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(), "step": 3}
+    training = Training()
+    training.run(3)
     target = io.BytesIO()
-    save(state, target)
+    save(training.state(), target)
     file = reference.File(target.getvalue())
     file.verify()
-    assert file.object() == plain(state)
+    assert file.object() == plain(training.state())
     assert "optimizer/state/0/exp_avg" in file.names()
+
+
+def test_training_goes_on_where_it_was_saved() -> None:
+    training, other = Training(), Training()
+    training.run(3)
+    target = io.BytesIO()
+    digest = save(training.state(), target)
+    loaded = libtz.torch.load(target.getvalue(), digest=digest)
+    assert plain(loaded) == plain(training.state())
+    other.model.load_state_dict(loaded["model"])
+    other.optimizer.load_state_dict(loaded["optimizer"])
+    other.scheduler.load_state_dict(loaded["scheduler"])
+    for one in (training, other):
+        one.run(4)
+    assert plain(other.state()) == plain(training.state())
+
+
+@pytest.mark.parametrize("dtype", FORMAT_NAMES, ids=str)
+def test_what_was_saved_loads_equal(dtype: torch.dtype) -> None:
+    tensors = {"a": random_tensor(dtype, 3, 50), "b": random_tensor(dtype, 4, 4).t()}
+    target = io.BytesIO()
+    digest = save_file(tensors, target)
+    loaded = libtz.torch.load_file(target.getvalue(), digest=digest)
+    assert list(loaded) == ["a", "b"]
+    for name, tensor in tensors.items():
+        assert (loaded[name].dtype, loaded[name].shape) == (dtype, tensor.shape)
+        assert raw_bytes(loaded[name]) == raw_bytes(tensor)
 
 
 def test_a_tensor_in_two_places_is_tied() -> None:

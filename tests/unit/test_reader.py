@@ -276,9 +276,9 @@ def test_a_huge_header_opens_at_once() -> None:
     del builder, specs
     gc.collect()
     before = resident()
-    begin = time.perf_counter()
+    begin = time.process_time()  # of this process alone, however busy the machine
     with libtz.open(source) as f:
-        seconds = time.perf_counter() - begin
+        seconds = time.process_time() - begin
         assert len(f) == count
         assert resident() - before < 200 * MIB
         assert seconds < 1

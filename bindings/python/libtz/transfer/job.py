@@ -151,6 +151,8 @@ class Job:
     def wait(self, want: int) -> None:
         self._transfer.wait(int(self._schedule.want_end[want]))
         self._source.check_unchanged()
+        if isinstance(self.target, DeviceTarget):
+            self.target.publish()
 
     def placed(self, want: int) -> tuple[Block | None, int]:
         """In host memory: the block that holds the want, None for an empty one, and where in it."""
@@ -166,10 +168,10 @@ class Job:
         return isinstance(self.target, DeviceTarget)
 
     def device_tensor(self, want: int) -> Any:
-        """Copies that are still under way precede whatever the caller's stream does with it."""
+        """After `wait`, copies that are still under way precede what the caller's stream does with
+        it; after `wait_all`, they are over when the job is."""
         if not isinstance(self.target, DeviceTarget):
             raise RuntimeError("this job loads to host memory")
-        self.target.publish()
         return self.target.tensor(want)
 
     def release(self, want: int) -> None:

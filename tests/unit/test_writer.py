@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import libtz
 from libtz.errors import Error, OptionError
 from libtz.options import WriteOptions
 from libtz.writer import TensorSpec, Writer
@@ -156,6 +157,30 @@ def test_files_are_deterministic(tmp_path: Path, compress: Any) -> None:
     for path in (one, two):
         write(path, tensors, options=WriteOptions(compress=compress))
     assert one.read_bytes() == two.read_bytes()
+
+
+def test_weights_are_compressed_and_noise_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "model.tz"
+    count = 3 << 20
+    tensors = {"w": ("bf16", (count,), weights(count)), "n": ("u8", (count,), random_bytes(count))}
+    write(path, tensors)
+    with libtz.open(path) as file:
+        stored = {name: file.info(name).stored_nbytes / file.info(name).nbytes for name in "wn"}
+        assert stored["w"] < 0.72
+        assert stored["n"] == 1
+        for name, data in file.iter_buffers():
+            assert data == tensors[name][2]
+        file.verify()
+
+
+def test_the_reference_decodes_what_was_compressed() -> None:
+    target = io.BytesIO()
+    data = weights(70_000)
+    write(target, {"w": ("bf16", (70_000,), data)}, options=WriteOptions(chunk_size=64 * KIB))
+    file = reference.File(target.getvalue())
+    file.verify()
+    assert len(target.getvalue()) < 0.8 * len(data)
+    assert file.load("w").data == data
 
 
 def test_the_content_digest_does_not_depend_on_storage() -> None:

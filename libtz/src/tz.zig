@@ -39,6 +39,7 @@ test {
     _ = @import("foreign/json.zig");
     _ = @import("foreign/safetensors.zig");
     _ = @import("header_test.zig");
+    _ = @import("limits_test.zig");
     _ = @import("plan_test.zig");
     _ = @import("tensor_table.zig");
 }

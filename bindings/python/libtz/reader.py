@@ -7,7 +7,6 @@ is done per tensor then; names, infos and chunk entries are looked up when they 
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -54,14 +53,18 @@ class _Pick(NamedTuple):
 
 def open(source: Any, *, digest: str | None = None, options: ReadOptions = _DEFAULTS) -> File:
     """Opens a .tz or .safetensors file: a path, a URL (file, http, https, s3), bytes, or a seekable
-    binary file. Use the result as a context manager.
+    binary file; or a sharded set, by its folder or its *.index.json. Use the result as a context
+    manager.
 
     `digest` pins the file. "blake3:…" is a tz file's digest and covers all of it: any other file is
     an IntegrityError before it is parsed. "sha256:…" is of a whole file in another format, which
     then can only be loaded whole.
     """
+    from libtz.fileset import is_set, open_set  # it builds on this module
+
     algorithm, pin = parse_digest(digest) if digest is not None else (None, None)
-    _refuse_sets(source)
+    if is_set(source):
+        return open_set(source, digest=digest, options=options)
     place = resolve_source(source, options)
     if options.local == "map" and isinstance(place, FileSource):
         if pin is not None:
@@ -80,15 +83,6 @@ def open(source: Any, *, digest: str | None = None, options: ReadOptions = _DEFA
     except BaseException:
         place.close()
         raise
-
-
-def _refuse_sets(source: Any) -> None:
-    if not isinstance(source, (str, os.PathLike)):
-        return
-    path = os.fspath(source)
-    # Path.is_dir() raises on names that are too long.
-    if os.path.isdir(path) or str(path).endswith(".index.json"):  # noqa: PTH112
-        raise OptionError(f"{path} is a set of files; open its files one by one")
 
 
 def _open_header(source: Source, pin: bytes | None) -> tuple[lib.Header, memoryview]:

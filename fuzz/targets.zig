@@ -17,6 +17,8 @@ pub const Target = struct {
 pub const all = [_]Target{
     describe("header", @import("header.zig")),
     describe("file", @import("file.zig")),
+    describe("plan", @import("plan.zig")),
+    describe("safetensors", @import("safetensors.zig")),
     describe("codec_tiered", @import("codec_tiered.zig")),
 };
 

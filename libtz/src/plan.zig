@@ -26,6 +26,9 @@ const Tensor = @import("index.zig").Tensor;
 
 const Allocator = std.mem.Allocator;
 
+/// For tests and fuzzing.
+pub const simulation = @import("plan_simulation.zig");
+
 /// `tz_want`. A box has `rank` values each; both null: the whole tensor.
 pub const Want = extern struct {
     tensor: u32,

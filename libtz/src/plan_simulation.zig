@@ -167,8 +167,11 @@ fn pad(arena: Allocator, file: *std.ArrayList(u8), alignment: usize) !void {
     try file.appendNTimes(arena, 0x22, size);
 }
 
-/// Chunks of noise and chunks that compress.
-fn randomContent(arena: Allocator, source: std.Random, tensor: Tensor, chunk_size: u64) ![]u8 {
+/// Chunks of noise and chunks that compress. Takes little from `random`, which may be a fuzzer's
+/// input and has more to decide.
+fn randomContent(arena: Allocator, random: std.Random, tensor: Tensor, chunk_size: u64) ![]u8 {
+    var prng: std.Random.DefaultPrng = .init(random.int(u64));
+    const source = prng.random();
     const content = try arena.alloc(u8, @intCast(tensor.decoded_size));
     source.bytes(content);
     var rest = content;

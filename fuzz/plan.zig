@@ -1,0 +1,41 @@
+//! Invariant: whatever tensors, boxes and options there are, a plan keeps every promise that tz.h
+//! makes about plans, and executing it in any order, in pieces of any size, delivers exactly what
+//! was wanted.
+//!
+//! An input is what a random number generator would say: it decides shapes, chunk sizes, boxes and
+//! options. What it leaves open is decided by numbers that depend on its size only.
+
+const std = @import("std");
+const memories = @import("memory.zig");
+const observe = @import("observe.zig");
+const tz = @import("tz");
+
+pub fn make(arena: std.mem.Allocator, random: std.Random) ![]u8 {
+    const input = try arena.alloc(u8, random.intRangeAtMost(usize, 16, 1024));
+    random.bytes(input);
+    return input;
+}
+
+pub fn run(input: []const u8) !void {
+    var decisions: Decisions = .{ .rest = input, .prng = .init(input.len) };
+    const feats = try tz.plan.simulation.simulate(memories.backing, decisions.random());
+    if (!feats.contains(.refused)) observe.accepted += 1;
+}
+
+/// Reads the input in place of a generator's numbers.
+const Decisions = struct {
+    rest: []const u8,
+    prng: std.Random.DefaultPrng,
+
+    fn random(self: *Decisions) std.Random {
+        return .init(self, fill);
+    }
+
+    fn fill(self: *Decisions, out: []u8) void {
+        const size = @min(out.len, self.rest.len);
+        @memcpy(out[0..size], self.rest[0..size]);
+        self.rest = self.rest[size..];
+        // Not zeros, on which some distributions would wait forever.
+        self.prng.random().bytes(out[size..]);
+    }
+};

@@ -154,8 +154,9 @@ class Connections:
             (urllib3.connection.HTTPConnection, _HttpConnection),
             (urllib3.connection.HTTPSConnection, _HttpsConnection),
         ):
-            # SOCKS pools bring a class of their own; those connections are only bound by time-outs.
-            if pool.ConnectionCls is plain:
+            # SOCKS pools bring a class of their own, and packages that replace urllib3 bring all
+            # their own; there only time-outs end a wait for a connection or for an answer.
+            if pool.ConnectionCls is plain and issubclass(plain, http.client.HTTPConnection):
                 pool.ConnectionCls = functools.partial(watched, sockets=self._sockets)
         target = adapter.request_url(request, proxies)
         return _Route(pool=pool, is_forwarded=not target.startswith("/"))

@@ -115,7 +115,8 @@ class Reply:
     def _receive(self, buffer: memoryview) -> int:
         reader = self._reader
         if reader is None:
-            data = self._response.read1(min(len(buffer), COPY_SIZE_MAX), decode_content=False)
+            read = getattr(self._response, "read1", self._response.read)
+            data = read(min(len(buffer), COPY_SIZE_MAX), decode_content=False)
             buffer[: len(data)] = data
             return len(data)
         if self._buffered is None:

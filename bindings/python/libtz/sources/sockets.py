@@ -67,8 +67,9 @@ class Sockets:
             raise TryFailed(reason, retryable=not is_final) from None
         reason = "it has no address"
         for family, kind, protocol, _, target in found:
-            sock = socket.socket(family, kind, protocol)
+            sock = None
             try:
+                sock = socket.socket(family, kind, protocol)
                 for option in options or ():
                     sock.setsockopt(*option)
                 sock.settimeout(timeout_s)
@@ -76,7 +77,8 @@ class Sockets:
                 sock.connect(target)
             except BaseException as error:
                 self.forget(owner)
-                sock.close()
+                if sock is not None:
+                    sock.close()
                 if not isinstance(error, OSError):
                     raise
                 reason = describe(error)

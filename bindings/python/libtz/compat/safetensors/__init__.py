@@ -1,0 +1,145 @@
+"""The safetensors package's functions over libtz, for an import swap.
+
+    from libtz.compat.safetensors import safe_open
+    from libtz.compat.safetensors.torch import load_file, save_file
+
+Signatures are those of safetensors 0.8. What differs, all of it on purpose:
+
+- Files may be .tz too, wherever one is read; names may be URLs, folders and indexes of shards.
+- Errors are libtz's: `SafetensorError` is `libtz.Error`, the base of all of them, so a file that is
+  not there is a `SafetensorError` as well and no `FileNotFoundError`.
+- Headers that are ambiguous are refused: names that come twice, gaps, bytes after the end.
+- `load_model` changes nothing in the module if names or shapes do not fit.
+- Files appear under their name when they are complete.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+from libtz._native import lib
+from libtz.errors import Error as SafetensorError
+from libtz.errors import OptionError
+from libtz.format import TensorInfo
+from libtz.makers import Maker
+from libtz.options import ReadOptions
+from libtz.reader import open as open_file
+from libtz.slices import TensorSlice
+
+__all__ = ["SafetensorError", "read_options", "safe_open"]
+
+_TORCH = frozenset({"pt", "torch", "pytorch"})
+_NUMPY = frozenset({"np", "numpy"})
+_BACKENDS = {
+    "mmap": ReadOptions(local="map", progress=False),
+    "pread": ReadOptions(local="copy", progress=False),
+}
+
+
+def read_options(backend: str) -> ReadOptions:
+    options = _BACKENDS.get(backend)
+    if options is None:
+        raise OptionError(f"backend must be 'mmap' or 'pread'; got {backend!r}")
+    return options
+
+
+class safe_open:  # noqa: N801 - the name that code to be swapped uses
+    """A file whose tensors are loaded when they are asked for."""
+
+    def __init__(
+        self, filename: Any, framework: str, device: Any = "cpu", *, backend: str = "mmap"
+    ) -> None:
+        if framework not in _TORCH | _NUMPY:
+            raise OptionError(
+                f"framework must be 'pt' or 'np'; got {framework!r}. Of other frameworks, most take"
+                " NumPy arrays"
+            )
+        self._device = "cpu" if device is None else device
+        self._is_numpy = framework in _NUMPY
+        if self._is_numpy and self._device != "cpu":
+            raise OptionError(f"NumPy arrays are in host memory, not on device {device!r}")
+        self._file = open_file(filename, options=read_options(backend))
+
+    def keys(self) -> list[str]:
+        """Names in alphabetical order."""
+        return sorted(self._file)
+
+    def offset_keys(self) -> list[str]:
+        """Names in the order of the file."""
+        return list(self._file)
+
+    def metadata(self) -> dict[str, str] | None:
+        return dict(self._file.metadata) or None
+
+    def get_tensor(self, name: str) -> Any:
+        return self._load([self._known(name)])[name]
+
+    def get_tensors(self) -> dict[str, Any]:
+        return self._load(None)
+
+    def get_slice(self, name: str) -> SafeSlice:
+        part = self._file.get_slice(self._known(name))
+        if self._is_numpy:
+            _numpy_maker().require(part.dtype, name)
+        return SafeSlice(part, self._is_numpy, self._device)
+
+    def __enter__(self) -> safe_open:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def _known(self, name: str) -> str:
+        if name not in self._file:
+            raise OptionError(f"{self._file!r} does not contain tensor {name!r}")
+        return name
+
+    def _load(self, names: list[str] | None) -> dict[str, Any]:
+        if self._is_numpy:
+            return self._file.load_with(_numpy_maker(), names)
+        return self._file.load(names, self._device)
+
+
+class SafeSlice:
+    """A tensor that is loaded when it is indexed."""
+
+    def __init__(self, part: TensorSlice, is_numpy: bool, device: Any) -> None:
+        self._part = part
+        self._is_numpy = is_numpy
+        self._device = device
+
+    def get_shape(self) -> list[int]:
+        """In numbers, where a PyTorch tensor of a packed type counts bytes."""
+        return _described(self._part.info)[1]
+
+    def get_dtype(self) -> str:
+        """As .safetensors files spell it: "BF16"."""
+        return _described(self._part.info)[0]
+
+    def __getitem__(self, index: Any) -> Any:
+        tensor = self._part[index]
+        if self._is_numpy:
+            return tensor.numpy() if hasattr(tensor, "numpy") else tensor
+        return tensor if self._device == "cpu" else tensor.to(self._device)
+
+
+def _described(info: TensorInfo) -> tuple[str, list[int]]:
+    dtype = lib.dtype(lib.dtype_code(info.dtype))
+    shape = list(info.shape)
+    if dtype is None or dtype.safetensors is None:
+        return info.dtype.upper(), shape  # of a .tz file, a type that .safetensors files have not
+    if dtype.elements > 1:
+        shape[-1] *= dtype.elements
+    return dtype.safetensors, shape
+
+
+def _numpy_maker() -> Maker:
+    from libtz.numpy import NumpyMaker
+
+    return NumpyMaker()

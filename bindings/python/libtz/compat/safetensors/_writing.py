@@ -1,0 +1,55 @@
+"""Writes tensors as the safetensors package does, byte for byte."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from libtz._native import lib
+from libtz.errors import OptionError
+from libtz.foreign.safetensors_out import SafetensorsWriter
+from libtz.writer import TensorSpec
+
+__all__ = ["write", "written"]
+
+# Files begin with the types at the end of this list; within a type, names are sorted.
+_ORDER = [
+    *["BOOL", "F4", "F6_E2M3", "F6_E3M2", "U8", "I8"],
+    *["F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"],
+    *["I16", "U16", "F16", "BF16", "I32", "U32", "F32", "C64", "F64", "I64", "U64"],
+]
+
+
+def write(
+    target: Any,
+    specs: Iterable[TensorSpec],
+    blocks: Callable[[str], Iterable[Any]],
+    metadata: Mapping[str, str] | None,
+) -> None:
+    """`blocks` gives the bytes of a tensor, in pieces."""
+    for key, value in (metadata or {}).items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise OptionError(f"metadata maps str to str; got {key!r}: {value!r}")
+    ordered = sorted(specs, key=_order)
+    with SafetensorsWriter(target, ordered, metadata=metadata) as writer:
+        for spec in ordered:
+            writer.write(spec.name, blocks(spec.name))
+
+
+def written(
+    specs: Sequence[TensorSpec],
+    blocks: Callable[[str], Iterable[Any]],
+    metadata: Mapping[str, str] | None,
+) -> bytes:
+    """As `write`, in memory."""
+    target = io.BytesIO()
+    write(target, specs, blocks, metadata)
+    return target.getvalue()
+
+
+def _order(spec: TensorSpec) -> tuple[int, str]:
+    dtype = lib.dtype(lib.dtype_code(spec.dtype))
+    name = dtype.safetensors if dtype is not None else None
+    # The writer refuses types that are not in the list.
+    return -_ORDER.index(name) if name in _ORDER else 0, spec.name

@@ -1,0 +1,58 @@
+"""`safetensors.numpy` over libtz. See `libtz.compat.safetensors` for what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from libtz import numpy as libtz_numpy
+from libtz.compat.safetensors import read_options, safe_open
+from libtz.compat.safetensors._writing import write, written
+from libtz.errors import OptionError
+from libtz.writer import TensorSpec
+
+__all__ = ["load", "load_file", "safe_open", "save", "save_file"]
+
+
+def save(
+    tensor_dict: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None
+) -> bytes:
+    """The bytes of a .safetensors file."""
+    return written(_specs(tensor_dict), lambda name: _blocks(tensor_dict[name]), metadata)
+
+
+def save_file(
+    tensor_dict: Mapping[str, NDArray[Any]],
+    filename: Any,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    write(filename, _specs(tensor_dict), lambda name: _blocks(tensor_dict[name]), metadata)
+
+
+def load(data: bytes) -> dict[str, NDArray[Any]]:
+    """From the bytes of a file."""
+    return libtz_numpy.load_file(_bytes(data))
+
+
+def load_file(filename: Any, *, backend: str = "mmap") -> dict[str, NDArray[Any]]:
+    return libtz_numpy.load_file(filename, options=read_options(backend))
+
+
+def _specs(arrays: Mapping[str, Any]) -> list[TensorSpec]:
+    return [
+        TensorSpec(name, libtz_numpy._dtype_name(name, array), array.shape)
+        for name, array in arrays.items()
+    ]
+
+
+def _blocks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    yield np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+
+
+def _bytes(data: Any) -> Any:
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise OptionError(f"load() takes the bytes of a file, not {type(data).__name__}")
+    return data

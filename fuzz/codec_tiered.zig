@@ -75,7 +75,8 @@ fn decode(
 /// What the chunk says itself, so that it is worth decoding, as long as that can be.
 fn decodedSize(stored: []const u8) usize {
     if (stored.len < decoded_size_offset + 4) return 1;
-    return std.mem.readInt(u32, stored[decoded_size_offset..][0..4], .little) % (decoded_size_max + 1);
+    const claimed = std.mem.readInt(u32, stored[decoded_size_offset..][0..4], .little);
+    return claimed % (decoded_size_max + 1);
 }
 
 /// Given the elements, kinds and tables there is one encoding.
@@ -100,7 +101,8 @@ fn runElements(layout: Layout, bytes: []const u8) !void {
     const twin: Tight = .init(room);
     defer twin.deinit();
     const scratch = &encode_scratch;
-    const twin_size = tiered.encodeWith(&tiered.kernels_scalar, layout, source.bytes, twin.bytes, scratch);
+    const kernels_twin = &tiered.kernels_scalar;
+    const twin_size = tiered.encodeWith(kernels_twin, layout, source.bytes, twin.bytes, scratch);
     for (tz.dispatch.levels) |level| {
         const kernels = &(tz.dispatch.kernelsAt(level) orelse continue).tiered;
         const stored: Tight = .init(room);
@@ -197,7 +199,7 @@ pub fn mutate(arena: Allocator, random: std.Random, input: []const u8) ![]u8 {
             2, 3 => byte.* ^= @as(u8, 1) << random.int(u3),
             4 => byte.* +%= 1,
             5 => byte.* -%= 1,
-            6 => bytes.shrinkRetainingCapacity(size - @min(size - 1, random.uintAtMost(usize, 130))),
+            6 => bytes.shrinkRetainingCapacity(size -| random.uintAtMost(usize, 130)),
             else => try bytes.appendNTimes(arena, 0, random.uintAtMost(usize, 130)),
         }
     }

@@ -40,9 +40,9 @@ pub const sample = @import("tiered_sample.zig");
 /// the price of a fifth for a caller that reads them again at once.
 const stream_size_min = 256 << 10;
 
-/// Encodes a chunk into the front of `destination`, which has room for `encodedSizeMax(source.len)`,
-/// and returns the encoded size. Null: not worth it, store it raw. Equal input gives equal bytes on
-/// every CPU.
+/// Encodes a chunk into the front of `destination`, which must have room for
+/// `encodedSizeMax(source.len)`, and returns the encoded size. Null: not worth it, store it raw.
+/// Equal input gives equal bytes on every CPU.
 pub fn encode(
     layout: Layout,
     source: []const u8,
@@ -85,8 +85,8 @@ pub fn encodeWith(
     return encodeAs(kernels, &header, source, room, scratch);
 }
 
-/// Encodes with the kinds and tables of `header`, whatever they are good for; null when `destination`
-/// is too small.
+/// Encodes with the kinds and tables of `header`, whatever they are good for. Null when
+/// `destination` is too small.
 pub fn encodeAs(
     kernels: *const Kernels,
     header: *const Header,

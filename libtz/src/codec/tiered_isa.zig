@@ -1,6 +1,6 @@
-//! The few vector instructions the codec needs and Zig has no builtin for: byte shuffles by run-time
-//! indices, and spreading or gathering bytes by a mask. Which ones depends on the CPU this file is
-//! compiled for.
+//! The few vector instructions that the codec needs and Zig has no builtin for: byte shuffles by
+//! run-time indices, and spreading or gathering bytes by a mask. Which ones depends on the CPU this
+//! file is compiled for.
 //!
 //!   AVX-512 with VBMI2   64 lanes   vpshufb, vpexpandb, vpcompressb
 //!   AVX2                 32 lanes   vpshufb; spreading and gathering eight bytes at a time, with
@@ -37,6 +37,14 @@ pub const Vector = @Vector(lanes, u8);
 pub const Mask = @Int(.unsigned, lanes);
 /// What one byte shuffle covers.
 const Sixteen = @Vector(16, u8);
+
+pub inline fn splat(byte: u8) Vector {
+    return @splat(byte);
+}
+
+pub inline fn maskOf(matches: @Vector(lanes, bool)) Mask {
+    return @bitCast(matches);
+}
 
 pub inline fn load(from: [*]const u8) Vector {
     return from[0..lanes].*;

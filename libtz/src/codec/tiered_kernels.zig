@@ -82,7 +82,8 @@ fn encodePlane(
             if (size > destination.len) return null;
             switch (plane.width) {
                 inline 3, 4 => |width| {
-                    _ = leaf.pack(.plain, width, symbols, undefined, destination[0..size], undefined);
+                    const codes = destination[0..size];
+                    _ = leaf.pack(.plain, width, symbols, undefined, codes, undefined);
                 },
                 else => @memcpy(destination[0..size], symbols),
             }

@@ -101,7 +101,8 @@ pub fn choose(
 /// The cheapest kind, of equal ones the one with the lowest code; returns its cost in bits.
 fn choosePlane(ranking: *const Ranking, plane: *format.Plane) u64 {
     const width = plane.width;
-    var least: u64 = if (PlaneKind.raw.isAllowed(width)) ranking.total * width else std.math.maxInt(u64);
+    var least: u64 = std.math.maxInt(u64);
+    if (PlaneKind.raw.isAllowed(width)) least = ranking.total * width;
     plane.* = .{ .kind = .raw, .width = width };
     for (kinds_tiered) |kind| {
         if (!kind.isAllowed(width)) continue;

@@ -10,7 +10,12 @@ pub const Kinds = [format.plane_count_max]PlaneKind;
 
 /// A header with these kinds where the planes' widths allow them, elsewhere others, and with tables
 /// of random symbols.
-pub fn header(random: std.Random, layout: format.Layout, element_count: usize, kinds: Kinds) Header {
+pub fn header(
+    random: std.Random,
+    layout: format.Layout,
+    element_count: usize,
+    kinds: Kinds,
+) Header {
     var result = Header.init(layout, element_count * layout.elementSize()) catch unreachable;
     for (layout.planeWidths(), 0..) |width, index| {
         const plane = &result.plane_buffer[index];
@@ -31,8 +36,8 @@ pub fn header(random: std.Random, layout: format.Layout, element_count: usize, k
     return result;
 }
 
-/// Fills `source` with elements for `target`. A symbol is one of its plane's table, mostly one of the
-/// first, or with odds of `escape_odds` in 256 any symbol.
+/// Fills `source` with elements for `target`. A symbol is one of its plane's table, mostly one of
+/// the first, or with odds of `escape_odds` in 256 any symbol.
 pub fn fill(random: std.Random, target: *const Header, escape_odds: u8, source: []u8) void {
     switch (target.layout) {
         inline else => |layout| {

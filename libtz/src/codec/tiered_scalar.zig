@@ -48,7 +48,6 @@ inline fn mergeBf16(exponent: u8, rest: u8) [2]u8 {
     return element;
 }
 
-
 /// Turns codes into symbols; an escape takes the next of `escaped`. `escaped` and `symbols` have
 /// room for as many as there are codes.
 fn expand(
@@ -235,7 +234,8 @@ pub fn histogram(sample: *const jobs.Sample, histograms: *jobs.Histograms) void 
                 @prefetch(sample.source + (line + prefetch_distance * sample.stride) * 64, .{});
                 const elements = sample.source[line * 64 ..][0..64];
                 for (0..64 / element_size) |index| {
-                    const symbols = split(layout, elements[index * element_size ..][0..element_size]);
+                    const element = elements[index * element_size ..][0..element_size];
+                    const symbols = split(layout, element);
                     inline for (0..comptime layout.planeWidths().len) |plane| {
                         histograms[plane][symbols[plane]] += 1;
                     }

@@ -78,13 +78,14 @@ const Bench = struct {
     /// All levels agree with the twin about `stored`, right or wrong.
     fn expectAgreement(bench: *Bench, layout: Layout, stored: []const u8, size: usize) !void {
         const scratch = &bench.decode_scratch;
-        const verdict = tiered.decodeWith(twin, layout, stored, bench.source[0..size], scratch);
+        const expected = bench.source[0..size];
+        const verdict = tiered.decodeWith(twin, layout, stored, expected, scratch);
         for (dispatch.levels) |level| {
             const table = dispatch.kernelsAt(level) orelse continue;
             const destination = bench.decoded[0..size];
             const again = tiered.decodeWith(&table.tiered, layout, stored, destination, scratch);
             try std.testing.expectEqualDeep(verdict, again);
-            if (verdict) |_| try expectEqualSlices(u8, bench.source[0..size], destination) else |_| {}
+            if (verdict) |_| try expectEqualSlices(u8, expected, destination) else |_| {}
         }
     }
 };
@@ -124,7 +125,8 @@ test "all levels agree, for every tail" {
     }
     for ([_]usize{ jobs.tile_size, format.sub_block_size, 2 * format.sub_block_size }) |edge| {
         for (edge - 2..edge + 3) |count| for (layouts) |layout| {
-            const header = sample.header(random, layout, count, @splat(random.enumValue(PlaneKind)));
+            const kind = random.enumValue(PlaneKind);
+            const header = sample.header(random, layout, count, @splat(kind));
             sample.fill(random, &header, 64, bench.source[0..header.decodedSize()]);
             _ = try bench.roundTrip(&header);
         };
@@ -233,7 +235,8 @@ test "rules TZ1T-1 to TZ1T-5" {
         const rule: format.DecodeError = if (size < 128) error.Truncated else error.StoredSize;
         try expectError(rule, tiered.validate(.bf16, stored[0..size], example_count * 2));
     }
-    try expectError(error.StoredSize, tiered.validate(.bf16, bench.stored_twin[0 .. stored.len + 64], example_count * 2));
+    const longer = bench.stored_twin[0 .. stored.len + 64];
+    try expectError(error.StoredSize, tiered.validate(.bf16, longer, example_count * 2));
     try expectError(error.LayoutMismatch, tiered.validate(.f16, stored, example_count * 2));
     try tiered.validate(.bf16, stored, example_count * 2);
 }

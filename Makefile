@@ -27,7 +27,7 @@ fuzz: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python tools/build_native.py
-	$(BIN)/python bench/main.py
+	$(BIN)/python -m bench.main
 
 clean:
 	rm -rf $(VENV) .zig-cache zig-out dist

@@ -1,0 +1,1 @@
+"""The physical floors: the least that any loader must do. Reviewed as code."""

@@ -1,0 +1,35 @@
+"""Fresh memory of huge pages, what every floor writes into."""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from collections.abc import Callable
+
+REQUEST_SIZE = 16 << 20
+
+
+def fresh(size: int) -> memoryview:
+    # MAP_PRIVATE: huge pages do not apply to Python's default, MAP_SHARED.
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(memory)
+
+
+def in_threads(count: int, size: int, work: Callable[[range], None]) -> None:
+    """Every thread takes each `count`-th request of REQUEST_SIZE bytes."""
+    errors: list[BaseException] = []
+
+    def run(number: int) -> None:
+        try:
+            work(range(number * REQUEST_SIZE, size, count * REQUEST_SIZE))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]

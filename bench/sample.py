@@ -1,4 +1,4 @@
-"""One sample: `python -m bench.sample SCENE CONTESTANT PLACE` loads once and prints what it took as JSON."""
+"""`python -m bench.sample SCENE CONTESTANT PLACE` loads once and prints what it took, as JSON."""
 
 from __future__ import annotations
 

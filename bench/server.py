@@ -1,4 +1,4 @@
-"""nginx over plain HTTP on a free loopback port: the only server fast enough to measure a client."""
+"""nginx over plain HTTP on a free loopback port: only it is fast enough to measure a client."""
 
 from __future__ import annotations
 

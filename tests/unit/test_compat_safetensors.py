@@ -132,7 +132,10 @@ def test_slices_name_types_alike(api: Any, path: Path, name: str) -> None:
 
 @BOTH
 def test_numpy(api: Any, tmp_path: Path) -> None:
-    arrays = {"a": np.arange(6, dtype=np.int16).reshape(2, 3), "b": np.array([1, 2], np.float32)}
+    arrays: dict[str, Any] = {
+        "a": np.arange(6, dtype=np.int16).reshape(2, 3),
+        "b": np.array([1, 2], np.float32),
+    }
     path = tmp_path / "x.safetensors"
     assert api.numpy.save_file(arrays, path, {"k": "v"}) is None
     assert path.read_bytes() == api.numpy.save(arrays, {"k": "v"})

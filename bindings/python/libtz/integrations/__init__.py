@@ -1,0 +1,1 @@
+"""What connects libtz to frameworks that load models. None is imported before it is used."""

@@ -1,0 +1,281 @@
+"""Models of the transformers library, from a folder, a web server or S3.
+
+    from libtz.integrations.transformers import fetch_tokenizer, load_pretrained
+
+    model = load_pretrained("https://host/models/bert", device="cuda")
+    tokenizer = AutoTokenizer.from_pretrained(fetch_tokenizer("https://host/models/bert", "./bert"))
+
+The folder is what `save_pretrained` writes, and its weights may be in a .tz file. Nothing of
+transformers is patched, and no code comes from the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import torch
+import transformers
+
+from libtz._torch_dtypes import TORCH_DTYPES
+from libtz._torch_module import no_init
+from libtz.errors import FormatError, OptionError, SourceError
+from libtz.format import TensorInfo
+from libtz.options import ReadOptions
+from libtz.reader import File
+from libtz.reader import open as open_file
+from libtz.sources.resolve import scheme_of
+from libtz.sources.url import shown
+from libtz.sources.whole import location_of, read_whole, sibling
+
+__all__ = ["fetch_tokenizer", "load_pretrained"]
+
+# The first that is there is taken.
+WEIGHTS = (
+    "model.tz",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model.tz.index.json",
+)
+TOKENIZER_FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+
+CONFIG_SIZE_MAX = 16 << 20  # the largest, with long label lists, have a few MB
+TOKENIZER_SIZE_MAX = 256 << 20  # the largest have some 40 MB
+
+# S3 answers 403 for an object that is not there when the caller may not list the bucket.
+_ABSENT = (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN)
+# What PyTorch takes for the dtype of new tensors.
+_DEFAULT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+_DEFAULTS = ReadOptions()
+
+
+def load_pretrained(
+    source: str | os.PathLike[str],
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    model_class: Any = None,
+    digest: str | None = None,
+    options: ReadOptions = _DEFAULTS,
+) -> Any:
+    """The model of a folder or URL prefix, on `device`, in evaluation mode.
+
+    `model_class` is a class of transformers, an Auto class too; by default the one that config.json
+    names. Floating-point weights become `dtype`, or stay what they are in the file. `digest` pins
+    the file of the weights.
+
+    Weights whose names are the model's go straight to the device. Older or converted checkpoints
+    are handed, loaded, to `from_pretrained(state_dict=…)`, which knows how to rename and merge
+    them.
+    """
+    folder = _folder(source)
+    config = _read_config(folder, options)
+    maker = _model_class(folder, config) if model_class is None else model_class
+    with _open_weights(folder, digest, options) as file:
+        model = _empty(file, maker, config, dtype)
+        if not _fill(model, file, device, dtype):
+            model = _converted(file, type(model), config, dtype).to(device)
+    if model.can_generate():
+        settings = _read_json(sibling(folder, "generation_config.json"), options, optional=True)
+        if settings is not None:
+            model.generation_config = transformers.GenerationConfig.from_dict(settings)
+    return model.eval()
+
+
+def fetch_tokenizer(
+    source: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    options: ReadOptions = _DEFAULTS,
+) -> Path:
+    """Copies config.json and the tokenizer's files into a local folder, which is returned, for
+    `AutoTokenizer.from_pretrained`. Files that are there already are written anew."""
+    origin = _folder(source)
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", *TOKENIZER_FILES):
+        with _absence_of(sibling(origin, name), optional=name != "config.json"):
+            data = read_whole(sibling(origin, name), options, size_max=TOKENIZER_SIZE_MAX)
+            partial = target / f".{name}.{os.getpid()}"
+            partial.write_bytes(data)
+            partial.replace(target / name)
+    return target
+
+
+# ---- Files ---------------------------------------------------------------------------------------
+
+
+def _folder(source: str | os.PathLike[str]) -> str:
+    """A location such that `sibling` names files of the folder."""
+    location = location_of(source)
+    if scheme_of(location) in ("http", "https"):
+        parts = urlsplit(location)
+        path = parts.path.rstrip("/") + "/"
+        return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
+    return location if location.endswith(("/", os.sep)) else location + "/"
+
+
+@contextmanager
+def _absence_of(location: str, *, optional: bool) -> Iterator[None]:
+    """Passes over a file that is not there."""
+    try:
+        yield
+    except SourceError as error:
+        is_local = scheme_of(location) is None
+        is_absent = not Path(location).exists() if is_local else error.status in _ABSENT
+        if not (optional and is_absent):
+            raise
+
+
+def _read_json(location: str, options: ReadOptions, *, optional: bool = False) -> Any:
+    text = None
+    with _absence_of(location, optional=optional):
+        text = read_whole(location, options, size_max=CONFIG_SIZE_MAX)
+    if text is None:
+        return None
+    try:
+        value = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise FormatError(
+            f"{shown(location)}: not a JSON file: {error}", code="bad-config"
+        ) from None
+    if not isinstance(value, dict):
+        raise FormatError(f"{shown(location)}: not a JSON object", code="bad-config")
+    return value
+
+
+def _open_weights(folder: str, digest: str | None, options: ReadOptions) -> File:
+    for name in WEIGHTS:
+        location = sibling(folder, name)
+        with _absence_of(location, optional=True):
+            return open_file(location, digest=digest, options=options)
+    raise SourceError(
+        f"{shown(folder)} has no weights (or they may not be read): {', '.join(WEIGHTS)}",
+        url=shown(folder),
+    )
+
+
+# ---- Models --------------------------------------------------------------------------------------
+
+
+def _read_config(folder: str, options: ReadOptions) -> Any:
+    location = sibling(folder, "config.json")
+    values = _read_json(location, options)
+    kind = values.get("model_type")
+    if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
+        raise OptionError(
+            f"{shown(location)}: this transformers has no model type {kind!r}; models that bring"
+            " their own code are not loaded"
+        )
+    if values.get("quantization_config") is not None:
+        raise OptionError(
+            f"{shown(location)}: quantized models are built by transformers alone; load the weights"
+            " by libtz.torch.load_file"
+        )
+    try:
+        return transformers.CONFIG_MAPPING[kind].from_dict(values)
+    except Exception as error:  # whatever a class of transformers says to odd values
+        raise FormatError(
+            f"{shown(location)}: not a configuration of {kind}: {error}", code="bad-config"
+        ) from error
+
+
+def _model_class(folder: str, config: Any) -> Any:
+    names = config.architectures or []
+    found = getattr(transformers, names[0], None) if names else None
+    # The name comes with the files: nothing but a model is made by it.
+    if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
+        raise OptionError(
+            f"{shown(folder)}: config.json names no model of transformers ({names}); give"
+            " model_class"
+        )
+    return found
+
+
+def _empty(file: File, maker: Any, config: Any, dtype: torch.dtype | None) -> Any:
+    """The model, its parameters on the meta device."""
+    kinds = [TORCH_DTYPES.get(file.info(name).dtype) for name in file]
+    floating = [kind for kind in kinds if kind is not None and kind.is_floating_point]
+    with no_init(), _default_dtype(dtype or next(iter(floating), None)):
+        # Auto classes are made from a configuration by a function of theirs.
+        return maker(config) if _is_model(maker) else maker.from_config(config)
+
+
+def _fill(model: Any, file: File, device: torch.device | str, dtype: torch.dtype | None) -> bool:
+    """Makes the file's tensors the model's own; False, with nothing done, if names, shapes or types
+    have to be changed by transformers."""
+    if dtype is not None and getattr(model, "_keep_in_fp32_modules", None):
+        return False
+    infos = {name: file.info(name) for name in file}
+    state = model.state_dict(keep_vars=True)
+    # Old files hold buffers that models now make themselves.
+    own = {name for name, _ in model.named_buffers()} - state.keys()
+    names = [name for name in infos if name not in own]
+    if any(name not in state or infos[name].shape != tuple(state[name].shape) for name in names):
+        return False
+    stored: dict[int, str] = {}  # the name under which the file has a tensor of the model
+    for name in names:
+        first = stored.setdefault(id(state[name]), name)
+        if first != name and _data_name(infos[first]) != _data_name(infos[name]):
+            return False
+    if any(id(tensor) not in stored for tensor in state.values()):
+        return False
+    tensors = file.load(stored.values(), device=device)
+    if dtype is not None:
+        tensors = {
+            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+            for name, tensor in tensors.items()
+        }
+    model.load_state_dict(
+        {name: tensors[stored[id(tensor)]] for name, tensor in state.items()}, assign=True
+    )
+    model.tie_weights()
+    model.to(device)  # buffers that are not saved
+    return True
+
+
+def _data_name(info: TensorInfo) -> str:
+    """Whose data a tensor has."""
+    return info.tied_to or info.name
+
+
+def _converted(file: File, maker: type[Any], config: Any, dtype: torch.dtype | None) -> Any:
+    return maker.from_pretrained(
+        None, config=config, state_dict=file.load(), dtype="auto" if dtype is None else dtype
+    )
+
+
+def _is_model(maker: Any) -> bool:
+    return isinstance(maker, type) and issubclass(maker, transformers.PreTrainedModel)
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    if dtype in _DEFAULT_DTYPES:
+        torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

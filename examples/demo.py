@@ -9,8 +9,10 @@ the file in the store, and forges it, and shows what a loader sees.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -19,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -120,33 +123,44 @@ def load_everywhere(model: Path, directory: Path, store: Store, digest: str) -> 
         "tz, S3": f"s3://{BUCKET}/model.tz",
     }
     print("                        time      rate   peak memory*  checked by     embeddings")
+    # Seconds, once: on Linux the processes below are forks of this one.
+    importlib.import_module("transformers.models.bert.modeling_bert")
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     original = b""
     for label, source in sources.items():
-        out = directory / "embeddings"
-        pin = digest if label.startswith("tz") else ""
-        child = [sys.executable, __file__, "--load", source, pin, store.endpoint, str(out)]
-        report = json.loads(subprocess.run(child, check=True, stdout=subprocess.PIPE).stdout)
-        embeddings = out.read_bytes()
-        original = original or embeddings
-        if embeddings != original:
+        pin = digest if label.startswith("tz") else None
+        with ProcessPoolExecutor(1, mp_context=context) as process:
+            result = process.submit(load, source, pin, store.endpoint).result()
+        original = original or result.embeddings
+        if result.embeddings != original:
             raise SystemExit(f"FAILED: {label}: the embeddings differ from the original's")
-        same = "identical" if pin else "the original"
+        checked, same = ("pinned digest", "identical") if pin else ("nothing", "the original")
         print(
-            f"   {label:<17} {1000 * report['seconds']:7.0f} ms {report['rate']:6.2f} GB/s"
-            f" {report['peak'] / 1e6:9.0f} MB  {report['checked']:<13}  {same}"
+            f"   {label:<17} {1000 * result.seconds:7.0f} ms"
+            f" {result.size / result.seconds / 1e9:6.2f} GB/s"
+            f" {result.peak / 1e6:9.0f} MB  {checked:<13}  {same}"
         )
     print("   * above the process before loading; the model itself is 91 MB. Times: median of 5.")
 
 
-def load(source: str, pin: str, endpoint: str, out: str) -> None:
-    """In a process of its own: loads, measures, and writes the embeddings to `out`."""
-    from transformers import AutoTokenizer, BertConfig, BertModel
+@dataclass(frozen=True)
+class Load:
+    """What one process measured."""
+
+    seconds: float
+    size: int
+    peak: int  # host memory above that before loading
+    embeddings: bytes
+
+
+def load(source: str, pin: str | None, endpoint: str) -> Load:
+    """Runs in a process of its own. Without a pin: by the safetensors library, to compare with."""
+    from transformers import BertConfig, BertModel
 
     import libtz.torch
 
     model = model_directory()
     config = BertConfig.from_json_file(model / "config.json")
-    tokenizer = AutoTokenizer.from_pretrained(model)
     options = libtz.ReadOptions(s3=libtz.S3Options(endpoint=endpoint))
 
     def fresh() -> Any:
@@ -172,23 +186,21 @@ def load(source: str, pin: str, endpoint: str, out: str) -> None:
         fill(module)
         times.append(time.perf_counter() - begin)
         peak = peak or peak_memory() - before
-    seconds = sorted(times)[len(times) // 2]
-    Path(out).write_bytes(embed(module, tokenizer))
     size = sum(tensor.nbytes for tensor in module.state_dict().values())
-    checked = "pinned digest" if pin else "nothing"
-    report = {"seconds": seconds, "rate": size / seconds / 1e9, "peak": peak, "checked": checked}
-    print(json.dumps(report))
+    return Load(sorted(times)[len(times) // 2], size, peak, embed(module, model))
 
 
-def embed(module: Any, tokenizer: Any) -> bytes:
+def embed(module: Any, model: Path) -> bytes:
     """Sentence embeddings as the model's authors define them: the mean over tokens, normalised."""
     import torch
+    from tokenizers import Tokenizer
 
-    batch = tokenizer(SENTENCES, padding=True, return_tensors="pt")
+    batch = Tokenizer.from_file(str(model / "tokenizer.json")).encode_batch(SENTENCES)
+    tokens = torch.tensor([encoding.ids for encoding in batch])
+    mask = torch.tensor([encoding.attention_mask for encoding in batch])
     with torch.inference_mode():
-        hidden = module(**batch).last_hidden_state
-    mask = batch["attention_mask"].unsqueeze(-1)
-    mean = (hidden * mask).sum(1) / mask.sum(1)
+        hidden = module(tokens, attention_mask=mask).last_hidden_state
+    mean = (hidden * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
     data: bytes = torch.nn.functional.normalize(mean, dim=1).numpy().tobytes()
     return data
 
@@ -320,7 +332,4 @@ def heading(text: str) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--load"]:
-        load(*sys.argv[2:])
-    else:
-        main()
+    main()

@@ -92,7 +92,9 @@ pub fn build(b: *std.Build) void {
     addTests(b, tested);
     if (libraries) |made| {
         addInterfaceTests(b, target, tested, made);
-        addFuzz(b, target, tested, addRoot(b, target, .safe, false, options, kernels));
+        const optimized = addRoot(b, target, .safe, false, options, kernels);
+        addFuzz(b, target, tested, optimized);
+        addFuzzIr(b, target, optimized, kernels);
     }
 }
 
@@ -235,6 +237,34 @@ fn addFuzz(
         smoke.dependOn(&short.step);
     }
     b.top_level_steps.get("test").?.step.dependOn(smoke);
+}
+
+/// For fuzz/libfuzzer.py: one target and all kernels as LLVM IR, which clang instruments.
+fn addFuzzIr(
+    b: *std.Build,
+    target: std.Build.ResolvedTarget,
+    root: *std.Build.Module,
+    kernels: []const *std.Build.Step.Compile,
+) void {
+    const step = b.step("fuzz-ir", "Make LLVM IR of the target that -Dfuzz-target names");
+    const name = b.option([]const u8, "fuzz-target", "The target of fuzz-ir [file]") orelse "file";
+    const options = b.addOptions();
+    options.addOption(bool, "sanitize", true);
+    options.addOption([]const u8, "target", name);
+    const module = b.createModule(.{
+        .root_source_file = b.path("fuzz/libfuzzer.zig"),
+        .target = target,
+        .optimize = .safe,
+        .link_libc = true,
+    });
+    module.addOptions("options", options);
+    module.addImport("tz", root);
+    const object = b.addObject(.{ .name = "libfuzzer", .root_module = module, .use_llvm = true });
+    for (kernels) |kernel| {
+        const file = b.fmt("{s}.ll", .{kernel.name});
+        step.dependOn(&b.addInstallFile(kernel.getEmittedLlvmIr(), file).step);
+    }
+    step.dependOn(&b.addInstallFile(object.getEmittedLlvmIr(), "libfuzzer.ll").step);
 }
 
 fn addFuzzDriver(

@@ -64,10 +64,7 @@ const Case = struct {
         observe.accepted += 1;
         const whole = try self.verify();
         if (!try self.putRuns() and whole) return error.VerifiedRunRefused;
-        for (0..2) |_| {
-            const failed = try self.load() orelse continue;
-            if (whole) return failed;
-        }
+        for (0..2) |_| if (!try self.load() and whole) return error.VerifiedChunkRefused;
     }
 
     /// Reads the front in as many steps as the header asks for.
@@ -155,9 +152,8 @@ const Case = struct {
         return accepted;
     }
 
-    /// Plans and reads some boxes. What is wrong with the data, if anything; null also when there
-    /// was nothing to read.
-    fn load(self: *Case) !?anyerror {
+    /// Plans and reads some boxes. Whether the data were accepted, as far as they were read.
+    fn load(self: *Case) !bool {
         const wants = try self.makeWants();
         const options: tz.plan.Options = .{
             .staged = self.random.boolean(),
@@ -169,21 +165,21 @@ const Case = struct {
         var diagnostic: Diagnostic = .{};
         const made = Plan.init(self.gpa, self.header, wants, options, &diagnostic);
         var plan = made catch |err| switch (err) {
-            error.Argument => return if (options.staged) null else error.BoxRefused, // scattered
-            error.RunMissing => return null, // not put, or refused
-            error.Feature => return null, // TZ1-60
+            error.Argument => return if (options.staged) true else error.BoxRefused, // scattered
+            error.RunMissing => return true, // not put, or refused
+            error.Feature => return true, // TZ1-60
             error.Limit, error.OutOfMemory => |other| return other,
         };
         defer plan.deinit();
         try self.checkRequests(&plan, options);
-        const loading = try Loading.init(self, &plan, wants) orelse return null;
+        const loading = try Loading.init(self, &plan, wants) orelse return true;
         defer loading.deinit();
         loading.readAll() catch |err| switch (err) {
-            error.Checksum, error.Codec, error.Feature => |failed| return failed,
+            error.Checksum, error.Codec, error.Feature => return false,
             error.Argument => return error.ArgumentRefused,
         };
         for (wants, 0..) |want, number| try loading.compare(want, number);
-        return null;
+        return true;
     }
 
     fn makeWants(self: *Case) ![]Want {

@@ -2,6 +2,7 @@
 //! has that).
 //!
 //!   fuzz TARGET [--seed N] [--seconds N] [--executions N]   new inputs, until one fails
+//!   fuzz TARGET --seed N --from N --executions 1            one execution of an earlier run
 //!   fuzz TARGET --input FILE                                one input
 //!   fuzz all --seconds N [--seed N]                         every target for its part of the time
 //!   fuzz smoke [--seed N]                                   every corpus, a second of every target
@@ -26,6 +27,7 @@ const canary_executions = 200_000;
 const Options = struct {
     seed: u64,
     seconds: ?u64 = null,
+    from: u64 = 0,
     executions: ?u64 = null,
     input: ?[]const u8 = null,
 };
@@ -35,7 +37,7 @@ var current: struct {
     target: []const u8 = "",
     input: []const u8 = "",
     seed: u64 = 0,
-    executions: u64 = 0,
+    number: u64 = 0,
     expects_failure: bool = false,
 } = .{};
 
@@ -92,6 +94,8 @@ fn parseOptions(arguments: []const [:0]const u8, io: Io) !Options {
             options.seed = try std.fmt.parseInt(u64, value, 10);
         } else if (std.mem.eql(u8, arguments[index], "--seconds")) {
             options.seconds = try std.fmt.parseInt(u64, value, 10);
+        } else if (std.mem.eql(u8, arguments[index], "--from")) {
+            options.from = try std.fmt.parseInt(u64, value, 10);
         } else if (std.mem.eql(u8, arguments[index], "--executions")) {
             options.executions = try std.fmt.parseInt(u64, value, 10);
         } else if (std.mem.eql(u8, arguments[index], "--input")) {
@@ -108,11 +112,15 @@ fn loop(io: Io, target: Target, options: Options) !void {
     var arena_state: std.heap.ArenaAllocator = .init(std.heap.smp_allocator);
     defer arena_state.deinit();
     const corpus = try readCorpus(io, target);
-    var number: u64 = 0;
-    while (options.executions == null or number < options.executions.?) : (number += 1) {
+    var done: u64 = 0;
+    while (options.executions == null or done < options.executions.?) : (done += 1) {
         if (options.seconds) |seconds| {
             if (begin.untilNow(io, .awake).toSeconds() >= seconds) break;
         }
+        const number = options.from + done;
+        current.target = target.name;
+        current.number = number;
+        current.input = "";
         var prng: std.Random.DefaultPrng = .init(options.seed +% number *% 0x9E37_79B9_7F4A_7C15);
         const random = prng.random();
         _ = arena_state.reset(.{ .retain_with_limit = 1 << 24 });
@@ -124,12 +132,11 @@ fn loop(io: Io, target: Target, options: Options) !void {
             try target.mutate(arena, random, corpus[random.uintLessThan(usize, corpus.len)])
         else
             try target.mutate(arena, random, "");
-        current.executions = number + 1;
         execute(target, input);
     }
     const seconds = @as(f64, @floatFromInt(begin.untilNow(io, .awake).toMilliseconds())) / 1000;
-    std.debug.print("{s}: {d} executions in {d:.1} s\n", .{ target.name, number, seconds });
-    observe.print(number);
+    std.debug.print("{s}: {d} executions in {d:.1} s\n", .{ target.name, done, seconds });
+    observe.print(done);
 }
 
 fn execute(target: Target, input: []const u8) void {
@@ -216,13 +223,13 @@ fn onFault(_: std.posix.SIG) callconv(.c) void {
 
 fn fail(what: []const u8) noreturn {
     if (current.expects_failure) {
-        std.debug.print("the planted bug was found after {d} executions\n", .{current.executions});
+        std.debug.print("the planted bug was found by execution {d}\n", .{current.number});
         std.process.exit(0);
     }
     std.debug.print("{s}: {s} in execution {d} of seed {d}\n", .{
         current.target,
         what,
-        current.executions,
+        current.number,
         current.seed,
     });
     saveInput();

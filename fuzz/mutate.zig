@@ -125,6 +125,7 @@ fn put(comptime T: type, file: []u8, offset: usize, value: T) void {
 
 /// As many directory entries as there are and the file has.
 fn sectionCount(file: []const u8) usize {
+    if (file.len < format.preamble_size) return 0;
     const space = (file.len - format.preamble_size) / format.directory_entry_size;
     return @min(get(u32, file, 12), space, format.section_count_max);
 }
@@ -315,6 +316,7 @@ fn realign(arena: Allocator, bytes: *Bytes, changed: usize) !void {
     var end: usize = 0;
     for (changed..count) |number| {
         const entry = entryOffset(number);
+        if (entry + format.directory_entry_size > bytes.items.len) break; // padding was removed
         if (number > changed) {
             const old = get(u64, bytes.items, entry + 16);
             const begin = std.mem.alignForward(usize, end, format.section_alignment);
@@ -328,6 +330,7 @@ fn realign(arena: Allocator, bytes: *Bytes, changed: usize) !void {
         }
         fixCounts(bytes.items, entry, end);
     }
+    if (bytes.items.len < format.preamble_size) return;
     put(u64, bytes.items, 40, end);
     put(u64, bytes.items, 32, bytes.items.len);
 }

@@ -173,28 +173,56 @@ fn inPieces(table: *const KernelTable, bytes: []const u8, piece_size: usize) [32
     return digest;
 }
 
-test "BLAKE3: every level agrees on large input at any alignment" {
-    const memory = try Guarded.init((1 << 20) + 64);
+test "BLAKE3: every level is std's around every number of chunks that is hashed at once" {
+    const chunk_counts = [_]usize{
+        1,   2,   3,   4,   5,   6,   7,   8,   9,   11,  12,  13,   15, 16,
+        17,  23,  24,  25,  31,  32,  33,  47,  48,  49,  63,  64,   65, 127,
+        128, 129, 255, 256, 257, 384, 511, 512, 513, 768, 769, 1024,
+    };
+    const memory = try Guarded.init(1024 * 1024 + 1);
     defer memory.deinit();
     fillRandom(memory.bytes, 4);
-    for ([_]usize{ 1 << 20, (1 << 20) - 1, (1 << 19) + 1025, 300_000 }) |size| {
-        for ([_]usize{ 0, 1, 33 }) |gap| {
-            const end = memory.bytes.len - gap;
-            const bytes = memory.bytes[end - size .. end];
-            const expected = inPieces(dispatch.kernelsAt(.baseline).?, bytes, 1000);
+
+    var twin: std.crypto.hash.Blake3 = .init(.{});
+    var twin_size: usize = 0;
+    for (chunk_counts) |count| {
+        for ([_]usize{ count * 1024 - 1, count * 1024, count * 1024 + 1 }) |size| {
+            twin.update(memory.bytes[twin_size..size]);
+            twin_size = size;
+            var expected: checksum.Blake3Digest = undefined;
+            twin.final(&expected);
             var levels: Levels = .{};
             while (levels.next()) |table| {
                 var digest: checksum.Blake3Digest = undefined;
-                table.blake3(bytes.ptr, bytes.len, &digest);
+                table.blake3(memory.bytes.ptr, size, &digest);
                 try testing.expectEqual(expected, digest);
+                const piece_size = 1 + (size * 7) % 150_000;
+                const bytes = memory.bytes[0..size];
+                try testing.expectEqual(expected, inPieces(table, bytes, piece_size));
             }
+        }
+    }
+}
+
+test "BLAKE3: no level reads beyond the input" {
+    const memory = try Guarded.init(40 * 1024);
+    defer memory.deinit();
+    fillRandom(memory.bytes, 5);
+    for (1..memory.bytes.len / 512) |half_chunks| {
+        const size = half_chunks * 512;
+        const bytes = memory.bytes[memory.bytes.len - size ..];
+        var levels: Levels = .{};
+        while (levels.next()) |table| {
+            var digest: checksum.Blake3Digest = undefined;
+            table.blake3(bytes.ptr, size, &digest);
+            try testing.expectEqual(inPieces(table, bytes, 100), digest);
         }
     }
 }
 
 test "what the library imports is what the chosen kernels say" {
     var bytes: [5000]u8 = undefined;
-    fillRandom(&bytes, 5);
+    fillRandom(&bytes, 6);
     const crc = checksum.crc32c(0, &bytes);
     try testing.expectEqual(~crc32c.scalar(0xffff_ffff, &bytes), crc);
     try testing.expectEqual(crc, checksum.crc32c(checksum.crc32c(0, bytes[0..999]), bytes[999..]));

@@ -369,7 +369,7 @@ def limit(size: int) -> int:
 
 def sample_of(data: bytes) -> bytes:
     pieces = len(data) // 64
-    distance = min(pieces // 1024, 15) | 1
+    distance = min(pieces // 512, 31) | 1
     return b"".join(data[64 * piece :][:64] for piece in range(0, pieces, distance))
 
 

@@ -230,8 +230,11 @@ pub fn histogram(sample: *const jobs.Sample, histograms: *jobs.Histograms) void 
             const element_size = comptime layout.elementSize();
             var line: usize = 0;
             while (line < sample.line_count) : (line += sample.stride) {
-                // No hardware prefetcher sees such strides coming.
-                @prefetch(sample.source + (line + prefetch_distance * sample.stride) * 64, .{});
+                // No hardware prefetcher sees such strides coming. Two, since the source may lie
+                // across cache lines.
+                const ahead = sample.source + (line + prefetch_distance * sample.stride) * 64;
+                @prefetch(ahead, .{});
+                @prefetch(ahead + 63, .{});
                 const elements = sample.source[line * 64 ..][0..64];
                 for (0..64 / element_size) |index| {
                     const element = elements[index * element_size ..][0..element_size];

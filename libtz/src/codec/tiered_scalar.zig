@@ -58,33 +58,48 @@ fn expand(
     symbols: [*]u8,
 ) Verdict {
     const slots = comptime format.slotCount(code_bits);
-    const rows = comptime format.rowCount(code_bits);
-    const mask = (1 << code_bits) - 1;
+    const escape_code = (1 << code_bits) - 1;
+    var table: [1 << code_bits]u8 = @splat(0);
+    if (codes == .tiered) @memcpy(table[0..escape_code], tier.table);
     var taken: usize = 0;
-    var unused: u32 = 0;
+    var unused: u8 = 0;
     var index: usize = 0;
     var group = tier.codes;
     while (index < tier.count) {
         const lanes = format.groupLanes(code_bits, tier.count - index);
-        for (0..slots) |slot| for (0..lanes) |lane| {
-            var word: u32 = 0;
-            inline for (0..rows) |row| word |= @as(u32, group[row * lanes + lane]) << (8 * row);
-            const code = word >> @intCast(slot * code_bits) & mask;
-            if (index >= tier.count) {
-                unused |= code;
-            } else if (codes == .tiered) {
-                const escapes = code == mask;
-                symbols[index] = if (escapes) escaped[taken] else tier.table[code];
+        inline for (0..slots) |slot| {
+            const used = @min(lanes, tier.count - index);
+            for (symbols[index..][0..used], 0..) |*symbol, lane| {
+                const code = codeAt(code_bits, slot, group, lanes, lane);
+                symbol.* = code;
+                if (codes == .plain) continue;
+                const next = escaped[taken]; // even when of no use: cheaper than a branch
+                const escapes = code == escape_code;
+                symbol.* = if (escapes) next else table[code];
                 taken += @intFromBool(escapes);
-            } else {
-                symbols[index] = @intCast(code);
             }
-            index += 1;
-        };
-        group += rows * lanes;
+            for (used..lanes) |lane| unused |= codeAt(code_bits, slot, group, lanes, lane);
+            index += used;
+        }
+        group += lanes * comptime format.rowCount(code_bits);
     }
     if (unused != 0) return .unused_code;
     return if (taken == tier.escape_count) .ok else .escape_count;
+}
+
+/// Code `slot` of a lane, out of all its rows.
+inline fn codeAt(
+    comptime code_bits: u8,
+    comptime slot: usize,
+    group: [*]const u8,
+    lanes: usize,
+    lane: usize,
+) u8 {
+    var word: u32 = 0;
+    inline for (0..comptime format.rowCount(code_bits)) |row| {
+        word |= @as(u32, group[row * lanes + lane]) << (8 * row);
+    }
+    return @intCast(word >> (slot * code_bits) & ((1 << code_bits) - 1));
 }
 
 fn expandTier(tier: jobs.Tier, escaped: [*]const u8, symbols: [*]u8) Verdict {
@@ -153,11 +168,11 @@ pub fn decode(job: *const jobs.DecodeJob) Verdict {
     }
     switch (job.layout) {
         inline else => |layout| for (0..element_count) |index| {
-            var symbols: Symbols = @splat(0);
-            for (symbols[0..job.activePlanes().len], 0..) |*symbol, plane| {
-                symbol.* = scratch.planes[plane][index];
-            }
             const element_size = comptime layout.elementSize();
+            var symbols: Symbols = @splat(0);
+            inline for (0..comptime layout.planeWidths().len) |plane| {
+                symbols[plane] = scratch.planes[plane][index];
+            }
             job.destination[index * element_size ..][0..element_size].* = merge(layout, symbols);
         },
     }
@@ -205,17 +220,20 @@ pub fn pack(
     var group = packed_codes.ptr;
     while (index < symbols.len) {
         const lanes = format.groupLanes(code_bits, symbols.len - index);
-        for (0..slots) |slot| for (0..lanes) |lane| {
-            if (index >= symbols.len) break;
-            const code = code_of[symbols[index]];
-            const word = @as(u32, code) << @intCast(slot * code_bits);
-            inline for (0..rows) |row| group[row * lanes + lane] |= @truncate(word >> (8 * row));
-            if (codes == .tiered and code == escape_code) {
-                escaped[escape_count] = symbols[index];
-                escape_count += 1;
+        inline for (0..slots) |slot| {
+            const used = @min(lanes, symbols.len - index);
+            for (symbols[index..][0..used], 0..) |symbol, lane| {
+                const code = code_of[symbol];
+                const word = @as(u32, code) << (slot * code_bits);
+                inline for (0..rows) |row| {
+                    group[row * lanes + lane] |= @truncate(word >> (8 * row));
+                }
+                if (codes == .plain) continue;
+                escaped[escape_count] = symbol; // overwritten unless it counts
+                escape_count += @intFromBool(code == escape_code);
             }
-            index += 1;
-        };
+            index += used;
+        }
         group += rows * lanes;
     }
     return escape_count;

@@ -27,10 +27,12 @@ from libtz.transfer.schedule import Schedule
 from libtz.transfer.staging import Stopped
 from libtz.transfer.stats import WorkerTimes
 
-__all__ = ["PIECE_SIZE", "HostSlot", "Settings", "Target", "Transfer"]
+__all__ = ["PIECE_SIZE", "PIECE_SIZE_MAPPED", "HostSlot", "Settings", "Target", "Transfer"]
 
-# What is received before it is checked: less makes the calls show, more has left the cache.
+# What is received before it is checked: less makes the calls show, more has left the cache. For
+# bytes that are there already only the former counts.
 PIECE_SIZE = 1 << 20
+PIECE_SIZE_MAPPED = 1 << 24
 
 
 class HostSlot(NamedTuple):
@@ -70,6 +72,7 @@ class Settings:
     threads: int  # to begin with
     threads_max: int
     verify: int  # lib.VERIFY_*
+    piece_size: int = PIECE_SIZE
     window: int | None = None  # bytes of units that may be waiting for the consumer
     observe: Callable[[memoryview], None] | None = None  # sees all bytes in order; for one thread
 
@@ -198,7 +201,7 @@ class Transfer:
     # ---- The workers' side ----
 
     def _new_worker(self) -> _Worker:
-        size = min(self._plan.info.gap_size_max, PIECE_SIZE)
+        size = min(self._plan.info.gap_size_max, PIECE_SIZE)  # read and forgotten, so never much
         return _Worker(scratch=memoryview(bytearray(size)))
 
     def _start_threads(self) -> None:
@@ -310,11 +313,12 @@ class Transfer:
         """The memory for a request's bytes, piece by piece. Asked for the next piece, it knows that
         the one before has arrived."""
         received = processed = 0
+        piece_size = self._settings.piece_size
         for view in self._segments(request, slot, worker.scratch):
-            for begin in range(0, len(view), PIECE_SIZE):
+            for begin in range(0, len(view), piece_size):
                 if self._is_stopped:
                     raise Stopped
-                piece = view[begin : begin + PIECE_SIZE]
+                piece = view[begin : begin + piece_size]
                 yield piece
                 received += len(piece)
                 worker.times.bytes_read += len(piece)
@@ -322,7 +326,7 @@ class Transfer:
                     self._settings.observe(piece)
                 if not self._threads:
                     self._progress.show(worker.times.bytes_read)
-                if received - processed >= PIECE_SIZE and received < request.size:
+                if received - processed >= piece_size and received < request.size:
                     process(received)
                     processed = received
 

@@ -19,7 +19,7 @@ from libtz.options import ReadOptions
 from libtz.sources.base import Source
 from libtz.sources.file import FileSource
 from libtz.sources.memory import FileObjectSource, MemorySource
-from libtz.transfer.engine import PIECE_SIZE, HostSlot, Settings, Transfer
+from libtz.transfer.engine import PIECE_SIZE, PIECE_SIZE_MAPPED, HostSlot, Settings, Transfer
 from libtz.transfer.host import HostTarget, host_slot
 from libtz.transfer.mapped import MappedSource, mapped_blocks
 from libtz.transfer.memory import Block
@@ -104,6 +104,7 @@ class Job:
             threads=min(threads, slots or threads),
             threads_max=min(threads_max, slots or threads_max),
             verify=policy.verify,
+            piece_size=PIECE_SIZE_MAPPED if isinstance(source, MappedSource) else PIECE_SIZE,
             window=budget if policy.is_streamed else None,
             observe=policy.observe,
         )

@@ -236,6 +236,8 @@ fn addFuzz(
         short.has_side_effects = true; // a new seed every time
         smoke.dependOn(&short.step);
     }
+    const tests = b.addTest(.{ .name = "fuzz", .root_module = quick.root_module, .use_llvm = true });
+    smoke.dependOn(&b.addRunArtifact(tests).step);
     b.top_level_steps.get("test").?.step.dependOn(smoke);
 }
 

@@ -285,6 +285,7 @@ fn resizeSection(arena: Allocator, random: std.Random, bytes: *Bytes) !void {
     } else if (place.size >= change_size) {
         const begin = place.offset + place.size - change_size;
         bytes.replaceRangeAssumeCapacity(begin, change_size, &.{});
+        if (number >= sectionCount(bytes.items)) return; // the directory itself was cut
         put(u64, bytes.items, entryOffset(number) + 16, place.size - change_size);
         try realign(arena, bytes, number);
     }
@@ -312,21 +313,20 @@ fn insert(
 /// After the section `changed` was resized: pads it to the alignment, moves the entries of later
 /// sections with their bytes, and makes counts and sizes in the preamble fit.
 fn realign(arena: Allocator, bytes: *Bytes, changed: usize) !void {
-    const count = sectionCount(bytes.items);
     var end: usize = 0;
-    for (changed..count) |number| {
+    var number = changed;
+    // Counted again each time, since what was cut may be the preamble or the directory itself.
+    while (number < sectionCount(bytes.items)) : (number += 1) {
         const entry = entryOffset(number);
-        if (entry + format.directory_entry_size > bytes.items.len) break; // padding was removed
-        if (number > changed) {
-            const old = get(u64, bytes.items, entry + 16);
-            const begin = std.mem.alignForward(usize, end, format.section_alignment);
-            // The bytes between the old end and what follows it are the old padding.
-            try setPadding(arena, bytes, end, begin);
-            put(u64, bytes.items, entry + 8, begin);
-            end = begin +| @as(usize, @intCast(@min(old, bytes.items.len)));
-        } else {
+        if (number == changed) {
             const place = entryPlace(bytes.items, number);
             end = place.offset + place.size;
+        } else {
+            const begin = std.mem.alignForward(usize, end, format.section_alignment);
+            try setPadding(arena, bytes, end, begin);
+            if (number >= sectionCount(bytes.items)) return;
+            put(u64, bytes.items, entry + 8, begin);
+            end = begin + @as(usize, @intCast(@min(get(u64, bytes.items, entry + 16), 1 << 40)));
         }
         fixCounts(bytes.items, entry, end);
     }
@@ -483,5 +483,22 @@ test "resealing a valid file changes nothing" {
         const copy = try arena.allocator().dupe(u8, file);
         reseal(copy);
         try std.testing.expectEqualSlices(u8, file, copy);
+    }
+}
+
+test "anything can be changed, again and again" {
+    var arena: std.heap.ArenaAllocator = .init(std.testing.allocator);
+    defer arena.deinit();
+    var prng: std.Random.DefaultPrng = .init(std.testing.random_seed);
+    const random = prng.random();
+    for (0..100) |round| {
+        _ = arena.reset(.retain_capacity);
+        const size = random.uintAtMost(usize, 600);
+        var file = if (round % 2 == 0)
+            try sample.make(arena.allocator(), random, .header_only)
+        else
+            try arena.allocator().alloc(u8, size);
+        if (round % 2 == 1) random.bytes(file);
+        for (0..100) |_| file = try mutate(arena.allocator(), random, file);
     }
 }

@@ -6,12 +6,18 @@ that asked for the load waits (and so gets Ctrl-C), or does the work itself when
 enough. The first error stops everything: the source is closed, which ends reads that wait for the
 network, and what was received is dropped.
 
+The waiting thread takes no lock that workers need: Ctrl-C may end it at any instruction, also
+inside a lock's own, and would leave the lock taken for good. It only raises numbers that workers
+look at, and is told news through a queue.
+
 Memory. A request takes a staging slot if its plan needs one, and waits for it. With a window, a
 request waits too until the consumer has taken enough of what is complete.
 """
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +39,9 @@ __all__ = ["PIECE_SIZE", "PIECE_SIZE_MAPPED", "HostSlot", "Settings", "Target", 
 # bytes that are there already only the former counts.
 PIECE_SIZE = 1 << 20
 PIECE_SIZE_MAPPED = 1 << 24
+
+# How long a worker that waits for the consumer takes to see that there is room again.
+WINDOW_POLL_S = 0.002
 
 
 class HostSlot(NamedTuple):
@@ -112,15 +121,18 @@ class Transfer:
         self._target = target
         self._settings = settings
         self._progress = progress
-        # Everything below is guarded by this condition, but for is_stopped, which only ever rises.
-        self._changed = threading.Condition()
+        # These only ever rise. The last two are the consumer's.
         self._is_stopped = False
+        self._required_end = 0  # it waits for the requests before this one
+        self._released = 0  # bytes of units that it has taken
+        # One entry for each request done, and for an error.
+        self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
+        # Everything below is guarded by this condition, among workers.
+        self._changed = threading.Condition()
         self._error: BaseException | None = None
         self._next = 0  # the next request to take
         self._done = bytearray(schedule.request_count)
         self._done_end = 0  # all requests before this one are done
-        self._required_end = 0  # the consumer waits for the requests before this one
-        self._released = 0  # bytes of units that the consumer has taken
         self._active = 0
         self._ramp = Ramp(settings.threads, min(settings.threads_max, schedule.request_count))
         self._threads: list[threading.Thread] = []
@@ -128,8 +140,7 @@ class Transfer:
 
     def __enter__(self) -> Transfer:
         if self._settings.threads > 1 and self._schedule.request_count > 1:
-            with self._changed:
-                self._start_threads()
+            self._start_thread()  # which starts the others
         else:
             self._workers.append(self._new_worker())
         return self
@@ -171,13 +182,11 @@ class Transfer:
         if not self._threads:
             self._work_here(request_end)
             return
-        with self._changed:
-            if self._required_end < request_end:
-                self._required_end = request_end
-                self._changed.notify_all()
-            while self._done_end < request_end and self._error is None:
-                self._changed.wait(PERIOD_S if self._progress.is_shown else None)
-                self._progress.show(self.times.bytes_read)
+        self._required_end = max(self._required_end, request_end)
+        while self._done_end < request_end and self._error is None:
+            with contextlib.suppress(queue.Empty):
+                self._news.get(timeout=PERIOD_S if self._progress.is_shown else None)
+            self._progress.show(self.times.bytes_read)
         error, self._error = self._error, None
         if error is not None:
             try:
@@ -187,9 +196,7 @@ class Transfer:
 
     def release(self, size: int) -> None:
         """The consumer has taken units of `size` bytes."""
-        with self._changed:
-            self._released += size
-            self._changed.notify_all()
+        self._released += size
 
     def _work_here(self, request_end: int) -> None:
         worker = self._workers[0]
@@ -205,21 +212,28 @@ class Transfer:
         return _Worker(scratch=memoryview(bytearray(size)))
 
     def _start_threads(self) -> None:
-        while self._active < self._ramp.threads:
-            worker = self._new_worker()
-            self._workers.append(worker)
-            thread = threading.Thread(
-                target=self._work, args=(worker,), name=f"libtz-{len(self._threads)}", daemon=True
-            )
-            try:
-                thread.start()
-            except RuntimeError:  # a limit, or the interpreter ends: go on with those there are
-                return
-            self._threads.append(thread)
-            self._active += 1
+        while not self._is_stopped and self._active < self._ramp.threads and self._start_thread():
+            pass
+
+    def _start_thread(self) -> bool:
+        worker = self._new_worker()
+        self._workers.append(worker)
+        thread = threading.Thread(
+            target=self._work, args=(worker,), name=f"libtz-{len(self._threads)}", daemon=True
+        )
+        self._active += 1
+        try:
+            thread.start()
+        except RuntimeError:  # a limit, or the interpreter ends: go on with those there are
+            self._active -= 1
+            return False
+        self._threads.append(thread)
+        return True
 
     def _work(self, worker: _Worker) -> None:
         try:
+            with self._changed:
+                self._start_threads()
             while (request := self._take()) is not None:
                 self._run(request, worker)
                 self._finish(request)
@@ -238,7 +252,7 @@ class Transfer:
                     return None
                 if self._is_admitted(self._next):
                     break
-                self._changed.wait()
+                self._changed.wait(WINDOW_POLL_S)
             request = self._next
             self._next += 1
             self._target.prepare(int(self._schedule.unit_count_at[request]))
@@ -259,6 +273,7 @@ class Transfer:
             if self._next < self._schedule.request_count and not self._is_stopped:
                 self._start_threads()
             self._changed.notify_all()
+        self._news.put(None)
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:
@@ -266,11 +281,10 @@ class Transfer:
                 self._error = error
         self._stop()
         self._source.close()
+        self._news.put(None)
 
     def _stop(self) -> None:
-        with self._changed:
-            self._is_stopped = True
-            self._changed.notify_all()
+        self._is_stopped = True
         self._target.stop()
 
     # ---- One request ----

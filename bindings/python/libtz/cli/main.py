@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from libtz import __version__
-from libtz.cli import convert, digest, inspect, load, verify
+from libtz.cli import convert, diff, digest, inspect, load, verify
 from libtz.cli.output import note
 from libtz.errors import Error, OptionError
 
@@ -23,13 +23,15 @@ reads .tz and .safetensors files.
   tz convert model.safetensors model.tz       make a .tz file; prints its digest
   tz inspect https://host/model.tz            list tensors, reading only the header
   tz verify model.tz --digest blake3:...      check every byte
+  tz diff old.tz https://host/new.tz          list tensors that differ
   tz load s3://bucket/model.tz --device cuda  load and time it
 
 'tz COMMAND --help' explains the rest.
 """
 
 EPILOG = """\
-exit status: 0 done; 1 the file is not right, or could not be read or written; 2 wrong usage.
+exit status: 0 done; 1 the file is not right, or could not be read or written, or 'tz diff' found
+differences; 2 wrong usage.
 Credentials for S3 come from boto3's usual places (environment, ~/.aws, instance roles), never
 from the command line.
 """
@@ -40,7 +42,7 @@ DATA_FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
-        arguments.run(arguments)
+        status: int | None = arguments.run(arguments)
         # Here, so that a reader that went away is noticed inside the try.
         sys.stdout.flush()
     except OptionError as error:
@@ -56,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # As with `tz inspect … | head`. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DATA_FAILED
-    return 0
+    return status or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"libtz {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (inspect, verify, digest, convert, load):
+    for command in (inspect, verify, digest, diff, convert, load):
         command.add_to(commands)
     return parser
 

@@ -78,7 +78,7 @@ class _Field(NamedTuple):
 
 
 def add_command(
-    commands: Any, name: str, summary: str, description: str, run: Callable[[Any], None]
+    commands: Any, name: str, summary: str, description: str, run: Callable[[Any], int | None]
 ) -> argparse.ArgumentParser:
     """A subcommand whose help begins with its description, examples and all."""
     parser: argparse.ArgumentParser = commands.add_parser(

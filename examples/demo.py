@@ -62,7 +62,8 @@ def main() -> None:
     model = model_directory()
     with tempfile.TemporaryDirectory(prefix="libtz-demo-") as name:
         directory = Path(name)
-        os.environ["TMPDIR"] = name  # SeaweedFS and PyTorch leave things behind there
+        # SeaweedFS and PyTorch leave things behind there.
+        os.environ["TMPDIR"] = tempfile.tempdir = name
         with seaweed(directory / "store") as store:
             digest = convert_and_upload(model, directory, store)
             load_everywhere(model, directory, store, digest)

@@ -51,7 +51,8 @@ FULL_DISK = """
 path, limit = Path(sys.argv[1]), int(sys.argv[2])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:
-    with Writer(path, [TensorSpec("a", "u8", (30 * MIB,)), TensorSpec("b", "u8", (9,))]) as writer:
+    specs = [TensorSpec("a", "u8", (30 * MIB,)), TensorSpec("b", "u8", (9,))]
+    with Writer(path, specs, options=libtz.WriteOptions(compress="off")) as writer:
         writer.write("a", bytes(30 * MIB))
         writer.write("b", bytes(9))
 except libtz.SourceError as error:
@@ -96,7 +97,8 @@ def options(seaweed: Seaweed) -> WriteOptions:
     key, secret = seaweed.keys
     s3 = S3Options(endpoint=seaweed.endpoint, access_key_id=key, secret_access_key=secret)
     http = HttpOptions(retry=RetryPolicy(attempts=2), proxies={})
-    return WriteOptions(s3=s3, http=http)
+    # Off, because zeros would become a few bytes, and so a file of one part.
+    return WriteOptions(compress="off", s3=s3, http=http)
 
 
 SPECS = [TensorSpec("a", "u8", (30 * MIB + 5,)), TensorSpec("b", "f32", (2, 2))]

@@ -332,13 +332,14 @@ const Planner = struct {
     /// The chunks that the newest targets, all of one owner, need.
     fn addJobs(self: *Planner, header: anytype, owner: u32) Error!void {
         const plan = self.plan;
-        try self.collectDemands(self.index.tensors[owner]);
-        const demands = self.demands.items;
-        if (demands.len == 0) return;
+        if (plan.targets.items.len == self.first_target) return;
+        // First of all: that the entries are there bounds what follows.
         var chunks = header.chunks(owner) catch |err| {
             self.diagnostic.tensor = owner;
             return err;
         };
+        try self.collectDemands(self.index.tensors[owner]);
+        const demands = self.demands.items;
         try plan.jobs.ensureUnusedCapacity(plan.gpa, demands.len);
         var passed: u64 = 0;
         var begin: usize = 0;

@@ -5,10 +5,11 @@ const format = @import("format.zig");
 const Index = @import("index.zig").Index;
 const planner = @import("plan.zig");
 const process = @import("process.zig");
+const sample = @import("plan_sample.zig");
 const simulation = @import("plan_simulation.zig");
 const status = @import("status.zig");
 const Tensor = @import("index.zig").Tensor;
-const File = simulation.File;
+const File = sample.File;
 const Options = planner.Options;
 const Piece = planner.Piece;
 const Placement = planner.Placement;
@@ -345,6 +346,10 @@ test "wants that cannot be planned" {
     fixture.file.runs.?[1] = &.{};
     try fixture.expectError(error.RunMissing, whole(1));
     try expectEqual(1, fixture.diagnostic.tensor);
+    // Without its entries a tensor's size is no more than a claim.
+    fixture.tensors[1].shape = &.{ 4, 1 << 60 };
+    fixture.tensors[1].decoded_size = 1 << 62;
+    try fixture.expectError(error.RunMissing, whole(1));
 }
 
 test "a foreign file that claims to be huge costs nothing" {
@@ -419,6 +424,53 @@ test "checks name the chunk that fails, and stay at it" {
     batch.verify = .none;
     try process.process(&plan, batch, &next, &fixture.diagnostic);
     try expectEqual(4, next);
+}
+
+test "chunks that do not decode" {
+    const shapes: [12][]const u64 = @splat(&.{4096});
+    var fixture: Fixture = try .init(&shapes, 4096, false);
+    defer fixture.deinit();
+
+    var wants: [shapes.len]Want = undefined;
+    for (&wants, 0..) |*want, tensor| want.* = whole(@intCast(tensor));
+    var plan = try fixture.plan(&wants, .{ .request_size_max = 1 });
+    defer plan.deinit();
+
+    // Some of the sample's chunks compress.
+    const number: u32 = for (plan.jobs.items, 0..) |job, number| {
+        if (job.codec == format.codec_tiered) break @intCast(number);
+    } else return error.NothingCompressed;
+    const job = plan.jobs.items[number];
+    const request = plan.requests.items[number];
+    var memory: [4096]u8 = undefined;
+    const staging = try testing.allocator.alloc(u8, @intCast(request.staging_size));
+    defer testing.allocator.free(staging);
+
+    const stored = fixture.file.bytes[@intCast(job.offset)..][0..job.stored_length];
+    @memcpy(staging[0..stored.len], stored);
+    const allocations: [shapes.len]?*anyopaque = @splat(&memory);
+    var batch: process.Batch = .{
+        .request = number,
+        .received = request.size,
+        .staging = staging.ptr,
+        .allocations = &allocations,
+        .verify = .digest,
+    };
+    var next: u64 = 0;
+    try process.process(&plan, batch, &next, &fixture.diagnostic);
+    try testing.expectEqualSlices(u8, fixture.file.contents[job.tensor], &memory);
+    staging[0] ^= 0xFF; // the codec's layout
+    next = 0;
+    batch.verify = .none;
+    const outcome = process.process(&plan, batch, &next, &fixture.diagnostic);
+    try testing.expectError(error.Codec, outcome);
+    try expectEqual(status.Diagnostic{
+        .offset = job.offset,
+        .tensor = job.tensor,
+        .chunk = 0,
+        .rule = 44,
+    }, fixture.diagnostic);
+    try expectEqual(0, next);
 }
 
 test "process refuses what contradicts the plan" {

@@ -1,5 +1,5 @@
-"""libtz as an implementation for conformance and differential tests: through its C interface, as the
-Python bindings call it, and through `libtz.open` as users do."""
+"""libtz as an implementation for conformance and differential tests: through its C interface, as
+the Python bindings call it, and through `libtz.open` as users do."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ def verify_file(
 ) -> None:
     """Raises what is wrong with the file, first in the order of the specification (section 13).
 
-    `progress` is told how many bytes were checked each time. Memory: one range (16 MiB, one chunk or
-    one tensor's chunk entries, whichever is largest).
+    `progress` is told how many bytes were checked each time. Memory: one range (16 MiB, one chunk
+    or one tensor's chunk entries, whichever is largest).
     """
     verifier = Verifier(header)
     entries = _ReadAhead(source, header.info.header_size)

@@ -95,6 +95,7 @@ pub fn build(b: *std.Build) void {
         const optimized = addRoot(b, target, .safe, false, options, kernels);
         addFuzz(b, target, tested, optimized);
         addFuzzIr(b, target, optimized, kernels);
+        addCodecBench(b, target, optimized);
     }
 }
 
@@ -284,6 +285,29 @@ fn addFuzzDriver(
     module.addOptions("options", options);
     module.addImport("tz", root);
     return b.addExecutable(.{ .name = "fuzz", .root_module = module, .use_llvm = true });
+}
+
+/// Times the codec at every CPU level: bench/codec/run.py runs it.
+fn addCodecBench(
+    b: *std.Build,
+    target: std.Build.ResolvedTarget,
+    root: *std.Build.Module,
+) void {
+    if (target.result.os.tag != .linux) return; // clocks of threads
+    const module = b.createModule(.{
+        .root_source_file = b.path("bench/codec/bench.zig"),
+        .target = target,
+        .optimize = root.optimize,
+    });
+    module.addImport("tz", root);
+    const program = b.addExecutable(.{
+        .name = "bench-codec",
+        .root_module = module,
+        .use_llvm = true,
+    });
+    const install = b.addInstallArtifact(program, .{});
+    b.step("bench-codec", "Build the codec's benchmark").dependOn(&install.step);
+    b.top_level_steps.get("check").?.step.dependOn(&program.step);
 }
 
 /// One object per CPU level, each exporting one hidden symbol: `tz_kernels_<level>`.

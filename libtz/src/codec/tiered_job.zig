@@ -72,7 +72,7 @@ const slack = 64;
 
 /// Elements that vector kernels take from symbols to the destination at a time: few enough that
 /// all planes stay in the nearest cache, and whole groups of every code width.
-pub const tile_size = 4096;
+pub const tile_size = 2048;
 
 pub const Symbols = [format.sub_block_size + slack]u8;
 

@@ -39,8 +39,9 @@ which everything ran once. Chunks of {chunk} KiB that do not span tensors. Machi
 PEERS = """
 ## Beside others
 
-Ratio / encode / decode, on the first 64 MiB in chunks of 4 MiB, called from Python, which includes
-making the objects that they return, in CPU time of all their threads. `zipnn` knows bf16, f16 and f32 only.
+Ratio / encode / decode, on the first 64 MiB in chunks of 4 MiB, in CPU time of all their threads.
+They are called from Python, which includes making the objects that they return. `zipnn` knows bf16,
+f16 and f32 only.
 """
 
 

@@ -25,7 +25,7 @@ const kinds_tiered = [_]PlaneKind{ .tiered_223, .tiered_33, .tiered_44 };
 const Ranking = struct {
     symbols: [format.table_size_max]u8,
     counts: [format.table_size_max]u32,
-    total: u64,
+    total: usize,
 
     /// By falling count, equal counts by rising symbol.
     fn of(histogram: *const [256]u32, width: u8) Ranking {
@@ -50,7 +50,7 @@ const Ranking = struct {
     /// Bits that the sample's symbols take.
     fn cost(ranking: *const Ranking, kind: PlaneKind) u64 {
         var bits: u64 = 0;
-        var left = ranking.total;
+        var left: u64 = ranking.total;
         var index: usize = 0;
         for (kind.plan()) |code_bits| {
             bits += left * code_bits;
@@ -82,7 +82,7 @@ pub fn choose(
     }, histograms);
 
     var bits: u64 = 0;
-    var sample_count: u64 = 0;
+    var sample_count: usize = 0;
     for (layout.planeWidths(), 0..) |width, index| {
         const ranking: Ranking = .of(&histograms[index], width);
         sample_count = ranking.total;
@@ -102,7 +102,7 @@ pub fn choose(
 fn choosePlane(ranking: *const Ranking, plane: *format.Plane) u64 {
     const width = plane.width;
     var least: u64 = std.math.maxInt(u64);
-    if (PlaneKind.raw.isAllowed(width)) least = ranking.total * width;
+    if (PlaneKind.raw.isAllowed(width)) least = @as(u64, ranking.total) * width;
     plane.* = .{ .kind = .raw, .width = width };
     for (kinds_tiered) |kind| {
         if (!kind.isAllowed(width)) continue;

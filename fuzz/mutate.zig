@@ -115,11 +115,16 @@ const Table = enum {
     }
 };
 
+// What is behind the end is read as 0 and written nowhere: an earlier change may have cut the file
+// in the middle of its tables.
+
 fn get(comptime T: type, file: []const u8, offset: usize) T {
+    if (offset + @sizeOf(T) > file.len) return 0;
     return std.mem.readInt(T, file[offset..][0..@sizeOf(T)], .little);
 }
 
 fn put(comptime T: type, file: []u8, offset: usize, value: T) void {
+    if (offset + @sizeOf(T) > file.len) return;
     std.mem.writeInt(T, file[offset..][0..@sizeOf(T)], value, .little);
 }
 
@@ -157,7 +162,6 @@ fn sectionPlace(file: []const u8, section_type: u32) Place {
 fn changeField(random: std.Random, file: []u8, record: usize, fields: []const Field) void {
     const field = fields[random.uintLessThan(usize, fields.len)];
     const at = record + field.offset;
-    if (at + field.size > file.len) return;
     switch (field.size) {
         inline 1, 2, 4, 8 => |size| {
             const T = @Int(.unsigned, size * 8);
@@ -285,7 +289,6 @@ fn resizeSection(arena: Allocator, random: std.Random, bytes: *Bytes) !void {
     } else if (place.size >= change_size) {
         const begin = place.offset + place.size - change_size;
         bytes.replaceRangeAssumeCapacity(begin, change_size, &.{});
-        if (number >= sectionCount(bytes.items)) return; // the directory itself was cut
         put(u64, bytes.items, entryOffset(number) + 16, place.size - change_size);
         try realign(arena, bytes, number);
     }
@@ -314,9 +317,7 @@ fn insert(
 /// sections with their bytes, and makes counts and sizes in the preamble fit.
 fn realign(arena: Allocator, bytes: *Bytes, changed: usize) !void {
     var end: usize = 0;
-    var number = changed;
-    // Counted again each time, since what was cut may be the preamble or the directory itself.
-    while (number < sectionCount(bytes.items)) : (number += 1) {
+    for (changed..@max(changed, sectionCount(bytes.items))) |number| {
         const entry = entryOffset(number);
         if (number == changed) {
             const place = entryPlace(bytes.items, number);
@@ -324,13 +325,11 @@ fn realign(arena: Allocator, bytes: *Bytes, changed: usize) !void {
         } else {
             const begin = std.mem.alignForward(usize, end, format.section_alignment);
             try setPadding(arena, bytes, end, begin);
-            if (number >= sectionCount(bytes.items)) return;
             put(u64, bytes.items, entry + 8, begin);
             end = begin + @as(usize, @intCast(@min(get(u64, bytes.items, entry + 16), 1 << 40)));
         }
         fixCounts(bytes.items, entry, end);
     }
-    if (bytes.items.len < format.preamble_size) return;
     put(u64, bytes.items, 40, end);
     put(u64, bytes.items, 32, bytes.items.len);
 }

@@ -60,7 +60,9 @@ def main() -> int:
     else:
         run = [f"-max_total_time={arguments.seconds}", "-max_len=300000", "-timeout=20"]
         run += ["-rss_limit_mb=2048", "-print_final_stats=1", f"-artifact_prefix={folder}/"]
-    return subprocess.run([str(program), *run, *arguments.options, *corpora], check=False).returncode
+    return subprocess.run(
+        [str(program), *run, *arguments.options, *corpora], check=False
+    ).returncode
 
 
 if __name__ == "__main__":

@@ -35,10 +35,12 @@ def describe(data: bytes, *, pin: str | None = None, operation: str = "verify") 
             finally:
                 released = file.released
     except tz.TzError as error:
+        codec_rule = re.search(r"TZ1T-\d+", error.message)
         return {
             "result": "error",
             "class": error.error_class,
             "rule": error.rule,
+            "codec_rule": codec_rule and codec_rule[0],
             "released": released.hexdigest(),
         }
     return _file(file, with_chunks=operation == "verify")

@@ -14,6 +14,7 @@ import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import tz_kit_tiered
 import tz_reference as tz
 from tz_hash import blake3, crc32c
 
@@ -121,9 +122,21 @@ def parts(data: bytes) -> Iterator[Part]:
         begin = names_at + r.name_offset
         yield Part(f"name of tensor[{i}]", begin, begin + r.name_size)
     entries = {at: i for i, at in enumerate(_records_at(data, tz.CHUNKS, CHUNK))}
-    for i, (_, _, chunks) in enumerate(runs(data)):
-        for entry, begin, end in chunks:
+    chunk_size = 1 << min(data[60], 63) if len(data) > 60 else 1
+    for i, (_, r, chunks) in enumerate(runs(data)):
+        for number, (entry, begin, end) in enumerate(chunks):
+            if data[entry + 8] == tz.TIERED:
+                decoded_size = min(r.decoded_size - number * chunk_size, chunk_size)
+                yield from _tiered(data[begin:end], begin, entries[entry], r.dtype, decoded_size)
             yield Part(f"data of tensor[{i}], chunk[{entries[entry]}]", begin, end)
+
+
+def _tiered(stored: bytes, at: int, number: int, dtype: int, decoded_size: int) -> Iterator[Part]:
+    """What chunk `number`, of codec 1, consists of, up to where that makes no sense."""
+    for piece in tz_kit_tiered.pieces(stored, tz.dtype_name(dtype), decoded_size):
+        layout = None if piece.packing is None else Layout(piece.packing, piece.names)
+        path = f"tiered[{number}].{piece.path}".rstrip(".")
+        yield Part(path, at + piece.begin, at + piece.end, layout)
 
 
 def _nodes(data: bytes, at: int, end: int) -> Iterator[Part]:

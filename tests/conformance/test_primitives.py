@@ -1,4 +1,4 @@
-"""The reference's CRC-32C and BLAKE3 against vectors that other implementations made."""
+"""The reference's CRC-32C, BLAKE3 and packed codes against vectors that others computed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import tz_hash
+import tz_tiered
 import tz_vectors
 
 FOLDER = tz_vectors.VECTORS / "primitives"
@@ -50,3 +51,13 @@ def in_pieces(data: bytes, size_at: Callable[[int], int]) -> str:
         hasher.update(data[at : at + size])
         at += size
     return hasher.digest().hex()
+
+
+@pytest.mark.parametrize("test", cases("packed-codes.json"))
+def test_packed_codes(test: dict[str, Any]) -> None:
+    bits, count = test["input"]["bits"], test["input"]["count"]
+    codes = [(k * k + k // 7) % 2**bits for k in range(count)]
+    data = bytes.fromhex(test["packed"])
+    assert tz_tiered.pack(codes, bits) == data
+    assert tz_tiered.unpack(data, count, bits) == codes
+    assert tz_tiered.packed(count, bits) == len(data)

@@ -12,6 +12,8 @@ from scenarios import (
     preamble,
     sections,
     tensors,
+    tiered_invalid,
+    tiered_valid,
     valid,
     valid_sections,
 )
@@ -28,6 +30,8 @@ __all__ = [
     "preamble",
     "sections",
     "tensors",
+    "tiered_invalid",
+    "tiered_valid",
     "valid",
     "valid_sections",
 ]

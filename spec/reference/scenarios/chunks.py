@@ -194,7 +194,7 @@ def chunks_exchanged() -> bytes:
     return data[:at] + data[-3:] + data[at + 3 : -3] + data[at : at + 3]
 
 
-@invalid("codec", 44, requires="tiered")
+@invalid("codec", 44, "TZ1T-2", requires="tiered")
 def tiered_chunk_of_1_byte() -> bytes:
     """A compressed chunk of one byte, too short for the codec's own header."""
     return tiered(1)

@@ -32,9 +32,7 @@ class Verifier:
     def put(self, data: Any) -> None:
         source = ffi.from_buffer(data)
         diagnostic = new_diagnostic()
-        self._check(
-            clib.tz_verifier_put(self._handle, source, len(source), diagnostic), diagnostic
-        )
+        self._check(clib.tz_verifier_put(self._handle, source, len(source), diagnostic), diagnostic)
 
     def finish(self) -> None:
         diagnostic = new_diagnostic()

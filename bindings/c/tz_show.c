@@ -1,0 +1,158 @@
+/* Lists the tensors of a .tz file; with a name, reads that tensor, checked and decoded.
+ *
+ *     tz_show FILE [NAME]
+ *
+ * A whole program to copy from. Compile it with -I libtz/include and link it with libtz.a or libtz.so. */
+#define _FILE_OFFSET_BITS 64
+#define _POSIX_C_SOURCE 200809L
+#include "tz.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static void die(const char *what, const char *why)
+{
+    fprintf(stderr, "tz_show: %s: %s\n", what, why);
+    exit(1);
+}
+
+/* What went wrong, and where in the file if the library knows. */
+static void check(tz_status status, const char *what, const tz_diagnostic *where)
+{
+    if (status == TZ_OK)
+        return;
+    if (where->rule != 0)
+        fprintf(stderr, "tz_show: byte %" PRIu64 " breaks TZ1-%" PRIu32 "\n", where->offset,
+                where->rule);
+    die(what, tz_status_name(status));
+}
+
+static void *allocate(uint64_t size)
+{
+    void *memory = size <= SIZE_MAX - 64 ? malloc((size_t)size + 1) : NULL;
+    if (memory == NULL)
+        die("malloc", "out of memory");
+    return memory;
+}
+
+static void read_at(FILE *file, uint64_t offset, void *into, uint64_t size)
+{
+    if (fseeko(file, (off_t)offset, SEEK_SET) != 0 || fread(into, 1, (size_t)size, file) != size)
+        die("read", "the file ends too early, or cannot be read");
+}
+
+/* Reads as much of the front as the library asks for: one read for most files, at most three. */
+static tz_header *open_header(FILE *file)
+{
+    if (fseeko(file, 0, SEEK_END) != 0)
+        die("seek", "not a file that can be read from anywhere");
+    const uint64_t file_size = (uint64_t)ftello(file);
+    uint64_t needed = file_size < 1 << 20 ? file_size : 1 << 20;
+    tz_header *header = NULL;
+    tz_diagnostic where;
+    tz_status status;
+    do {
+        const uint64_t front_size = needed;
+        void *front = allocate(front_size);
+        read_at(file, 0, front, front_size);
+        status = tz_header_open(front, (size_t)front_size, file_size, NULL, &header, &needed,
+                                &where);
+        free(front); /* copied as far as it is needed */
+    } while (status == TZ_NEED_MORE);
+    check(status, "open", &where);
+    return header;
+}
+
+static void list(const tz_header *header)
+{
+    tz_diagnostic nowhere = {0};
+    tz_header_info info = {.struct_size = sizeof info};
+    check(tz_header_get(header, &info), "header", &nowhere);
+    for (uint32_t index = 0; index < info.tensor_count; index++) {
+        tz_tensor tensor = {.struct_size = sizeof tensor};
+        check(tz_header_tensor(header, index, &tensor), "tensor", &nowhere);
+        tz_dtype_info dtype;
+        const tz_status known = tz_dtype(tensor.dtype, &dtype);
+        printf("%.*s %s [", (int)tensor.name_size, tensor.name, known == TZ_OK ? dtype.name : "?");
+        for (uint32_t axis = 0; axis < tensor.rank; axis++)
+            printf("%s%" PRIu64, axis ? ", " : "", tensor.shape[axis]);
+        printf("] %" PRIu64 " bytes, %" PRIu64 " stored\n", tensor.decoded_size, tensor.stored_size);
+    }
+}
+
+/* The decoded bytes of a tensor, every chunk checked by its BLAKE3. Free them. */
+static void *load(FILE *file, tz_header *header, uint32_t tensor)
+{
+    tz_diagnostic where = {0};
+    tz_range run; /* where the tensor's chunk entries lie: no range if there are none to fetch */
+    size_t run_count;
+    check(tz_header_run_ranges(header, &tensor, 1, 0, &run, 1, &run_count), "ranges", &where);
+    if (run_count == 1) {
+        void *entries = allocate(run.size);
+        read_at(file, run.offset, entries, run.size);
+        check(tz_header_put_runs(header, run.offset, entries, (size_t)run.size, &where),
+              "chunk entries", &where);
+        free(entries);
+    }
+
+    const tz_want want = {.tensor = tensor};
+    tz_plan *plan;
+    check(tz_plan_new(header, &want, 1, NULL, &plan, &where), "plan", &where);
+    tz_plan_info info = {.struct_size = sizeof info};
+    check(tz_plan_get(plan, &info), "plan", &where);
+    /* One want has one allocation, or none if it is empty. Staging holds what is compressed. */
+    void *values = allocate(info.allocation_count ? tz_plan_allocations(plan)[0] : 0);
+    unsigned char *staging = allocate(info.staging_size_max);
+    for (uint32_t number = 0; number < info.request_count; number++) {
+        const tz_request *request = &tz_plan_requests(plan)[number];
+        const tz_segment *segment = &tz_plan_segments(plan)[request->segment_begin];
+        uint64_t offset = request->offset;
+        for (uint32_t left = request->segment_count; left > 0; left--, segment++) {
+            unsigned char *base = segment->allocation == (uint32_t)TZ_TO_STAGING ? staging : values;
+            if (segment->allocation != (uint32_t)TZ_TO_NOWHERE)
+                read_at(file, offset, base + segment->position, segment->size);
+            offset += segment->size;
+        }
+        uint64_t next = 0;
+        check(tz_plan_process(plan, number, request->size, staging, &values, TZ_VERIFY_DIGEST,
+                              &next, &where),
+              "data", &where);
+    }
+    free(staging);
+    tz_plan_free(plan);
+    return values;
+}
+
+int main(int argument_count, char **arguments)
+{
+    if (argument_count != 2 && argument_count != 3)
+        die("usage", "tz_show FILE [NAME]");
+    FILE *file = fopen(arguments[1], "rb");
+    if (file == NULL)
+        die(arguments[1], "cannot be opened");
+    tz_header *header = open_header(file);
+    list(header);
+    if (argument_count == 3) {
+        const char *name = arguments[2];
+        tz_diagnostic nowhere = {0};
+        uint32_t index;
+        check(tz_header_find(header, name, strlen(name), &index), name, &nowhere);
+        tz_tensor tensor = {.struct_size = sizeof tensor};
+        check(tz_header_tensor(header, index, &tensor), name, &nowhere);
+        void *values = load(file, header, index);
+        uint8_t digest[32];
+        tz_blake3(values, (size_t)tensor.decoded_size, digest);
+        printf("blake3:");
+        for (int i = 0; i < 32; i++)
+            printf("%02x", digest[i]);
+        printf("\n");
+        free(values);
+        if (memcmp(digest, tensor.content_digest, sizeof digest) != 0)
+            die(name, "not what was saved"); /* no chunk was wrong, so: a fault of writer or decoder */
+    }
+    tz_header_free(header);
+    fclose(file);
+    return 0;
+}

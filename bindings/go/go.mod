@@ -1,0 +1,3 @@
+module tz_show
+
+go 1.19

@@ -1,0 +1,161 @@
+package main
+
+// A reader of .tz files from disk. libtz does no I/O: here are the reads between its calls.
+// Where tz.h and libtz.a lie is for the caller to say: CGO_CFLAGS=-I..., CGO_LDFLAGS=-L...
+
+// #cgo LDFLAGS: -ltz
+// #include <stdlib.h>
+// #include "tz.h"
+import "C"
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"unsafe"
+)
+
+// Reader owns the header; Close frees it.
+type Reader struct {
+	file   *os.File
+	header *C.tz_header
+}
+
+// Tensor is what the file says about one; nothing in it belongs to the library.
+type Tensor struct {
+	Name          string
+	Dtype         string
+	Shape         []uint64
+	DecodedSize   uint64
+	StoredSize    uint64
+	ContentDigest [32]byte
+}
+
+// check gives a status other than TZ_OK as an error, with the rule that a file breaks.
+func check(status C.tz_status, at *C.tz_diagnostic) error {
+	name := C.GoString(C.tz_status_name(status))
+	switch {
+	case status == C.TZ_OK:
+		return nil
+	case at == nil || at.rule == 0:
+		return errors.New(name)
+	}
+	return fmt.Errorf("%s: byte %d breaks TZ1-%d", name, at.offset, at.rule)
+}
+
+// pointer is that of the first byte, or nil.
+func pointer(data []byte) unsafe.Pointer {
+	if len(data) == 0 {
+		return nil
+	}
+	return unsafe.Pointer(&data[0])
+}
+
+func readAt(file *os.File, offset, size C.uint64_t) ([]byte, error) {
+	data := make([]byte, size)
+	_, err := file.ReadAt(data, int64(offset))
+	return data, err
+}
+
+// Open reads as much of the front as the library asks for: at most three times.
+func Open(path string) (*Reader, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	reader := &Reader{file: file}
+	if err := reader.open(); err != nil {
+		reader.Close()
+		return nil, err
+	}
+	return reader, nil
+}
+
+func (r *Reader) open() error {
+	info, err := r.file.Stat()
+	if err != nil {
+		return err
+	}
+	size := C.uint64_t(info.Size())
+	needed := size
+	if needed > 1<<20 {
+		needed = 1 << 20
+	}
+	for {
+		front, err := readAt(r.file, 0, needed)
+		if err != nil {
+			return err
+		}
+		var at C.tz_diagnostic
+		length := C.size_t(len(front))
+		status := C.tz_header_open(pointer(front), length, size, nil, &r.header, &needed, &at)
+		if status != C.TZ_NEED_MORE {
+			return check(status, &at)
+		}
+	}
+}
+
+// Close frees what the library made.
+func (r *Reader) Close() {
+	C.tz_header_free(r.header) // NULL is fine
+	r.file.Close()
+}
+
+// Count is the number of tensors.
+func (r *Reader) Count() (int, error) {
+	var info C.tz_header_info
+	info.struct_size = C.uint32_t(unsafe.Sizeof(info))
+	err := check(C.tz_header_get(r.header, &info), nil)
+	return int(info.tensor_count), err
+}
+
+// Find gives the index of a name.
+func (r *Reader) Find(name string) (int, error) {
+	text := C.CString(name)
+	defer C.free(unsafe.Pointer(text))
+	var index C.uint32_t
+	err := check(C.tz_header_find(r.header, text, C.size_t(len(name)), &index), nil)
+	return int(index), err
+}
+
+// Tensor describes tensor index, in order of names.
+func (r *Reader) Tensor(index int) (*Tensor, error) {
+	var tensor C.tz_tensor
+	tensor.struct_size = C.uint32_t(unsafe.Sizeof(tensor))
+	if err := check(C.tz_header_tensor(r.header, C.uint32_t(index), &tensor), nil); err != nil {
+		return nil, err
+	}
+	made := &Tensor{
+		Name:        C.GoStringN(tensor.name, C.int(tensor.name_size)),
+		Dtype:       "?",
+		Shape:       make([]uint64, tensor.rank),
+		DecodedSize: uint64(tensor.decoded_size),
+		StoredSize:  uint64(tensor.stored_size),
+	}
+	for axis, units := range unsafe.Slice(tensor.shape, tensor.rank) {
+		made.Shape[axis] = uint64(units)
+	}
+	copy(made.ContentDigest[:], unsafe.Slice((*byte)(tensor.content_digest), 32))
+	var dtype C.tz_dtype_info
+	if C.tz_dtype(tensor.dtype, &dtype) == C.TZ_OK {
+		made.Dtype = C.GoString(dtype.name)
+	}
+	return made, nil
+}
+
+// fetchRun gets the tensor's chunk entries: one range, or none when they are here already.
+func (r *Reader) fetchRun(tensor C.uint32_t) error {
+	var run C.tz_range
+	var count C.size_t
+	err := check(C.tz_header_run_ranges(r.header, &tensor, 1, 0, &run, 1, &count), nil)
+	if err != nil || count == 0 {
+		return err
+	}
+	entries, err := readAt(r.file, run.offset, run.size)
+	if err != nil {
+		return err
+	}
+	var at C.tz_diagnostic
+	size := C.size_t(len(entries))
+	return check(C.tz_header_put_runs(r.header, run.offset, pointer(entries), size, &at), &at)
+}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import http.client
 import time
-from contextlib import closing
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 from bench.shaped import Link, shaped

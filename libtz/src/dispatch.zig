@@ -33,6 +33,12 @@ pub fn kernelsAt(level: Level) ?*const KernelTable {
     return null;
 }
 
+/// Makes everybody use `table`, which may have a fault; null: the running CPU's again.
+pub fn replaceForTest(table: ?*const KernelTable) void {
+    comptime std.debug.assert(builtin.is_test);
+    chosen.store(table, .release);
+}
+
 fn choose() *const KernelTable {
     @branchHint(.cold);
     const highest: Level = if (options.level_max) |name|

@@ -36,6 +36,7 @@ test {
     _ = @import("box.zig");
     _ = @import("bytes.zig");
     _ = @import("checksum/crc32c.zig");
+    _ = @import("decoder_fault_test.zig");
     _ = @import("foreign/json.zig");
     _ = @import("foreign/safetensors.zig");
     _ = @import("header_test.zig");

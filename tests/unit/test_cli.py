@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+import tz_vectors
 
 import libtz
 import libtz.torch
@@ -29,6 +30,8 @@ from libtz.cli.verify import verify
 from libtz.errors import OptionError
 from libtz.format import TensorInfo
 from libtz.options import HttpOptions, ReadOptions, RetryPolicy, S3Options, WriteOptions
+
+VECTORS = tz_vectors.VECTORS / "v1"
 
 TENSORS = {
     "b": torch.arange(12.0).view(3, 4),
@@ -117,6 +120,7 @@ def test_digest(capsys: pytest.CaptureFixture[str], model: str, tmp_path: Path) 
 def test_verify(capsys: pytest.CaptureFixture[str], model: str) -> None:
     digest = succeed(capsys, "digest", model).strip()
     assert succeed(capsys, "verify", model) == "ok\n"
+    assert succeed(capsys, "verify", model, "--content") == "ok\n"
     assert succeed(capsys, "verify", model, "--digest", digest) == "ok\n"
     other = "blake3:" + "0" * 64
     assert "not the file that the digest pins" in fail(
@@ -133,6 +137,20 @@ def test_verify(capsys: pytest.CaptureFixture[str], model: str) -> None:
     assert "'f8', chunk 0" in fail(capsys, 1, "verify", model)
 
 
+def test_verify_of_a_tensor_that_decodes_to_something_else(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """All checksums and codes are right, but not what comes out: as with a fault in a decoder."""
+    bad = VECTORS / "invalid" / "tiered-other-elements.hex"
+    path = tmp_path / "x.tz"
+    path.write_bytes(tz_vectors.load(bad).data)
+    assert succeed(capsys, "load", str(path))
+    for arguments in ([], ["--content"]):
+        message = fail(capsys, 1, "verify", str(path), *arguments)
+        assert "'00'" in message
+        assert "rule TZ1-46" in message
+
+
 def test_verify_of_a_format_without_checksums(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -140,6 +158,7 @@ def test_verify_of_a_format_without_checksums(
     safetensors.torch.save_file(TENSORS, path)
     digest = succeed(capsys, "digest", str(path)).strip()
     assert "no checksums" in succeed(capsys, "verify", str(path))
+    assert "no content digests" in fail(capsys, 2, "verify", str(path), "--content")
     assert succeed(capsys, "verify", str(path), "--digest", digest) == "ok\n"
     path.write_bytes(path.read_bytes()[:-1] + b"~")
     fail(capsys, 1, "verify", str(path), "--digest", digest)

@@ -208,9 +208,6 @@ pub fn pack(
     const rows = comptime format.rowCount(code_bits);
     const escape_code = (1 << code_bits) - 1;
     var code_of: [256]u8 = @splat(escape_code);
-    for (0..256) |symbol| if (codes == .plain) {
-        code_of[symbol] = @truncate(symbol);
-    };
     if (codes == .tiered) {
         for (table[0..escape_code], 0..) |symbol, code| code_of[symbol] = @intCast(code);
     }
@@ -223,7 +220,7 @@ pub fn pack(
         inline for (0..slots) |slot| {
             const used = @min(lanes, symbols.len - index);
             for (symbols[index..][0..used], 0..) |symbol, lane| {
-                const code = code_of[symbol];
+                const code = if (codes == .plain) symbol else code_of[symbol];
                 const word = @as(u32, code) << (slot * code_bits);
                 inline for (0..rows) |row| {
                     group[row * lanes + lane] |= @truncate(word >> (8 * row));

@@ -19,6 +19,7 @@ decodes to what was saved, and that nothing else is in the file.
 
   tz verify model.tz
   tz verify https://host/model.tz --digest blake3:...    is it also the file that I mean?
+  tz verify model.tz --content                           fail unless there are content digests
 
 Without a digest, damage is found, but a file that somebody made on purpose looks as good as any.
 Formats without checksums can only be compared with the SHA-256 that 'tz digest' prints for them.
@@ -29,16 +30,24 @@ def add_to(commands: Any) -> None:
     parser = add_command(commands, "verify", "check every byte of a file", DESCRIPTION, run)
     parser.add_argument("source", metavar="FILE", help="path or URL")
     parser.add_argument("--digest", help="the digest that the file must have")
+    parser.add_argument(
+        "--content",
+        action="store_true",
+        help="insist on what a tz file always gets: every tensor is decoded and compared with its"
+        " content digest; formats without those are an error",
+    )
     add_options(parser, ReadOptions, leave_out=LOADING)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    is_whole = verify(arguments.source, arguments.digest, make_options(ReadOptions, arguments))
+    options = make_options(ReadOptions, arguments)
+    is_whole = verify(arguments.source, arguments.digest, options, content=arguments.content)
     print("ok" if is_whole else "ok as far as it goes: this format has no checksums for its data")
 
 
-def verify(source: Any, digest: str | None, options: ReadOptions) -> bool:
-    """Raises what is wrong with the file; says whether all of it could be checked."""
+def verify(source: Any, digest: str | None, options: ReadOptions, *, content: bool = False) -> bool:
+    """Raises what is wrong with the file; says whether all of it could be checked. With `content`,
+    a format without content digests is an OptionError."""
     pin = digest if digest is None or digest.startswith("blake3:") else None
     with reader.open(source, digest=pin, options=options) as file:
         if file.format == "tz":
@@ -46,6 +55,8 @@ def verify(source: Any, digest: str | None, options: ReadOptions) -> bool:
                 raise OptionError(f"a tz file is pinned by its own digest, not by {digest!r}")
             file.verify()
             return True
+        if content:
+            raise OptionError(f"{file.format} files have no content digests to compare with")
     if digest is None:
         return False
     if sha256_of(source, options) != digest:

@@ -3,8 +3,9 @@
     python fuzz/libfuzzer.py TARGET [--seconds N] [--coverage] [-- LIBFUZZER OPTION ...]
 
 Needs clang-19 and the run-time parts of libFuzzer and the sanitizers (`apt-get install clang-19
-libclang-rt-19-dev`); Zig has its own, newer clang, which instruments. Corpora grow in zig-out/fuzz/TARGET; start
-from those of fuzz/corpus. Exits with a status other than 0 when something was found.
+libclang-rt-19-dev`); Zig has its own, newer clang, which instruments. Corpora grow in
+zig-out/fuzz/TARGET; start from those of fuzz/corpus. Exits with a status other than 0 when
+something was found.
 """
 
 from __future__ import annotations

@@ -59,9 +59,6 @@ pub const Verifier = struct {
             const entry = index.tensors[tensor];
             if (entry.tie != format.none) continue;
             diagnostic.tensor = tensor;
-            if (dtypes.byCode(entry.dtype) == null) {
-                return diagnostic.fail(error.Feature, 60, Diagnostic.none);
-            }
             if (self.chunks) |chunks| return .{ .offset = self.end, .size = rangeEnd(chunks, self.end) - self.end };
             if (entry.hasChunks()) return self.header.runs.?.place(index, tensor);
             if (!std.mem.eql(u8, &checksum.blake3(""), entry.content_digest.?)) {
@@ -138,6 +135,7 @@ pub const Verifier = struct {
         }
         if (chunk.codec == format.codec_raw) return self.content.update(stored);
         self.compressed = true;
+        if (dtypes.byCode(dtype) == null) return diagnostic.fail(error.Feature, 60, chunk.offset);
         if (self.decoded.len == 0) {
             const chunk_size: usize = @intCast(self.header.index.chunk_size);
             self.decoded = try self.gpa.alloc(u8, chunk_size + codecs.decode_scratch_size);

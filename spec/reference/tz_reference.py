@@ -93,8 +93,7 @@ def read_preamble(front: bytes, size: int, pin: str | None) -> Preamble:
     require(p.preamble_crc == crc32c(front[:124]), "checksum", 4, 124, "the preamble's CRC")
     unknown = p.incompatible_flags & ~sum(known_flags().values())
     require(unknown == 0, "feature", 5, 16, f"unknown incompatible flags {unknown:#x}")
-    zero = not any(p.reserved_1) and not any(p.reserved_2)
-    require(zero, "reserved", 7, 61, "reserved bytes are not zero")
+    require(not any(p.reserved_1 + p.reserved_2), "reserved", 7, 61, "reserved bytes are not zero")
     require(16 <= p.chunk_size_log2 <= 26, "limit", 8, 60, f"chunk size 2^{p.chunk_size_log2}")
     require(p.tensor_count <= 1 << 24, "limit", 8, 56, f"{p.tensor_count} tensors")
     require(p.chunk_count <= 1 << 32, "limit", 8, 64, f"{p.chunk_count} chunks")
@@ -314,7 +313,6 @@ PlacedChunk = namedtuple("PlacedChunk", "chunk offset decoded_length")
 def read_run(data: bytes, header: Header, e: Entry) -> list[PlacedChunk]:
     """What a reader checks before it uses the run of a tensor that is not tied."""
     p, r, table = header.preamble, e.record, header.sections[CHUNKS]
-    require(r.dtype in UNIT_SIZES, "feature", 60, e.at + 6, f"dtype {r.dtype:#x}")
     begin = table.offset + r.chunk_begin * table.record_size
     end = begin + e.chunk_count * table.record_size
     require(blake3(data[begin:end]) == r.run_digest, "checksum", 38, begin, f"run of {e.name!r}")
@@ -345,8 +343,7 @@ def read_chunk(data: bytes, e: Entry, placed: PlacedChunk) -> bytes:
     if chunk.codec == RAW:
         return stored
     try:
-        dtype = dtype_name(e.record.dtype)
-        return bytes(tz_tiered.decode(stored, dtype, placed.decoded_length))
+        return bytes(tz_tiered.decode(stored, known_dtype(e), placed.decoded_length))
     except ValueError as error:
         raise TzError("codec", 44, offset, str(error)) from error
 
@@ -488,6 +485,11 @@ UNIT_SIZES = {code: int(size) for code, size in zip(DTYPE_NAMES, _CELLS[2::3], s
 EXTENSIBLE = range(0x0100, 0x0200)
 
 
+def known_dtype(e: Entry) -> str:
+    require(e.record.dtype in DTYPE_NAMES, "feature", 60, e.at + 6, f"dtype {e.record.dtype:#x}")
+    return DTYPE_NAMES[e.record.dtype]
+
+
 def dtype_name(code: int) -> str:
     return DTYPE_NAMES.get(code, f"0x{code:04x}")
 
@@ -502,10 +504,9 @@ def digest_text(data: bytes) -> str:
 def file_content_digest(entries: Sequence[Entry]) -> str:
     parts = [b"tz content digest v1", bytes(4), struct.pack("<Q", len(entries))]
     for e in entries:
-        name, rank = e.name.encode(), len(e.shape)
-        parts += [struct.pack("<I", len(name)), name]
-        parts += [struct.pack(f"<HH{rank}Q", e.record.dtype, rank, *e.shape)]
-        parts += [e.record.content_digest]
+        name, r = e.name.encode(), e.record
+        parts += [struct.pack("<I", len(name)), name, struct.pack("<HH", r.dtype, r.rank)]
+        parts += [struct.pack(f"<{r.rank}Q", *e.shape), r.content_digest]
     return digest_text(b"".join(parts))
 
 
@@ -561,9 +562,10 @@ class File:
 
     def load(self, name: str) -> Tensor:
         e = self._entries[name]
+        dtype = known_dtype(e)
         owner = self.header.entries[e.record.tie] if e.is_tied else e
         data = b"".join(read_chunk(self._data, owner, placed) for placed in self.run(owner))
-        return Tensor(dtype_name(e.record.dtype), e.shape, data)
+        return Tensor(dtype, e.shape, data)
 
     def object(self) -> Any:
         """The nested object with its tensors loaded."""
@@ -602,8 +604,7 @@ class File:
                 flags |= known_flags().get(chunk.codec, 0)
         for begin, end in gaps:
             require(not any(self._data[begin:end]), "reserved", 45, begin, "padding is not zero")
-        used = p.incompatible_flags == flags
-        require(used, "feature", 47, 16, "the flag of a codec that no chunk uses")
+        require(p.incompatible_flags == flags, "feature", 47, 16, "the flag of an unused codec")
 
 
 def open(path: str | Path, *, pin: str | None = None) -> File:
@@ -644,15 +645,14 @@ class Draft:
             offset, size = align(end, 64), len(tables[s.type])
             self.directory[i] = s._replace(offset=offset, size=size)
             end = offset + size
-        header_size = end
+        p = self.preamble._replace(header_size=end, open_size=self.directory[-1].offset)
         for index, run in self.runs.items():
             begin = end = align(end, data_alignment(self.records[index].decoded_size))
             for i in run:
                 end = align(end, 64) + len(self.stored[i])
             r = self.records[index]._replace(data_offset=begin, stored_size=end - begin)
             self.records[index] = r._replace(chunk_begin=run.start)
-        p = self.preamble._replace(file_size=end, header_size=header_size)
-        p = p._replace(open_size=self.directory[-1].offset, section_count=len(self.directory))
+        p = p._replace(file_size=end, section_count=len(self.directory))
         self.preamble = p._replace(tensor_count=len(self.records), chunk_count=len(self.chunks))
         return self
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import tz_vectors
 from tests.files import ALL_DTYPES, File, Tensor, make_file, random_tensor, sample, weights
 
 import libtz
@@ -564,3 +565,17 @@ def test_mapped_tensors_are_checked(tmp_path: Path) -> None:
     path.write_bytes(data)
     with libtz.open(path, options=MAP) as f, pytest.raises(IntegrityError, match="'big', chunk 0"):
         f.load()
+
+
+def test_a_dtype_of_the_extensible_range_is_listed_and_verified_but_not_loaded() -> None:
+    # A conformance vector, since no writer of this version makes such a file.
+    vector = tz_vectors.load(tz_vectors.VECTORS / "v1" / "valid" / "dtype-extensible-last-code.hex")
+    with libtz.open(vector.data) as f:
+        assert f.info("b").dtype == "0x01ff"
+        f.verify()
+        assert set(f.load(["a"])) == {"a"}
+        with pytest.raises(FormatError, match="TZ1-60") as caught:
+            list(f.iter_buffers())
+        with pytest.raises(OptionError, match="0x01ff"):
+            f.load()
+    assert caught.value.code == "feature"

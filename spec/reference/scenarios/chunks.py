@@ -254,19 +254,27 @@ def codec_flag_unused() -> bytes:
     return broken(ONE, {"preamble.incompatible_flags": TIERED_FLAG})
 
 
-@invalid("feature", 60)
-def dtype_extensible_first() -> bytes:
-    """A tensor of dtype 0x0100 cannot be loaded, and so the file not be verified."""
-    return broken(ONE, {"tensor[0].dtype": 0x0100})
+@invalid("feature", 60, requires="tiered")
+def dtype_extensible_tiered() -> bytes:
+    """A chunk of dtype 0x0100 with a codec other than raw: how to decode it, the dtype says."""
+    return broken(tiered(2), {"tensor[0].dtype": 0x0100})
 
 
-@invalid("feature", 60)
-def dtype_extensible_last() -> bytes:
-    """A tensor of dtype 0x01FF cannot be loaded."""
-    return broken(ONE, {"tensor[0].dtype": 0x01FF})
+@invalid("checksum", 43, requires="tiered")
+def dtype_extensible_tiered_crc() -> bytes:
+    """The same with a wrong CRC, which comes first."""
+    values = {"tensor[0].dtype": 0x0100, "chunk[0].crc": 0}
+    return broken(tiered(2), values, keep={"chunks"})
 
 
-@invalid("feature", 60, released=FIRST_OF_TWO)
-def dtype_extensible_second() -> bytes:
-    """The second tensor's dtype is not known; the first is loaded before."""
-    return broken(TWO, {"tensor[1].dtype": 0x0100})
+@invalid("checksum", 43, released=FIRST_OF_TWO)
+def dtype_extensible_crc() -> bytes:
+    """The second tensor's dtype is not known, and a verifier finds its wrong CRC all the same."""
+    return broken(TWO, {"tensor[1].dtype": 0x01FF, "chunk[1].crc": 0}, keep={"chunks"})
+
+
+@invalid("content", 46)
+def dtype_extensible_content() -> bytes:
+    """A content digest is wrong whatever the dtype."""
+    values = {"tensor[0].dtype": 0x0100, "tensor[0].content_digest": bytes(32)}
+    return broken(ONE, values, keep={"contents"})

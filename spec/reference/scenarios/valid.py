@@ -12,6 +12,7 @@ from tz_reference import encode
 from scenarios.base import (
     CHUNK_SIZE,
     EMPTY,
+    HOLLOW,
     ONE,
     TIED,
     TWO,
@@ -232,16 +233,28 @@ def equal_but_not_tied() -> bytes:
     return encode({"a": u8(3), "b": u8(3)})
 
 
-@valid(25, 60, operation="open")
+@valid(25, 60)
 def dtype_extensible() -> bytes:
-    """A tensor of a dtype that the reader does not know can be listed. Its size is what it is."""
+    """A tensor of a dtype that the reader does not know is listed, and verified."""
     return broken(ONE, {"tensor[0].dtype": 0x0100, "dimension[0].units": 1000})
 
 
-@valid(25, 29, 60, operation="open")
+@valid(25, 29, 60)
 def dtype_extensible_last_code() -> bytes:
-    """The last code of the extensible range, beside a tensor of a known dtype."""
+    """The last code of the extensible range, beside a tensor of a known dtype: verified like it."""
     return broken(TWO, {"tensor[1].dtype": 0x01FF})
+
+
+@valid(30, 60)
+def dtype_extensible_of_several_chunks() -> bytes:
+    """Two raw chunks of a dtype that the reader does not know, and a shape of no elements."""
+    return broken(TWO_CHUNKS, {"tensor[0].dtype": 0x0100, "dimension[0].units": 0})
+
+
+@valid(30, 60)
+def dtype_extensible_empty() -> bytes:
+    """No bytes for 1000 units of a dtype that the reader does not know."""
+    return broken(HOLLOW, {"tensor[0].dtype": 0x0100, "dimension[0].units": 1000})
 
 
 # Names --------------------------------------------------------------------------------------------

@@ -41,10 +41,9 @@ def test_connections_share_the_rate_and_each_answer_is_late() -> None:
 def test_a_server_that_goes_away_is_noticed() -> None:
     with FaultServer(bytes(MIB)) as server, shaped(server.port, gbit=1) as port:
         server.always = Fault(drop_after=1000)
-        with (
-            closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection,
-            pytest.raises(http.client.IncompleteRead) as caught,
-        ):
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
             connection.request("GET", "/")
-            connection.getresponse().read()
+            reply = connection.getresponse()
+            with pytest.raises(http.client.IncompleteRead) as caught:
+                reply.read()
         assert len(caught.value.partial) == 1000

@@ -23,25 +23,17 @@ class SourceStats:
         self.requests = 0  # requests sent, repeated and redirected ones included
         self.retries = 0  # tries that failed and were repeated
         self.throttled = 0  # answers that asked us to slow down (429, 503)
+        self.hedges = 0  # requests so much slower than others that they were begun anew elsewhere
         self.bytes = 0  # bytes delivered into buffers
+        self.bytes_direct = 0  # those of them that came past the page cache
         self.connections = 0  # connections opened
+        self.memory = 0  # bytes of memory the source has taken to read through
 
-    def add(
-        self,
-        *,
-        requests: int = 0,
-        retries: int = 0,
-        throttled: int = 0,
-        bytes: int = 0,
-        connections: int = 0,
-    ) -> None:
+    def add(self, **counts: int) -> None:
         """Add to the counters named."""
         with self._lock:
-            self.requests += requests
-            self.retries += retries
-            self.throttled += throttled
-            self.bytes += bytes
-            self.connections += connections
+            for name, count in counts.items():
+                setattr(self, name, getattr(self, name) + count)
 
 
 class Source(Protocol):

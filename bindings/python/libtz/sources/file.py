@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 from ..errors import SourceError
 from .base import BufferCursor, SourceStats, check_range, source_closed
+from .direct import DirectFile
 
 __all__ = ["FileSource"]
 
@@ -26,7 +27,8 @@ _COPY_SIZE_MAX = 8 * 1024 * 1024  # memory one such read may take
 
 class FileSource:
     """A regular file. Its identity is time of change, size and inode, checked by the caller's
-    `check_unchanged()` at the end of a load.
+    `check_unchanged()` at the end of a load. Ranges that are not in the page cache are read past
+    it, and stay out of it.
 
     A file replaced by renaming another over it stays readable: the open one is the one meant.
     """
@@ -40,6 +42,7 @@ class FileSource:
         self.url: str = self.path
         self.stats = SourceStats()
         self._fd: int | None = None
+        self._direct: DirectFile | None = None
         self._lock = threading.Lock()
         self._readers = 0
         self._is_closing = False
@@ -57,6 +60,7 @@ class FileSource:
             raise SourceError(f"{self.url} cannot be opened: it is {kind}", url=self.url)
         self.size = status.st_size
         self.identity = _identity(status)
+        self._direct = DirectFile.of(fd, self.size, self.stats)
         count = min(self.size, len(front))
         self.read_into(0, count, [front[:count]])
         return count
@@ -65,12 +69,18 @@ class FileSource:
         check_range(offset, size, self.size)
         cursor = BufferCursor(offset, size, buffers)
         fd = self._acquire()
+        direct = self._direct
         try:
+            if direct is not None and not direct.is_faster(offset, size):
+                direct = None
             while cursor.remaining:
                 free = cursor.free()
                 if self._is_closing:
                     raise source_closed(self.url)
-                count = self._read_at(fd, cursor.offset, free)
+                count = -1 if direct is None else direct.read(cursor.offset, free)
+                if count < 0:
+                    direct = None
+                    count = self._read_at(fd, cursor.offset, free)
                 if count == 0:
                     raise SourceError(
                         f"{self.url} ends at byte {cursor.offset} of {self.size}: it became"
@@ -109,8 +119,16 @@ class FileSource:
                 url=self.url,
             )
 
+    def is_cold(self, begin: int, end: int) -> bool:
+        """Whether most of [begin, end) would come from the disk, past the page cache."""
+        self._acquire()
+        try:
+            return self._direct is not None and self._direct.is_cold(begin, end)
+        finally:
+            self._release()
+
     def fileno(self) -> int:
-        """The open descriptor, for mapping and direct I/O; it belongs to this object."""
+        """The open descriptor, for mapping; it belongs to this object."""
         if self._fd is None:
             raise source_closed(self.url)
         return self._fd
@@ -137,6 +155,9 @@ class FileSource:
                 self._close_fd()
 
     def _close_fd(self) -> None:
+        if self._direct is not None:
+            self._direct.close()
+            self._direct = None
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -45,7 +46,8 @@ REQUEST_SIZE_MIN = MIB
 REQUESTS_PER_THREAD = 4
 
 # Over a network a few connections fill most links, and the ramp adds more where they help. Locally
-# the threads only copy, check and decode.
+# the threads only copy, check and decode, one per core; when the file has to come from the disk they
+# mostly wait, and more of them keep its queue filled.
 REMOTE_THREADS = 4
 LOCAL_THREADS_MAX = 8
 # Below this a second thread costs more than it saves.
@@ -87,12 +89,13 @@ class Job:
         self._source = source
         self._wants = wants
         self._policy = policy
-        self._before = _Counts(source)
+        self._before = copy.copy(source.stats)
         threads, threads_max = _threads(source, wants, policy)
         budget = policy.options.host_memory_max // (2 if policy.is_streamed else 1)
         plan = _plan(header, wants, policy, threads, budget, isinstance(source, MappedSource))
         begins = np.array([tensor.data_offset for tensor in wants.tensors], np.int64)
         sizes = np.array([tensor.stored_size for tensor in wants.tensors], np.int64)
+        self._bytes_stored = int(sizes.sum())
         self._schedule = schedule = Schedule(plan, begins, begins + sizes)
         slot_size = plan.info.staging_size_max
         slots = max(1, budget // slot_size) if slot_size else 0
@@ -187,38 +190,36 @@ class Job:
     def stats(self, runs_read: int) -> TransferStats:
         """Of what was done so far. `runs_read`: bytes of chunk entries that were read before."""
         times = self._transfer.times
-        after = _Counts(self._source)
+        after = self._source.stats
         before = self._before
         info = self._schedule.plan.info
         threads = self._transfer.thread_count
         lane = self._policy.lane
-        is_mapped = isinstance(self._source, MappedSource)
         return TransferStats(
-            path=lane.path if lane else "map" if is_mapped else "copy",
+            path=lane.path if lane else self._host_path(after.bytes_direct - before.bytes_direct),
             seconds=time.perf_counter() - self._begin,
             seconds_receive=times.receive,
             seconds_process=times.process,
             seconds_upload=times.upload,
             bytes_wanted=info.bytes_wanted,
+            bytes_stored=self._bytes_stored,
             bytes_read=times.bytes_read + runs_read,
+            bytes_direct=after.bytes_direct - before.bytes_direct,
             requests=after.requests - before.requests,
             retries=after.retries - before.retries,
+            hedges=after.hedges - before.hedges,
             throttled=after.throttled - before.throttled,
             connections=after.connections - before.connections,
             threads=threads,
             host_memory=self._ring.made * self._slot_size
-            + threads * min(info.gap_size_max, PIECE_SIZE),
+            + threads * min(info.gap_size_max, PIECE_SIZE)
+            + after.memory,
         )
 
-
-class _Counts:
-    """A source's counters at one moment."""
-
-    def __init__(self, source: Source) -> None:
-        self.requests = source.stats.requests
-        self.retries = source.stats.retries
-        self.throttled = source.stats.throttled
-        self.connections = source.stats.connections
+    def _host_path(self, bytes_direct: int) -> str:
+        if isinstance(self._source, MappedSource):
+            return "map"
+        return "direct" if 2 * bytes_direct > self._transfer.times.bytes_read else "copy"
 
 
 def _threads(source: Source, wants: Wants, policy: Policy) -> tuple[int, int]:
@@ -230,9 +231,17 @@ def _threads(source: Source, wants: Wants, policy: Policy) -> tuple[int, int]:
         if stored <= INLINE_SIZE_MAX:
             return 1, 1
         threads = min(LOCAL_THREADS_MAX, os.cpu_count() or 1)
+        if isinstance(source, FileSource) and source.is_cold(*_span(wants)):
+            threads = LOCAL_THREADS_MAX
         return threads, threads
     connections = policy.options.connections_max
     return min(REMOTE_THREADS, connections), connections
+
+
+def _span(wants: Wants) -> tuple[int, int]:
+    begins = [tensor.data_offset for tensor in wants.tensors]
+    ends = [tensor.data_offset + tensor.stored_size for tensor in wants.tensors]
+    return min(begins), max(ends)
 
 
 def _plan(

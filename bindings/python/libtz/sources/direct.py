@@ -1,0 +1,132 @@
+"""Reading past the page cache: for files that are not in it, faster than through it, and without
+pushing out what is.
+
+The kernel is asked (mincore, on a mapping that is never touched) what it holds of a range. Where it
+does not say, or the file system has no direct I/O, there is none, and reads go through the cache.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import mmap
+import os
+import sys
+from typing import Any
+
+import numpy as np
+
+from libtz._native import lib
+
+from .base import SourceStats
+
+__all__ = ["SIZE_MIN", "DirectFile"]
+
+# What direct reads must be multiples of, in the file and in memory: no file system asks for more.
+BLOCK_SIZE = 4096
+# Smaller reads gain nothing, and are likely to be repeated: they should fill the page cache.
+SIZE_MIN = 1 << 20
+# The cache copies three times as fast as a disk delivers, but is filled slower than direct reads
+# run: with the speeds of docs/ARCHITECTURE.md, both ways are even where a third is cached.
+CACHED_SHARE_MAX = 1 / 3
+BOUNCE_SIZE = 1 << 20
+SAMPLES = 32
+
+
+class DirectFile:
+    """A second descriptor of an open file. Any thread may read."""
+
+    def __init__(self, fd: int, mapping: mmap.mmap, stats: SourceStats) -> None:
+        """See `of`."""
+        self._fd = fd
+        self._mapping = mapping
+        self._address = lib.address(mapping)
+        self._stats = stats
+        self._bounces: list[mmap.mmap] = []
+        self._is_refused = False
+
+    @staticmethod
+    def of(fd: int, size: int, stats: SourceStats) -> DirectFile | None:
+        """For a file opened as `fd`, if that can be read directly at all."""
+        if sys.platform != "linux" or size < SIZE_MIN:
+            return None
+        try:
+            # By its descriptor: the path may lead to another file by now.
+            direct = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            mapping = mmap.mmap(fd, size, access=mmap.ACCESS_READ)
+        except (OSError, ValueError):
+            os.close(direct)
+            return None
+        return DirectFile(direct, mapping, stats)
+
+    def is_faster(self, offset: int, size: int) -> bool:
+        """Whether [offset, offset + size) is better read directly."""
+        if self._is_refused or size < SIZE_MIN:
+            return False
+        begin = offset - offset % mmap.PAGESIZE
+        count = -(-(offset + size - begin) // mmap.PAGESIZE)
+        pages = (ctypes.c_ubyte * count)()
+        failed = _mincore()(self._address + begin, offset + size - begin, pages)
+        if failed:
+            return False
+        return np.count_nonzero(np.frombuffer(pages, np.uint8) & 1) < count * CACHED_SHARE_MAX
+
+    def is_cold(self, begin: int, end: int) -> bool:
+        """Whether most of [begin, end) is better read directly, judged by samples."""
+        step = max(SIZE_MIN, (end - begin) // SAMPLES)
+        found = [self.is_faster(at, SIZE_MIN) for at in range(begin, end - SIZE_MIN + 1, step)]
+        return 2 * sum(found) > len(found)
+
+    def read(self, offset: int, buffer: memoryview) -> int:
+        """Reads some bytes into the front of the buffer; 0 at the end of the file, -1 if the file
+        cannot be read directly after all. Like preadv, raises OSError."""
+        skip = offset % BLOCK_SIZE
+        size = len(buffer) - len(buffer) % BLOCK_SIZE
+        try:
+            if skip == 0 and size and lib.address(buffer) % BLOCK_SIZE == 0:
+                count = os.preadv(self._fd, [buffer[:size]], offset)
+            else:
+                count = self._read_beside(offset, skip, buffer)
+        except OSError:
+            # EINVAL for other alignments or a file system's refusal; if the disk is at fault,
+            # reading through the cache says so.
+            self._is_refused = True
+            return -1
+        self._stats.add(bytes_direct=count)
+        return count
+
+    def _read_beside(self, offset: int, skip: int, buffer: memoryview) -> int:
+        """For what is not aligned: through memory that is."""
+        try:
+            bounce = self._bounces.pop()
+        except IndexError:
+            bounce = mmap.mmap(-1, BOUNCE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            self._stats.add(memory=BOUNCE_SIZE)
+        try:
+            wanted = min(skip + len(buffer), BOUNCE_SIZE)
+            wanted += -wanted % BLOCK_SIZE
+            with memoryview(bounce) as view, view[:wanted] as part:
+                count = min(os.preadv(self._fd, [part], offset - skip) - skip, len(buffer))
+                if count > 0:
+                    buffer[:count] = part[skip : skip + count]
+            return max(0, count)
+        finally:
+            self._bounces.append(bounce)
+
+    def close(self) -> None:
+        """No thread may be reading."""
+        os.close(self._fd)
+        self._mapping.close()
+        for bounce in self._bounces:
+            bounce.close()
+
+
+@functools.cache
+def _mincore() -> Any:
+    """int mincore(void *addr, size_t length, unsigned char *vec)"""
+    function = ctypes.CDLL(None).mincore
+    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
+    return function

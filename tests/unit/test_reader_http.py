@@ -15,6 +15,7 @@ import libtz
 import libtz.torch
 from libtz.errors import IntegrityError, SourceError
 from libtz.options import HttpOptions, ReadOptions, RetryPolicy
+from libtz.sources.pace import Pace
 
 MIB = 1 << 20
 QUICK = RetryPolicy(attempts=10, backoff_s=0.01, backoff_max_s=0.02)
@@ -92,6 +93,40 @@ def test_a_server_that_changes_bits(file: File) -> None:
                 pytest.raises(IntegrityError, match="'07', chunk 0"),
             ):
                 f.load()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pace, "after_s", 0.3)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("where", ["head", "body"])
+def test_a_request_that_hangs_is_begun_anew_elsewhere(file: File, where: str) -> None:
+    options = ReadOptions(
+        http=HttpOptions(retry=QUICK, timeout_s=60, proxies={}), request_size_max=MIB
+    )
+    released = threading.Event()
+    with FaultServer(file.data) as server:
+        f = libtz.open(server.url(), options=options)
+        before = len(server.requests)
+        # Enough honest answers to compare with come first.
+        hanging = Fault(stall_after=300_000 if where == "body" else 0)
+        if where == "head":
+            hanging = Fault(act=lambda: released.wait(30))
+        server.faults.extend([None] * 8 + [hanging] + [None] * 3 + [hanging])
+        begin = time.monotonic()
+        with f:
+            loaded = {name: bytes(data) for name, data in f.iter_buffers()}
+            seconds = time.monotonic() - begin
+        released.set()
+    assert loaded == {name: tensor.data for name, tensor in file.tensors.items()}
+    assert seconds < 10
+    assert (f.stats.hedges, f.stats.retries) == (2, 0)
+    asked = [request.range for request in server.requests[before:] if request.range]
+    again = sum(end - begin for begin, end in asked) - f.stats.bytes_read
+    size = 2 * MIB if where == "head" else 2 * (MIB - 300_000)  # what had arrived was kept
+    assert 0 < again <= size
 
 
 def test_an_error_does_not_wait_for_stalled_connections(file: File) -> None:

@@ -136,15 +136,19 @@ def test_a_system_without_direct_files(path: Path, monkeypatch: pytest.MonkeyPat
         assert DirectFile.of(file.fileno(), len(DATA), SourceStats()) is None
 
 
+def descriptor_count() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def test_no_descriptor_stays(path: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptor_count()
     for _ in range(3):
         source = FileSource(path)
         source.open(memoryview(bytearray(10)))
         evict(path)
         read(source, 1, 3 * MIB, memoryview(bytearray(3 * MIB)))
         source.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptor_count() == before
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import functools
 import http.client
 import socket
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ import urllib3.exceptions
 from ..errors import OptionError
 from ..options import HttpOptions
 from .base import SourceStats
+from .pace import Pace
 from .reply import Reply, failure
 from .sockets import Sockets
 
@@ -31,6 +33,7 @@ __all__ = ["Connections"]
 
 # Redirects may lead to ever new hosts; past this many, all that is known of them is dropped.
 HOSTS_MAX = 64
+_READ_TIMED_OUT = urllib3.exceptions.ReadTimeoutError
 
 
 class _WatchedConnection:
@@ -78,7 +81,7 @@ class Connections:
         self._options = options
         self._stats = stats
         self._sockets = Sockets(stats)
-        self._timeout = urllib3.Timeout(connect=options.connect_timeout_s, read=options.timeout_s)
+        self._pace = Pace()
         self._adapter = requests.adapters.HTTPAdapter(
             pool_connections=HOSTS_MAX, pool_maxsize=connections_max, max_retries=0
         )
@@ -95,6 +98,8 @@ class Connections:
         if route.is_forwarded:
             target = f"{parts.scheme}://{parts.netloc}{target}"
         self._stats.add(requests=1)
+        timeout_s = self._pace.head_timeout_s(self._options.timeout_s)
+        started_s = time.monotonic()
         try:
             response = route.pool.urlopen(
                 "GET",
@@ -103,14 +108,19 @@ class Connections:
                 retries=False,
                 redirect=False,
                 assert_same_host=False,
-                timeout=self._timeout,
+                timeout=urllib3.Timeout(connect=self._options.connect_timeout_s, read=timeout_s),
                 preload_content=False,
                 decode_content=False,
             )
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
             # "from None": the chain could show a URL with a signature in it.
-            raise failure(error, self._options.timeout_s) from None
-        return Reply(response, self._sockets, self._options.timeout_s)
+            failed = failure(error, timeout_s)
+            if timeout_s < self._options.timeout_s and isinstance(error, _READ_TIMED_OUT):
+                failed.is_hedge = True
+                self._pace.note_hedge()
+            raise failed from None
+        self._pace.note_head(time.monotonic() - started_s)
+        return Reply(response, self._sockets, self._pace, self._options.timeout_s)
 
     def abort(self) -> None:
         """Wake every thread that waits for the network; their calls fail. Later ones do too."""

@@ -68,11 +68,12 @@ class DirectFile:
             return False
         begin = offset - offset % mmap.PAGESIZE
         count = -(-(offset + size - begin) // mmap.PAGESIZE)
-        pages = (ctypes.c_ubyte * count)()
-        failed = _mincore()(self._address + begin, offset + size - begin, pages)
-        if failed:
+        pages = bytearray(count)
+        vector = (ctypes.c_char * count).from_buffer(pages)
+        if _mincore()(self._address + begin, offset + size - begin, vector):
             return False
-        return np.count_nonzero(np.frombuffer(pages, np.uint8) & 1) < count * CACHED_SHARE_MAX
+        cached = np.count_nonzero(np.frombuffer(pages, np.uint8) & 1)
+        return bool(cached < count * CACHED_SHARE_MAX)
 
     def is_cold(self, begin: int, end: int) -> bool:
         """Whether most of [begin, end) is better read directly, judged by samples."""

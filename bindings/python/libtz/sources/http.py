@@ -2,7 +2,8 @@
 
 Every answer is held against what was asked: 206 with exactly the range, no content coding, and the
 identity (strong ETag, else Last-Modified, and always the size) that the first answer had. A failed
-try is repeated from the byte reached, within the same buffer. A server without ranges is read as
+try is repeated from the byte reached, within the same buffer, and so is one that is far slower than
+most, at once (`pace.py`). A server without ranges is read as
 one stream. Redirects are followed here, since credentials must not follow them to another host.
 """
 
@@ -136,6 +137,9 @@ class HttpSource:
                 failure = failed.with_traceback(None)
             if self._closed.is_set():
                 raise source_closed(self.url)
+            if failure.is_hedge:
+                self.stats.add(hedges=1)
+                continue
             wait_s = tries.wait_after(failure, position())
             if wait_s is None:
                 raise self._error(failure, tries.count)

@@ -10,14 +10,18 @@ from __future__ import annotations
 import contextlib
 import http.client
 import io
+import os
 import re
+import socket
 import ssl
+import struct
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import urllib3.exceptions
 
+from .pace import Pace
 from .retry import TryFailed
 from .sockets import Sockets, describe
 
@@ -28,6 +32,8 @@ __all__ = ["Reply", "failure"]
 RATE_MIN_BYTES_PER_S = 1024
 # What one read of a body that cannot be received in place may allocate.
 COPY_SIZE_MAX = 256 * 1024
+# How long a receiving thread sleeps before it looks at how fast the body comes.
+SLEEP_S = 0.5
 
 
 class Reply:
@@ -37,7 +43,7 @@ class Reply:
     whole body was read keeps the connection for the next request; otherwise it is dropped.
     """
 
-    def __init__(self, response: Any, sockets: Sockets, timeout_s: float) -> None:
+    def __init__(self, response: Any, sockets: Sockets, pace: Pace, timeout_s: float) -> None:
         self.status: int = response.status
         self.headers: Mapping[str, str] = response.headers
         self.length: int | None = _content_length(response.headers)
@@ -45,9 +51,14 @@ class Reply:
         self._is_complete = self.length == 0
         self._response = response
         self._sockets = sockets
+        self._pace = pace
         self._timeout_s = timeout_s
         self._window_s = 0.0
         self._window_bytes = 0
+        self._pace_s = 0.0  # the same in shorter windows, for comparison with other replies
+        self._pace_bytes = 0
+        self._waited_s = 0.0
+        self._socket: Any = None  # to receive from directly, when the reader's memory is empty
         self._reader = _direct_reader(response) if self.length is not None else None
         self._buffered: int | None = None  # body bytes in the reader's memory; None: not known
         if getattr(response.connection, "sock", None) is None:
@@ -59,12 +70,14 @@ class Reply:
             return 0
         if self.length is not None:
             buffer = buffer[: self.length - self._received]
-        started_s = time.monotonic()
-        try:
-            count = self._receive(buffer)
-        except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
-            raise failure(error, self._timeout_s) from None
-        self._check_rate(time.monotonic() - started_s, count)
+        count: int | None = None
+        while count is None:  # nothing has come yet
+            started_s = time.monotonic()
+            try:
+                count = self._receive(buffer)
+            except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
+                raise failure(error, self._timeout_s) from None
+            self._check_rate(time.monotonic() - started_s, count or 0)
         self._received += count
         if self.length is None:
             self._is_complete = count == 0
@@ -72,6 +85,8 @@ class Reply:
             raise TryFailed(f"the connection ended after {self._received} of {self.length} bytes")
         else:
             self._is_complete = self._received == self.length
+            if self._is_complete:
+                self._pace.note_body(self._received, self._waited_s)
         return count
 
     def read_rest(self, size_max: int) -> bytes:
@@ -112,7 +127,10 @@ class Reply:
             self.close()
             raise
 
-    def _receive(self, buffer: memoryview) -> int:
+    def _receive(self, buffer: memoryview) -> int | None:
+        """Some bytes, 0 at the end; None when there were none for a while."""
+        if self._socket is not None:
+            return self._receive_in_place(buffer)
         reader = self._reader
         if reader is None:
             read = getattr(self._response, "read1", self._response.read)
@@ -129,12 +147,35 @@ class Reply:
             self._buffered -= count
             return count
         # The reader's memory is empty: receive past it, straight into place.
+        self._socket = _socket_of(reader.raw, min(SLEEP_S, self._timeout_s))
+        if self._socket is not None:
+            return self._receive_in_place(buffer)
         return reader.raw.readinto(buffer) or 0
+
+    def _receive_in_place(self, buffer: memoryview) -> int | None:
+        try:
+            # A blocking socket fills all of the buffer in one call, or what it can until it wakes
+            # up: each call costs a turn of the interpreter's lock.
+            flags = socket.MSG_WAITALL if self._socket.gettimeout() is None else 0
+            count: int = self._socket.recv_into(buffer, 0, flags)
+        except (BlockingIOError, TimeoutError):
+            return None
+        return count
 
     def _check_rate(self, duration_s: float, count: int) -> None:
         # Only time spent waiting for bytes counts: the caller may be busy for long in between.
+        self._waited_s += duration_s
         self._window_s += duration_s
         self._window_bytes += count
+        self._pace_s += duration_s
+        self._pace_bytes += count
+        if self._pace_s >= self._pace.after_s:
+            # A server without ranges would have to begin at the front again.
+            is_range = self.status == http.client.PARTIAL_CONTENT
+            if is_range and self._pace.is_straggling(self._pace_bytes, self._pace_s):
+                self._pace.note_hedge()
+                raise TryFailed("far slower than other requests", is_hedge=True)
+            self._pace_s, self._pace_bytes = 0.0, 0
         if self._window_s < self._timeout_s:
             return
         if self._window_bytes < RATE_MIN_BYTES_PER_S * self._window_s:
@@ -156,6 +197,24 @@ def _direct_reader(response: Any) -> io.BufferedReader | None:
     if type(reader) is not io.BufferedReader or not isinstance(reader.raw, io.RawIOBase):
         return None
     return reader
+
+
+def _socket_of(raw: Any, sleep_s: float) -> Any:
+    """The socket under a body's reader, made to wake up after `sleep_s`; None if that is unknown.
+
+    A plain socket sleeps in the kernel. Python's own time-outs, which TLS needs, ask before each
+    read whether there is something: another call.
+    """
+    sock = getattr(raw, "_sock", None)
+    if type(raw) is not socket.SocketIO or not isinstance(sock, socket.socket):
+        return None
+    if type(sock) is socket.socket and os.name == "posix":
+        seconds = struct.pack("ll", int(sleep_s), int(sleep_s % 1 * 1_000_000))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
+        sock.setblocking(True)
+    else:
+        sock.settimeout(sleep_s)
+    return sock
 
 
 def _content_length(headers: Mapping[str, str]) -> int | None:

@@ -27,12 +27,14 @@ class TryFailed(Exception):  # noqa: N818 - an event of the retry loop, never se
         status: int | None = None,
         retryable: bool = True,
         retry_after_s: float | None = None,
+        is_hedge: bool = False,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.status = status
         self.retryable = retryable
         self.retry_after_s = retry_after_s
+        self.is_hedge = is_hedge  # we gave it up, to try at once on another connection
 
 
 class Tries:

@@ -46,8 +46,8 @@ REQUEST_SIZE_MIN = MIB
 REQUESTS_PER_THREAD = 4
 
 # Over a network a few connections fill most links, and the ramp adds more where they help. Locally
-# the threads only copy, check and decode, one per core; when the file has to come from the disk they
-# mostly wait, and more of them keep its queue filled.
+# the threads only copy, check and decode, one per core; when the file has to come from the disk
+# they mostly wait, and more of them keep its queue filled.
 REMOTE_THREADS = 4
 LOCAL_THREADS_MAX = 8
 # Below this a second thread costs more than it saves.

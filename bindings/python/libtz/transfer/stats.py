@@ -11,8 +11,8 @@ __all__ = ["TransferStats", "WorkerTimes"]
 class TransferStats:
     """Numbers of one load. Times of stages are sums over threads, so they may exceed `seconds`."""
 
-    # To host memory "copy", "direct" (most of it past the page cache) or "map"; to a device "pinned",
-    # or "staged" in tests.
+    # To host memory "copy", "direct" (most of it past the page cache) or "map"; to a device
+    # "pinned", or "staged" in tests.
     path: str = ""
     seconds: float = 0.0
     seconds_receive: float = 0.0  # waiting for the source and copying from it

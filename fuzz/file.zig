@@ -358,7 +358,8 @@ const Loading = struct {
         return want.begin == null or case.header.index.tensors[want.tensor].shape.len == 0;
     }
 
-    /// Straight from the chunk entries, without a plan.
+    /// Straight from the chunk entries, without a plan. A chunk that nothing was wanted of may be
+    /// one that does not decode; its bytes are then not those of any that was delivered.
     fn decode(self: Loading, owner: u32) ![]u8 {
         const header = self.case.header;
         const tensor = header.index.tensors[owner];
@@ -368,7 +369,8 @@ const Loading = struct {
         while (chunks.next()) |chunk| {
             const stored = self.case.file[@intCast(chunk.offset)..][0..chunk.stored_length];
             const target = decoded[@intCast(chunk.decoded_begin)..][0..chunk.decoded_length];
-            try tz.codec.decode(chunk.codec, tensor.dtype, stored, target, scratch);
+            tz.codec.decode(chunk.codec, tensor.dtype, stored, target, scratch) catch
+                @memset(target, 0xEE);
         }
         return decoded;
     }

@@ -179,7 +179,7 @@ fn addInterfaceTests(
         .root_source_file = b.path("libtz/include/tz.h"),
         .target = target,
         .optimize = .debug,
-        .link_libc = false,
+        .link_libc = true, // for Zig's headers of the target: the system's are of this machine
     });
     const module = b.createModule(.{
         .root_source_file = b.path("libtz/test/c_abi_test.zig"),

@@ -157,6 +157,20 @@ def test_says_what_is_wrong(program: Path, path: Path, tmp_path: Path) -> None:
         assert "panicked" not in errors
 
 
+def test_the_example_in_the_header_compiles(tmp_path: Path) -> None:
+    text = (INCLUDE / "tz.h").read_text(encoding="utf-8")
+    example = text.split(" * Example.")[1].split(":\n", 1)[1].split(" * Writing a file")[0]
+    lines = [line.removeprefix(" *") for line in example.splitlines()]
+    program = tmp_path / "example.c"
+    program.write_text(
+        '#include "tz.h"\n#include <stdio.h>\n'
+        "int example(const void *file, size_t file_size);\n"
+        "int example(const void *file, size_t file_size) {\n" + "\n".join(lines) + "return 0;\n}\n"
+    )
+    compiler: list[str | Path] = [sys.executable, "-m", "ziglang", "cc", "-c"]
+    run([*compiler, *C_FLAGS, f"-I{INCLUDE}", program, "-o", tmp_path / "example.o"])
+
+
 # ---- The declarations in Rust, which a person wrote ----------------------------------------------
 
 C_TO_RUST = {

@@ -1,35 +1,69 @@
 /* tz.h - the C interface of libtz.
  *
- * libtz reads and writes the tz file format (spec/tz-v1.md) and reads the headers of .safetensors
- * files. It does no input or output: you hand it bytes, it tells you which bytes it needs next, and it
- * checks, decodes and encodes them. It has no threads, no global state and no locale, reads no
- * environment and writes no log. It never aborts on bad data: every byte sequence gives a result or a status.
+ * libtz reads and writes the tz file format (spec/tz-v1.md), made for the weights of models, and reads the
+ * headers of other formats for them. It does no input or output: you hand it bytes, it tells you which bytes
+ * it needs next, and it checks, decodes and encodes them. It has no threads, no global state and no locale,
+ * needs no C library, reads no environment and writes no log. So it fits into any language, event loop or
+ * transport. Any bytes at all give a result or a status: it never aborts on them, and never reads or writes
+ * outside the memory it was given.
  *
- * Reading a file in short (examples/c has a whole program):
+ * bindings/c/tz_show.c is a whole program; bindings/rust and bindings/go do the same from there.
  *
- *   1. read the first megabyte;                 tz_header_open()         -> tz_header, or how much more
+ * Reading a file:
+ *
+ *   1. read the first megabyte;                 tz_header_open()       -> a tz_header, or how much more
  *   2. look around;                             tz_header_tensor(), tz_header_find()
  *   3. read the chunk entries of what you want; tz_header_run_ranges(), tz_header_put_runs()
- *   4. plan;                                    tz_plan_new()            -> requests, allocations
+ *   4. plan;                                    tz_plan_new()          -> requests, allocations
  *   5. for each request, on any thread: receive its bytes into its segments, then tz_plan_process()
  *      checks and decodes them. After the last one your tensors lie in your allocations.
  *
- * Writing: tz_builder_new() -> for each tensor tz_chunks_encode(), tz_builder_put_chunks(), write the
- * bytes where it says, tz_builder_put_content() -> tz_builder_finish() gives the header to write at offset 0.
+ * Example. Steps 1 and 2, for a file in memory:
  *
- * Conventions.
- * - Functions that can fail return tz_status: TZ_OK (0), TZ_NEED_MORE, or an error. Errors 10 to 19
- *   blame the caller, 20 and above the data. Outputs are written only when TZ_OK is returned, unless
- *   a function says otherwise.
- * - Objects come from *_new or *_open and go with *_free, which accepts NULL.
- * - Pointers that a function hands out are borrowed: they live as long as the object they came from
- *   and are not changed meanwhile. Text is UTF-8 with a size, without a final zero, unless it is `const char *` alone.
- * - Threads: different objects are independent. One object may be read by many threads at once;
- *   functions whose object is not const need exclusive use of it.
- * - Structs that begin with struct_size may grow in later versions: set it to sizeof before the call.
- *   All other structs keep their layout within an ABI version.
- * - A `tz_diagnostic *` may be NULL. It is filled on errors only.
- * - Sizes and offsets are in bytes; ranges are half-open.
+ *   uint64_t size = file_size < 1 << 20 ? file_size : 1 << 20;
+ *   tz_header *header;
+ *   tz_diagnostic where;
+ *   tz_status status;
+ *   do
+ *       status = tz_header_open(file, size, file_size, NULL, &header, &size, &where);
+ *   while (status == TZ_NEED_MORE);
+ *   if (status != TZ_OK)
+ *       return fprintf(stderr, "%s at byte %llu\n", tz_status_name(status),
+ *                      (unsigned long long)where.offset);
+ *   uint32_t index;
+ *   if (tz_header_find(header, "lm_head.weight", 14, &index) == TZ_OK) {
+ *       tz_tensor tensor = {.struct_size = sizeof tensor};
+ *       tz_header_tensor(header, index, &tensor);
+ *       printf("%llu bytes\n", (unsigned long long)tensor.decoded_size);
+ *   }
+ *   tz_header_free(header);
+ *
+ * Writing a file: tz_builder_new(); for each tensor tz_chunks_encode(), tz_builder_put_chunks(), write the bytes
+ * where it says, tz_builder_put_content(); tz_builder_finish() gives the header to write at offset 0.
+ * Checking a whole file, padding and content digests included: tz_verifier_new(). Each is described below,
+ * beside its functions.
+ *
+ * Errors. Functions that can fail return tz_status: TZ_OK (0), TZ_NEED_MORE, or an error. Errors 10 to 19 blame
+ *   the caller or the machine, 20 and above the data. Outputs are written only with TZ_OK, unless a function says
+ *   otherwise; after an error of an object's function the object is as it was, unless it says otherwise. NULL for an
+ *   object or an output is TZ_E_ARGUMENT, as is NULL for bytes whose size is not 0; the few functions without a status
+ *   (accessors of pointers, checksums) do not look. A `tz_diagnostic *` may be NULL; else it says where an error is.
+ * Ownership. Objects come from *_new or *_open and go with *_free, which accepts NULL. What you pass in is copied, or only
+ *   used during the call; your buffers stay yours. Pointers that a function hands out are borrowed: they live as
+ *   long as the object they came from and what they point to never changes. Text is UTF-8 with a size, without a final
+ *   zero, unless it is `const char *` alone.
+ * Memory comes from the system, not from malloc, in proportion to bytes you really gave: sizes that a file only claims
+ *   cost nothing. A header takes at most some 20 times its open_size, a plan some 100 to 200 bytes per chunk.
+ *   A failed allocation is TZ_E_MEMORY, and the call may be repeated.
+ * Threads. Different objects are independent. Functions that take a const object may run at the same time on the same
+ *   object; the others need it alone, with one exception: see tz_header_put_runs(). Freeing needs it alone always.
+ * Versions. Structs that begin with struct_size may grow: set it to sizeof and the rest to zero before the call. All
+ *   other structs, the functions and the numbers keep their meaning within an ABI version, which tz_abi_version() tells.
+ *   The library's version and the format's have nothing to do with each other.
+ * Not promised. How a plan cuts its requests, and which bytes tz_chunks_encode() compresses to: both may get better, so
+ *   do not compare them with those of another version. (Equal input gives equal files with one version, on every CPU.)
+ *   Time that does not depend on the data, and memory that is wiped: nothing here is secret.
+ * Sizes and offsets are in bytes; ranges are half-open. Fields named reserved are 0.
  */
 #ifndef TZ_H
 #define TZ_H
@@ -87,7 +121,7 @@ enum {
     TZ_E_FOREIGN = 51           /* well-formed, but its sizes, names or offsets contradict each other */
 };
 
-/* Where an error was found. Fields that say nothing are TZ_NONE. */
+/* Where an error was found. Fields that say nothing are UINT64_MAX, of rule 0; after a call without an error, all. */
 typedef struct {
     uint64_t offset;            /* in the file */
     uint64_t tensor;            /* index in the tensor table (of a spec, for builders) */
@@ -107,11 +141,14 @@ const char *tz_status_name(tz_status status);
 /* The library's version, "major.minor.patch" with an optional suffix. */
 const char *tz_version(void);
 
-/* Changes whenever a function or a struct without struct_size changes incompatibly. */
+/* Changes whenever a function, a number or a struct without struct_size changes incompatibly. Compare it with
+ * TZ_ABI_VERSION, that of this header, when the library is loaded at run time. */
 uint32_t tz_abi_version(void);
 
+enum { TZ_ABI_VERSION = 1 };
+
 /* sizeof a struct of this header as the library was built, by name ("tz_request"); 0 for an unknown name.
- * Bindings that trust declarations compare these when they load the library. */
+ * Bindings whose declarations were written or generated compare these when they load the library. */
 size_t tz_struct_size(const char *name);
 
 /* Which kernels this CPU gets: "v4", "v3", "v2", "base", "neon", ... For people and logs. */
@@ -155,8 +192,9 @@ typedef struct tz_header tz_header;
 
 typedef struct {
     uint32_t struct_size;
-    uint32_t reserved;          /* 0 */
-    const uint8_t *pin;         /* file digest, 32 bytes, or NULL; only for tz files */
+    uint32_t reserved;
+    const uint8_t *pin;         /* file digest, 32 bytes, or NULL; only for tz files. Without it, accidents are
+                                   found; with it, no one can change a bit unnoticed */
     uint64_t open_size_max;     /* refuse headers that need more than this (TZ_E_LIMIT); 0: the format's limit */
 } tz_open_options;
 
@@ -224,7 +262,7 @@ tz_status tz_header_tensor(const tz_header *header, uint32_t index, tz_tensor *o
 /* Index of the tensor with this name: TZ_OK or TZ_E_NOT_FOUND. */
 tz_status tz_header_find(const tz_header *header, const char *name, size_t name_size, uint32_t *index);
 
-/* All indices in the writer's order: tensor_count values, borrowed. */
+/* All indices in the writer's order: tensor_count values. */
 const uint32_t *tz_header_order(const tz_header *header);
 
 typedef struct {
@@ -266,12 +304,14 @@ typedef struct {
 
 /* Which ranges of the file hold the chunk entries of these tensors, as far as tz_header_put_runs() has not
  * seen them yet: ascending, joined where the gap between two is at most gap_max. `tensors` NULL: of all.
- * *needed gets the number of ranges, also with TZ_E_BUFFER_TOO_SMALL. Foreign formats need none. */
+ * *needed gets the number of ranges, also with TZ_E_BUFFER_TOO_SMALL; at most one per tensor. Foreign formats need none. */
 tz_status tz_header_run_ranges(const tz_header *header, const uint32_t *tensors, size_t tensor_count,
                                uint64_t gap_max, tz_range *out, size_t capacity, size_t *needed);
 
-/* Takes bytes of the file that begin at `offset`: every run that lies wholly inside is checked and kept.
- * Runs that do not, and bytes that are no runs, are passed over. On an error no run of a bad tensor is kept. */
+/* Takes bytes of the file that begin at `offset`: every run that lies wholly inside is checked and kept, until
+ * the header is freed. Runs that do not, and bytes that are no runs, are passed over. On an error no run of a bad tensor
+ * is kept. While it runs, no other thread may be in tz_header_put_runs(), tz_header_run_ranges(), tz_header_chunk() or
+ * tz_plan_new() with this header; all else may go on, above all tz_plan_process() of plans made before, and verifiers. */
 tz_status tz_header_put_runs(tz_header *header, uint64_t offset, const void *bytes, size_t size,
                              tz_diagnostic *diagnostic);
 
@@ -337,7 +377,8 @@ typedef struct {
 
 tz_status tz_plan_get(const tz_plan *plan, tz_plan_info *out);
 
-/* One range of the file, to be read front to back into its segments. Requests ascend and do not overlap. */
+/* One range of the file, to be read front to back into its segments. Requests ascend and do not overlap; they may be
+ * read in any order, at the same time. */
 typedef struct {
     uint64_t offset;
     uint64_t size;
@@ -381,7 +422,7 @@ const tz_request *tz_plan_requests(const tz_plan *plan);
 const tz_segment *tz_plan_segments(const tz_plan *plan);
 const tz_piece *tz_plan_pieces(const tz_plan *plan);
 const tz_placement *tz_plan_placements(const tz_plan *plan);
-/* The size of each allocation. Align them to 64 or more. */
+/* The size of each allocation, which you make, aligned to 64 or more, before the first tz_plan_process(). */
 const uint64_t *tz_plan_allocations(const tz_plan *plan);
 
 /* CRC finds accidents and costs next to nothing; the digest is for pinned files. */

@@ -21,6 +21,8 @@ pub const Runs = struct {
     incompatible_flags: u64,
     /// Per tensor: its checked run, or null.
     present: []?[*]const u8,
+    /// Never moved nor freed before the header is: plans point into them, and are executed while
+    /// further runs are put.
     blocks: std.ArrayList([]u8) = .empty,
 
     pub fn deinit(self: *Runs, gpa: Allocator) void {

@@ -93,6 +93,7 @@ test "every constant of the header has the library's value" {
     try expectEqual(tz.format.none, @as(u32, @bitCast(c.TZ_NONE32)));
     try expectEqual(tz.plan.to_staging, @as(u32, @bitCast(c.TZ_TO_STAGING)));
     try expectEqual(tz.plan.to_nowhere, @as(u32, @bitCast(c.TZ_TO_NOWHERE)));
+    try expectEqual(c.tz_abi_version(), @as(u32, c.TZ_ABI_VERSION));
 }
 
 test "every status has its number and its word" {
@@ -129,7 +130,7 @@ test "no constant is left out" {
     const groups = .{ "TZ_E_", "TZ_FORMAT_", "TZ_NODE_", "TZ_KEY_", "TZ_VERIFY_", "TZ_COMPRESS_" };
     const single = [_][:0]const u8{
         "TZ_OK",         "TZ_NEED_MORE", "TZ_NONE32", "TZ_TO_STAGING",
-        "TZ_TO_NOWHERE", "TZ_H",
+        "TZ_TO_NOWHERE", "TZ_H",         "TZ_ABI_VERSION",
         "TZ_PLAN_STAGED", // used as a flag in c_calls_test.zig
     };
     inline for (comptime declared("TZ_")) |name| {

@@ -546,6 +546,33 @@ test "all tensors arrive in their allocations" {
     }
 }
 
+// What tz.h promises of threads rests on this: entries never move.
+test "plans are executed after further chunk entries were put" {
+    var file = try writeFile(c.TZ_COMPRESS_AUTO);
+    defer file.deinit();
+    const header = try open(file.bytes);
+    defer c.tz_header_free(header);
+    var plans: [tensors.len]*c.tz_plan = undefined;
+    for (tensors, &plans) |tensor, *plan| {
+        const index = try indexOf(header, tensor.name);
+        var range: c.tz_range = undefined;
+        var count: usize = 0;
+        try ok(c.tz_header_run_ranges(header, &index, 1, 0, &range, 1, &count));
+        if (count == 1) {
+            const run = file.bytes[@intCast(range.offset)..][0..@intCast(range.size)];
+            try ok(c.tz_header_put_runs(header, range.offset, run.ptr, run.len, null));
+        }
+        plan.* = try newPlan(header, &.{.{ .tensor = index }}, null);
+    }
+    for (plans, file.contents) |plan, content| {
+        defer c.tz_plan_free(plan);
+        const reader: Reader = try .init(plan);
+        defer reader.deinit();
+        try reader.run(file.bytes, c.TZ_VERIFY_DIGEST, 50_000);
+        try expectEqualSlices(u8, content, reader.placed(0));
+    }
+}
+
 test "a staged plan says where everything lies" {
     var file = try writeFile(c.TZ_COMPRESS_AUTO);
     defer file.deinit();

@@ -126,7 +126,7 @@ static void *read_tensor(tz_header *header, uint32_t tensor, const unsigned char
 int main(void)
 {
     static const float values[6] = {1, 2, 3, 4, 5, 6};
-    if (tz_abi_version() != 1 || tz_struct_size("tz_request") != sizeof(tz_request))
+    if (tz_abi_version() != TZ_ABI_VERSION || tz_struct_size("tz_request") != sizeof(tz_request))
         return 3;
     size_t file_size;
     unsigned char *file = write_file(values, &file_size);

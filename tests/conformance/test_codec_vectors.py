@@ -83,7 +83,7 @@ def test_every_kind_of_every_plane_occurs() -> None:
 
 
 def test_every_number_of_lanes_of_every_tier_occurs() -> None:
-    found = set()
+    found: set[tuple[int, int | str, int]] = set()
     for plane, n, counts in sub_block_planes():
         plan = tz_tiered.PLANS[plane.kind]
         for tier, (count, b) in enumerate(zip([n, *counts], plan, strict=False)):

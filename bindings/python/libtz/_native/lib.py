@@ -202,7 +202,8 @@ def _new_tensor() -> Any:
 class Header:
     """An opened file's header. `label` names the file in messages.
 
-    `put_runs` needs exclusive use of the object, plans that are being processed included.
+    While `put_runs` runs, no other thread may be in it, in `run_ranges` or `chunk`, nor make a
+    plan; plans made before may be processed, and verifiers run.
     """
 
     def __init__(self, handle: Any, label: str) -> None:

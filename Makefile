@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 
-.PHONY: demo test check fuzz bench clean
+.PHONY: demo test check fuzz bench wheels clean
 
 demo: $(INSTALLED)
 	$(BIN)/python tools/build_native.py
@@ -28,6 +28,10 @@ fuzz: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python tools/build_native.py
 	$(BIN)/python -m bench.main
+
+# For all platforms, into dist/.
+wheels: $(INSTALLED)
+	$(BIN)/python tools/build_wheels.py
 
 clean:
 	rm -rf $(VENV) .zig-cache zig-out dist

@@ -17,6 +17,9 @@ from packaging.tags import sys_tags
 from packaging.utils import parse_wheel_filename
 from packaging.version import Version
 
+import build_native
+import check_wheels
+
 ROOT = Path(__file__).resolve().parent.parent
 
 MAKE_USE_OF_IT = """
@@ -83,6 +86,21 @@ def test_the_wheel_holds_the_package_and_one_library(wheel: Path) -> None:
     others = {name for name in package if Path(name).suffix not in {".py", ".typed"}}
     assert others == libraries
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+
+def test_the_library_is_of_this_platform_and_exports_what_the_header_declares(wheel: Path) -> None:
+    assert "functions" in check_wheels.check_wheel(wheel)
+
+
+def test_a_library_for_another_platform(tmp_path: Path) -> None:
+    # One stands for all, which `make wheels` builds and looks into: each takes half a minute.
+    target = "aarch64-macos.11.0"
+    build = [sys.executable, "-m", "ziglang", "build", f"-Dtarget={target}", "--prefix"]
+    run(*build, tmp_path)
+    library = tmp_path / build_native.TARGETS[target].library
+    assert "libsystem" in check_wheels.check_library(library.name, library.read_bytes(), target)
+    with pytest.raises(AssertionError, match="MACHO"):
+        check_wheels.check_library("libtz.so", library.read_bytes(), "aarch64-linux-musl")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads an ELF library")

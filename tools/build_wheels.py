@@ -1,4 +1,5 @@
-"""Builds the wheels of all platforms into dist/. Zig cross-compiles; no other tool is needed.
+"""Builds the wheels of all platforms into dist/, and looks into them. Zig cross-compiles; no other
+compiler is needed.
 
 python tools/build_wheels.py [TARGET ...]   # default: all of build_native.TARGETS
 """
@@ -10,6 +11,7 @@ import subprocess
 import sys
 
 import build_native
+import check_wheels
 
 
 def main(targets: list[str]) -> None:
@@ -20,6 +22,8 @@ def main(targets: list[str]) -> None:
             env={**os.environ, "TZ_TARGET": target},
             check=True,
         )
+    for wheel in sorted((build_native.ROOT / "dist").glob("*.whl")):
+        print(f"{wheel.name}: {check_wheels.check_wheel(wheel)}")
     # The package of the checkout now holds the library of the last target; give it back its own.
     build_native.build(build_native.host_target())
 

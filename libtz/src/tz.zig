@@ -12,6 +12,8 @@ const std = @import("std");
 pub const builder = @import("builder.zig");
 /// The structs of tz.h, for the test that compares them with the header.
 pub const c_types = @import("c_api/types.zig");
+/// Where the exports take their memory, for the test in which that fails.
+pub const c_support = @import("c_api/support.zig");
 pub const checksum = @import("checksum.zig");
 pub const codec = @import("codec.zig");
 pub const dispatch = @import("dispatch.zig");

@@ -3,6 +3,7 @@
 
 const std = @import("std");
 const c = @import("tz_h");
+const tz = @import("tz");
 
 const gpa = std.testing.allocator;
 const expect = std.testing.expect;
@@ -16,6 +17,7 @@ const chunk_size = 1 << 16;
 
 fn expectStatus(expected: c_int, status: c.tz_status) !void {
     if (status == expected) return;
+    if (status == c.TZ_E_MEMORY) return error.OutOfMemory;
     std.debug.print(
         "status {s}, not {s}\n",
         .{ c.tz_status_name(status), c.tz_status_name(expected) },
@@ -157,8 +159,9 @@ fn writeFile(compress: u32) !File {
     var file: File = .{
         .bytes = try gpa.alloc(u8, info.file_size_max),
         .digest = undefined,
-        .contents = undefined,
+        .contents = @splat(&.{}),
     };
+    errdefer file.deinit();
     @memset(file.bytes, 0);
     for (tensors, &file.contents, 0..) |tensor, *content, spec| {
         content.* = try gpa.alloc(u8, tensor.size);
@@ -646,7 +649,7 @@ test "a box arrives contiguous" {
 }
 
 /// Feeds a verifier all that it asks for; the first status that is not TZ_OK.
-fn verify(bytes: []const u8, header: *c.tz_header, diagnostic: *c.tz_diagnostic) !c.tz_status {
+fn verify(bytes: []const u8, header: *c.tz_header, diagnostic: ?*c.tz_diagnostic) !c.tz_status {
     var verifier: ?*c.tz_verifier = null;
     try ok(c.tz_verifier_new(header, &verifier));
     defer c.tz_verifier_free(verifier);
@@ -685,6 +688,43 @@ test "a verifier reads the whole file and finds any byte that changed" {
         try expect(diagnostic.offset <= at);
         try expect(diagnostic.rule == 38 or diagnostic.rule == 43 or diagnostic.rule == 45);
     }
+}
+
+/// Everything for which exports take memory.
+fn wholeLife() !void {
+    var file = try writeFile(c.TZ_COMPRESS_AUTO);
+    defer file.deinit();
+    const header = try open(file.bytes);
+    defer c.tz_header_free(header);
+    var count: usize = 0;
+    var range: c.tz_range = undefined;
+    try ok(c.tz_header_run_ranges(header, null, 0, 1 << 20, &range, 1, &count));
+    try ok(c.tz_header_put_runs(header, 0, file.bytes.ptr, file.bytes.len, null));
+    var options = sized(c.tz_plan_options);
+    for ([_]u32{ 0, c.TZ_PLAN_STAGED }) |flags| {
+        options.flags = flags;
+        c.tz_plan_free(try newPlan(header, &(try wantsOfAll(header)), &options));
+    }
+    try expectStatus(c.TZ_OK, try verify(file.bytes, header, null));
+    var digest: [32]u8 = undefined;
+    try ok(c.tz_header_content_digest(header, &digest));
+    const foreign = "\x40\x00\x00\x00\x00\x00\x00\x00" ++
+        "{\"w\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]}}           ab";
+    var other: ?*c.tz_header = null;
+    var needed: u64 = 0;
+    const size = foreign.len;
+    try ok(c.tz_safetensors_open(foreign, size, size, null, &other, &needed, null));
+    c.tz_header_free(other);
+}
+
+fn wholeLifeOf(allocator: std.mem.Allocator) !void {
+    tz.c_support.tested_allocator = allocator;
+    defer tz.c_support.tested_allocator = std.heap.smp_allocator;
+    try wholeLife();
+}
+
+test "every allocation of every function may fail: TZ_E_MEMORY, and nothing leaks" {
+    try std.testing.checkAllAllocationFailures(gpa, wholeLifeOf, .{});
 }
 
 test "safetensors files go the same way" {

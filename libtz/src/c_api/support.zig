@@ -6,10 +6,30 @@ const status = @import("../status.zig");
 const Status = status.Status;
 
 /// Without libc; the library needs none.
-pub const gpa: std.mem.Allocator = if (builtin.cpu.arch.isWasm())
+pub const gpa: std.mem.Allocator = if (builtin.is_test)
+    .{ .ptr = undefined, .vtable = &tested }
+else if (builtin.cpu.arch.isWasm())
     std.heap.wasm_allocator
 else
     std.heap.smp_allocator;
+
+/// Tests set this to one that fails.
+pub var tested_allocator: std.mem.Allocator = std.heap.smp_allocator;
+
+const tested: std.mem.Allocator.VTable = .{
+    .alloc = struct {
+        fn alloc(_: *anyopaque, size: usize, alignment: std.mem.Alignment, from: usize) ?[*]u8 {
+            return tested_allocator.rawAlloc(size, alignment, from);
+        }
+    }.alloc,
+    .resize = std.mem.Allocator.noResize,
+    .remap = std.mem.Allocator.noRemap,
+    .free = struct {
+        fn free(_: *anyopaque, memory: []u8, alignment: std.mem.Alignment, from: usize) void {
+            tested_allocator.rawFree(memory, alignment, from);
+        }
+    }.free,
+};
 
 pub fn result(outcome: status.Error!void) Status {
     outcome catch |err| return status.fromError(err);

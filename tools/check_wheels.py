@@ -1,0 +1,72 @@
+"""Looks into wheels of any platform: one library of the right kind, which exports what tz.h declares.
+
+    python tools/check_wheels.py dist/*.whl
+
+Prints a line for each, and fails with what is wrong at the first that is not as it should be.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import lief
+
+import build_native
+
+SIZE_MAX = 2 << 20
+FORMATS = {"linux": "ELF", "macos": "MACHO", "windows": "PE"}
+ARCHITECTURES = {"x86_64": {"X86_64"}, "aarch64": {"ARM64"}}
+# What is there on every machine of the platform, by lower-case file name.
+SYSTEM = {
+    "linux": set[str](),
+    "macos": {"libsystem.b.dylib"},
+    "windows": {"ntdll.dll", "kernel32.dll"},
+}
+
+
+def declared_functions() -> set[str]:
+    text = (build_native.ROOT / "libtz" / "include" / "tz.h").read_text(encoding="utf-8")
+    code = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+    return set(re.findall(r"^\w[\w ]*[ *](tz_\w+)\(", code, re.MULTILINE))
+
+
+def target_of(wheel: Path) -> str:
+    """Zig's name of the platform in the file name's tag."""
+    tag = wheel.stem.rsplit("-", 1)[1]
+    (target,) = (t for t, row in build_native.TARGETS.items() if row.wheel_platform == tag)
+    return target
+
+
+def check_library(name: str, data: bytes, target: str) -> str:
+    """A line about the library, or AssertionError."""
+    assert name == Path(build_native.TARGETS[target].library).name, name
+    architecture, system = re.split(r"[-.]", target)[:2]
+    binary: Any = lief.parse(data)
+    assert binary is not None, f"{name} is no library"
+    assert binary.format.name == FORMATS[system], binary.format
+    found = binary.abstract.header.architecture.name
+    assert found in ARCHITECTURES[architecture], found
+    exported = {function.name.removeprefix("_") for function in binary.exported_functions}
+    assert exported == declared_functions(), exported ^ declared_functions()
+    needed = {Path(str(library)).name.lower() for library in binary.libraries}
+    assert needed <= SYSTEM[system], needed
+    assert len(data) < SIZE_MAX, len(data)
+    return (
+        f"{name}, {len(data)} bytes, {len(exported)} functions, needs {sorted(needed) or 'nothing'}"
+    )
+
+
+def check_wheel(wheel: Path) -> str:
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if not name.endswith((".py", ".typed"))]
+        (library,) = (name for name in names if ".dist-info/" not in name)
+        return check_library(Path(library).name, archive.read(library), target_of(wheel))
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        print(f"{Path(argument).name}: {check_wheel(Path(argument))}")

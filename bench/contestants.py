@@ -1,100 +1,107 @@
-"""Who takes part: each loads the whole model into tensors (the floors: into memory) and touches
-every byte.
+"""libtz and the floors, as contestants.
 
-A contestant is a function of a `Place`. One sample is one process, so nobody inherits another's
-memory or caches, and peak memory can be told.
+A contestant is a function of a `Place`. It imports and prepares what a running server would have
+at hand, and returns the load: a function without arguments that brings the whole model into
+tensors (a floor or a plain client: into memory) and touches every byte. Only the load is timed.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
+
+from bench import models
+
+Load = Callable[[], Any]
 
 
 class Place(NamedTuple):
-    """Where the model lies, in each contestant's own format."""
+    """Where the model's files lie."""
 
-    tz: str
-    digest: str
-    safetensors: str
-    pickle: str
+    base: str  # a folder, a URL, or s3://bucket
+    digest: str  # of the raw .tz file
+    certificate: str = ""  # of the server, where it is one that nobody knows
+    endpoint: str = ""  # of the S3 store; its keys are in the environment, where all look for them
+
+    def file(self, name: str) -> str:
+        return f"{self.base}/{name}"
 
 
-def preadv(place: Place) -> Any:
+def libtz(
+    place: Place,
+    *,
+    file: str = models.RAW,
+    verify: bool = True,
+    pinned: bool = False,
+    connections_max: int | None = None,
+) -> Load:
+    from libtz import HttpOptions, ReadOptions, S3Options
+    from libtz.torch import load_file
+
+    limit = {} if connections_max is None else {"connections_max": connections_max}
+    options = ReadOptions(
+        verify=verify,
+        http=HttpOptions(verify=place.certificate or True),
+        s3=S3Options(endpoint=place.endpoint or None),
+        **limit,
+    )
+    digest = place.digest if pinned else None
+    return partial(load_file, place.file(file), digest=digest, options=options)
+
+
+def libtz_mapped(place: Place, *, verify: bool = True) -> Load:
+    from libtz import ReadOptions
+    from libtz.torch import load_file
+
+    options = ReadOptions(local="map", verify=verify)
+    return lambda: touched(load_file(place.file(models.RAW), options=options))
+
+
+def preadv(place: Place) -> Load:
     from bench.floors.preadv import load
 
-    return load(place.tz)
+    return partial(load, place.file(models.RAW))
 
 
-def sockets(place: Place) -> Any:
+def direct(place: Place) -> Load:
+    from bench.floors.direct import load
+
+    return partial(load, place.file(models.RAW))
+
+
+def memcpy(place: Place) -> Load:
+    from bench.floors import memcpy, preadv
+
+    source = preadv.load(place.file(models.RAW))
+    return partial(memcpy.load, source)
+
+
+def sockets(place: Place, *, file: str = models.RAW) -> Load:
     from bench.floors.sockets import load
 
-    return load(place.tz)
+    return partial(load, place.file(file), place.certificate)
 
 
-def libtz(place: Place) -> Any:
-    from libtz.torch import load_file
+def sockets_s3(place: Place) -> Load:
+    import botocore.auth  # noqa: F401  libtz's client of S3 is imported before the clock starts, too
+    from bench.floors.sockets import load_s3
 
-    return load_file(place.tz)
-
-
-def libtz_pinned(place: Place) -> Any:
-    from libtz.torch import load_file
-
-    return load_file(place.tz, digest=place.digest)
+    keys = (os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"])
+    return partial(load_s3, place.endpoint, place.base.removeprefix("s3://"), models.RAW, keys)
 
 
-def libtz_unverified(place: Place) -> Any:
-    from libtz import ReadOptions
-    from libtz.torch import load_file
+def libtz_s3(place: Place, **options: Any) -> Load:
+    import boto3  # noqa: F401
 
-    return load_file(place.tz, options=ReadOptions(verify=False))
-
-
-def libtz_safetensors(place: Place) -> Any:
-    from libtz.torch import load_file
-
-    return load_file(place.safetensors)
+    return libtz(place, **options)
 
 
-def libtz_mapped(place: Place) -> Any:
-    from libtz import ReadOptions
-    from libtz.torch import load_file
-
-    return _touched(load_file(place.tz, options=ReadOptions(local="map")))
-
-
-def safetensors(place: Place) -> Any:
-    from safetensors.torch import load_file
-
-    return _touched(load_file(place.safetensors))
-
-
-def torch_load(place: Place) -> Any:
-    import torch
-
-    return torch.load(place.pickle, weights_only=True)
-
-
-def _touched(tensors: dict[str, Any]) -> dict[str, Any]:
+def touched(tensors: dict[str, Any]) -> dict[str, Any]:
     """Mapped pages cost their time when they are read; read them."""
     import torch
 
     for tensor in tensors.values():
         tensor.reshape(-1).view(torch.int64).sum()
     return tensors
-
-
-SCENES: dict[str, list[Callable[[Place], Any]]] = {
-    "local": [
-        preadv,
-        libtz,
-        libtz_pinned,
-        libtz_unverified,
-        libtz_safetensors,
-        libtz_mapped,
-        safetensors,
-        torch_load,
-    ],
-    "http": [sockets, libtz, libtz_pinned, libtz_unverified, libtz_safetensors],
-}

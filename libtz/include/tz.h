@@ -214,11 +214,19 @@ tz_status tz_safetensors_open(const void *front, size_t front_size, uint64_t fil
                               const tz_open_options *options, tz_header **out, uint64_t *needed,
                               tz_diagnostic *diagnostic);
 
+/* The same for a .tensors file, as CoreWeave's Tensorizer writes it (data versions 1 to 5), from its file
+ * header and index. Sizes and offsets must follow from one another, and nothing else may be in the file. What lies
+ * before each tensor's data is checked when it is there: tz_record_parse(). In a nested file names are as in a tz
+ * file and the nodes say how they belong together. options->pin must be NULL. */
+tz_status tz_tensors_open(const void *front, size_t front_size, uint64_t file_size,
+                          const tz_open_options *options, tz_header **out, uint64_t *needed,
+                          tz_diagnostic *diagnostic);
+
 void tz_header_free(tz_header *header);
 
 /* ---- Headers: looking around ------------------------------------------------------------------- */
 
-enum { TZ_FORMAT_TZ = 1, TZ_FORMAT_SAFETENSORS = 2 };
+enum { TZ_FORMAT_TZ = 1, TZ_FORMAT_SAFETENSORS = 2, TZ_FORMAT_TENSORS = 3 };
 
 typedef struct {
     uint32_t struct_size;
@@ -235,9 +243,17 @@ typedef struct {
     uint64_t incompatible_flags;
     uint64_t compatible_flags;
     uint8_t file_digest[32];    /* zero for foreign formats */
+    uint32_t is_encrypted;      /* 1: the data must be decrypted by the caller; only .tensors files */
+    uint32_t reserved;
 } tz_header_info;
 
 tz_status tz_header_get(const tz_header *header, tz_header_info *out);
+
+enum {
+    TZ_TENSOR_META = 1,         /* a shape without values: decoded_size is 0 whatever the shape */
+    TZ_TENSOR_PARAMETER = 2,    /* of a module */
+    TZ_TENSOR_BUFFER = 4        /* of a module */
+};
 
 typedef struct {
     uint32_t struct_size;
@@ -248,7 +264,7 @@ typedef struct {
     uint32_t rank;
     uint32_t order;             /* place in the writer's order */
     uint32_t tie;               /* index of the owner, or TZ_NONE32 */
-    uint32_t reserved;
+    uint32_t flags;             /* TZ_TENSOR_*; 0 but in .tensors files */
     uint64_t decoded_size;
     uint64_t stored_size;       /* 0 when tied or empty */
     uint64_t data_offset;
@@ -327,13 +343,49 @@ typedef struct {
 /* One chunk of a tensor that has chunks. TZ_E_RUN_MISSING before its run was put. */
 tz_status tz_header_chunk(const tz_header *header, uint32_t tensor, uint64_t chunk, tz_chunk *out);
 
+/* ---- Record headers of .tensors files ---------------------------------------------------------- */
+
+/* Where the record header of a tensor lies: right before its data. TZ_E_ARGUMENT in other formats. A plan can
+ * fetch it with the data: TZ_WANT_RECORD. */
+tz_status tz_header_record(const tz_header *header, uint32_t tensor, tz_range *out);
+
+enum { TZ_RECORD_CRC32 = 1 };   /* there is a CRC-32 (of zlib, not CRC-32C) */
+
+/* What a record header says beside the index. Pointers point into the record header. The hashes are over the first
+ * hashed_size bytes of `hashed` and then the tensor's data, decrypted. Encrypted data are cipher_chunk_count pieces of
+ * cipher_chunk_size bytes, the last one shorter. Each is a secretbox of NaCl (XSalsa20-Poly1305) without its tag: the
+ * 16 bytes at tags + 16 * i. The nonce of piece i is `nonce` + i, as a little-endian number of 24 bytes. */
+typedef struct {
+    uint32_t struct_size;
+    uint32_t module;            /* a number that the writer gave */
+    uint32_t flags;             /* TZ_RECORD_* */
+    uint32_t crc32;
+    const uint8_t *sha256;      /* 32 bytes, or NULL */
+    uint64_t hashed_size;
+    uint64_t cipher_chunk_size;
+    uint64_t cipher_chunk_count;
+    const uint8_t *nonce;       /* 24 bytes; NULL: the data are not encrypted */
+    const uint8_t *tags;
+    uint64_t opslimit;          /* key = Argon2id of a passphrase, as crypto_pwhash of libsodium, with these limits. They come */
+    uint64_t memlimit;          /* from the file: have limits of your own for them */
+    const uint8_t *salt;        /* 16 bytes; NULL: the key is not from a passphrase */
+} tz_record;
+
+/* Parses the record header of a tensor, `size` bytes that tz_header_record() told, and compares it with the index.
+ * `hashed` is memory of that size too and gets what the hashes cover before the data. Computes no hash and decrypts nothing.
+ * A tensor with data in an encrypted file must be encrypted, otherwise TZ_E_FOREIGN. */
+tz_status tz_record_parse(const tz_header *header, uint32_t tensor, const void *record, size_t size, void *hashed,
+                          tz_record *out, tz_diagnostic *diagnostic);
+
 /* ---- Plans: what to read, and where it goes ---------------------------------------------------- */
+
+enum { TZ_WANT_RECORD = 1 };    /* not the tensor but its record header, see tz_header_record() */
 
 /* A tensor, or a box of it: rows [begin[0], end[0]), and so on. Both NULL: all of it. A box is delivered
  * contiguous, in row-major order. */
 typedef struct {
     uint32_t tensor;
-    uint32_t reserved;          /* 0 */
+    uint32_t flags;             /* TZ_WANT_*; a record header has no boxes */
     const uint64_t *begin;      /* rank values each */
     const uint64_t *end;
 } tz_want;

@@ -14,6 +14,7 @@ const Status = status.Status;
 
 comptime {
     _ = @import("c_api/header.zig");
+    _ = @import("c_api/record.zig");
     _ = @import("c_api/plan.zig");
     _ = @import("c_api/verifier.zig");
     _ = @import("c_api/builder.zig");

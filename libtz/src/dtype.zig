@@ -1,6 +1,8 @@
 //! The registry of data types, section 11 of the specification.
 
 const std = @import("std");
+const bytes = @import("bytes.zig");
+const format = @import("format.zig");
 
 pub const Info = struct {
     code: u16,
@@ -77,6 +79,22 @@ const by_code: [code_max + 1]?Info = blk: {
 
 pub fn byCode(code: u32) ?Info {
     return if (code <= code_max) by_code[code] else null;
+}
+
+/// Bytes of a tensor. Null when the product of the unit and of all dimensions but zeros exceeds what
+/// files can hold, as in TZ1-29.
+pub fn sizeOf(unit_size: u64, shape: []const u64) ?u64 {
+    var product = unit_size;
+    var empty = false;
+    for (shape) |dimension| {
+        if (dimension == 0) {
+            empty = true;
+        } else {
+            product = bytes.mul(product, dimension) orelse return null;
+        }
+    }
+    if (product > format.file_size_max) return null;
+    return if (empty) 0 else product;
 }
 
 pub fn byName(name: []const u8) ?Info {

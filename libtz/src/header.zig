@@ -4,6 +4,7 @@ const std = @import("std");
 const bytes = @import("bytes.zig");
 const checksum = @import("checksum.zig");
 const chunk_table = @import("chunk_table.zig");
+const coreweave = @import("foreign/coreweave.zig");
 const directories = @import("directory.zig");
 const format = @import("format.zig");
 const Digest = @import("index.zig").Digest;
@@ -20,7 +21,7 @@ const tensor_table = @import("tensor_table.zig");
 
 const Allocator = std.mem.Allocator;
 
-pub const Format = enum(u32) { tz = 1, safetensors = 2 };
+pub const Format = enum(u32) { tz = 1, safetensors = 2, tensors = 3 };
 
 pub const Options = struct {
     /// File digest to compare with before anything is parsed.
@@ -49,6 +50,7 @@ pub const Header = struct {
     chunk_count: u64 = 0,
     incompatible_flags: u64 = 0,
     compatible_flags: u64 = 0,
+    is_encrypted: bool = false,
     file_digest: Digest = @splat(0),
     /// Null in foreign formats, which have no chunk table.
     runs: ?Runs = null,
@@ -221,6 +223,52 @@ pub fn openSafetensors(
         .file_size = file_size,
         .header_size = decoded.header_size,
         .open_size = decoded.header_size,
+    };
+    return .{ .header = self };
+}
+
+/// Opens a .tensors file of `file_size` bytes from its beginning.
+pub fn openTensors(
+    gpa: Allocator,
+    front: []const u8,
+    file_size: u64,
+    options: Options,
+    diagnostic: *status.Diagnostic,
+) status.Error!Outcome {
+    if (front.len > file_size or options.pin != null) return error.Argument;
+    var arena: std.heap.ArenaAllocator = .init(gpa);
+    errdefer arena.deinit();
+    const allocator = arena.allocator();
+    var needed: u64 = 0;
+    const decoded = try coreweave.decode(
+        gpa,
+        allocator,
+        front,
+        file_size,
+        options.open_size_max,
+        &needed,
+        diagnostic,
+    ) orelse {
+        arena.deinit();
+        return .{ .need_more = needed };
+    };
+    const self = try allocator.create(Header);
+    self.* = .{
+        .gpa = gpa,
+        .arena = arena,
+        .format = .tensors,
+        .index = .{
+            .tensors = decoded.tensors,
+            .order = decoded.order,
+            .chunk_size = foreign_chunk_size,
+            .records = decoded.records,
+        },
+        .pairs = &.{},
+        .structure = decoded.structure,
+        .file_size = file_size,
+        .header_size = decoded.header_size,
+        .open_size = decoded.header_size,
+        .is_encrypted = decoded.is_encrypted,
     };
     return .{ .header = self };
 }

@@ -36,6 +36,21 @@ pub const Tensor = struct {
     }
 };
 
+/// What describes a tensor right before its data, in formats that have such.
+pub const Record = struct {
+    offset: u64,
+    size: u32,
+    role: Role,
+    /// A shape without values: nothing is stored, though there are elements.
+    is_meta: bool,
+    /// As in the file.
+    name: []const u8,
+    /// Dtype and dimensions, as in the file.
+    type_bytes: []const u8,
+
+    pub const Role = enum(u8) { parameter, buffer, state };
+};
+
 pub const Index = struct {
     /// Sorted by name, bytewise; names are unique.
     tensors: []const Tensor,
@@ -44,6 +59,8 @@ pub const Index = struct {
     /// Decoded size of a chunk. Foreign formats have no chunks of their own; theirs are pieces of this size,
     /// without checks, that lie one after another.
     chunk_size: u64,
+    /// One for each of `tensors`, or none at all.
+    records: []const Record = &.{},
 
     pub fn find(self: Index, name: []const u8) ?u32 {
         var begin: usize = 0;

@@ -32,10 +32,13 @@ pub const simulation = @import("plan_simulation.zig");
 /// `tz_want`. A box has `rank` values each; both null: the whole tensor.
 pub const Want = extern struct {
     tensor: u32,
-    reserved: u32 = 0,
+    flags: u32 = 0,
     begin: ?[*]const u64 = null,
     end: ?[*]const u64 = null,
 };
+
+/// In Want.flags: not the tensor but the record header before its data.
+pub const want_record: u32 = 1;
 
 pub const Options = struct {
     /// Everything stays in staging memory and is described by pieces.
@@ -192,6 +195,7 @@ pub const Plan = struct {
             const owner = header.index.order[sorted[begin].order];
             var end = begin + 1;
             while (end < sorted.len and sorted[end].order == sorted[begin].order) end += 1;
+            try planner.addRecord(owner, sorted[begin..end]);
             try planner.addTargets(owner, sorted[begin..end]);
             try planner.addJobs(header, owner);
             begin = end;
@@ -268,6 +272,43 @@ const Planner = struct {
         return sorted;
     }
 
+    /// Places the wants of one tensor's record header, which lies right before its data.
+    fn addRecord(self: *Planner, owner: u32, wants: []const SortedWant) Error!void {
+        const plan = self.plan;
+        var shared: ?Placement = null;
+        for (wants) |entry| {
+            const want = self.wants[entry.want];
+            if (want.flags & want_record == 0) continue;
+            if (self.index.records.len == 0) return error.Argument;
+            if (want.begin != null or want.end != null) return error.Argument;
+            if (shared) |placement| {
+                plan.placements[entry.want] = placement;
+                continue;
+            }
+            const record = self.index.records[owner];
+            const placement = try self.place(record.size, record.offset, true);
+            plan.placements[entry.want] = placement;
+            shared = placement;
+            plan.bytes_wanted = bytes.add(plan.bytes_wanted, record.size) orelse return error.Limit;
+            const target: u32 = @intCast(plan.targets.items.len);
+            try plan.targets.append(plan.gpa, .{
+                .want = entry.want,
+                .allocation = placement.allocation,
+                .position = placement.position,
+                .box = .whole(record.size),
+            });
+            const chunk: chunk_table.Chunk = .{
+                .offset = record.offset,
+                .decoded_begin = 0,
+                .stored_length = record.size,
+                .decoded_length = record.size,
+                .codec = format.codec_raw,
+                .digest = null,
+            };
+            try self.addJob(owner, 0, chunk, &.{.{ .target = target, .chunk = 0 }});
+        }
+    }
+
     /// Places all wants of one owner's data.
     fn addTargets(self: *Planner, owner: u32, wants: []const SortedWant) Error!void {
         const plan = self.plan;
@@ -276,6 +317,7 @@ const Planner = struct {
         var shared: ?Placement = null;
         for (wants) |entry| {
             const want = self.wants[entry.want];
+            if (want.flags & want_record != 0) continue;
             const box = self.boxOf(tensor, want) catch |err| {
                 self.diagnostic.tensor = want.tensor;
                 return err;
@@ -284,7 +326,8 @@ const Planner = struct {
                 plan.placements[entry.want] = placement;
                 continue;
             };
-            const placement = try self.place(tensor, box);
+            const size = if (box) |part| part.size else tensor.decoded_size;
+            const placement = try self.place(size, tensor.data_offset, box == null);
             plan.placements[entry.want] = placement;
             if (box == null) shared = placement;
             if (placement.size == 0) continue;
@@ -313,17 +356,19 @@ const Planner = struct {
         const end = want.end orelse return error.Argument;
         var buffer: boxes.Buffer = undefined;
         var box: Box = try .init(&buffer, tensor.shape, unit_size, begin[0..rank], end[0..rank]);
+        // A shape without values.
+        if (tensor.decoded_size == 0) return .whole(0);
         if (self.options.staged and !box.isContiguous()) return error.Argument;
         box.outer = try self.plan.arena.allocator().dupe(boxes.Dimension, box.outer);
         return box;
     }
 
-    fn place(self: *Planner, tensor: Tensor, box: ?Box) Error!Placement {
-        const size = if (box) |part| part.size else tensor.decoded_size;
+    /// `offset` is where a whole tensor or record begins in the file.
+    fn place(self: *Planner, size: u64, offset: u64, is_whole: bool) Error!Placement {
         if (size == 0 or self.options.staged) return .{ .size = size };
         const allocations = &self.plan.allocations;
-        if (box == null and self.slabs.takes(size)) {
-            return self.slabs.place(self.plan.gpa, allocations, tensor);
+        if (is_whole and self.slabs.takes(size)) {
+            return self.slabs.place(self.plan.gpa, allocations, size, offset);
         }
         try allocations.append(self.plan.gpa, size);
         return .{ .size = size, .allocation = @intCast(allocations.items.len - 1) };
@@ -350,22 +395,30 @@ const Planner = struct {
             chunks.skip(number - passed);
             const chunk = chunks.next().?;
             passed = @as(u64, number) + 1;
-            var job: Job = .{
-                .digest = chunk.digest,
-                .offset = chunk.offset,
-                .stored_length = chunk.stored_length,
-                .decoded_length = chunk.decoded_length,
-                .crc = chunk.crc,
-                .tensor = owner,
-                .chunk = number,
-                .codec = chunk.codec,
-            };
-            if (!self.aimAtTarget(&job, chunk, demands[begin..end])) {
-                try self.addUsers(&job, demands[begin..end]);
-            }
-            plan.jobs.appendAssumeCapacity(job);
+            try self.addJob(owner, number, chunk, demands[begin..end]);
             begin = end;
         }
+    }
+
+    fn addJob(
+        self: *Planner,
+        tensor: u32,
+        number: u32,
+        chunk: chunk_table.Chunk,
+        demands: []const Demand,
+    ) Error!void {
+        var job: Job = .{
+            .digest = chunk.digest,
+            .offset = chunk.offset,
+            .stored_length = chunk.stored_length,
+            .decoded_length = chunk.decoded_length,
+            .crc = chunk.crc,
+            .tensor = tensor,
+            .chunk = number,
+            .codec = chunk.codec,
+        };
+        if (!self.aimAtTarget(&job, chunk, demands)) try self.addUsers(&job, demands);
+        try self.plan.jobs.append(self.plan.gpa, job);
     }
 
     /// By chunk, then by target.

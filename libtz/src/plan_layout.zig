@@ -6,7 +6,6 @@ const bytes = @import("bytes.zig");
 const codec = @import("codec.zig");
 const format = @import("format.zig");
 const planner = @import("plan.zig");
-const Tensor = @import("index.zig").Tensor;
 const Job = planner.Job;
 const Plan = planner.Plan;
 const to_staging = planner.to_staging;
@@ -29,9 +28,9 @@ pub const Slabs = struct {
     /// The slab being filled.
     allocation: ?u32 = null,
     end: u64 = 0,
-    /// Of the tensor placed last.
+    /// Of what was placed last, there and in the file.
     position: u64 = 0,
-    data_offset: u64 = 0,
+    offset: u64 = 0,
 
     pub fn takes(self: Slabs, size: u64) bool {
         return self.size_max != 0 and size <= self.tensor_max;
@@ -41,10 +40,10 @@ pub const Slabs = struct {
         self: *Slabs,
         gpa: std.mem.Allocator,
         allocations: *std.ArrayList(u64),
-        tensor: Tensor,
+        size: u64,
+        offset: u64,
     ) error{ OutOfMemory, Limit }!planner.Placement {
-        const size = tensor.decoded_size;
-        var position = try self.nextPosition(tensor);
+        var position = try self.nextPosition(offset);
         var end = bytes.add(position, size) orelse return error.Limit;
         if (self.allocation == null or end > self.size_max) {
             try allocations.append(gpa, 0);
@@ -54,13 +53,13 @@ pub const Slabs = struct {
         }
         self.end = end;
         self.position = position;
-        self.data_offset = tensor.data_offset;
+        self.offset = offset;
         allocations.items[self.allocation.?] = end;
         return .{ .position = position, .size = size, .allocation = self.allocation.? };
     }
 
-    fn nextPosition(self: *const Slabs, tensor: Tensor) error{Limit}!u64 {
-        const mirrored = bytes.add(self.position, tensor.data_offset - self.data_offset) orelse
+    fn nextPosition(self: *const Slabs, offset: u64) error{Limit}!u64 {
+        const mirrored = bytes.add(self.position, offset - self.offset) orelse
             return error.Limit;
         if (mirrored % alignment == 0 and mirrored >= self.end and
             mirrored - self.end < kept_gap_end) return mirrored;

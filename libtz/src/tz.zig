@@ -16,6 +16,7 @@ pub const c_types = @import("c_api/types.zig");
 pub const c_support = @import("c_api/support.zig");
 pub const checksum = @import("checksum.zig");
 pub const codec = @import("codec.zig");
+pub const coreweave_record = @import("foreign/coreweave_record.zig");
 pub const dispatch = @import("dispatch.zig");
 pub const dtype = @import("dtype.zig");
 pub const encode = @import("encode.zig");
@@ -39,6 +40,8 @@ test {
     _ = @import("bytes.zig");
     _ = @import("checksum/crc32c.zig");
     _ = @import("decoder_fault_test.zig");
+    _ = @import("foreign/coreweave.zig");
+    _ = @import("foreign/coreweave_dtype.zig");
     _ = @import("foreign/json.zig");
     _ = @import("foreign/safetensors.zig");
     _ = @import("header_test.zig");

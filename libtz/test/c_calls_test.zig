@@ -908,7 +908,7 @@ test "numbers out of range are refused" {
         c.tz_header_chunk(header, try indexOf(header, "empty"), 0, &chunk),
         c.tz_header_run_ranges(header, &outside, 1, 0, null, 0, &count),
         c.tz_plan_new(header, &.{ .tensor = outside }, 1, null, &made, null),
-        c.tz_plan_new(header, &.{ .tensor = 0, .reserved = 1 }, 1, null, &made, null),
+        c.tz_plan_new(header, &.{ .tensor = 0, .flags = 2 }, 1, null, &made, null),
         c.tz_plan_new(header, &.{ .tensor = 0, .begin = &next }, 1, null, &made, null),
         c.tz_plan_new(header, null, 0, &flags, &made, null),
         c.tz_plan_process(plan, 1, 0, null, &addresses, 1, &next, null),

@@ -237,6 +237,8 @@ class ReadOptions:
     verify: bool = True  # check every chunk's checksum; a pinned digest is checked regardless
     local: Literal["copy", "map"] = "copy"  # "map": later changes to the file show
     host_memory_max: int = 256 * MIB  # beyond the result itself
+    # Zeros to make for tensors of .tensors files that have a shape but no values.
+    meta_size_max: int = 1024 * MIB
     connections_max: int = 32
     request_size_max: int = 64 * MIB
     progress: bool | None = None  # None: a bar on a terminal only
@@ -247,6 +249,7 @@ class ReadOptions:
         _require_bool(self.verify, "ReadOptions.verify")
         _require_choice(self.local, "ReadOptions.local", ("copy", "map"))
         _require_integer(self.host_memory_max, "ReadOptions.host_memory_max", HOST_MEMORY_MIN)
+        _require_integer(self.meta_size_max, "ReadOptions.meta_size_max", 0)
         _require_integer(self.connections_max, "ReadOptions.connections_max", 1, CONNECTIONS_MAX)
         _require_integer(self.request_size_max, "ReadOptions.request_size_max", REQUEST_SIZE_MIN)
         if self.progress is not None:

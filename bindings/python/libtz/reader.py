@@ -29,6 +29,7 @@ from libtz.transfer.job import Job, Policy, Wants
 from libtz.transfer.mapped import MappedSource
 from libtz.transfer.memory import Block, allocate
 from libtz.transfer.progress import Progress
+from libtz.transfer.records import RecordCheck
 from libtz.transfer.runs import fetch_runs
 from libtz.transfer.stats import TransferStats
 from libtz.transfer.upload import Lane
@@ -39,7 +40,11 @@ __all__ = ["File", "open"]
 # Holds the header of most models, and of small ones everything.
 FRONT_SIZE = 1 << 20
 
-_FORMATS = {lib.FORMAT_TZ: "tz", lib.FORMAT_SAFETENSORS: "safetensors"}
+_FORMATS = {
+    lib.FORMAT_TZ: "tz",
+    lib.FORMAT_SAFETENSORS: "safetensors",
+    lib.FORMAT_TENSORS: "tensors",
+}
 _DEFAULTS = ReadOptions()
 
 
@@ -52,15 +57,17 @@ class _Pick(NamedTuple):
 
 
 def open(source: Any, *, digest: str | None = None, options: ReadOptions = _DEFAULTS) -> File:
-    """Opens a .tz or .safetensors file: a path, a URL (file, http, https, s3), bytes, or a seekable
-    binary file; or a sharded set, by its folder or its *.index.json. Use the result as a context
-    manager.
+    """Opens a .tz, .safetensors or .tensors file: a path, a URL (file, http, https, s3), bytes, or
+    a seekable binary file; or a sharded set, by its folder or its *.index.json. Use the result as a
+    context manager.
 
     `digest` pins the file. "blake3:…" is a tz file's digest and covers all of it: any other file is
     an IntegrityError before it is parsed. "sha256:…" is of a whole file in another format, which
     then can only be loaded whole.
     """
-    from libtz.fileset import is_set, open_set  # it builds on this module
+    # These build on this module.
+    from libtz.fileset import is_set, open_set
+    from libtz.foreign.tensors_in import TensorsFile
 
     algorithm, pin = parse_digest(digest) if digest is not None else (None, None)
     if is_set(source):
@@ -79,7 +86,8 @@ def open(source: Any, *, digest: str | None = None, options: ReadOptions = _DEFA
             raise OptionError(
                 f"{place.url} is a tz file; pin it by its own digest, as `tz digest` prints it"
             )
-        return File(place, header, front, options, digest)
+        kind = TensorsFile if header.info.format == lib.FORMAT_TENSORS else File
+        return kind(place, header, front, options, digest)
     except BaseException:
         place.close()
         raise
@@ -93,10 +101,14 @@ def _open_header(source: Source, pin: bytes | None) -> tuple[lib.Header, memoryv
         try:
             opened = lib.Header.open(front, source.size, label=source.url, pin=pin)
         except FormatError as error:
-            # Right after a safetensors file's header size comes its JSON.
-            if error.code != "not-tz" or bytes(front[8:9]) != b"{":
+            if error.code != "not-tz":
                 raise
-            opened = lib.Header.open_safetensors(front, source.size, label=source.url)
+            if bytes(front[:5]) == b"|TZR|":
+                opened = lib.Header.open_tensors(front, source.size, label=source.url)
+            elif bytes(front[8:9]) == b"{":  # after the size of a safetensors header
+                opened = lib.Header.open_safetensors(front, source.size, label=source.url)
+            else:
+                raise
         if isinstance(opened, lib.Header):
             return opened, front[: opened.info.header_size]
         # A mapping of its own takes memory only as bytes really arrive.
@@ -157,7 +169,7 @@ class File(Mapping[str, Any]):
 
     @property
     def format(self) -> str:
-        """ "tz" or "safetensors"."""
+        """ "tz", "safetensors" or "tensors"."""
         return _FORMATS[self._header.info.format]
 
     @property
@@ -240,7 +252,7 @@ class File(Mapping[str, Any]):
         Tied tensors come as one object under all their names. Nothing is returned before everything
         was checked.
         """
-        maker, lane, move_to = for_device(device)
+        maker, lane, move_to = self._for_device(device)
         tensors = self._load(names, maker, lane)
         if move_to is not None:
             moved = {id(tensor): tensor.to(move_to) for tensor in tensors.values()}
@@ -279,7 +291,7 @@ class File(Mapping[str, Any]):
         The next ones are read meanwhile, in at most `host_memory_max` bytes beyond those that were
         handed out; a tensor larger than that is read when it is its turn.
         """
-        maker, lane, move_to = for_device(device)
+        maker, lane, move_to = self._for_device(device)
         for name, tensor in self._iterate(names, maker, lane):
             yield name, tensor if move_to is None else tensor.to(move_to)
 
@@ -366,7 +378,8 @@ class File(Mapping[str, Any]):
             if observer is not None and observer.digest() != self._sha256:
                 raise IntegrityError(f"{self._source.url} is not the file that the digest pins")
             tensors = [
-                _made(job, want, maker, entry) for want, entry in enumerate(wants.entries.values())
+                self._made(job, want, maker, entry)
+                for want, entry in enumerate(wants.entries.values())
             ]
         self._is_pinned |= observer is not None
         return {pick.name: tensors[wants.position[pick.owner]] for pick in picks}
@@ -375,12 +388,15 @@ class File(Mapping[str, Any]):
         """For a file pinned by SHA-256: what its bytes, in order, are hashed with."""
         if self._sha256 is None:
             return None
-        if wants.stored_size + self._header.info.header_size != self._source.size:
+        if not self._is_all(wants):
             raise OptionError(
                 f"{self._source.url} is pinned by the SHA-256 of all of it, so it can only be"
                 " loaded whole"
             )
         return hashlib.sha256(self._front)
+
+    def _is_all(self, wants: _Owners) -> bool:
+        return wants.stored_size + self._header.info.header_size == self._source.size
 
     def _iterate(
         self, names: Iterable[str] | None, maker: Maker, lane: Lane | None
@@ -404,7 +420,7 @@ class File(Mapping[str, Any]):
                 if want != last[0]:
                     last = (-1, None)  # before the next one is waited for
                     job.wait(want)
-                    last = (want, _made(job, want, maker, wants.entries[pick.owner]))
+                    last = (want, self._made(job, want, maker, wants.entries[pick.owner]))
                     job.release(want)
                 yield pick.name, last[1]
 
@@ -440,6 +456,7 @@ class File(Mapping[str, Any]):
     ) -> Iterator[Job]:
         if self._is_closed:
             raise OptionError(f"{self._source.url} is closed")
+        flat, check = self._planned(wants, box)
         policy = Policy(
             options=self._options,
             verify=self._verify_level(),
@@ -447,11 +464,10 @@ class File(Mapping[str, Any]):
             observe=observe,
             lane=lane,
             existing=existing,
+            check=check,
         )
         with self._planning:
-            indices = np.array(list(wants.entries), np.uint32)
-            read = fetch_runs(self._source, self._header, indices, self._front)
-            flat = Wants(list(wants.entries.values()), indices, None if box is None else [box])
+            read = fetch_runs(self._source, self._header, flat.indices, self._front)
             job = Job(self._source, self._header, flat, policy)
         try:
             with job:
@@ -469,10 +485,16 @@ class File(Mapping[str, Any]):
             return lib.VERIFY_DIGEST
         return lib.VERIFY_CRC if self._options.verify else lib.VERIFY_NONE
 
+    def _made(self, job: Job, want: int, maker: Maker, entry: lib.Tensor) -> Any:
+        """The tensor of a want that is complete."""
+        if job.is_on_device:
+            return job.device_tensor(want)
+        block, position = job.placed(want)
+        return maker.make(block, position, dtype_name(entry.dtype), entry.shape)
 
-def _made(job: Job, want: int, maker: Maker, entry: lib.Tensor) -> Any:
-    """The tensor of a want that is complete."""
-    if job.is_on_device:
-        return job.device_tensor(want)
-    block, position = job.placed(want)
-    return maker.make(block, position, dtype_name(entry.dtype), entry.shape)
+    def _for_device(self, device: Any) -> tuple[Maker, Lane | None, Any]:
+        return for_device(device)
+
+    def _planned(self, wants: _Owners, box: lib.Box | None) -> tuple[Wants, RecordCheck | None]:
+        indices = np.array(list(wants.entries), np.uint32)
+        return Wants(list(wants.entries.values()), indices, None if box is None else [box]), None

@@ -80,6 +80,20 @@ export fn tz_safetensors_open(
         status.fromError(err);
 }
 
+export fn tz_tensors_open(
+    front: ?[*]const u8,
+    front_size: usize,
+    file_size: u64,
+    given: ?*const c.OpenOptions,
+    out: ?**Header,
+    needed: ?*u64,
+    diagnostic: ?*Diagnostic,
+) Status {
+    const open = headers.openTensors;
+    return openWith(open, front, front_size, file_size, given, out, needed, diagnostic) catch |err|
+        status.fromError(err);
+}
+
 export fn tz_header_free(header: ?*Header) void {
     if (header) |opened| opened.deinit();
 }
@@ -101,6 +115,7 @@ export fn tz_header_get(header: ?*const Header, out: ?*c.HeaderInfo) Status {
         .incompatible_flags = self.incompatible_flags,
         .compatible_flags = self.compatible_flags,
         .file_digest = self.file_digest,
+        .is_encrypted = @intFromBool(self.is_encrypted),
     }));
 }
 
@@ -117,12 +132,28 @@ export fn tz_header_tensor(header: ?*const Header, index: u32, out: ?*c.Tensor) 
         .rank = @intCast(tensor.shape.len),
         .order = tensor.order,
         .tie = tensor.tie,
+        .flags = tensorFlags(self, index),
         .decoded_size = tensor.decoded_size,
         .stored_size = tensor.stored_size,
         .data_offset = tensor.data_offset,
         .chunk_count = tensor.chunkCount(self.index.chunk_size),
         .content_digest = tensor.content_digest,
     }));
+}
+
+const flag_meta: u32 = 1;
+const flag_parameter: u32 = 2;
+const flag_buffer: u32 = 4;
+
+fn tensorFlags(header: *const Header, index: u32) u32 {
+    if (header.index.records.len == 0) return 0;
+    const record = header.index.records[index];
+    const role: u32 = switch (record.role) {
+        .parameter => flag_parameter,
+        .buffer => flag_buffer,
+        .state => 0,
+    };
+    return if (record.is_meta) role | flag_meta else role;
 }
 
 export fn tz_header_find(

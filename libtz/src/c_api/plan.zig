@@ -40,7 +40,7 @@ fn newPlan(
     const self = header orelse return error.Argument;
     const target = out orelse return error.Argument;
     const list = try slice(plans.Want, wants, want_count);
-    for (list) |want| if (want.reserved != 0) return error.Argument;
+    for (list) |want| if (want.flags & ~plans.want_record != 0) return error.Argument;
     const plan = try gpa.create(Plan);
     errdefer gpa.destroy(plan);
     plan.* = try .init(gpa, self, list, try planOptions(given), place);

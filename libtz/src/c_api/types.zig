@@ -37,6 +37,8 @@ pub const HeaderInfo = extern struct {
     incompatible_flags: u64,
     compatible_flags: u64,
     file_digest: Digest,
+    is_encrypted: u32,
+    reserved: u32 = 0,
 };
 
 pub const Tensor = extern struct {
@@ -48,12 +50,28 @@ pub const Tensor = extern struct {
     rank: u32,
     order: u32,
     tie: u32,
-    reserved: u32 = 0,
+    flags: u32,
     decoded_size: u64,
     stored_size: u64,
     data_offset: u64,
     chunk_count: u64,
     content_digest: ?*const Digest,
+};
+
+pub const Record = extern struct {
+    struct_size: u32,
+    module: u32,
+    flags: u32,
+    crc32: u32,
+    sha256: ?*const Digest,
+    hashed_size: u64,
+    cipher_chunk_size: u64,
+    cipher_chunk_count: u64,
+    nonce: ?*const [24]u8,
+    tags: ?[*]const u8,
+    opslimit: u64,
+    memlimit: u64,
+    salt: ?*const [16]u8,
 };
 
 pub const Pair = extern struct {
@@ -140,6 +158,7 @@ pub const structs = .{
     .{ "tz_open_options", OpenOptions },
     .{ "tz_header_info", HeaderInfo },
     .{ "tz_tensor", Tensor },
+    .{ "tz_record", Record },
     .{ "tz_pair", Pair },
     .{ "tz_node", Node },
     .{ "tz_range", Range },

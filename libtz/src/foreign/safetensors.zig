@@ -186,7 +186,7 @@ const Parser = struct {
             }
             shape[shape.len - 1] /= dtype.elements;
         }
-        const size = sizeOf(dtype, shape) orelse return self.fail(error.Limit, name_offset);
+        const size = dtypes.sizeOf(dtype.unitSize(), shape) orelse return self.fail(error.Limit, name_offset);
         if (begin > end or end - begin != size) return self.fail(error.Foreign, name_offset);
         try self.entries.append(self.arena, .{
             .tensor = .{
@@ -280,22 +280,6 @@ const Parser = struct {
         return a < b;
     }
 };
-
-/// Null when the product of the unit and of all dimensions but zeros exceeds what files can hold,
-/// as in TZ1-29.
-fn sizeOf(dtype: dtypes.Info, shape: []const u64) ?u64 {
-    var product = dtype.unitSize();
-    var empty = false;
-    for (shape) |dimension| {
-        if (dimension == 0) {
-            empty = true;
-        } else {
-            product = bytes.mul(product, dimension) orelse return null;
-        }
-    }
-    if (product > format.file_size_max) return null;
-    return if (empty) 0 else product;
-}
 
 const testing = std.testing;
 

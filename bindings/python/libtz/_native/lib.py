@@ -82,6 +82,11 @@ _check_library()
 
 FORMAT_TZ: int = clib.TZ_FORMAT_TZ
 FORMAT_SAFETENSORS: int = clib.TZ_FORMAT_SAFETENSORS
+FORMAT_TENSORS: int = clib.TZ_FORMAT_TENSORS
+TENSOR_META: int = clib.TZ_TENSOR_META
+TENSOR_PARAMETER: int = clib.TZ_TENSOR_PARAMETER
+TENSOR_BUFFER: int = clib.TZ_TENSOR_BUFFER
+WANT_RECORD: int = clib.TZ_WANT_RECORD
 NODE_TENSOR: int = clib.TZ_NODE_TENSOR
 PLAN_STAGED: int = clib.TZ_PLAN_STAGED
 # As tz_segment.allocation has them.
@@ -171,6 +176,7 @@ class HeaderInfo(NamedTuple):
     incompatible_flags: int
     compatible_flags: int
     file_digest: bytes
+    is_encrypted: int
 
 
 class Tensor(NamedTuple):
@@ -184,6 +190,7 @@ class Tensor(NamedTuple):
     data_offset: int
     chunk_count: int
     content_digest: bytes | None
+    flags: int
 
 
 class Chunk(NamedTuple):
@@ -227,6 +234,11 @@ class Header:
         return cls._open(clib.tz_safetensors_open, front, file_size, label, None)
 
     @classmethod
+    def open_tensors(cls, front: Any, file_size: int, *, label: str) -> Header | int:
+        """The header, or how many bytes from the front are needed."""
+        return cls._open(clib.tz_tensors_open, front, file_size, label, None)
+
+    @classmethod
     def _open(
         cls, function: Any, front: Any, file_size: int, label: str, pin: bytes | None
     ) -> Header | int:
@@ -263,6 +275,7 @@ class Header:
                     t.data_offset,
                     t.chunk_count,
                     bytes(ffi.buffer(t.content_digest, 32)) if t.content_digest else None,
+                    t.flags,
                 )
             )
         return found
@@ -372,15 +385,19 @@ class Plan:
         tensors: NDArray[np.uint32],
         boxes: Sequence[Box] | None = None,
         *,
+        want_flags: NDArray[np.uint32] | None = None,
         flags: int = 0,
         request_size_max: int = 0,
         gap_max: int = 0,
         slab_size_max: int = 0,
         slab_tensor_max: int = 0,
     ) -> None:
-        """`boxes` has one per tensor; None wants all of each."""
+        """`boxes` has one per tensor; None wants all of each. `want_flags`: WANT_RECORD and the
+        like for each."""
         self._header = header  # must outlive the plan
         wants, corners = _wants(tensors, boxes)
+        if want_flags is not None:
+            wants["flags"] = want_flags
         options = ffi.new("tz_plan_options *", {"struct_size": ffi.sizeof("tz_plan_options")})
         options.flags = flags
         options.request_size_max = request_size_max

@@ -16,7 +16,7 @@ NONE64 = 0xFFFF_FFFF_FFFF_FFFF
 
 # What the data did wrong, by the classes of the specification (section 13) and of foreign formats.
 _DATA: dict[str, tuple[type[Error], str]] = {
-    "not-tz": (FormatError, "this is neither a tz nor a safetensors file"),
+    "not-tz": (FormatError, "this is neither a tz nor a safetensors nor a tensors file"),
     "truncated": (FormatError, "the file ends too early"),
     "trailing": (FormatError, "the file has bytes after its end"),
     "version": (FormatError, "the file needs a newer version of libtz"),

@@ -37,7 +37,7 @@ objects: tied tensors are stored once for each name, nested objects are refused.
 
 def add_to(commands: Any) -> None:
     parser = add_command(commands, "convert", "write a file in another format", DESCRIPTION, run)
-    parser.add_argument("source", metavar="SRC", help="file to read, .tz or .safetensors")
+    parser.add_argument("source", metavar="SRC", help="file to read, of any format")
     parser.add_argument("target", metavar="DST", help="file to write, .tz or .safetensors")
     parser.add_argument("--digest", help="the digest that SRC must have")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")

@@ -18,7 +18,7 @@ DESCRIPTION = """\
 Load model weights fast, and know that they are the right ones.
 
 Files are named by path or URL: model.tz, https://host/model.tz, s3://bucket/model.tz. Each command
-reads .tz and .safetensors files.
+reads .tz, .safetensors and .tensors files.
 
   tz convert model.safetensors model.tz       make a .tz file; prints its digest
   tz inspect https://host/model.tz            list tensors, reading only the header

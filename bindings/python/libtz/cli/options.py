@@ -22,6 +22,7 @@ HELP = {
     "verify": "check every chunk's checksum; a pinned digest is checked regardless",
     "local": "copy local files into memory, or map them (later changes to the file show)",
     "host_memory_max": "host memory to use beside the tensors",
+    "meta_size_max": "zeros to make for tensors that a .tensors file has no values of",
     "connections_max": "parallel requests to a server",
     "request_size_max": "bytes to ask for in one request",
     "progress": "show a progress bar (default: on a terminal)",
@@ -55,10 +56,19 @@ NO_FLAG = {
 }
 
 # What commands that load no tensors leave out.
-LOADING = frozenset({"verify", "local", "host_memory_max", "connections_max", "request_size_max"})
+LOADING = frozenset(
+    {
+        "verify",
+        "local",
+        "host_memory_max",
+        "meta_size_max",
+        "connections_max",
+        "request_size_max",
+    }
+)
 
 _GROUPS = {"": "options", "http": "HTTP (and S3)", "s3": "S3"}
-_SIZES = {"host_memory_max", "request_size_max", "chunk_size"}
+_SIZES = {"host_memory_max", "meta_size_max", "request_size_max", "chunk_size"}
 
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
 

@@ -84,6 +84,8 @@ class Settings:
     piece_size: int = PIECE_SIZE
     window: int | None = None  # bytes of units that may be waiting for the consumer
     observe: Callable[[memoryview], None] | None = None  # sees all bytes in order; for one thread
+    # Is told of each request whose bytes are there, by its worker, before anyone waiting is.
+    arrived: Callable[[int], None] | None = None
 
 
 class Request(NamedTuple):
@@ -311,6 +313,10 @@ class Transfer:
         buffers = self._buffers(request, slot, worker, process)
         self._source.read_into(request.offset, request.size, buffers)
         process(request.size)
+        if self._settings.arrived is not None:
+            begin_check = time.perf_counter()
+            self._settings.arrived(number)
+            worker.times.process += time.perf_counter() - begin_check
         now = time.perf_counter()
         worker.times.receive += now - begin - (worker.times.process - processed_before)
         if slot is not None:

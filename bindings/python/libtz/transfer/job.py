@@ -25,6 +25,7 @@ from libtz.transfer.host import HostTarget, host_slot
 from libtz.transfer.mapped import MappedSource, mapped_blocks
 from libtz.transfer.memory import Block
 from libtz.transfer.progress import Progress
+from libtz.transfer.records import RecordCheck
 from libtz.transfer.schedule import Schedule
 from libtz.transfer.staging import SlotRing
 from libtz.transfer.stats import TransferStats
@@ -57,11 +58,15 @@ INLINE_SIZE_MAX = MIB
 @dataclass(frozen=True)
 class Wants:
     """Tensors to load, none of them tied: owners only. A box may be part of one, and then the same
-    tensor may be wanted several times."""
+    tensor may be wanted several times.
+
+    With `with_records` the second half are the record headers of the first, in the same order.
+    """
 
     tensors: Sequence[lib.Tensor]
     indices: NDArray[np.uint32]
     boxes: Sequence[lib.Box] | None = None
+    with_records: bool = False
 
     def __len__(self) -> int:
         return len(self.tensors)
@@ -76,8 +81,10 @@ class Policy:
     is_streamed: bool = False  # tensors are taken one by one, and wait for that in bounded memory
     observe: Callable[[memoryview], None] | None = None  # sees all bytes in file order
     lane: Lane | None = None  # to a device; None: host memory
-    # Where each want is to be put; None: in memory that the job allocates.
+    # Where the first wants are to be put, in their order; the others, and None, are allocated.
     existing: Sequence[Block | None] | None = None
+    # Of .tensors files: checks tensors by their record headers, which are among the wants.
+    check: RecordCheck | None = None
 
 
 class Job:
@@ -89,6 +96,7 @@ class Job:
         self._source = source
         self._wants = wants
         self._policy = policy
+        self.check = policy.check
         self._before = copy.copy(source.stats)
         threads, threads_max = _threads(source, wants, policy)
         budget = policy.options.host_memory_max // (2 if policy.is_streamed else 1)
@@ -103,6 +111,8 @@ class Job:
         make_slot = policy.lane.slot if policy.lane else host_slot
         self._ring: SlotRing[HostSlot] = SlotRing(lambda: make_slot(slot_size), slots)
         self.target = self._make_target(schedule)
+        if policy.check is not None and isinstance(self.target, HostTarget):
+            policy.check.begin(schedule, self.target, plan.placements)
         settings = Settings(
             threads=min(threads, slots or threads),
             threads_max=min(threads_max, slots or threads_max),
@@ -110,6 +120,7 @@ class Job:
             piece_size=PIECE_SIZE_MAPPED if isinstance(source, MappedSource) else PIECE_SIZE,
             window=budget if policy.is_streamed else None,
             observe=policy.observe,
+            arrived=None if policy.check is None else policy.check.arrived,
         )
         progress = Progress(plan.info.bytes_read, source.url, policy.options.progress)
         self._transfer = Transfer(source, schedule, self.target, settings, progress)
@@ -179,6 +190,11 @@ class Job:
         return self.target.tensor(want)
 
     def release(self, want: int) -> None:
+        self._release(want)
+        if self._wants.with_records:
+            self._release(want + len(self._wants) // 2)
+
+    def _release(self, want: int) -> None:
         unit = self._unit_of_want[want]
         if unit < 0:
             return
@@ -244,6 +260,13 @@ def _span(wants: Wants) -> tuple[int, int]:
     return min(begins), max(ends)
 
 
+def _want_flags(wants: Wants) -> NDArray[np.uint32] | None:
+    if not wants.with_records:
+        return None
+    half = len(wants) // 2
+    return np.repeat(np.array([0, lib.WANT_RECORD], np.uint32), half)
+
+
 def _plan(
     header: lib.Header,
     wants: Wants,
@@ -261,6 +284,7 @@ def _plan(
             header,
             wants.indices,
             wants.boxes,
+            want_flags=_want_flags(wants),
             flags=lib.PLAN_STAGED if policy.lane else 0,
             request_size_max=size,
             slab_size_max=0 if has_own_places else SLAB_SIZE_MAX,

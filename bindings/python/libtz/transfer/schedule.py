@@ -22,7 +22,8 @@ Integers = NDArray[np.int64]
 class Schedule:
     """`wants` below are those of the plan, in its order.
 
-    - `want_end[w]`: want w is complete when all requests before this one are done;
+    - `want_end[w]`: want w is complete when all requests before this one are done, and
+      `want_begin[w]` is the first that brings something of it;
     - `unit_of_want[w]`: -1 when the want is empty;
     - `units`: all units, by first use; `unit_count_at[r]` is how many of them request r and those
       before it need, `bytes_at[r]` how many bytes these are;
@@ -36,6 +37,7 @@ class Schedule:
         request_begins = plan.requests["offset"].astype(np.int64)
         request_ends = request_begins + plan.requests["size"].astype(np.int64)
         first = np.searchsorted(request_ends, begins, side="right")
+        self.want_begin: Integers = first.astype(np.int64)
         is_empty = plan.placements["size"] == 0
         last = np.searchsorted(request_begins, ends, side="left")
         self.want_end: Integers = np.where(is_empty, 0, last).astype(np.int64)

@@ -1,0 +1,196 @@
+"""Files of CoreWeave's Tensorizer, opened: what they have that other files have not.
+
+Each tensor has a record header before its data, with hashes over both. They come with the data and
+are checked as soon as a tensor is there (transfer/records.py). What hashes cover is always a whole
+tensor in host memory: so slices are cut from whole tensors, and devices get copies of what was
+checked. With `ReadOptions(verify=False)` no record header is read, slices read only what they need,
+and devices are filled directly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from libtz._native import lib
+from libtz.errors import FormatError, OptionError
+from libtz.format import TensorInfo, dtype_name, item_size
+from libtz.makers import BufferMaker, Maker, default_maker
+from libtz.reader import File
+from libtz.transfer.job import Job, Wants
+from libtz.transfer.memory import Block, allocate
+from libtz.transfer.records import RecordCheck, record_wants
+from libtz.transfer.upload import Lane
+
+__all__ = ["TensorsFile"]
+
+# After the last tensor's data: the size of a next record header.
+END_MARK = bytes(8)
+
+
+class TensorsFile(File):
+    """A `File` of the format "tensors"."""
+
+    def __init__(self, *arguments: Any) -> None:
+        """Called by `libtz.open`."""
+        super().__init__(*arguments)
+        self._has_hashes: bool | None = None  # unknown until something was loaded
+
+    @property
+    def is_encrypted(self) -> bool:
+        return bool(self._header.info.is_encrypted)
+
+    @property
+    def verified(self) -> str:
+        """See `File.verified`. Whether a file has hashes shows when it is loaded: "checksum" says
+        that all tensors loaded so far had some, and that they were right."""
+        if self._is_pinned:
+            return "pinned"
+        return "checksum" if self._has_hashes else "none"
+
+    def info(self, name: str) -> TensorInfo:
+        entry = self._header.tensor(self._index(name))
+        return dataclasses.replace(super().info(name), nbytes=_memory_size(entry))
+
+    # ---- Loading ----
+
+    def load(self, names: Iterable[str] | None = None, device: Any = "cpu") -> dict[str, Any]:
+        _, _, move_to = self._for_device(device)
+        if move_to is None or self._sha256 is not None:
+            return super().load(names, device)
+        # One by one, since host memory need not hold all of it.
+        wanted = [pick.name for pick in self._picks(names)]
+        tensors = dict(self.iter_tensors(wanted, device))
+        return {name: tensors[name] for name in wanted}
+
+    def load_into(self, blocks: Mapping[str, Block]) -> None:
+        entries = {pick.name: pick.entry for pick in self._picks(blocks)}
+        without = {name for name, entry in entries.items() if entry.flags & lib.TENSOR_META}
+        for name in without:
+            if blocks[name].size != _memory_size(entries[name]):
+                raise OptionError(f"tensor {name!r} needs {_memory_size(entries[name])} bytes")
+        super().load_into({name: block for name, block in blocks.items() if name not in without})
+        for name in without:
+            np.frombuffer(blocks[name].view(), np.uint8)[:] = 0
+
+    def verify(self) -> None:
+        """Reads the whole file once and raises what is wrong with it. Tensors without hashes are
+        not wrong, but then `verified` is "none". A tensor is in memory as a whole."""
+        if not self._options.verify:
+            options = dataclasses.replace(self._options, verify=True)
+            strict = TensorsFile(self._source, self._header, self._front, options, None)
+            strict.verify()
+            self._has_hashes = strict._has_hashes
+            return
+        wants = self._wants(super()._picks(None))
+        with self._job(wants, is_streamed=True) as job:
+            for want in range(len(wants.entries)):
+                job.wait(want)
+                job.release(want)
+
+    # ---- How loading is done ----
+
+    @property
+    def _reads_records(self) -> bool:
+        return self._options.verify or self.is_encrypted or self._sha256 is not None
+
+    def _for_device(self, device: Any) -> tuple[Maker, Lane | None, Any]:
+        maker, lane, move_to = super()._for_device(device)
+        if lane is None or not self._reads_records:
+            return maker, lane, move_to
+        import torch
+
+        return maker, None, torch.device(device)
+
+    def _picks(self, names: Iterable[str] | None) -> list[Any]:
+        picks = super()._picks(names)
+        size = sum(_memory_size(p.entry) for p in picks if p.entry.flags & lib.TENSOR_META)
+        if size > self._options.meta_size_max:
+            raise OptionError(
+                f"{self._source.url}: tensors of {size} bytes in all have a shape but no values;"
+                " zeros in their place are more than ReadOptions.meta_size_max allows"
+            )
+        return picks
+
+    def _planned(self, wants: Any, box: lib.Box | None) -> tuple[Wants, RecordCheck | None]:
+        flat, _ = super()._planned(wants, box)
+        if box is not None or not self._reads_records:
+            return flat, None
+        indices = flat.indices.tolist()
+        tensors = [*flat.tensors, *record_wants(self._header, indices, flat.tensors)]
+        check = RecordCheck(self._header, indices, verify=self._options.verify)
+        both = np.concatenate([flat.indices, flat.indices])
+        return Wants(tensors, both, with_records=True), check
+
+    @contextmanager
+    def _job(self, wants: Any, **how: Any) -> Iterator[Job]:
+        with super()._job(wants, **how) as job:
+            yield job
+            check = job.check
+            if check is not None and wants.entries:
+                self._has_hashes = self._has_hashes is not False and check.has_all_hashes
+            if any(entry.order == len(self) - 1 for entry in wants.entries.values()):
+                self._check_end()
+
+    def _check_end(self) -> None:
+        offset = self._source.size - len(END_MARK)
+        mark = bytearray(len(END_MARK))
+        self._source.read_into(offset, len(mark), [memoryview(mark)])
+        if mark != END_MARK:
+            raise FormatError(
+                f"{self._source.url}, byte {offset}: more follows the last tensor that the index"
+                " names (trailing)",
+                code="trailing",
+                offset=offset,
+            )
+
+    def _is_all(self, wants: Any) -> bool:
+        return len(wants.entries) == len(self)
+
+    def _observer(self, wants: Any) -> Any:
+        state = super()._observer(wants)
+        return None if state is None else _WholeFile(state)
+
+    def _load_box(self, name: str, box: lib.Box, steps: Sequence[int], shape: Sequence[int]) -> Any:
+        (pick,) = self._picks([name])
+        if not self._reads_records and not pick.entry.flags & lib.TENSOR_META:
+            return super()._load_box(name, box, steps, shape)
+        dtype = dtype_name(pick.entry.dtype)
+        maker = default_maker()
+        maker.require(dtype, name)
+        data = self.load_with(BufferMaker(), [name])[name]
+        if math.prod(shape) == 0:
+            return maker.make(None, 0, dtype, shape)
+        units = np.frombuffer(data, np.uint8).reshape(*pick.entry.shape, item_size(dtype))
+        parts = tuple(slice(*part) for part in zip(*box, steps, strict=True))
+        owner = np.ascontiguousarray(units[parts]).reshape(-1).copy()
+        return maker.make(Block(owner, 0, owner.nbytes, lib.address(owner)), 0, dtype, shape)
+
+    def _made(self, job: Job, want: int, maker: Maker, entry: lib.Tensor) -> Any:
+        if not entry.flags & lib.TENSOR_META:
+            return super()._made(job, want, maker, entry)
+        return maker.make(allocate(_memory_size(entry)), 0, dtype_name(entry.dtype), entry.shape)
+
+
+class _WholeFile:
+    """SHA-256 of all bytes of the file: what no plan reads is known."""
+
+    def __init__(self, state: Any) -> None:
+        self._state = state
+        self.update = state.update
+
+    def digest(self) -> bytes:
+        self._state.update(END_MARK)
+        digest: bytes = self._state.digest()
+        return digest
+
+
+def _memory_size(entry: lib.Tensor) -> int:
+    if not entry.flags & lib.TENSOR_META:
+        return entry.decoded_size
+    return math.prod(entry.shape) * item_size(dtype_name(entry.dtype))

@@ -1,0 +1,119 @@
+"""Checks tensors of .tensors files by their record headers, as soon as all of a tensor is there.
+
+Each tensor has its own hashes, over all of it, so a worker checks it when the last of its requests
+has arrived. Hashes that a file lacks check nothing: `has_all_hashes` tells.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from libtz._native import lib
+from libtz._native.records import Record, parse_record, record_range
+from libtz.errors import IntegrityError
+from libtz.transfer.host import HostTarget
+from libtz.transfer.schedule import Schedule
+
+__all__ = ["RecordCheck", "check_hashes", "record_wants"]
+
+
+def record_wants(
+    header: lib.Header, indices: Sequence[int], entries: Sequence[lib.Tensor]
+) -> list[lib.Tensor]:
+    """The record headers of tensors, as if they were tensors of bytes."""
+    wants = []
+    for index, entry in zip(indices, entries, strict=True):
+        offset, size = record_range(header, index)
+        wants.append(
+            entry._replace(
+                dtype=lib.dtype_code("u8"),
+                shape=(size,),
+                decoded_size=size,
+                stored_size=size,
+                data_offset=offset,
+            )
+        )
+    return wants
+
+
+class RecordCheck:
+    """Of one load. The wants are those of `Wants.with_records`: tensors, then their records."""
+
+    def __init__(self, header: lib.Header, indices: Sequence[int], *, verify: bool) -> None:
+        self._header = header
+        self._indices = indices
+        self._verify = verify
+        self._lock = threading.Lock()
+        self.has_all_hashes = True
+
+    def begin(self, schedule: Schedule, target: HostTarget, placements: Any) -> None:
+        """Once, before the first request."""
+        self._target = target
+        count = len(self._indices)
+        self._units = schedule.unit_of_want
+        self._positions: NDArray[np.uint64] = placements["position"]
+        self._sizes: NDArray[np.uint64] = placements["size"]
+        # A tensor's bytes and its record header's are one range: requests [first, end).
+        first = schedule.want_begin[count:]
+        end = np.maximum(schedule.want_end[:count], schedule.want_end[count:])
+        # In the order of the file both ascend.
+        self._order = np.lexsort((end, first))
+        self._firsts = first[self._order]
+        self._ends = end[self._order]
+        self._missing: list[int] = (self._ends - self._firsts).tolist()
+
+    def arrived(self, request: int) -> None:
+        """Checks the tensors of which this was the last part. Called by workers."""
+        begin = int(np.searchsorted(self._ends, request, side="right"))
+        end = int(np.searchsorted(self._firsts, request, side="right"))
+        complete = []
+        with self._lock:
+            for place in range(begin, end):
+                self._missing[place] -= 1
+                if self._missing[place] == 0:
+                    complete.append(int(self._order[place]))
+        for want in complete:
+            self._check(want)
+
+    def _check(self, want: int) -> None:
+        index = self._indices[want]
+        record = parse_record(self._header, index, self._memory(want + len(self._indices)))
+        if not self._verify:
+            return
+        check_hashes(self._header, index, record, self._memory(want))
+        if record.sha256 is None and record.crc32 is None:
+            self.has_all_hashes = False
+
+    def _memory(self, want: int) -> memoryview:
+        unit = int(self._units[want])
+        if unit < 0:
+            return memoryview(b"")
+        begin = int(self._positions[want])
+        return self._target.view(unit)[begin : begin + int(self._sizes[want])]
+
+
+def check_hashes(header: lib.Header, index: int, record: Record, data: memoryview) -> None:
+    """Compares a tensor's bytes, decrypted, with all hashes that its record has."""
+    if record.sha256 is not None:
+        state = hashlib.sha256(record.hashed)
+        state.update(data)
+        if state.digest() != record.sha256:
+            raise _differs(header, index, "SHA-256")
+    if record.crc32 is not None and zlib.crc32(data, zlib.crc32(record.hashed)) != record.crc32:
+        raise _differs(header, index, "CRC-32")
+
+
+def _differs(header: lib.Header, index: int, algorithm: str) -> IntegrityError:
+    name = header.name(index)
+    return IntegrityError(
+        f"{header.label}, tensor {name!r}: these are not the bytes that were written; get the file"
+        f" again ({algorithm})",
+        tensor=name,
+    )

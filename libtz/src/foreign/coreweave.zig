@@ -1,0 +1,360 @@
+//! The front of a .tensors file of CoreWeave's Tensorizer, data versions 1 to 5, read strictly: the
+//! file header and the index. Each tensor's record header lies right before its data; see
+//! coreweave_record.zig. spec/foreign/coreweave-tensors.md describes the whole layout.
+//!
+//! Offset | Size | Field        | Rule
+//! 0      | 5    | magic        | "|TZR|"
+//! 5      | 4    | version      | 1 to 5
+//! 9      | 32   | flags        | bit 0 encrypted, bit 1 versioned index; zero before version 4
+//! 41     | 8    | data_size    | sum over all tensors
+//! 49     | 8    | reserved     | zero
+//! 57     | 8    | tensor_count |
+//! 65     | 8    | index_size   |
+//! 73     |      | index        | tensor_count entries, then zeros
+//!
+//! The format's own library looks at less: here sizes and offsets have to follow from one another,
+//! so a file cannot hide bytes, or have them belong to two tensors.
+
+const std = @import("std");
+const bytes = @import("../bytes.zig");
+const dtypes = @import("../dtype.zig");
+const format = @import("../format.zig");
+const names = @import("coreweave_names.zig");
+const opaque_dtypes = @import("coreweave_dtype.zig");
+const record_format = @import("coreweave_record.zig");
+const status = @import("../status.zig");
+const Record = @import("../index.zig").Record;
+const Structure = @import("../structure.zig").Structure;
+const Tensor = @import("../index.zig").Tensor;
+
+const Allocator = std.mem.Allocator;
+
+pub const magic = "|TZR|";
+
+const file_header_size = 73;
+
+/// A record header's size of zero: no record follows.
+const end_marker_size = 8;
+
+const flag_encrypted = 1 << 0;
+const flag_versioned_index = 1 << 1;
+
+/// An index entry without version, name, dtype and dimensions.
+const entry_size_min = 29;
+
+pub const Decoded = struct {
+    /// Sorted by name.
+    tensors: []Tensor,
+    /// Indices of `tensors` in the order of the file.
+    order: []u32,
+    /// One for each of `tensors`.
+    records: []Record,
+    /// Nothing if all names are flat.
+    structure: Structure,
+    /// File header and index.
+    header_size: u64,
+    is_encrypted: bool,
+};
+
+pub const Error = status.DataError || error{OutOfMemory};
+
+/// Reads file header and index from the first bytes of a file of `file_size` bytes. Null: `needed`
+/// bytes are needed. Nothing in the result points into `front`. What is needed only on the way
+/// comes from `gpa`.
+pub fn decode(
+    gpa: Allocator,
+    arena: Allocator,
+    front: []const u8,
+    file_size: u64,
+    open_size_max: u64,
+    needed: *u64,
+    diagnostic: *status.Diagnostic,
+) Error!?Decoded {
+    std.debug.assert(front.len <= file_size);
+    const magic_size = @min(magic.len, front.len);
+    if (!std.mem.eql(u8, front[0..magic_size], magic[0..magic_size])) {
+        return diagnostic.fail(error.NotTz, 0, 0);
+    }
+    if (file_size < file_header_size + end_marker_size) {
+        return diagnostic.fail(error.Truncated, 0, 0);
+    }
+    if (front.len < file_header_size) {
+        needed.* = file_header_size;
+        return null;
+    }
+    const file: FileHeader = try .decode(front, file_size, diagnostic);
+    const header_size = file_header_size + file.index_size;
+    if (header_size > open_size_max) return diagnostic.fail(error.Limit, 0, 65);
+    if (front.len < header_size) {
+        needed.* = header_size;
+        return null;
+    }
+    const index = front[file_header_size..@intCast(header_size)];
+    // Names and dtypes stay in memory as they are in the file, to be compared with the records'.
+    const used = index[0 .. index.len - countZeros(index)];
+    const kept = try arena.alloc(u8, @min(index.len, used.len + 64));
+    @memcpy(kept, index[0..kept.len]);
+    var parser: Parser = .{
+        .gpa = gpa,
+        .arena = arena,
+        .file = file,
+        .index = kept,
+        .entries = try arena.alloc(Entry, @intCast(file.tensor_count)),
+        .diagnostic = diagnostic,
+    };
+    defer parser.steps.deinit(gpa);
+    try parser.parse();
+    return try parser.arrange(file_size, header_size);
+}
+
+fn countZeros(index: []const u8) usize {
+    var count: usize = 0;
+    while (count < index.len and index[index.len - 1 - count] == 0) count += 1;
+    return count;
+}
+
+const FileHeader = struct {
+    version: u32,
+    is_encrypted: bool,
+    has_versioned_index: bool,
+    data_size: u64,
+    tensor_count: u64,
+    index_size: u64,
+
+    fn decode(
+        front: []const u8,
+        file_size: u64,
+        diagnostic: *status.Diagnostic,
+    ) Error!FileHeader {
+        const version = bytes.get(u32, front, 5);
+        if (version < 1 or version > 5) return diagnostic.fail(error.Version, 0, 5);
+        const flags = bytes.get(u64, front, 9);
+        const known: u64 = switch (version) {
+            4 => flag_encrypted,
+            5 => flag_encrypted | flag_versioned_index,
+            else => 0,
+        };
+        if (flags & ~known != 0 or !bytes.allZero(front[17..41])) {
+            return diagnostic.fail(error.Feature, 0, 9);
+        }
+        // An unreleased writer calls another layout version 5 too; it lacks this flag.
+        const has_versioned_index = flags & flag_versioned_index != 0;
+        if (version == 5 and !has_versioned_index) return diagnostic.fail(error.Feature, 0, 9);
+        if (!bytes.allZero(front[49..57])) return diagnostic.fail(error.Reserved, 0, 49);
+        const index_size = bytes.get(u64, front, 65);
+        if (index_size > file_size - file_header_size - end_marker_size) {
+            return diagnostic.fail(error.Truncated, 0, 65);
+        }
+        const tensor_count = bytes.get(u64, front, 57);
+        if (tensor_count > format.tensor_count_max) return diagnostic.fail(error.Limit, 0, 57);
+        if (tensor_count > index_size / entry_size_min) return diagnostic.fail(error.Foreign, 0, 57);
+        return .{
+            .version = version,
+            .is_encrypted = version == 3 or flags & flag_encrypted != 0,
+            .has_versioned_index = has_versioned_index,
+            .data_size = bytes.get(u64, front, 41),
+            .tensor_count = tensor_count,
+            .index_size = index_size,
+        };
+    }
+};
+
+/// A tensor while it is not known whether it fits in with the others.
+const Entry = struct {
+    tensor: Tensor,
+    record: Record,
+    /// Of the data, where nothing is stored too.
+    data_offset: u64,
+    /// Its path: a range of the parser's steps.
+    step_begin: u32,
+    step_count: u32,
+    /// Of the index entry in the file.
+    offset: u64,
+};
+
+const Parser = struct {
+    gpa: Allocator,
+    arena: Allocator,
+    file: FileHeader,
+    /// Of all zeros at the end only a few.
+    index: []const u8,
+    entries: []Entry,
+    diagnostic: *status.Diagnostic,
+    at: usize = 0,
+    steps: std.ArrayList(names.Step) = .empty,
+    is_nested: bool = false,
+
+    fn parse(self: *Parser) Error!void {
+        for (self.entries) |*entry| {
+            const offset = file_header_size + self.at;
+            self.parseEntry(entry, offset) catch |err| {
+                if (self.diagnostic.offset == status.Diagnostic.none) {
+                    self.diagnostic.offset = offset;
+                }
+                return err;
+            };
+        }
+        if (!bytes.allZero(self.index[self.at..])) {
+            return self.diagnostic.fail(error.Foreign, 0, file_header_size + self.at);
+        }
+    }
+
+    fn take(self: *Parser, size: usize) error{Foreign}![]const u8 {
+        if (size > self.index.len - self.at) return error.Foreign;
+        defer self.at += size;
+        return self.index[self.at..][0..size];
+    }
+
+    fn integer(self: *Parser, comptime T: type) error{Foreign}!T {
+        return bytes.get(T, try self.take(@sizeOf(T)), 0);
+    }
+
+    fn parseEntry(self: *Parser, entry: *Entry, offset: u64) Error!void {
+        var has_wide_dimensions = false;
+        if (self.file.has_versioned_index) switch (try self.integer(u32)) {
+            1 => {},
+            5 => has_wide_dimensions = true,
+            else => return error.Version,
+        };
+        const name = try self.take(try self.integer(u16));
+        const role = std.enums.fromInt(Record.Role, try self.integer(u8)) orelse
+            return error.Foreign;
+        const type_begin = self.at;
+        const dtype: opaque_dtypes.Found = try .decode(try self.take(try self.integer(u8)));
+        const shape = try self.parseShape(has_wide_dimensions);
+        const type_bytes = self.index[type_begin..self.at];
+        const record_offset = try self.integer(u64);
+        const data_offset = try self.integer(u64);
+        const stored_size = try self.integer(u64);
+        const size = dtypes.sizeOf(dtype.unit_size, shape) orelse return error.Limit;
+        const is_meta = stored_size == 0 and size != 0;
+        if (is_meta and self.file.version < 4) return error.Foreign;
+        if (!is_meta and stored_size != size) return error.Foreign;
+        const record_size = std.math.sub(u64, data_offset, record_offset) catch
+            return error.Foreign;
+        if (record_size > record_format.size_max) return error.Limit;
+        if (record_size < record_format.sizeMin(name.len, type_bytes.len, self.file.is_encrypted)) {
+            return error.Foreign;
+        }
+        const step_begin = self.steps.items.len;
+        if (try names.parse(self.gpa, self.arena, name, role, &self.steps)) self.is_nested = true;
+        if (self.steps.items.len > std.math.maxInt(u32)) return error.Limit;
+        entry.* = .{
+            .tensor = .{
+                .name = "",
+                .shape = shape,
+                .dtype = dtype.code,
+                .order = 0,
+                .decoded_size = stored_size,
+                .data_offset = if (stored_size == 0) 0 else data_offset,
+                .stored_size = stored_size,
+            },
+            .record = .{
+                .offset = record_offset,
+                .size = @intCast(record_size),
+                .role = role,
+                .is_meta = is_meta,
+                .name = name,
+                .type_bytes = type_bytes,
+            },
+            .data_offset = data_offset,
+            .step_begin = @intCast(step_begin),
+            .step_count = @intCast(self.steps.items.len - step_begin),
+            .offset = offset,
+        };
+    }
+
+    fn parseShape(self: *Parser, has_wide_dimensions: bool) Error![]u64 {
+        const rank = try self.integer(u8);
+        if (rank > format.rank_max) return error.Limit;
+        const shape = try self.arena.alloc(u64, rank);
+        for (shape) |*dimension| {
+            dimension.* = if (has_wide_dimensions)
+                try self.integer(u64)
+            else
+                try self.integer(u32);
+        }
+        return shape;
+    }
+
+    /// Checks that records and data fill the file, names all tensors and sorts them.
+    fn arrange(self: *Parser, file_size: u64, header_size: u64) Error!Decoded {
+        try self.checkPlaces(file_size, header_size);
+        const count = self.entries.len;
+        for (self.entries) |*entry| {
+            const path = self.pathOf(entry.*);
+            entry.tensor.name = names.join(self.arena, path, self.is_nested) catch |err|
+                return self.failAt(err, entry.*);
+        }
+        const sorted = try self.arena.alloc(u32, count); // entries by name
+        for (sorted, 0..) |*place, number| place.* = @intCast(number);
+        std.mem.sortUnstable(u32, sorted, self.entries, byName);
+        const order = try self.arena.alloc(u32, count); // places in `sorted`, by entry
+        const tensors = try self.arena.alloc(Tensor, count);
+        const records = try self.arena.alloc(Record, count);
+        for (sorted, tensors, records, 0..) |number, *tensor, *record, place| {
+            const entry = &self.entries[number];
+            entry.tensor.order = number;
+            order[number] = @intCast(place);
+            tensor.* = entry.tensor;
+            record.* = entry.record;
+            if (place > 0 and std.mem.eql(u8, tensors[place - 1].name, tensor.name)) {
+                return self.failAt(error.Foreign, entry.*);
+            }
+        }
+        return .{
+            .tensors = tensors,
+            .order = order,
+            .records = records,
+            .structure = if (self.is_nested) try self.nest(order) else .{},
+            .header_size = header_size,
+            .is_encrypted = self.file.is_encrypted,
+        };
+    }
+
+    fn failAt(self: *Parser, err: Error, entry: Entry) Error {
+        self.diagnostic.offset = entry.offset;
+        return err;
+    }
+
+    fn pathOf(self: *const Parser, entry: Entry) []const names.Step {
+        return self.steps.items[entry.step_begin..][0..entry.step_count];
+    }
+
+    /// Records, each followed by its data, lie one after another up to the end marker.
+    fn checkPlaces(self: *Parser, file_size: u64, header_size: u64) Error!void {
+        const data_end = file_size - end_marker_size;
+        var end = header_size;
+        var sum: u64 = 0;
+        for (self.entries) |entry| {
+            if (entry.record.offset != end) return self.failAt(error.Foreign, entry);
+            end = bytes.add(entry.data_offset, entry.tensor.stored_size) orelse
+                return self.failAt(error.Truncated, entry);
+            if (end > data_end) return self.failAt(error.Truncated, entry);
+            sum += entry.tensor.stored_size; // all lie in the file, so this is below its size
+        }
+        if (end < data_end) return self.diagnostic.fail(error.Trailing, 0, end);
+        if (sum != self.file.data_size) return self.diagnostic.fail(error.Foreign, 0, 41);
+    }
+
+    fn byName(entries: []const Entry, a: u32, b: u32) bool {
+        return switch (std.mem.order(u8, entries[a].tensor.name, entries[b].tensor.name)) {
+            .lt => true,
+            .gt => false,
+            .eq => a < b,
+        };
+    }
+
+    fn nest(self: *Parser, order: []const u32) Error!Structure {
+        var tree: names.Tree = try .init(self.gpa);
+        defer tree.deinit();
+        for (self.entries, order) |entry, place| {
+            tree.add(self.pathOf(entry), place) catch |err| return self.failAt(err, entry);
+        }
+        return tree.encode(self.arena);
+    }
+};
+
+test {
+    _ = @import("coreweave_test.zig");
+}

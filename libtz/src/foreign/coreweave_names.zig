@@ -1,0 +1,250 @@
+//! Names in .tensors files. Most are flat; a nested state dict has paths instead, a byte 1E and a
+//! JSON array of strings (keys of a dict) and integers (places in a list): 1E ["layers",0,"weight"].
+//!
+//! In a nested file each tensor is called as a tz file would call it (its steps joined with "/",
+//! escaped as bindings/python/libtz/_structure.py describes), and the whole becomes the nodes of a
+//! structure section.
+
+const std = @import("std");
+const bytes = @import("../bytes.zig");
+const format = @import("../format.zig");
+const JsonReader = @import("json.zig").Reader;
+const Role = @import("../index.zig").Record.Role;
+const status = @import("../status.zig");
+const structures = @import("../structure.zig");
+const Structure = structures.Structure;
+
+const Allocator = std.mem.Allocator;
+const Error = status.DataError || error{OutOfMemory};
+
+const path_mark = 0x1E;
+
+pub const Step = union(enum) { key: []const u8, place: u64 };
+
+/// Appends the steps of a name, one if it is flat; tells whether it is a path. Text with escapes is
+/// copied into `arena`.
+pub fn parse(
+    gpa: Allocator,
+    arena: Allocator,
+    name: []const u8,
+    role: Role,
+    steps: *std.ArrayList(Step),
+) Error!bool {
+    if (name.len == 0 or name[0] != path_mark) {
+        if (!bytes.isText(name)) return error.Foreign;
+        try steps.append(gpa, .{ .key = flatKey(name, role) });
+        return false;
+    }
+    // Modules have no paths, and what is written is one line of ASCII.
+    if (role != .state) return error.Foreign;
+    for (name[1..]) |byte| if (byte < 0x20 or byte > 0x7E) return error.Json;
+    var reader: JsonReader = try .init(name[1..]);
+    try reader.expect('[');
+    var items: JsonReader.Items = .init(']');
+    var count: usize = 0;
+    while (try items.next(&reader)) : (count += 1) {
+        if (count == format.depth_max) return error.Limit;
+        if (reader.at == reader.text.len) return error.Json;
+        try steps.append(gpa, if (reader.text[reader.at] == '"')
+            .{ .key = try reader.string(arena) }
+        else
+            .{ .place = try reader.integer() });
+    }
+    try reader.finish();
+    if (count == 0) return error.Json;
+    return true;
+}
+
+/// Tensorizer joins a module's path and a tensor's name with a dot, also for the root, whose path is
+/// empty. PyTorch's own names, which state dicts have, lack that dot.
+fn flatKey(name: []const u8, role: Role) []const u8 {
+    return if (role != .state and name.len > 0 and name[0] == '.') name[1..] else name;
+}
+
+/// The tensor's name. Flat ones stay as they are unless other names in the file are paths.
+pub fn join(arena: Allocator, path: []const Step, is_nested: bool) Error![]const u8 {
+    if (!is_nested) {
+        const name = path[0].key;
+        // As in tz files, so that every tensor can be named and converted.
+        if (bytes.hasControl(name)) return error.Foreign;
+        return name;
+    }
+    var name: std.ArrayList(u8) = .empty;
+    for (path, 0..) |step, number| {
+        if (number != 0) try name.append(arena, '/');
+        switch (step) {
+            .place => |place| try name.print(arena, "{d}", .{place}),
+            .key => |key| try appendEscaped(arena, &name, key),
+        }
+    }
+    if (name.items.len > format.name_size_max) return error.Limit;
+    return name.items;
+}
+
+fn appendEscaped(arena: Allocator, name: *std.ArrayList(u8), key: []const u8) Error!void {
+    if (looksLikeNumber(key)) try name.appendSlice(arena, "~2");
+    var at: usize = 0;
+    while (at < key.len) : (at += 1) switch (key[at]) {
+        '~' => try name.appendSlice(arena, "~0"),
+        '/' => try name.appendSlice(arena, "~1"),
+        0x00...0x1F, 0x7F => |control| try name.print(arena, "~x{x:0>2}", .{control}),
+        // U+0080 to U+009F are C2 80 to C2 9F; elsewhere C2 is followed by more than 9F.
+        0xC2 => if (key[at + 1] < 0xA0) {
+            at += 1;
+            try name.print(arena, "~x{x:0>2}", .{key[at]});
+        } else try name.append(arena, 0xC2),
+        else => |byte| try name.append(arena, byte),
+    };
+}
+
+fn looksLikeNumber(key: []const u8) bool {
+    const digits = if (key.len > 0 and key[0] == '-') key[1..] else key;
+    for (digits) |byte| if (!std.ascii.isDigit(byte)) return false;
+    return digits.len > 0;
+}
+
+/// The nested object that the paths of a file make up. Dicts have their keys in order of first
+/// appearance, lists their elements in order of places, of which some may be missing: an element
+/// without tensors leaves no trace in a file.
+pub const Tree = struct {
+    gpa: Allocator,
+    nodes: std.ArrayList(Node) = .empty,
+    known: std.HashMapUnmanaged(Key, u32, Key.Context, 80) = .empty,
+
+    const Kind = enum { dict, list, tensor };
+
+    const Node = struct {
+        step: Step,
+        kind: Kind,
+        /// Of a leaf.
+        tensor: u32 = 0,
+        child_count: u32 = 0,
+        first_child: u32 = format.none,
+        last_child: u32 = format.none,
+        next: u32 = format.none,
+    };
+
+    const Key = struct {
+        parent: u32,
+        step: Step,
+
+        const Context = struct {
+            pub fn hash(_: Context, key: Key) u64 {
+                const seed: u64 = key.parent;
+                return switch (key.step) {
+                    .key => |text| std.hash.Wyhash.hash(seed, text),
+                    .place => |place| std.hash.Wyhash.hash(~seed, std.mem.asBytes(&place)),
+                };
+            }
+
+            pub fn eql(_: Context, a: Key, b: Key) bool {
+                if (a.parent != b.parent) return false;
+                return switch (a.step) {
+                    .key => |text| b.step == .key and std.mem.eql(u8, text, b.step.key),
+                    .place => |place| b.step == .place and place == b.step.place,
+                };
+            }
+        };
+    };
+
+    pub fn init(gpa: Allocator) error{OutOfMemory}!Tree {
+        return .{ .gpa = gpa };
+    }
+
+    pub fn deinit(self: *Tree) void {
+        self.nodes.deinit(self.gpa);
+        self.known.deinit(self.gpa);
+    }
+
+    /// Adds a tensor, by its index in the tensor table. The path's text must outlive the tree.
+    pub fn add(self: *Tree, path: []const Step, tensor: u32) Error!void {
+        if (self.nodes.items.len == 0) {
+            try self.nodes.append(self.gpa, .{ .step = .{ .key = "" }, .kind = kindAbove(path[0]) });
+        }
+        var parent: u32 = 0;
+        for (path, 1..) |step, depth| {
+            if (self.nodes.items[parent].kind != kindAbove(step)) return error.Foreign;
+            const found = try self.known.getOrPut(self.gpa, .{ .parent = parent, .step = step });
+            const is_last = depth == path.len;
+            if (found.found_existing and is_last) return error.Foreign;
+            if (!found.found_existing) {
+                found.value_ptr.* = try self.append(parent, .{
+                    .step = step,
+                    .kind = if (is_last) .tensor else kindAbove(path[depth]),
+                    .tensor = tensor,
+                });
+            }
+            parent = found.value_ptr.*;
+        }
+    }
+
+    fn kindAbove(step: Step) Kind {
+        return if (step == .key) .dict else .list;
+    }
+
+    fn append(self: *Tree, parent: u32, node: Node) Error!u32 {
+        if (self.nodes.items.len == format.node_count_max) return error.Limit;
+        const number: u32 = @intCast(self.nodes.items.len);
+        try self.nodes.append(self.gpa, node);
+        const above = &self.nodes.items[parent];
+        if (above.child_count == 0) above.first_child = number else {
+            self.nodes.items[above.last_child].next = number;
+        }
+        above.last_child = number;
+        above.child_count += 1;
+        return number;
+    }
+
+    /// As a structure section's nodes.
+    pub fn encode(self: *Tree, arena: Allocator) Error!Structure {
+        var raw: std.ArrayList(u8) = .empty;
+        var offsets: std.ArrayList(u32) = .empty;
+        var stack: std.ArrayList(u32) = .empty;
+        defer stack.deinit(self.gpa);
+        try stack.append(self.gpa, 0);
+        while (stack.pop()) |number| {
+            const node = self.encoded(number);
+            try offsets.append(arena, std.math.cast(u32, raw.items.len) orelse return error.Limit);
+            node.encode(try raw.addManyAsSlice(arena, @intCast(node.encodedSize())));
+            try self.pushChildren(&stack, number);
+        }
+        return .{ .raw = raw.items, .offsets = offsets.items };
+    }
+
+    fn encoded(self: *const Tree, number: u32) structures.Node {
+        const node = self.nodes.items[number];
+        // The root has no key, nor have elements of lists.
+        const key = if (number != 0 and node.step == .key) node.step.key else null;
+        return .{
+            .kind = switch (node.kind) {
+                .dict => .dict,
+                .list => .list,
+                .tensor => .tensor,
+            },
+            .key_kind = if (key == null) .none else .str,
+            .key = if (key) |text| text.len else 0,
+            .value = if (node.kind == .tensor) node.tensor else node.child_count,
+            .key_bytes = key orelse "",
+        };
+    }
+
+    /// So that they are popped in their order.
+    fn pushChildren(self: *Tree, stack: *std.ArrayList(u32), number: u32) Error!void {
+        const node = self.nodes.items[number];
+        const begin = stack.items.len;
+        var child = node.first_child;
+        while (child != format.none) : (child = self.nodes.items[child].next) {
+            try stack.append(self.gpa, child);
+        }
+        const children = stack.items[begin..];
+        if (node.kind == .list) {
+            std.mem.sortUnstable(u32, children, self.nodes.items, laterPlace);
+        } else {
+            std.mem.reverse(u32, children);
+        }
+    }
+
+    fn laterPlace(nodes: []const Node, a: u32, b: u32) bool {
+        return nodes[a].step.place > nodes[b].step.place;
+    }
+};

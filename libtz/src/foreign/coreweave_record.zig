@@ -1,0 +1,237 @@
+//! The record header that lies before each tensor's data in a .tensors file. All but the hashes and
+//! what decrypting needs repeats the index, and must be equal to it.
+//!
+//! Size | Field       | Rule
+//! 8    | header_size | of all of this
+//! 2    | module      | number of the module that has the tensor; means nothing to us
+//! 1    | role        | parameter, buffer, state dict
+//! 2, n | name        |
+//! 1, n | dtype       |
+//! 1, n | dimensions  | their number, then each in 4 or 8 bytes as in the index
+//! 2    | hashes_size | of the two fields below
+//! 1    | hash_count  |
+//! n    | hashes      | each: kind (0 CRC-32, 1 SHA-256), size (4, 32), digest
+//! 8, n | crypt       | in encrypted files: size, then its chunks; see `Crypt`
+//! n    | padding     | zero; other writers align the data with it
+//! 8    | data_size   |
+//!
+//! Hashes are over this header, all digests in it zero and the crypt block left out, and then the
+//! data, decrypted.
+
+const std = @import("std");
+const bytes = @import("../bytes.zig");
+const Record = @import("../index.zig").Record;
+const status = @import("../status.zig");
+const Tensor = @import("../index.zig").Tensor;
+
+/// With cipher chunks of 2 MiB the tags of 8 TiB.
+pub const size_max = 64 << 20;
+
+pub const tag_size = 16;
+
+const sha256_size = 32;
+
+/// What all but the crypt block, padding and hashes take.
+pub fn sizeMin(name_size: usize, type_size: usize, is_encrypted: bool) u64 {
+    const crypt_size_min: u64 = if (is_encrypted) 8 + 2 else 0;
+    return 8 + 2 + 1 + 2 + name_size + type_size + 2 + 1 + crypt_size_min + 8;
+}
+
+pub const Parsed = struct {
+    module: u16,
+    crc32: ?u32 = null,
+    sha256: ?*const [sha256_size]u8 = null,
+    crypt: Crypt = .{},
+    /// What the hashes cover before the data.
+    hashed_size: usize = 0,
+};
+
+/// Chunks of the crypt block: a number of them (2 bytes), then each: its size (8 bytes, without
+/// these), kind (2 bytes), and by kind
+///
+/// 1    key from a passphrase: method (2, here 1), opslimit (8), memlimit (8), algorithm (4, here
+///      2: Argon2id), size of the salt (2), salt
+/// 2    data in several boxes: plain size of each but the last (8), nonce of the first (24; the
+///      next has that plus one, little-endian), their number (8), tag of each (16)
+/// 3    data in one box: nonce (24), tag (16)
+///
+/// A box is XSalsa20-Poly1305 as NaCl's secretbox has it, its tag apart.
+pub const Crypt = struct {
+    derivation: ?Derivation = null,
+    cipher: ?Cipher = null,
+
+    pub const Derivation = struct { opslimit: u64, memlimit: u64, salt: *const [16]u8 };
+    pub const Cipher = struct { chunk_size: u64, nonce: *const [24]u8, tags: []const u8 };
+};
+
+/// Parses `raw`, the whole record header of `tensor`, and compares it with the index. `hashed` is
+/// of the size of `raw` and gets what the hashes cover before the data. The result points into
+/// `raw`.
+pub fn parse(
+    tensor: Tensor,
+    record: Record,
+    is_encrypted: bool,
+    raw: []const u8,
+    hashed: []u8,
+    diagnostic: *status.Diagnostic,
+) status.DataError!Parsed {
+    std.debug.assert(raw.len == record.size and hashed.len == raw.len);
+    var parser: Parser = .{ .raw = raw };
+    return parser.parse(tensor, record, is_encrypted, hashed) catch |err| {
+        diagnostic.offset = record.offset + parser.at;
+        return err;
+    };
+}
+
+const Parser = struct {
+    raw: []const u8,
+    at: usize = 0,
+
+    fn take(self: *Parser, size: u64) error{Foreign}![]const u8 {
+        if (size > self.raw.len - self.at) return error.Foreign;
+        defer self.at += @intCast(size);
+        return self.raw[self.at..][0..@intCast(size)];
+    }
+
+    fn integer(self: *Parser, comptime T: type) error{Foreign}!T {
+        return bytes.get(T, try self.take(@sizeOf(T)), 0);
+    }
+
+    /// The next bytes are these and no others.
+    fn expect(self: *Parser, expected: []const u8) error{Foreign}!void {
+        const begin = self.at;
+        if (std.mem.eql(u8, try self.take(expected.len), expected)) return;
+        self.at = begin;
+        return error.Foreign;
+    }
+
+    fn parse(
+        self: *Parser,
+        tensor: Tensor,
+        record: Record,
+        is_encrypted: bool,
+        hashed: []u8,
+    ) status.DataError!Parsed {
+        if (try self.integer(u64) != record.size) return self.failAt(0);
+        var parsed: Parsed = .{ .module = try self.integer(u16) };
+        if (try self.integer(u8) != @backingInt(record.role)) return self.failAt(10);
+        if (try self.integer(u16) != record.name.len) return self.failAt(11);
+        try self.expect(record.name);
+        try self.expect(record.type_bytes);
+        @memcpy(hashed[0..self.at], self.raw[0..self.at]);
+        try self.parseHashes(&parsed, hashed);
+        var hashed_size = self.at;
+        if (is_encrypted) parsed.crypt = try self.parseCrypt(tensor.stored_size);
+        const rest = self.raw[self.at..];
+        if (rest.len < 8) return error.Foreign;
+        if (!bytes.allZero(rest[0 .. rest.len - 8])) return error.Foreign;
+        if (bytes.get(u64, rest, rest.len - 8) != tensor.stored_size) {
+            return self.failAt(self.raw.len - 8);
+        }
+        @memcpy(hashed[hashed_size..][0..rest.len], rest);
+        hashed_size += rest.len;
+        parsed.hashed_size = hashed_size;
+        return parsed;
+    }
+
+    fn failAt(self: *Parser, at: usize) error{Foreign} {
+        self.at = at;
+        return error.Foreign;
+    }
+
+    /// Copies what it passes to `hashed`, with digests of zero.
+    fn parseHashes(self: *Parser, parsed: *Parsed, hashed: []u8) status.DataError!void {
+        const begin = self.at;
+        const size = try self.integer(u16);
+        const end = self.at + size;
+        if (end > self.raw.len or size == 0) return self.failAt(begin);
+        const count = try self.integer(u8);
+        @memcpy(hashed[begin..self.at], self.raw[begin..self.at]);
+        for (0..count) |_| {
+            const entry = self.at;
+            const kind = try self.integer(u8);
+            const digest = try self.take(try self.integer(u8));
+            if (self.at > end) return self.failAt(entry);
+            @memcpy(hashed[entry..][0..2], self.raw[entry..][0..2]);
+            @memset(hashed[entry + 2 .. self.at], 0);
+            switch (kind) {
+                0 => {
+                    if (parsed.crc32 != null or digest.len != 4) return self.failAt(entry);
+                    parsed.crc32 = bytes.get(u32, digest, 0);
+                },
+                1 => {
+                    if (parsed.sha256 != null or digest.len != 32) return self.failAt(entry);
+                    parsed.sha256 = digest[0..sha256_size];
+                },
+                else => {
+                    self.at = entry;
+                    return error.Feature;
+                },
+            }
+        }
+        if (self.at != end) return error.Foreign;
+    }
+
+    fn parseCrypt(self: *Parser, data_size: u64) status.DataError!Crypt {
+        const size = try self.integer(u64);
+        if (size > self.raw.len - self.at) return error.Foreign;
+        const end = self.at + @as(usize, @intCast(size));
+        const count = try self.integer(u16);
+        var crypt: Crypt = .{};
+        for (0..count) |_| {
+            const begin = self.at;
+            const chunk_size = try self.integer(u64);
+            if (chunk_size > self.raw.len - self.at) return self.failAt(begin);
+            const chunk_end = self.at + @as(usize, @intCast(chunk_size));
+            switch (try self.integer(u16)) {
+                1 => {
+                    if (crypt.derivation != null) return self.failAt(begin);
+                    crypt.derivation = try self.parseDerivation();
+                },
+                2 => {
+                    if (crypt.cipher != null) return self.failAt(begin);
+                    crypt.cipher = try self.parseBoxes(data_size);
+                },
+                3 => {
+                    if (crypt.cipher != null) return self.failAt(begin);
+                    const nonce = (try self.take(24))[0..24];
+                    const tags = try self.take(tag_size);
+                    crypt.cipher = .{ .chunk_size = data_size, .nonce = nonce, .tags = tags };
+                },
+                else => {
+                    self.at = begin;
+                    return error.Feature;
+                },
+            }
+            if (self.at != chunk_end) return self.failAt(begin);
+        }
+        if (self.at != end) return error.Foreign;
+        // Otherwise whoever changes the file could put in plain data without knowing the key.
+        if (data_size != 0 and crypt.cipher == null) return error.Foreign;
+        return crypt;
+    }
+
+    fn parseDerivation(self: *Parser) status.DataError!Crypt.Derivation {
+        if (try self.integer(u16) != 1) return error.Feature;
+        const opslimit = try self.integer(u64);
+        const memlimit = try self.integer(u64);
+        if (try self.integer(u32) != 2) return error.Feature;
+        if (try self.integer(u16) != 16) return error.Foreign;
+        return .{
+            .opslimit = opslimit,
+            .memlimit = memlimit,
+            .salt = (try self.take(16))[0..16],
+        };
+    }
+
+    fn parseBoxes(self: *Parser, data_size: u64) status.DataError!Crypt.Cipher {
+        const chunk_size = try self.integer(u64);
+        // What the format's own library asks for.
+        if (chunk_size < 1024 or chunk_size % 64 != 0) return error.Foreign;
+        const nonce = (try self.take(24))[0..24];
+        const count = try self.integer(u64);
+        if (count != bytes.divCeil(data_size, chunk_size)) return error.Foreign;
+        const size = bytes.mul(count, tag_size) orelse return error.Foreign;
+        return .{ .chunk_size = chunk_size, .nonce = nonce, .tags = try self.take(size) };
+    }
+};

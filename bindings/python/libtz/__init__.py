@@ -1,4 +1,4 @@
-"""Load model weights from .tz files, and from .safetensors files, verified; write .tz files.
+"""Load model weights from .tz, .safetensors and .tensors files, verified; write .tz files.
 
     import libtz
 
@@ -17,11 +17,19 @@ from types import ModuleType
 
 from libtz.errors import Error, FormatError, IntegrityError, OptionError, SourceError
 from libtz.format import TensorInfo
-from libtz.options import HttpOptions, ReadOptions, RetryPolicy, S3Options, WriteOptions
+from libtz.options import (
+    DecryptionOptions,
+    HttpOptions,
+    ReadOptions,
+    RetryPolicy,
+    S3Options,
+    WriteOptions,
+)
 from libtz.reader import File, open
 from libtz.writer import TensorSpec, Writer
 
 __all__ = [
+    "DecryptionOptions",
     "Error",
     "File",
     "FormatError",

@@ -14,7 +14,14 @@ from typing import Any, Literal
 
 from .errors import OptionError
 
-__all__ = ["HttpOptions", "ReadOptions", "RetryPolicy", "S3Options", "WriteOptions"]
+__all__ = [
+    "DecryptionOptions",
+    "HttpOptions",
+    "ReadOptions",
+    "RetryPolicy",
+    "S3Options",
+    "WriteOptions",
+]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -27,6 +34,7 @@ CHUNK_SIZE_MAX = 64 * MIB
 REQUEST_SIZE_MIN = 64 * KIB
 # Room for a few chunks of the usual 1 MiB on their way; larger chunks may need more than this.
 HOST_MEMORY_MIN = 8 * MIB
+KEY_SIZE = 32
 # Past this a client is a load test; servers and file-descriptor limits object first.
 CONNECTIONS_MAX = 1024
 
@@ -231,6 +239,45 @@ class S3Options:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DecryptionOptions:
+    """How to decrypt .tensors files: with a key, or the passphrase that the key was derived from.
+    Give one of the first four."""
+
+    key: bytes | None = field(default=None, repr=False)
+    passphrase: str | bytes | None = field(default=None, repr=False)
+    key_file: str | None = None  # holds the key's 32 bytes
+    passphrase_file: str | None = None  # without a line break at its end
+    # What deriving a key may cost: a file that asks for more is refused before any work.
+    operations_max: int = 4
+    memory_max: int = 1024 * MIB
+
+    @property
+    def is_given(self) -> bool:
+        return self._given() > 0
+
+    def _given(self) -> int:
+        sources = (self.key, self.passphrase, self.key_file, self.passphrase_file)
+        return sum(source is not None for source in sources)
+
+    def __post_init__(self) -> None:
+        if self.key is not None and (not isinstance(self.key, bytes) or len(self.key) != KEY_SIZE):
+            raise OptionError(f"DecryptionOptions.key must be {KEY_SIZE} bytes")
+        if not isinstance(self.passphrase, (str, bytes, type(None))) or self.passphrase in (
+            "",
+            b"",
+        ):
+            raise OptionError("DecryptionOptions.passphrase must be a non-empty str or bytes")
+        for name in ("key_file", "passphrase_file"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise OptionError(f"DecryptionOptions.{name} must be None or a path")
+        if self._given() > 1:
+            raise OptionError("DecryptionOptions: give one of key, passphrase and their files")
+        _require_integer(self.operations_max, "DecryptionOptions.operations_max", 1)
+        _require_integer(self.memory_max, "DecryptionOptions.memory_max", 8192)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReadOptions:
     """How to open and load a source."""
 
@@ -244,6 +291,7 @@ class ReadOptions:
     progress: bool | None = None  # None: a bar on a terminal only
     http: HttpOptions = field(default_factory=HttpOptions)
     s3: S3Options = field(default_factory=S3Options)
+    decryption: DecryptionOptions = field(default_factory=DecryptionOptions)
 
     def __post_init__(self) -> None:
         _require_bool(self.verify, "ReadOptions.verify")
@@ -256,6 +304,7 @@ class ReadOptions:
             _require_bool(self.progress, "ReadOptions.progress")
         _require_type(self.http, "ReadOptions.http", HttpOptions)
         _require_type(self.s3, "ReadOptions.s3", S3Options)
+        _require_type(self.decryption, "ReadOptions.decryption", DecryptionOptions)
 
 
 @dataclass(frozen=True, kw_only=True)

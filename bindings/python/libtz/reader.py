@@ -86,6 +86,11 @@ def open(source: Any, *, digest: str | None = None, options: ReadOptions = _DEFA
             raise OptionError(
                 f"{place.url} is a tz file; pin it by its own digest, as `tz digest` prints it"
             )
+        if options.decryption.is_given and not header.info.is_encrypted:
+            raise IntegrityError(
+                f"{place.url} is not encrypted, so anybody can have written it; leave"
+                " ReadOptions.decryption out to read it nevertheless"
+            )
         kind = TensorsFile if header.info.format == lib.FORMAT_TENSORS else File
         return kind(place, header, front, options, digest)
     except BaseException:

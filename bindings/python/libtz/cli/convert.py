@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from libtz import reader
@@ -15,7 +16,7 @@ from libtz.cli.verify import verify
 from libtz.errors import OptionError
 from libtz.foreign.safetensors_out import SafetensorsWriter, unit_size
 from libtz.format import TensorInfo
-from libtz.options import ReadOptions, WriteOptions
+from libtz.options import DecryptionOptions, ReadOptions, WriteOptions
 from libtz.writer import TensorSpec, Writer
 
 __all__ = ["add_to"]
@@ -54,7 +55,10 @@ def run(arguments: argparse.Namespace) -> None:
     with reader.open(arguments.source, digest=arguments.digest, options=read_options) as file:
         report = convert(file, arguments.target, write_options)
     report["write_s"] = time.perf_counter() - begin
-    verify(arguments.target, report["digest"], read_options)
+    # What is written is not encrypted.
+    verify(
+        arguments.target, report["digest"], replace(read_options, decryption=DecryptionOptions())
+    )
     report["total_s"] = time.perf_counter() - begin
     if arguments.json:
         print_json(report)

@@ -43,6 +43,10 @@ HELP = {
     "s3.anonymous": "send unsigned requests",
     "s3.addressing_style": "how bucket names go into URLs",
     "s3.version_id": "read this version of the object",
+    "decryption.key_file": "file with the 32 bytes of an encrypted file's key",
+    "decryption.passphrase_file": "file with the passphrase that the key was derived from",
+    "decryption.operations_max": "passes that deriving a key may take",
+    "decryption.memory_max": "memory that deriving a key may take",
 }
 
 NO_FLAG = {
@@ -53,6 +57,8 @@ NO_FLAG = {
     "s3.session_token",
     "http.headers",
     "http.proxies",
+    "decryption.key",
+    "decryption.passphrase",
 }
 
 # What commands that load no tensors leave out.
@@ -67,8 +73,19 @@ LOADING = frozenset(
     }
 )
 
-_GROUPS = {"": "options", "http": "HTTP (and S3)", "s3": "S3"}
-_SIZES = {"host_memory_max", "meta_size_max", "request_size_max", "chunk_size"}
+_GROUPS = {
+    "": "options",
+    "http": "HTTP (and S3)",
+    "s3": "S3",
+    "decryption": "encrypted .tensors files",
+}
+_SIZES = {
+    "host_memory_max",
+    "meta_size_max",
+    "request_size_max",
+    "chunk_size",
+    "decryption.memory_max",
+}
 
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
 

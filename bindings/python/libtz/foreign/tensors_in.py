@@ -22,7 +22,9 @@ from libtz.errors import FormatError, OptionError
 from libtz.format import TensorInfo, dtype_name, item_size
 from libtz.makers import BufferMaker, Maker, default_maker
 from libtz.reader import File
+from libtz.transfer.decryption import Decryption
 from libtz.transfer.job import Job, Wants
+from libtz.transfer.mapped import MappedSource
 from libtz.transfer.memory import Block, allocate
 from libtz.transfer.records import RecordCheck, record_wants
 from libtz.transfer.upload import Lane
@@ -40,6 +42,10 @@ class TensorsFile(File):
         """Called by `libtz.open`."""
         super().__init__(*arguments)
         self._has_hashes: bool | None = None  # unknown until something was loaded
+        self._key: Decryption | None = None
+        if self.is_encrypted and isinstance(self._source, MappedSource):
+            # Decrypting is done in place, and a mapping would keep what it did.
+            self._source = self._source.unmapped
 
     @property
     def is_encrypted(self) -> bool:
@@ -123,16 +129,29 @@ class TensorsFile(File):
             return flat, None
         indices = flat.indices.tolist()
         tensors = [*flat.tensors, *record_wants(self._header, indices, flat.tensors)]
-        check = RecordCheck(self._header, indices, verify=self._options.verify)
+        check = RecordCheck(
+            self._header, indices, verify=self._options.verify, decryption=self._decryption()
+        )
         both = np.concatenate([flat.indices, flat.indices])
         return Wants(tensors, both, with_records=True), check
+
+    def _decryption(self) -> Decryption | None:
+        if not self.is_encrypted:
+            return None
+        if not self._options.decryption.is_given:
+            raise OptionError(
+                f"{self._source.url} is encrypted; ReadOptions.decryption takes its key"
+            )
+        if self._key is None:  # kept, since deriving a key costs much
+            self._key = Decryption(self._options.decryption, self._source.url)
+        return self._key
 
     @contextmanager
     def _job(self, wants: Any, **how: Any) -> Iterator[Job]:
         with super()._job(wants, **how) as job:
             yield job
             check = job.check
-            if check is not None and wants.entries:
+            if check is not None and self._options.verify and wants.entries:
                 self._has_hashes = self._has_hashes is not False and check.has_all_hashes
             if any(entry.order == len(self) - 1 for entry in wants.entries.values()):
                 self._check_end()

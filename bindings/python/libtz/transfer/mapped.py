@@ -37,6 +37,11 @@ class MappedSource:
         self.stats = file.stats
         self._mapping: mmap.mmap | None = None
 
+    @property
+    def unmapped(self) -> FileSource:
+        """The same file, to be read only."""
+        return self._file
+
     def open(self, front: memoryview) -> int:
         count = self._file.open(front)
         self.size, self.identity = self._file.size, self._file.identity

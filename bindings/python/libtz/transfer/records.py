@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from libtz._native import lib
 from libtz._native.records import Record, parse_record, record_range
 from libtz.errors import IntegrityError
+from libtz.transfer.decryption import Decryption
 from libtz.transfer.host import HostTarget
 from libtz.transfer.schedule import Schedule
 
@@ -46,10 +47,18 @@ def record_wants(
 class RecordCheck:
     """Of one load. The wants are those of `Wants.with_records`: tensors, then their records."""
 
-    def __init__(self, header: lib.Header, indices: Sequence[int], *, verify: bool) -> None:
+    def __init__(
+        self,
+        header: lib.Header,
+        indices: Sequence[int],
+        *,
+        verify: bool,
+        decryption: Decryption | None,
+    ) -> None:
         self._header = header
         self._indices = indices
         self._verify = verify
+        self._decryption = decryption
         self._lock = threading.Lock()
         self.has_all_hashes = True
 
@@ -85,6 +94,8 @@ class RecordCheck:
     def _check(self, want: int) -> None:
         index = self._indices[want]
         record = parse_record(self._header, index, self._memory(want + len(self._indices)))
+        if self._decryption is not None:
+            self._decryption.decrypt(record, self._memory(want), self._header.name(index))
         if not self._verify:
             return
         check_hashes(self._header, index, record, self._memory(want))

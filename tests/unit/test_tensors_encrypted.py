@@ -142,5 +142,5 @@ def test_options_show_no_secret() -> None:
         {"operations_max": 0},
     ):
         with pytest.raises(libtz.OptionError) as caught:
-            DecryptionOptions(**wrong)  # type: ignore[arg-type]
+            DecryptionOptions(**wrong)
         assert "kkk" not in str(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.fixtures.tensors.make import expected
 from tests.servers import Nginx
 
 import libtz
@@ -20,7 +22,9 @@ from libtz.cli.main import main
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from tensorizer import TensorDeserializer, TensorSerializer
+    from tensorizer import DecryptionParams, TensorDeserializer, TensorSerializer
+
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "tensors"
 
 INDEX_END = 73 + (256 << 10)
 
@@ -354,3 +358,35 @@ def test_commands(
     loaded = libtz.torch.load(tmp_path / "nested.tz")
     assert loaded["layers"][0]["bias"].equal(NESTED["layers"][0]["bias"])
     assert main(["convert", str(nested), str(tmp_path / "n.safetensors")]) == 2
+
+
+@pytest.mark.parametrize("path", sorted(FIXTURES.glob("*.gz")), ids=lambda path: path.name)
+def test_files_of_older_releases(path: Path, tmp_path: Path) -> None:
+    data = gzip.decompress(path.read_bytes())
+    is_encrypted = "encrypted" in path.name
+    key = bytes(range(32)) if is_encrypted else None
+    options = libtz.ReadOptions(decryption=libtz.DecryptionOptions(key=key))
+    with libtz.open(data, options=options) as file:
+        tensors = file.load()
+        assert file.verified == "checksum"
+        file.verify()
+        names = list(file)
+    if "nested" in path.name:
+        assert names == ["layers/0/w", "layers/1/w"]
+        loaded = libtz.torch.load(data)
+        assert loaded["layers"][0]["w"].equal(expected()["layer.weight"])
+        return
+    state = expected()
+    if "bf16" in path.name:
+        state["layer.bias"] = state["layer.bias"].bfloat16()
+    assert set(names) == set(state)
+    assert all(same(tensors[name], state[name]) for name in state)
+    # The current release agrees.
+    whole = tmp_path / "whole.tensors"
+    whole.write_bytes(data)
+    decryption = DecryptionParams.from_key(key) if key else None
+    with TensorDeserializer(
+        str(whole), device="cpu", verify_hash=True, encryption=decryption
+    ) as theirs:
+        assert {name.removeprefix(".") for name in theirs} == set(names)
+        assert all(same(theirs[name].data, tensors[name.removeprefix(".")]) for name in theirs)

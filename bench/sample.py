@@ -16,10 +16,15 @@ import sys
 import time
 from pathlib import Path
 
-import torch  # noqa: F401  before the clock starts: a server has it loaded
+# Before the clock starts: a server has these loaded. libtz imports what a URL needs at its first
+# use; the peers' imports bring theirs along.
+import botocore.session  # noqa: F401
+import torch  # noqa: F401
 from bench.contestants import Place
 from bench.scenes import SCENES
 
+import libtz.fileset
+import libtz.sources.s3
 import libtz.torch  # noqa: F401
 
 TOUCH = """

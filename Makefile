@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
+TARGET ?= all
+SECONDS ?= 600
 
 .PHONY: demo test check fuzz bench wheels clean
 
@@ -22,8 +24,9 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# make fuzz TARGET=file SECONDS=3600
 fuzz: $(INSTALLED)
-	$(BIN)/python tools/build_native.py fuzz
+	ZIG_GLOBAL_CACHE_DIR=.zig-cache/global $(BIN)/python -m ziglang build fuzz -- $(TARGET) --seconds $(SECONDS)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --constraint constraints.txt --requirement bench/requirements.txt

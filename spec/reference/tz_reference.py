@@ -85,7 +85,8 @@ Preamble = namedtuple(
 def read_preamble(front: bytes, size: int, pin: str | None) -> Preamble:
     """Steps 1 and 2 of section 13. `size` is the real size of the file that begins with `front`."""
     if pin is not None:
-        require(digest_text(front[:128]) == pin, "digest", 61, 0, "not the pinned file")
+        same = size >= PREAMBLE.size and digest_text(front[: PREAMBLE.size]) == pin
+        require(same, "digest", 61, 0, "not the pinned file")
     require(MAGIC.startswith(front[:8]), "not-tz", 1, 0, "other magic bytes")
     require(size >= PREAMBLE.size, "truncated", 2, size, "shorter than a preamble")
     p = Preamble(*PREAMBLE.unpack_from(front))

@@ -358,6 +358,18 @@ def pin_and_no_file() -> bytes:
     return b""
 
 
+@invalid("digest", 61, pin="blake3:" + blake3(b"").hex())
+def pin_of_nothing() -> bytes:
+    """An empty file, and the BLAKE3 of no bytes: a file shorter than a preamble has no digest."""
+    return b""
+
+
+@invalid("digest", 61, pin="blake3:" + blake3(ONE[:127]).hex())
+def pin_of_less_than_a_preamble() -> bytes:
+    """127 bytes of a file, and their BLAKE3, which is not that of 128 bytes."""
+    return ONE[:127]
+
+
 @invalid("digest", 61, pin=OTHER_PIN)
 def pin_and_not_tz() -> bytes:
     """An HTML page in place of the pinned file: the digest counts before the magic."""

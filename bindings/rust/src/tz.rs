@@ -37,15 +37,16 @@ structs! {
     "tz_header_info" HeaderInfo {
         struct_size: u32, format: u32, tensor_count: u32, metadata_count: u32, node_count: u64,
         chunk_count: u64, chunk_size: u64, file_size: u64, header_size: u64, open_size: u64,
-        decoded_size: u64, incompatible_flags: u64, compatible_flags: u64, file_digest: [u8; 32]
+        decoded_size: u64, incompatible_flags: u64, compatible_flags: u64, file_digest: [u8; 32],
+        is_encrypted: u32, reserved: u32
     }
     "tz_tensor" Tensor {
         struct_size: u32, dtype: u32, name: *const c_char, name_size: u64, shape: *const u64,
-        rank: u32, order: u32, tie: u32, reserved: u32, decoded_size: u64, stored_size: u64,
+        rank: u32, order: u32, tie: u32, flags: u32, decoded_size: u64, stored_size: u64,
         data_offset: u64, chunk_count: u64, content_digest: *const u8
     }
     "tz_range" Range { offset: u64, size: u64 }
-    "tz_want" Want { tensor: u32, reserved: u32, begin: *const u64, end: *const u64 }
+    "tz_want" Want { tensor: u32, flags: u32, begin: *const u64, end: *const u64 }
     "tz_plan_info" PlanInfo {
         struct_size: u32, request_count: u32, segment_count: u64, piece_count: u64,
         allocation_count: u32, reserved: u32, staging_size_max: u64, gap_size_max: u64,

@@ -19,6 +19,7 @@ pub const all = [_]Target{
     describe("file", @import("file.zig")),
     describe("plan", @import("plan.zig")),
     describe("safetensors", @import("safetensors.zig")),
+    describe("coreweave", @import("coreweave.zig")),
     describe("codec_tiered", @import("codec_tiered.zig")),
 };
 

@@ -75,11 +75,13 @@ pub fn decode(
     if (!std.mem.eql(u8, front[0..magic_size], magic[0..magic_size])) {
         return diagnostic.fail(error.NotTz, 0, 0);
     }
-    if (file_size < file_header_size + end_marker_size) {
+    const is_short = file_size < file_header_size + end_marker_size;
+    // Whether it is such a file at all is said first.
+    if (is_short and front.len >= @min(magic.len, file_size)) {
         return diagnostic.fail(error.Truncated, 0, 0);
     }
     if (front.len < file_header_size) {
-        needed.* = file_header_size;
+        needed.* = @min(file_header_size, file_size);
         return null;
     }
     const file: FileHeader = try .decode(front, file_size, diagnostic);

@@ -42,6 +42,7 @@ test {
     _ = @import("decoder_fault_test.zig");
     _ = @import("foreign/coreweave.zig");
     _ = @import("foreign/coreweave_dtype.zig");
+    _ = @import("foreign/coreweave_names.zig");
     _ = @import("foreign/json.zig");
     _ = @import("foreign/safetensors.zig");
     _ = @import("header_test.zig");

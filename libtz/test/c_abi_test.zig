@@ -14,6 +14,7 @@ const expectEqualStrings = std.testing.expectEqualStrings;
 
 test {
     _ = @import("c_calls_test.zig");
+    _ = @import("c_tensors_test.zig");
 }
 
 /// The names that tz.h declares and that begin with `prefix`.

@@ -356,7 +356,3 @@ const Parser = struct {
         return tree.encode(self.arena);
     }
 };
-
-test {
-    _ = @import("coreweave_test.zig");
-}

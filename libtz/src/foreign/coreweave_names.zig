@@ -248,3 +248,50 @@ pub const Tree = struct {
         return nodes[a].step.place > nodes[b].step.place;
     }
 };
+
+const testing = std.testing;
+
+fn expectName(expected: []const u8, raw: []const u8, is_nested: bool) !void {
+    var arena: std.heap.ArenaAllocator = .init(testing.allocator);
+    defer arena.deinit();
+    var steps: std.ArrayList(Step) = .empty;
+    _ = try parse(arena.allocator(), arena.allocator(), raw, .state, &steps);
+    try testing.expectEqualStrings(expected, try join(arena.allocator(), steps.items, is_nested));
+}
+
+test "names" {
+    try expectName("a.b/~", "a.b/~", false);
+    try expectName(".a", ".a", false); // of a state dict it is the key
+    try expectName("a.b~1~0", "a.b/~", true);
+    try expectName("a/0/~20", "\x1E[\"a\",0,\"0\"]", true);
+    try expectName("~2-7/-/~x0a~x9f\u{A0}", "\x1E[\"-7\",\"-\",\"\\n\\u009f\\u00a0\"]", true);
+    try testing.expectEqualStrings("w", flatKey(".w", .parameter));
+    try testing.expectEqualStrings("a.w", flatKey("a.w", .buffer));
+}
+
+fn buildTree(gpa: Allocator) !void {
+    var arena: std.heap.ArenaAllocator = .init(gpa);
+    defer arena.deinit();
+    var tree: Tree = try .init(gpa);
+    defer tree.deinit();
+    try tree.add(&.{ .{ .key = "b" }, .{ .place = 7 } }, 1);
+    try tree.add(&.{.{ .key = "a" }}, 0);
+    try tree.add(&.{ .{ .key = "b" }, .{ .place = 2 }, .{ .key = "x" } }, 2);
+    const structure = try tree.encode(arena.allocator());
+    var diagnostic: status.Diagnostic = .{};
+    _ = structures.decode(gpa, arena.allocator(), structure.raw, 3, 0, &diagnostic) catch |err|
+        return if (err == error.OutOfMemory) err else error.TestUnexpectedResult;
+    const kinds = [_]structures.Kind{ .dict, .list, .dict, .tensor, .tensor, .tensor };
+    const values = [_]u64{ 2, 2, 1, 2, 1, 0 };
+    try testing.expectEqual(kinds.len, structure.offsets.len);
+    for (kinds, values, 0..) |kind, value, number| {
+        const node = structure.node(number);
+        try testing.expectEqual(kind, node.kind);
+        try testing.expectEqual(value, node.value);
+    }
+    try testing.expectEqualStrings("b", structure.node(1).key_bytes);
+}
+
+test "dicts keep their order, lists are sorted; any allocation may fail" {
+    try testing.checkAllAllocationFailures(testing.allocator, buildTree, .{});
+}

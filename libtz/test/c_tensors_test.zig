@@ -1,0 +1,205 @@
+//! A .tensors file through tz.h: opening, record headers fetched by the plan, what they say.
+
+const std = @import("std");
+const c = @import("tz_h");
+const tz = @import("tz");
+
+const gpa = std.testing.allocator;
+const expect = std.testing.expect;
+const expectEqual = std.testing.expectEqual;
+const expectEqualStrings = std.testing.expectEqualStrings;
+
+fn sized(comptime T: type) T {
+    var value = std.mem.zeroes(T);
+    value.struct_size = @sizeOf(T);
+    return value;
+}
+
+fn ok(status: c.tz_status) !void {
+    try expectEqual(c.TZ_OK, status);
+}
+
+fn le(comptime T: type, value: T) [@sizeOf(T)]u8 {
+    return std.mem.toBytes(std.mem.nativeToLittle(T, value));
+}
+
+fn zeros(comptime size: usize) [size]u8 {
+    return @splat(0);
+}
+
+const index_size = 128;
+const digest: [32]u8 = @splat('S');
+const records_begin = 73 + index_size;
+const hashes = le(u16, 41) ++ "\x02\x00\x04abcd\x01\x20" ++ digest;
+const data = "12345678";
+
+/// name, role, dtype and dimensions: of a parameter of the root, and of a shape without values.
+const parameter = .{ ".w", "\x00", "\x03<f4\x01" ++ le(u32, 2) };
+const meta = .{ "m", "\x02", "\x03|u1\x01" ++ le(u32, 3) };
+
+fn record(comptime tensor: anytype, comptime size: u64) []const u8 {
+    const rest = le(u16, 9) ++ tensor[1] ++ le(u16, tensor[0].len) ++ tensor[0] ++ tensor[2] ++
+        hashes ++ le(u64, size);
+    return le(u64, 8 + rest.len) ++ rest;
+}
+
+fn entry(comptime tensor: anytype, comptime offset: u64, comptime size: u64) []const u8 {
+    const data_offset = offset + record(tensor, size).len;
+    return le(u16, tensor[0].len) ++ tensor[0] ++ tensor[1] ++ tensor[2] ++ le(u64, offset) ++
+        le(u64, data_offset) ++ le(u64, size);
+}
+
+const second_begin = records_begin + record(parameter, data.len).len + data.len;
+const index = entry(parameter, records_begin, data.len) ++ entry(meta, second_begin, 0);
+const file = "|TZR|" ++ le(u32, 4) ++ zeros(32) ++ le(u64, data.len) ++ le(u64, 0) ++
+    le(u64, 2) ++ le(u64, index_size) ++ index ++ zeros(index_size - index.len) ++
+    record(parameter, data.len) ++ data ++ record(meta, 0) ++ le(u64, 0);
+
+fn open() !*c.tz_header {
+    var header: ?*c.tz_header = null;
+    var needed: u64 = 0;
+    try ok(c.tz_tensors_open(file, file.len, file.len, null, &header, &needed, null));
+    return header.?;
+}
+
+test "a file is opened from its front" {
+    var header: ?*c.tz_header = null;
+    var needed: u64 = 0;
+    for ([_]usize{ 0, 5, 73 }, [_]u64{ 73, 73, records_begin }) |size, more| {
+        const status = c.tz_tensors_open(file, size, file.len, null, &header, &needed, null);
+        try expectEqual(c.TZ_NEED_MORE, status);
+        try expectEqual(more, needed);
+    }
+    var options = sized(c.tz_open_options);
+    options.pin = &@as([32]u8, @splat(0));
+    try expectEqual(
+        c.TZ_E_ARGUMENT,
+        c.tz_tensors_open(file, file.len, file.len, &options, &header, &needed, null),
+    );
+    options.pin = null;
+    options.open_size_max = 100;
+    try expectEqual(
+        c.TZ_E_LIMIT,
+        c.tz_tensors_open(file, file.len, file.len, &options, &header, &needed, null),
+    );
+
+    const opened = try open();
+    defer c.tz_header_free(opened);
+    var info = sized(c.tz_header_info);
+    try ok(c.tz_header_get(opened, &info));
+    try expectEqual(@as(u32, c.TZ_FORMAT_TENSORS), info.format);
+    try expectEqual(0, info.is_encrypted);
+    try expectEqual(0, info.node_count);
+    try expectEqual(records_begin, info.header_size);
+    var tensor = sized(c.tz_tensor);
+    try ok(c.tz_header_tensor(opened, 0, &tensor));
+    try expectEqualStrings("m", tensor.name[0..1]);
+    try expectEqual(@as(u32, c.TZ_TENSOR_META), tensor.flags);
+    try expectEqual(0, tensor.decoded_size);
+    try ok(c.tz_header_tensor(opened, 1, &tensor));
+    try expectEqualStrings("w", tensor.name[0..@intCast(tensor.name_size)]);
+    try expectEqual(@as(u32, c.TZ_TENSOR_PARAMETER), tensor.flags);
+}
+
+test "a plan brings record headers with the data" {
+    const header = try open();
+    defer c.tz_header_free(header);
+    const wants = [_]c.tz_want{
+        .{ .tensor = 1 },
+        .{ .tensor = 1, .flags = c.TZ_WANT_RECORD },
+        .{ .tensor = 0 },
+        .{ .tensor = 0, .flags = c.TZ_WANT_RECORD },
+        .{ .tensor = 1, .flags = c.TZ_WANT_RECORD },
+    };
+    var plan: ?*c.tz_plan = null;
+    try ok(c.tz_plan_new(header, &wants, wants.len, null, &plan, null));
+    defer c.tz_plan_free(plan);
+    var info = sized(c.tz_plan_info);
+    try ok(c.tz_plan_get(plan, &info));
+    try expectEqual(1, info.request_count);
+    try expectEqual(3, info.allocation_count);
+    try expectEqual(file.len - records_begin - 8, info.bytes_read);
+    var memory: [3][256]u8 = undefined;
+    var at: usize = records_begin;
+    for (c.tz_plan_segments(plan)[0..@intCast(info.segment_count)]) |segment| {
+        const size: usize = @intCast(segment.size);
+        const place = memory[segment.allocation][@intCast(segment.position)..][0..size];
+        @memcpy(place, file[at..][0..size]);
+        at += size;
+    }
+    const placements = c.tz_plan_placements(plan);
+    try expectEqual(placements[1].allocation, placements[4].allocation);
+    try expectEqual(0, placements[2].size);
+    try expectEqualStrings(data, memory[placements[0].allocation][0..data.len]);
+    for ([_]usize{ 1, 3 }) |number| {
+        var range: c.tz_range = undefined;
+        try ok(c.tz_header_record(header, wants[number].tensor, &range));
+        try expectEqual(range.size, placements[number].size);
+        const raw = memory[placements[number].allocation][0..@intCast(range.size)];
+        try expectEqualStrings(file[@intCast(range.offset)..][0..raw.len], raw);
+        var hashed: [256]u8 = undefined;
+        var said = sized(c.tz_record);
+        const tensor = wants[number].tensor;
+        try ok(c.tz_record_parse(header, tensor, raw.ptr, raw.len, &hashed, &said, null));
+        try expectEqual(9, said.module);
+        try expectEqual(@as(u32, c.TZ_RECORD_CRC32), said.flags);
+        try expectEqual(std.mem.readInt(u32, "abcd", .little), said.crc32);
+        try expectEqualStrings(&digest, said.sha256[0..32]);
+        try expectEqual(range.size, said.hashed_size);
+        try expect(std.mem.find(u8, hashed[0..raw.len], "SS") == null);
+        try expect(said.nonce == null and said.tags == null and said.salt == null);
+    }
+}
+
+test "what is refused" {
+    const header = try open();
+    defer c.tz_header_free(header);
+    var plan: ?*c.tz_plan = null;
+    const corner = [_]u64{0};
+    const boxed: c.tz_want = .{
+        .tensor = 1,
+        .flags = c.TZ_WANT_RECORD,
+        .begin = &corner,
+        .end = &corner,
+    };
+    try expectEqual(c.TZ_E_ARGUMENT, c.tz_plan_new(header, &boxed, 1, null, &plan, null));
+    var range: c.tz_range = undefined;
+    try expectEqual(c.TZ_E_ARGUMENT, c.tz_header_record(header, 2, &range));
+    try expectEqual(c.TZ_E_ARGUMENT, c.tz_header_record(null, 0, &range));
+    try expectEqual(c.TZ_E_ARGUMENT, c.tz_header_record(header, 0, null));
+    try ok(c.tz_header_record(header, 1, &range));
+    var raw: [256]u8 = undefined;
+    var hashed: [256]u8 = undefined;
+    const size: usize = @intCast(range.size);
+    @memcpy(raw[0..size], file[@intCast(range.offset)..][0..size]);
+    var said = sized(c.tz_record);
+    const argument = c.TZ_E_ARGUMENT;
+    try expectEqual(argument, c.tz_record_parse(header, 1, &raw, size - 1, &hashed, &said, null));
+    try expectEqual(argument, c.tz_record_parse(header, 1, &raw, size, null, &said, null));
+    try expectEqual(argument, c.tz_record_parse(header, 1, null, size, &hashed, &said, null));
+    try expectEqual(argument, c.tz_record_parse(header, 1, &raw, size, &hashed, null, null));
+    try expectEqual(argument, c.tz_record_parse(header, 2, &raw, size, &hashed, &said, null));
+    raw[10] ^= 1;
+    var diagnostic: c.tz_diagnostic = undefined;
+    try expectEqual(
+        c.TZ_E_FOREIGN,
+        c.tz_record_parse(header, 1, &raw, size, &hashed, &said, &diagnostic),
+    );
+    try expectEqual(1, diagnostic.tensor);
+    try expectEqual(range.offset + 10, diagnostic.offset);
+}
+
+fn openOnce(allocator: std.mem.Allocator) !void {
+    tz.c_support.tested_allocator = allocator;
+    defer tz.c_support.tested_allocator = std.heap.smp_allocator;
+    var header: ?*c.tz_header = null;
+    var needed: u64 = 0;
+    const status = c.tz_tensors_open(file, file.len, file.len, null, &header, &needed, null);
+    if (status == c.TZ_E_MEMORY) return error.OutOfMemory;
+    try ok(status);
+    c.tz_header_free(header);
+}
+
+test "every allocation may fail" {
+    try std.testing.checkAllAllocationFailures(gpa, openOnce, .{});
+}

@@ -78,7 +78,7 @@ def _shape(shape: Sequence[int], is_wide: bool) -> bytes:
 
 def _record(entry: Entry, is_wide: bool) -> bytes:
     fields = fields_of(entry, entry.record)
-    head = struct.pack("<HBH", 0, fields["role"], len(fields["name"])) + fields["name"]
+    head: bytes = struct.pack("<HBH", 0, fields["role"], len(fields["name"])) + fields["name"]
     head += struct.pack("<B", len(fields["dtype"])) + fields["dtype"]
     head += _shape(fields["shape"], is_wide)
     tail = entry.padding + struct.pack("<q", fields["data_size"])
@@ -99,7 +99,7 @@ def _record(entry: Entry, is_wide: bool) -> bytes:
 
 def _index_entry(entry: Entry, offset: int, record_size: int, is_versioned: bool) -> bytes:
     fields = fields_of(entry, entry.index)
-    raw = b""
+    raw: bytes = b""
     if is_versioned:
         raw += struct.pack("<I", 1 if entry.entry_version is None else entry.entry_version)
     raw += struct.pack("<H", len(fields["name"])) + fields["name"]

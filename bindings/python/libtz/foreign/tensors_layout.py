@@ -1,0 +1,311 @@
+"""The bytes of CoreWeave Tensorizer's .tensors files, but for the tensors': file header, index,
+record headers.
+
+A file is a header of 73 bytes, the index, one record for each tensor in the index's order (a record
+header and the tensor's bytes), and eight zero bytes. All numbers are little-endian. Files carry the
+lowest version that expresses them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from libtz.errors import OptionError
+from libtz.format import item_size
+
+__all__ = ["END", "Kind", "Layout", "RecordHeader", "TensorRecord"]
+
+MAGIC = b"|TZR|"
+PREFIX_SIZE = 73  # what stands before the index
+END = bytes(8)  # a record header of no length
+
+# What their own writer always takes; their reader takes any size.
+INDEX_SIZE_MIN = 256 * 1024
+
+# Flags of the file header.
+ENCRYPTED = 1
+VERSIONED_INDEX = 2
+
+# The versions that first could express something.
+VERSION_PLAIN = 1
+VERSION_OPAQUE = 2
+VERSION_ENCRYPTED = 3
+VERSION_META = 4
+VERSION_LONG = 5
+
+LONG_DIMENSION = 1 << 32
+
+# Record headers are padded, so that their tensors can be mapped and read directly.
+ALIGNMENT = 64
+PAGE = 4096
+PAGE_ALIGNED_SIZE_MIN = 64 * 1024
+
+CRC32_SIZE = 6  # kind, length, value
+SHA256_SIZE = 34
+
+_NUMPY = {
+    "bool": "|b1",
+    **{f"{kind}8": f"|{kind}1" for kind in "ui"},
+    **{f"{kind}{8 * size}": f"<{kind}{size}" for kind in "ui" for size in (2, 4, 8)},
+    **{f"f{8 * size}": f"<f{size}" for size in (2, 4, 8)},
+    "c64": "<c8",
+    "c128": "<c16",
+}
+# Types that NumPy does not have are stored under PyTorch's name.
+_TORCH = {
+    "bf16": "bfloat16",
+    "c32": "complex32",
+    "f8_e4m3fn": "float8_e4m3fn",
+    "f8_e5m2": "float8_e5m2",
+    "f8_e4m3fnuz": "float8_e4m3fnuz",
+    "f8_e5m2fnuz": "float8_e5m2fnuz",
+    "f8_e8m0fnu": "float8_e8m0fnu",
+    "f4_e2m1fn_x2": "float4_e2m1fn_x2",
+    **{f"u{bits}": f"uint{bits}" for bits in range(1, 8)},
+    **{f"i{bits}": f"int{bits}" for bits in range(1, 8)},
+    "u1_x8": "bits1x8",
+    "u2_x4": "bits2x4",
+    "u4_x2": "bits4x2",
+    "b8": "bits8",
+    "b16": "bits16",
+}
+
+
+class Kind(IntEnum):
+    """What a tensor was when it was saved."""
+
+    PARAMETER = 0
+    BUFFER = 1
+    STATE_DICT = 2
+
+
+@dataclass(frozen=True)
+class TensorRecord:
+    """A tensor to be written. `path` has one str for a name, more steps (str, or int from 0 on) in
+    a nested object; `dtype` and `shape` are as in `libtz.TensorSpec`. Of a module's tensors
+    `module` counts its modules. A meta tensor has a shape, but no data."""
+
+    path: tuple[str | int, ...]
+    dtype: str
+    shape: tuple[int, ...]
+    kind: Kind = Kind.STATE_DICT
+    module: int = 0
+    is_meta: bool = False
+
+    @property
+    def name(self) -> str | tuple[str | int, ...]:
+        """The path, or what it consists of if that is one str."""
+        return self.path[0] if self._is_plain else self.path  # type: ignore[return-value]
+
+    @property
+    def _is_plain(self) -> bool:
+        return len(self.path) == 1 and isinstance(self.path[0], str)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of data in the file."""
+        return 0 if self.is_meta else math.prod(self.shape) * item_size(self.dtype)
+
+    @property
+    def is_long(self) -> bool:
+        """Whether a dimension needs 64 bits."""
+        return any(dimension >= LONG_DIMENSION for dimension in self.shape)
+
+    def encoded_name(self) -> bytes:
+        if self._is_plain:
+            encoded = str(self.path[0]).encode()
+            if not encoded or encoded[0] == 0x1E:
+                raise OptionError(f"a .tensors file cannot hold a tensor {self.name!r}")
+        elif self.kind is not Kind.STATE_DICT:
+            raise OptionError(f"tensor {self.path!r}: names of a module's tensors are str")
+        else:
+            encoded = b"\x1e" + json.dumps(self.path, separators=(",", ":")).encode()
+        return _bounded(encoded, "name", 0xFFFF, self.name)
+
+    def encoded_dtype(self) -> bytes:
+        numpy = _NUMPY.get(self.dtype)
+        if numpy is not None:
+            return numpy.encode()
+        torch = _TORCH.get(self.dtype)
+        if torch is None:
+            raise OptionError(
+                f"tensor {self.name!r}: a .tensors file cannot hold dtype {self.dtype}"
+            )
+        size = item_size(self.dtype)
+        return f"{'|' if size == 1 else '<'}V{size}\0torch.{torch}".encode()
+
+    def described(self) -> bytes:
+        """Kind, name, dtype and shape."""
+        name, dtype = self.encoded_name(), self.encoded_dtype()
+        head = struct.pack(f"<BH{len(name)}s", self.kind, len(name), name)
+        return head + self._dtype_and_shape(dtype)
+
+    def _dtype_and_shape(self, dtype: bytes) -> bytes:
+        if len(self.shape) > 0xFF or self.module > 0xFFFF:
+            raise OptionError(
+                f"tensor {self.name!r}: a .tensors file has at most 255 dimensions and 65536"
+                " modules"
+            )
+        width = "Q" if self.is_long else "I"
+        layout = f"<B{len(dtype)}sB{len(self.shape)}{width}"
+        return struct.pack(layout, len(dtype), dtype, len(self.shape), *self.shape)
+
+    def index_entry(self, offset: int, data_offset: int) -> bytes:
+        """The entry in the index, without its version."""
+        name, dtype = self.encoded_name(), self.encoded_dtype()
+        head = struct.pack(f"<H{len(name)}sB", len(name), name, self.kind)
+        tail = struct.pack("<QQQ", offset, data_offset, self.nbytes)
+        return head + self._dtype_and_shape(dtype) + tail
+
+
+def _bounded(text: bytes, what: str, size_max: int, name: object) -> bytes:
+    if len(text) > size_max:
+        raise OptionError(f"tensor {name!r}: its {what} has more than {size_max} bytes")
+    return text
+
+
+class RecordHeader:
+    """A record header whose hashes and encryption are not known yet, of its final size.
+
+    Hashes cover the header with every digest zero and without the encryption block, then the
+    tensor's bytes before encryption. Each tensor has a CRC32 and a SHA-256, but those with an
+    encryption the latter only.
+    """
+
+    def __init__(self, record: TensorRecord, offset: int, crypt_size: int | None) -> None:
+        """`crypt_size` is that of the encryption block, with its length; None if the file is not
+        encrypted."""
+        self.record = record
+        self.offset = offset
+        self.has_crc32 = crypt_size is None or not record.nbytes
+        hash_size = 1 + (CRC32_SIZE if self.has_crc32 else 0) + SHA256_SIZE
+        described = record.described()
+        body = struct.pack("<H", record.module) + described + struct.pack("<H", hash_size)
+        self._hash_offset = 8 + len(body)
+        self._crypt_offset = self._hash_offset + hash_size
+        self._crypt_size = crypt_size or 0
+        end = self._crypt_offset + self._crypt_size + 8
+        alignment = PAGE if record.nbytes >= PAGE_ALIGNED_SIZE_MIN else ALIGNMENT
+        self.size = end + -(offset + end) % alignment
+        before = struct.pack("<Q", self.size) + body + self._hashes(0, bytes(32))
+        padding = bytes(self.size - end)
+        self._before = before
+        self._after = padding + struct.pack("<q", record.nbytes)
+        self.crc32 = zlib.crc32(self._after, zlib.crc32(before))
+        self.sha256 = hashlib.sha256(before)
+        self.sha256.update(self._after)
+
+    @property
+    def data_offset(self) -> int:
+        return self.offset + self.size
+
+    def _hashes(self, crc32: int, sha256: bytes) -> bytes:
+        crc = struct.pack("<BBI", 0, 4, crc32) if self.has_crc32 else b""
+        return bytes([1 + self.has_crc32]) + crc + bytes([1, len(sha256)]) + sha256
+
+    def finish(self, crypt: bytes) -> bytes:
+        """The whole header, once `crc32` and `sha256` have seen the data."""
+        if len(crypt) != self._crypt_size:
+            raise ValueError(f"{len(crypt)} bytes of encryption, not {self._crypt_size}")
+        hashes = self._hashes(self.crc32, self.sha256.digest())
+        return self._before[: self._hash_offset] + hashes + crypt + self._after
+
+
+class Layout:
+    """Where everything lies in a file, as far as its tensors are known."""
+
+    def __init__(self, *, index_size: int, is_encrypted: bool) -> None:
+        self._index_size = max(index_size, INDEX_SIZE_MIN)
+        self._is_encrypted = is_encrypted
+        self._entries: list[tuple[bytes, bool]] = []
+        self._entries_size = 0
+        self._tree: dict[str | int, object] = {}
+        self._version = VERSION_ENCRYPTED if is_encrypted else VERSION_PLAIN
+        self._data_size = 0
+        self.end = PREFIX_SIZE + self._index_size  # of the last record
+
+    @staticmethod
+    def index_size(records: Sequence[TensorRecord]) -> int:
+        """What the index of these tensors takes."""
+        return sum(4 + len(record.index_entry(0, 0)) for record in records)
+
+    @property
+    def data_begin(self) -> int:
+        """Where the first record begins."""
+        return PREFIX_SIZE + self._index_size
+
+    @property
+    def data_size(self) -> int:
+        """Bytes of all tensors so far."""
+        return self._data_size
+
+    def add(self, record: TensorRecord, crypt_size: int | None) -> RecordHeader:
+        header = RecordHeader(record, self.end, crypt_size)
+        entry = record.index_entry(header.offset, header.data_offset)
+        # Every entry may have to get a version, if a tensor to come needs that.
+        if self._entries_size + 4 + len(entry) > self._index_size:
+            raise OptionError(
+                f"tensor {record.name!r}: the index is full after {len(self._entries)} tensors;"
+                " its size is decided by the first call that writes: write many tensors by one"
+                " call of write_module or write_state_dict"
+            )
+        self._place(record)
+        self._entries.append((entry, record.is_long))
+        self._entries_size += 4 + len(entry)
+        self._version = max(self._version, _version(record))
+        self._data_size += record.nbytes
+        self.end = header.data_offset + record.nbytes
+        return header
+
+    def _place(self, record: TensorRecord) -> None:
+        """Their reader builds a tree of the paths, and refuses what does not make one."""
+        layer = self._tree
+        for depth, step in enumerate(record.path):
+            if isinstance(step, bool) or not isinstance(step, (str, int)):
+                raise OptionError(f"tensor {record.name!r}: names consist of str and int")
+            if isinstance(step, int) and step < 0:
+                raise OptionError(f"tensor {record.name!r}: {step} is negative")
+            if layer and isinstance(next(iter(layer)), str) != isinstance(step, str):
+                raise OptionError(f"tensor {record.name!r}: str and int keys on one level")
+            is_last = depth == len(record.path) - 1
+            known = layer.get(step)
+            if known is not None and (is_last or not isinstance(known, dict)):
+                raise OptionError(f"tensor {record.name!r}: this name, or a part of it, is taken")
+            if is_last:
+                layer[step] = record
+            else:
+                layer = layer.setdefault(step, {})  # type: ignore[assignment]
+
+    def front(self) -> bytes:
+        """File header and index."""
+        is_versioned = self._version == VERSION_LONG
+        flags = VERSIONED_INDEX if is_versioned else 0
+        if self._is_encrypted and self._version >= VERSION_META:
+            flags |= ENCRYPTED
+        index = b"".join(
+            (struct.pack("<I", VERSION_LONG if is_long else VERSION_PLAIN) if is_versioned else b"")
+            + entry
+            for entry, is_long in self._entries
+        )
+        return (
+            MAGIC
+            + struct.pack("<I", self._version)
+            + flags.to_bytes(32, "little")
+            + struct.pack("<QQQQ", self._data_size, 0, len(self._entries), self._index_size)
+            + index.ljust(self._index_size, b"\0")
+        )
+
+
+def _version(record: TensorRecord) -> int:
+    if record.is_long:
+        return VERSION_LONG
+    if record.is_meta:
+        return VERSION_META
+    return VERSION_PLAIN if record.dtype in _NUMPY else VERSION_OPAQUE

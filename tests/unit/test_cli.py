@@ -258,7 +258,7 @@ def test_tz_to_tz_keeps_ties_structure_and_order(
             "b.safetensors",
             "__metadata__",
         ),
-        (lambda p: libtz.torch.save_file({}, p), "b.pt", "must end with .tz or .safetensors"),
+        (lambda p: libtz.torch.save_file({}, p), "b.pt", "must end with .tz, .safetensors"),
     ],
 )
 def test_what_cannot_be_converted(

@@ -27,7 +27,7 @@ from typing import Any
 from libtz._native.lib import Node
 from libtz.errors import OptionError
 
-__all__ = ["Flattened", "NodeKind", "flatten", "unflatten"]
+__all__ = ["Flattened", "NodeKind", "flatten", "tensor_paths", "unflatten"]
 
 DEPTH_MAX = 128  # [TZ1-53]
 NODE_COUNT_MAX = 1 << 26  # [TZ1-53]
@@ -249,3 +249,26 @@ def unflatten(nodes: Iterable[Node], tensor: Callable[[int], Any]) -> Any:
         else:
             result = value
     return result
+
+
+def tensor_paths(nodes: Iterable[Node]) -> dict[Any, tuple[str | int, ...]] | None:
+    """The path of each tensor by its node's value, lists and tuples by their places; None if there
+    is more than tensors. The path of a bare tensor is empty."""
+    paths: dict[Any, tuple[str | int, ...]] = {}
+    layers: list[tuple[tuple[str | int, ...], Iterator[int]]] = []
+    for kind, key, value in nodes:
+        path: tuple[str | int, ...] = ()
+        while layers:
+            prefix, places = layers[-1]
+            place = next(places, None)
+            if place is not None:
+                path = (*prefix, place if key is None else key)
+                break
+            layers.pop()
+        if kind in (NodeKind.DICT, NodeKind.LIST, NodeKind.TUPLE):
+            layers.append((path, iter(range(value))))
+        elif kind == NodeKind.TENSOR:
+            paths[value] = path
+        else:
+            return None
+    return paths

@@ -1,4 +1,4 @@
-"""`tz convert`: from any format that is read to .tz or .safetensors, tensor by tensor."""
+"""`tz convert`: from any format that is read to .tz, .safetensors or .tensors, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import argparse
 import time
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from libtz import reader
 from libtz._native import lib
+from libtz._structure import NodeKind, tensor_paths
 from libtz.cli.options import add_command, add_options, make_options
 from libtz.cli.output import note, print_json, size_text
 from libtz.cli.verify import verify
 from libtz.errors import OptionError
 from libtz.foreign.safetensors_out import SafetensorsWriter, unit_size
+from libtz.foreign.tensors_out import TensorRecord, TensorsWriter
 from libtz.format import TensorInfo
 from libtz.options import DecryptionOptions, ReadOptions, WriteOptions
 from libtz.writer import TensorSpec, Writer
@@ -28,18 +31,22 @@ result is read again and verified; its digest, which pins it for loading, is pri
 
   tz convert model.safetensors model.tz
   tz convert model.tz model.safetensors
+  tz convert model.tz model.tensors         for CoreWeave Tensorizer, as a state dict
   tz convert model.tz s3://bucket/model.tz --chunk-size 4M
   tz convert https://host/model.safetensors model.tz --compress off
 
-Names, types, shapes, values and metadata stay. A .safetensors file has no ties and no nested
-objects: tied tensors are stored once for each name, nested objects are refused.
+Names, types, shapes, values and metadata stay. The other formats have no ties: tied tensors are
+stored once for each name. A .safetensors file has no nested objects, which are refused; a .tensors
+file has dicts and lists of tensors, but no metadata, which are left out.
 """
 
 
 def add_to(commands: Any) -> None:
     parser = add_command(commands, "convert", "write a file in another format", DESCRIPTION, run)
     parser.add_argument("source", metavar="SRC", help="file to read, of any format")
-    parser.add_argument("target", metavar="DST", help="file to write, .tz or .safetensors")
+    parser.add_argument(
+        "target", metavar="DST", help="file to write, .tz, .safetensors or .tensors"
+    )
     parser.add_argument("--digest", help="the digest that SRC must have")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     add_options(parser, ReadOptions, WriteOptions)
@@ -48,7 +55,9 @@ def add_to(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     convert = _CONVERTERS.get(arguments.target.rpartition(".")[2].lower())
     if convert is None:
-        raise OptionError(f"{arguments.target}: the name must end with .tz or .safetensors")
+        raise OptionError(
+            f"{arguments.target}: the name must end with .tz, .safetensors or .tensors"
+        )
     read_options = make_options(ReadOptions, arguments)
     write_options = make_options(WriteOptions, arguments)
     begin = time.perf_counter()
@@ -110,10 +119,47 @@ def _to_safetensors(file: reader.File, target: Any, options: WriteOptions) -> di
     return _report(infos.values()) | {"digest": writer.digest, "content_digest": None}
 
 
+def _to_tensors(file: reader.File, target: Any, options: WriteOptions) -> dict[str, Any]:
+    paths = _tensors_paths(file)
+    infos = {name: file.info(name) for name in file}
+    places = {name: place for place, name in enumerate(infos)}
+    # Tied tensors follow their owner, whose data are then read once.
+    names = sorted(infos, key=lambda name: (places[infos[name].tied_to or name], places[name]))
+    records = [
+        TensorRecord(paths.get(name, (name,)), infos[name].dtype, infos[name].shape)
+        for name in names
+    ]
+    if file.metadata:
+        note(f"metadata are left out, {target} cannot hold them: {', '.join(file.metadata)}")
+    writer = TensorsWriter(target, records, options=options)
+    with writer:
+        for _, data in file.iter_buffers(names):
+            writer.put(partial(list, [data]))
+    return _report(infos.values()) | {"digest": writer.digest, "content_digest": None}
+
+
+def _tensors_paths(file: reader.File) -> dict[str, tuple[str | int, ...]]:
+    """Paths by name; none of a flat file."""
+    nodes = file.structure()
+    paths = tensor_paths(nodes)
+    is_held = all(
+        node.value > 0 and not isinstance(node.key, int)
+        if node.kind in (NodeKind.DICT, NodeKind.LIST)
+        else node.kind == NodeKind.TENSOR and not isinstance(node.key, int)
+        for node in nodes
+    )
+    if paths is None or not is_held or () in paths.values():
+        raise OptionError(
+            "the file holds a nested object with more than dicts (of str), lists and tensors, or"
+            " with empty ones, which a .tensors file cannot"
+        )
+    return paths
+
+
 def _report(infos: Iterable[TensorInfo]) -> dict[str, Any]:
     counted = list(infos)
     size = sum(info.nbytes for info in counted if info.tied_to is None)
     return {"tensors": len(counted), "bytes": size}
 
 
-_CONVERTERS = {"tz": _to_tz, "safetensors": _to_safetensors}
+_CONVERTERS = {"tz": _to_tz, "safetensors": _to_safetensors, "tensors": _to_tensors}

@@ -26,7 +26,7 @@ from libtz.transfer.decryption import Decryption
 from libtz.transfer.job import Job, Wants
 from libtz.transfer.mapped import MappedSource
 from libtz.transfer.memory import Block, allocate
-from libtz.transfer.records import RecordCheck, record_wants
+from libtz.transfer.records import RecordCheck, RecordNote, record_wants
 from libtz.transfer.upload import Lane
 
 __all__ = ["TensorsFile"]
@@ -46,6 +46,7 @@ class TensorsFile(File):
         if self.is_encrypted and isinstance(self._source, MappedSource):
             # Decrypting is done in place, and a mapping would keep what it did.
             self._source = self._source.unmapped
+        self._notes: dict[int, RecordNote] = {}  # of tensors that were
 
     @property
     def is_encrypted(self) -> bool:
@@ -62,6 +63,17 @@ class TensorsFile(File):
     def info(self, name: str) -> TensorInfo:
         entry = self._header.tensor(self._index(name))
         return dataclasses.replace(super().info(name), nbytes=_memory_size(entry))
+
+    def kind(self, name: str) -> str:
+        """What a tensor was when it was saved: "parameter" or "buffer" of a module, or "state"."""
+        flags = self._header.tensor(self._index(name)).flags
+        if flags & lib.TENSOR_PARAMETER:
+            return "parameter"
+        return "buffer" if flags & lib.TENSOR_BUFFER else "state"
+
+    def note(self, name: str) -> RecordNote:
+        """Of a tensor that was loaded."""
+        return self._notes[self._index(name)]
 
     # ---- Loading ----
 
@@ -130,7 +142,11 @@ class TensorsFile(File):
         indices = flat.indices.tolist()
         tensors = [*flat.tensors, *record_wants(self._header, indices, flat.tensors)]
         check = RecordCheck(
-            self._header, indices, verify=self._options.verify, decryption=self._decryption()
+            self._header,
+            indices,
+            verify=self._options.verify,
+            decryption=self._decryption(),
+            notes=self._notes,
         )
         both = np.concatenate([flat.indices, flat.indices])
         return Wants(tensors, both, with_records=True), check

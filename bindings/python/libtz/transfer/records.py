@@ -10,7 +10,7 @@ import hashlib
 import threading
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,14 @@ from libtz.transfer.decryption import Decryption
 from libtz.transfer.host import HostTarget
 from libtz.transfer.schedule import Schedule
 
-__all__ = ["RecordCheck", "check_hashes", "record_wants"]
+__all__ = ["RecordCheck", "RecordNote", "check_hashes", "record_wants"]
+
+
+class RecordNote(NamedTuple):
+    """What is kept of a record header."""
+
+    module: int  # the number of the module that had the tensor
+    has_sha256: bool
 
 
 def record_wants(
@@ -54,12 +61,14 @@ class RecordCheck:
         *,
         verify: bool,
         decryption: Decryption | None,
+        notes: dict[int, RecordNote],
     ) -> None:
         self._header = header
         self._indices = indices
         self._verify = verify
         self._decryption = decryption
         self._lock = threading.Lock()
+        self._notes = notes  # by tensor; filled as they arrive
         self.has_all_hashes = True
 
     def begin(self, schedule: Schedule, target: HostTarget, placements: Any) -> None:
@@ -96,6 +105,7 @@ class RecordCheck:
         record = parse_record(self._header, index, self._memory(want + len(self._indices)))
         if self._decryption is not None:
             self._decryption.decrypt(record, self._memory(want), self._header.name(index))
+        self._notes[index] = RecordNote(record.module, record.sha256 is not None)
         if not self._verify:
             return
         check_hashes(self._header, index, record, self._memory(want))

@@ -1,0 +1,451 @@
+"""`TensorDeserializer`: reads .tensors, .tz and .safetensors files through libtz's engine."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Iterable, Iterator, KeysView, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from libtz import reader
+from libtz._torch_dtypes import TORCH_DTYPES
+from libtz.compat.tensorizer._encryption import DecryptionParams
+from libtz.compat.tensorizer._entries import Entry, arranged, entries_of, layers, leaves
+from libtz.compat.tensorizer._errors import (
+    CryptographyError,
+    HashMismatchError,
+    NotImplementedOptionError,
+    TypeOptionError,
+    ValueOptionError,
+    translated,
+)
+from libtz.compat.tensorizer._loading import load_into, slots_of
+from libtz.compat.tensorizer._types import FilterFuncType, TensorType
+from libtz.compat.tensorizer.stream_io import ObjectReader, open_stream
+from libtz.errors import IntegrityError, OptionError
+from libtz.foreign.tensors_in import TensorsFile
+from libtz.options import DecryptionOptions, ReadOptions
+from libtz.sources.resolve import scheme_of
+
+__all__ = ["TensorDeserializer"]
+
+
+class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeserializer"]):
+    """A file's tensors by name, each a torch.nn.Parameter.
+
+    `file_obj` is a path, a URL (http, https, s3), a file descriptor or a seekable binary file. All
+    tensors are loaded at once, or with `lazy_load` when they are asked for, and kept. Data are
+    always checked by the checksums that the file has; `verify_hash` checks its SHA-256 too, and
+    that there is one. `dtype` casts floating-point tensors. `num_readers` is how many connections
+    or threads read at most.
+    """
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    # Of Tensorizer's old compression, which it does not have any more.
+    total_compressed_tensor_bytes = 0
+
+    def __init__(
+        self,
+        file_obj: Any,
+        device: torch.device | str | None = None,
+        filter_func: FilterFuncType | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        lazy_load: bool = False,
+        plaid_mode: bool | None = None,
+        plaid_mode_buffers: int | None = None,
+        num_readers: int | None = None,
+        verify_hash: bool = False,
+        encryption: DecryptionParams | None = None,
+    ) -> None:
+        self._file: reader.File | None = None
+        self._file_obj: Any = None
+        if plaid_mode or plaid_mode_buffers:
+            warnings.warn(
+                "plaid_mode has no effect, as in Tensorizer since 2.9: tensors always go to their"
+                " device piece by piece, through bounded memory",
+                stacklevel=2,
+            )
+        if encryption is not None and not isinstance(encryption, DecryptionParams):
+            raise TypeOptionError(
+                f"encryption is a DecryptionParams, not {type(encryption).__name__}"
+            )
+        self._device = _device(device)
+        self._dtype = dtype
+        self._verify_hash = verify_hash
+        self._is_encrypted = encryption is not None
+        with translated():
+            self._open(file_obj, _read_options(num_readers, encryption), filter_func)
+        self._tensors: dict[str, torch.nn.Parameter] = {}
+        self._position = 0  # of generators, in the file's order
+        self._bytes_read = 0
+        if not lazy_load:
+            try:
+                self._fetch(self._entries, verify_hash)
+            except BaseException:
+                self.close()
+                raise
+
+    def _open(
+        self, file_obj: Any, options: ReadOptions, filter_func: FilterFuncType | None
+    ) -> None:
+        source, self._file_obj, options = _resolved(file_obj, options)
+        try:
+            self._file = _opened(source, options)
+            entries = entries_of(self._file)
+        except BaseException:
+            self.close()
+            raise
+        self._is_filtered = filter_func is not None
+        self._entries = [
+            entry for entry in entries if filter_func is None or filter_func(entry.label)
+        ]
+        self._layers = layers(self._entries)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """As `translated`, with those of decrypting, which are Tensorizer's too."""
+        try:
+            with translated():
+                yield
+        except (HashMismatchError, ValueOptionError) as error:
+            is_hash = isinstance(error, HashMismatchError) and error.chunk is None
+            if self._is_encrypted and not is_hash:
+                raise CryptographyError(error.message) from error
+            raise
+
+    def _opened(self) -> reader.File:
+        if self._file is None:
+            raise ValueOptionError("the deserializer is closed")
+        return self._file
+
+    # ---- The mapping ----
+
+    def __getitem__(self, name: Any) -> Any:
+        """A parameter; of a nested object's layer, a mapping of such. Lists have int keys."""
+        layer = self._layers[self._key(name)]
+        self._fetch(leaves(layer))
+        return arranged(layer, self._held, has_lists=False)
+
+    def _key(self, name: Any) -> Any:
+        # Tensorizer begins the names of a root module's tensors with a dot.
+        if name not in self._layers and isinstance(name, str) and name.startswith("."):
+            bare = self._layers.get(name[1:])
+            if isinstance(bare, Entry) and bare.label == name:
+                return name[1:]
+        return name
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __contains__(self, name: object) -> bool:
+        return self._key(name) in self._layers
+
+    def keys(self) -> KeysView[Any]:
+        return self._layers.keys()
+
+    def tree(
+        self,
+        prefix: Iterable[str | int] | None = None,
+        *,
+        default: Any = None,
+        filter_func: FilterFuncType | None = None,
+    ) -> Any:
+        """The nested object, or what is at the path `prefix` in it, as dicts, lists and parameters;
+        `default` if there is nothing. `filter_func` gets whole paths."""
+        if isinstance(prefix, (str, int)):
+            raise TypeOptionError(f"prefix is a sequence of keys, not {prefix!r}: (prefix,)")
+        picked = [e for e in self._entries if filter_func is None or filter_func(e.label)]
+        layer: Any = layers(picked)
+        for step in prefix or ():
+            layer = layer.get(step) if isinstance(layer, dict) else None
+        if not layer:
+            return default
+        self._fetch(leaves(layer))
+        return arranged(layer, self._held, has_lists=True)
+
+    # ---- Loading ----
+
+    def _held(self, entry: Entry) -> torch.nn.Parameter:
+        return self._tensors[entry.name]
+
+    def _fetch(
+        self, entries: Iterable[Entry], verify_hash: bool | None = None
+    ) -> Mapping[str, torch.nn.Parameter]:
+        """Loads what is not held yet, and holds it."""
+        names = [entry.name for entry in entries if entry.name not in self._tensors]
+        if names:
+            self._tensors.update(self._stream(names, verify_hash, is_streamed=False))
+        return self._tensors
+
+    def _stream(
+        self, names: list[str], verify_hash: bool | None, *, is_streamed: bool = True
+    ) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """In the file's order, one by one; or all together, which is faster, but what is to be cast
+        would be in memory twice."""
+        file = self._opened()
+        must_have = self._verify_hash if verify_hash is None else verify_hash
+        with self._reading():
+            loaded: Iterable[tuple[str, Any]]
+            if is_streamed or self._dtype is not None:
+                loaded = file.iter_tensors(names, self._device)
+            else:
+                loaded = file.load(names, self._device).items()
+            try:
+                for name, tensor in loaded:
+                    if must_have:
+                        _require_hash(file, name)
+                    yield name, self._parameter(tensor)
+            finally:
+                self._bytes_read += file.stats.bytes_read
+
+    def _parameter(self, tensor: torch.Tensor) -> torch.nn.Parameter:
+        can_learn = tensor.is_floating_point() or tensor.is_complex()
+        if self._dtype is not None and tensor.is_floating_point():
+            tensor = tensor.to(self._dtype)
+        return torch.nn.Parameter(tensor, requires_grad=can_learn)
+
+    def read_tensors(
+        self,
+        filter_func: FilterFuncType | None = None,
+        num_tensors: int = -1,
+        verify_hash: bool | None = None,
+    ) -> Iterator[tuple[int, int, Any, torch.Tensor]]:
+        """Yields (module number, TensorType, name or path, tensor) in the file's order, through
+        bounded memory. A further call goes on where the last one ended."""
+        entries = self._next(filter_func, num_tensors)
+        held = {e.name: self._tensors[e.name] for e in entries if e.name in self._tensors}
+        streamed = self._stream([e.name for e in entries if e.name not in held], verify_hash)
+        for entry in entries:
+            tensor = held[entry.name] if entry.name in held else next(streamed)[1]
+            self._position = self._entries.index(entry, self._position) + 1
+            yield self._module_number(entry), entry.kind, entry.label, tensor
+
+    def read_numpy_arrays(
+        self,
+        filter_func: FilterFuncType | None = None,
+        num_tensors: int = -1,
+        allow_raw_data: bool = False,
+        verify_hash: bool | None = None,
+    ) -> Iterator[tuple[int, int, Any, NDArray[Any], bool, str | None]]:
+        """As `read_tensors`: (…, array, whether its type is opaque, PyTorch's type if so). Types
+        that NumPy does not have are opaque, and only yielded with `allow_raw_data`."""
+        if self._device.type != "cpu":
+            raise RuntimeError("arrays are in host memory; use device='cpu'")
+        file = self._opened()
+        for entry in self._next(filter_func, num_tensors):
+            dtype = file.info(entry.name).dtype
+            with self._reading():
+                tensor = file.load([entry.name])[entry.name]
+                if self._verify_hash if verify_hash is None else verify_hash:
+                    _require_hash(file, entry.name)
+            kind = TORCH_DTYPES[dtype]
+            is_opaque = not _numpy_has(kind)
+            if is_opaque and not allow_raw_data:
+                raise ValueOptionError(
+                    f"tensor {entry.label!r}: NumPy has no type for {kind}; allow_raw_data=True"
+                    " gives its bytes"
+                )
+            self._position = self._entries.index(entry, self._position) + 1
+            array = _raw_array(tensor) if is_opaque else tensor.numpy()
+            name = str(kind) if is_opaque else None
+            yield self._module_number(entry), entry.kind, entry.label, array, is_opaque, name
+
+    def _next(self, filter_func: FilterFuncType | None, count: int) -> list[Entry]:
+        if count < -1:
+            raise ValueOptionError(f"num_tensors is -1, or at least 0; got {count}")
+        entries = [
+            entry
+            for entry in self._entries[self._position :]
+            if filter_func is None or filter_func(entry.label)
+        ]
+        return entries if count == -1 else entries[:count]
+
+    def _module_number(self, entry: Entry) -> int:
+        file = self._opened()
+        return file.note(entry.name).module if isinstance(file, TensorsFile) else 0
+
+    # ---- Modules ----
+
+    def load_into_module(
+        self,
+        m: torch.nn.Module,
+        filter_func: FilterFuncType | None = None,
+        verify_hash: bool | None = None,
+    ) -> int:
+        """Puts the tensors into the module, and returns their number.
+
+        Parameters keep their `requires_grad`, buffers stay what they are, and ties stay if the file
+        agrees. If a module or shape does not fit, all that does not is told and nothing is changed.
+        """
+        entries = [e for e in self._entries if filter_func is None or filter_func(e.label)]
+        self._require_module(entries)
+        is_all = filter_func is None and not self._is_filtered
+        load_into(m, entries, lambda picked: self._fetch(picked, verify_hash), is_all=is_all)
+        return len(entries)
+
+    def _require_module(self, entries: list[Entry]) -> None:
+        is_nested = any(isinstance(entry.label, tuple) for entry in entries)
+        is_state = self._opened().format == "tensors" and any(
+            entry.kind is TensorType.STATE_DICT for entry in entries
+        )
+        if is_nested or is_state:
+            raise NotImplementedOptionError(
+                "the file was written by write_state_dict, not write_module; use the deserializer"
+                " as a state dict: module.load_state_dict(deserializer)"
+            )
+
+    def verify_module(self, m: torch.nn.Module) -> tuple[bool, list[tuple[str, bool]]]:
+        """Whether the module has the file's tensors, bit for bit: all of them, and each."""
+        file = self._opened()
+        slots = slots_of(m)
+        results: dict[str, bool] = {entry.name: False for entry in self._entries}
+        present = [
+            entry.name
+            for entry in self._entries
+            if (slot := slots.get(entry.name)) is not None
+            and slot.tensor is not None
+            and not slot.tensor.is_meta
+            and slot.tensor.dtype == TORCH_DTYPES.get(entry.dtype)
+            and tuple(slot.tensor.shape) == entry.shape
+        ]
+        with self._reading():
+            for name, stored in file.iter_tensors(present):
+                tensor = slots[name].tensor
+                if tensor is not None:
+                    results[name] = torch.equal(_bits(tensor.detach().cpu()), _bits(stored))
+        return all(results.values()), list(results.items())
+
+    def to_redis(self, redis_client: Any, key_prefix: str, force: bool = False) -> None:
+        raise OptionError("libtz does not write to Redis; serve the file by HTTP or S3")
+
+    # ---- Numbers ----
+
+    @property
+    def total_tensor_bytes(self) -> int:
+        """Of the tensors that pass the filter."""
+        return sum(entry.nbytes for entry in self._entries)
+
+    @property
+    def total_bytes_read(self) -> int:
+        """From the source, by all loads so far."""
+        return self._bytes_read
+
+    read_bytes = total_bytes_read
+
+    @property
+    def cache_status(self) -> str | None:
+        raise OptionError("libtz does not keep the headers of HTTP answers")
+
+    # ---- The end ----
+
+    def close(self) -> None:
+        """Tensors that were loaded stay. Idempotent. A file object that was given is closed too."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+        if self._file_obj is not None:
+            self._file_obj.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _require_hash(file: reader.File, name: str) -> None:
+    """Raises if a tensor that was loaded is one that nothing vouches for."""
+    if isinstance(file, TensorsFile):
+        has_hash = file.note(name).has_sha256
+    else:
+        has_hash = file.verified != "none"
+    if not has_hash:
+        raise HashMismatchError(
+            f"{file!r}, tensor {name!r}: there is no hash to verify it with", tensor=name
+        )
+
+
+def _device(device: torch.device | str | None) -> torch.device:
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(f"device {device}: this machine has no CUDA")
+    return device
+
+
+def _read_options(num_readers: int | None, encryption: DecryptionParams | None) -> ReadOptions:
+    options = ReadOptions(progress=False)
+    if encryption is not None:
+        key = DecryptionOptions(key=encryption.key, passphrase=encryption.source)
+        options = replace(options, decryption=key)
+    if num_readers is not None:
+        if isinstance(num_readers, bool) or not isinstance(num_readers, int):
+            raise TypeOptionError(f"num_readers is an int, not {type(num_readers).__name__}")
+        if num_readers < 1:
+            raise ValueOptionError(f"num_readers is at least 1; got {num_readers}")
+        options = replace(options, connections_max=num_readers)
+    return options
+
+
+def _opened(source: Any, options: ReadOptions) -> reader.File:
+    try:
+        file = reader.open(source, options=options)
+    except IntegrityError as error:  # a key was given, and the file is not encrypted
+        raise CryptographyError(error.message) from error
+    if isinstance(file, TensorsFile) and file.is_encrypted and not options.decryption.is_given:
+        file.close()
+        raise CryptographyError(f"{file!r} is encrypted; give encryption=DecryptionParams…")
+    return file
+
+
+def _resolved(file_obj: Any, options: ReadOptions) -> tuple[Any, Any, ReadOptions]:
+    """What `libtz.open` takes, and a file object that is to be closed at the end."""
+    if isinstance(file_obj, bytes):
+        file_obj = os.fsdecode(file_obj)
+    if isinstance(file_obj, str) and scheme_of(file_obj) not in (None, "file"):
+        file_obj = open_stream(file_obj)
+    if isinstance(file_obj, int):
+        file_obj = os.fdopen(file_obj, "rb")
+    if isinstance(file_obj, ObjectReader) and (place := file_obj.place) is not None:
+        return place.url, file_obj, replace(options, http=place.http, s3=place.s3)
+    if isinstance(file_obj, (str, os.PathLike)):
+        return file_obj, None, options
+    is_binary = not isinstance(file_obj, io.TextIOBase) and hasattr(file_obj, "read")
+    if not is_binary or not getattr(file_obj, "readable", lambda: True)():
+        raise ValueOptionError(
+            "file_obj is a path, a URL, or a seekable binary file opened for reading, such as"
+            " open_stream(path, 'rb')"
+        )
+    return file_obj, file_obj, options
+
+
+def _numpy_has(dtype: torch.dtype) -> bool:
+    try:
+        torch.empty(0, dtype=torch.uint8).view(dtype).numpy()
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
+def _raw_array(tensor: torch.Tensor) -> NDArray[Any]:
+    size = tensor.element_size()
+    flat = tensor.view(-1).view(torch.uint8).numpy()
+    return flat.view(np.dtype(f"V{size}")).reshape(tuple(tensor.shape))
+
+
+def _bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().view(-1).view(torch.uint8)

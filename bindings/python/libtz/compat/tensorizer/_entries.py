@@ -1,0 +1,100 @@
+"""What a file holds, in the terms of a TensorDeserializer: paths instead of names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from libtz._structure import tensor_paths
+from libtz.compat.tensorizer._types import TensorPath, TensorType
+from libtz.errors import OptionError
+from libtz.foreign.tensors_in import TensorsFile
+from libtz.reader import File
+
+__all__ = ["Entry", "arranged", "entries_of", "layers", "leaves"]
+
+
+class Entry(NamedTuple):
+    """A tensor of the file."""
+
+    name: str  # that libtz has for it
+    path: TensorPath
+    kind: TensorType
+    is_dotted: bool  # the file has a dot before the name
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+    @property
+    def label(self) -> str | TensorPath:
+        """What filters get, and generators yield: as Tensorizer would call it."""
+        if len(self.path) > 1 or not isinstance(self.path[0], str):
+            return self.path
+        return f".{self.path[0]}" if self.is_dotted else self.path[0]
+
+
+def entries_of(file: File) -> list[Entry]:
+    """In the order of the file."""
+    paths = _paths(file)
+    entries = []
+    for info in map(file.info, file):
+        path = paths.get(info.name, (info.name,))
+        kind = _kind(file, info.name)
+        is_dotted = kind is not TensorType.STATE_DICT and _is_dotted(file, info.name)
+        entries.append(Entry(info.name, path, kind, is_dotted, info.dtype, info.shape, info.nbytes))
+    return entries
+
+
+_KINDS = {"parameter": TensorType.PARAM, "buffer": TensorType.BUFFER}
+
+
+def _kind(file: File, name: str) -> TensorType:
+    kind = file.kind(name) if isinstance(file, TensorsFile) else ""
+    return _KINDS.get(kind, TensorType.STATE_DICT)
+
+
+def _is_dotted(file: File, name: str) -> bool:
+    """Whether a .tensors file has the name with a dot before it, as it has for tensors that belong
+    to the root module itself; libtz leaves that dot out, as state dicts do."""
+    encoded = b"." + name.encode()
+    # No name has control characters in it, so this can only be the name and its length.
+    return len(encoded).to_bytes(2, "little") + encoded in file._front.obj  # type: ignore[operator]
+
+
+def _paths(file: File) -> dict[str, TensorPath]:
+    """Paths by name of a nested object's tensors; none of a flat file."""
+    paths = tensor_paths(file.structure())
+    if paths is None:
+        raise OptionError(f"{file!r} holds more than tensors; libtz.torch.load gives all of it")
+    return {name: path or (name,) for name, path in paths.items()}
+
+
+def layers(entries: Iterable[Entry]) -> dict[Any, Any]:
+    """The paths as dicts in dicts, with entries as leaves."""
+    root: dict[Any, Any] = {}
+    for entry in entries:
+        layer = root
+        for step in entry.path[:-1]:
+            layer = layer.setdefault(step, {})
+        layer[entry.path[-1]] = entry
+    return root
+
+
+def arranged(layer: Any, tensor: Callable[[Entry], Any], *, has_lists: bool) -> Any:
+    """The tensors of layers: as dicts and lists, or all as mappings that cannot be changed. Depth
+    is bounded by that of files."""
+    if isinstance(layer, Entry):
+        return tensor(layer)
+    values = {key: arranged(layer[key], tensor, has_lists=has_lists) for key in layer}
+    if not has_lists:
+        return MappingProxyType(values)
+    if values and isinstance(next(iter(values)), int):
+        return [values[place] for place in sorted(values)]
+    return values
+
+
+def leaves(layer: Any) -> Sequence[Entry]:
+    if isinstance(layer, Entry):
+        return [layer]
+    return [entry for value in layer.values() for entry in leaves(value)]

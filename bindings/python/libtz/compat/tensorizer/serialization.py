@@ -1,0 +1,18 @@
+"""`tensorizer.serialization` over libtz. See `libtz.compat.tensorizer` for what differs."""
+
+from libtz.compat.tensorizer._deserializer import TensorDeserializer
+from libtz.compat.tensorizer._encryption import DecryptionParams, EncryptionParams
+from libtz.compat.tensorizer._errors import CryptographyError, HashMismatchError
+from libtz.compat.tensorizer._serializer import TensorSerializer
+from libtz.compat.tensorizer._types import FilterFuncType, TensorType
+
+__all__ = [
+    "CryptographyError",
+    "DecryptionParams",
+    "EncryptionParams",
+    "FilterFuncType",
+    "HashMismatchError",
+    "TensorDeserializer",
+    "TensorSerializer",
+    "TensorType",
+]

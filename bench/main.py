@@ -26,10 +26,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench import models, page_cache, plot, report, results, servers
+from bench import models, page_cache, plot, records, report, servers
 from bench.contestants import Place
 from bench.link import limited_link
-from bench.results import Results, Samples, SceneResult
+from bench.records import Results, Samples, SceneResult
 from bench.scenes import SCENES, Scene, kind
 
 import libtz
@@ -151,11 +151,12 @@ def measure(name: str, scene: Scene, rounds: int, folder: Path) -> SceneResult:
             result.left_out[who] = reason
             del result.samples[who]
     with place(scene.where, folder) as found:
-        files = [name for name in FILES[scene.where.partition("-")[0]] if (folder / name).exists()]
+        wanted = FILES[scene.where.partition("-")[0]]
+        paths = [folder / file for file in wanted if (folder / file).exists()]
         empty_page_cache(folder)
         for number in range(rounds):
-            for file in files:
-                page_cache.fill(folder / file)  # what was forced out since
+            for path in paths:
+                page_cache.fill(path)  # what was forced out since
             for who in list(result.samples):
                 print(f"{name}: round {number + 1}, {who}", file=sys.stderr)
                 try:
@@ -184,7 +185,8 @@ def commit() -> str:
 
 def machine() -> dict[str, Any]:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    found = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+    parts = (line.partition(":") for line in lines)
+    found = {key.strip(): value.strip() for key, _, value in parts}
     return {
         "cpu": f"{found['model name']}, family {found['cpu family']}, model {found['model']}",
         "cores": os.cpu_count(),
@@ -212,7 +214,7 @@ def main() -> None:
     out = ROOT / "bench" / "results" / "loading.json"
     parser.add_argument("--out", type=Path, default=out, help="results, as JSON")
     arguments = parser.parse_args()
-    kept = results.load(arguments.out)
+    kept = records.load(arguments.out)
     kept = Results(machine(), versions(), kept.scenes)
     with tempfile.TemporaryDirectory(prefix="libtz-bench-") as temporary:
         for name in arguments.scene or list(SCENES):
@@ -224,9 +226,9 @@ def main() -> None:
                 print(f"{name}: left out: {missing}", file=sys.stderr)
                 continue
             print(report.scene_text(kept.scenes[name]), flush=True)
-            results.save(kept, arguments.out)
+            records.save(kept, arguments.out)
     kept.scenes = {name: kept.scenes[name] for name in SCENES if name in kept.scenes}
-    results.save(kept, arguments.out)
+    records.save(kept, arguments.out)
     arguments.out.with_suffix(".md").write_text(report.document(kept))
     plot.draw(kept, arguments.out.with_suffix(".png"))
 

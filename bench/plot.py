@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.results import Results, SceneResult
+from bench.records import Results, SceneResult
 
 COLORS = {"ours": "tab:blue", "floor": "tab:gray", "peer": "tab:orange"}
 COLUMNS = 3

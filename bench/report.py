@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench import targets
-from bench.results import Results, SceneResult
+from bench.records import Results, SceneResult
 
 ABOUT = """\
 # Loading: libtz beside others and beside the floor

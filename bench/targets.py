@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from bench.results import Results, SceneResult
+from bench.records import Results, SceneResult
 from bench.scenes import COPYING_PEERS, PREADV, SOCKETS
 
 FLOOR = next(iter(SOCKETS))

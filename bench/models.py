@@ -78,6 +78,7 @@ def makers(gib: float) -> dict[str, Callable[[], Tensors]]:
     """By name; `gib` is the size of the large one."""
     return {
         "transformer": lambda: transformer(int(gib * GIB)),
+        "quarter transformer": lambda: transformer(int(gib * GIB / 4)),  # for slow links
         "5,000 small": lambda: small(5_000),
         "10,000 tiny": lambda: tiny(10_000),
     }

@@ -64,10 +64,10 @@ def connections() -> dict[str, Contestant]:
     }
 
 
-def link(gbit: int) -> Scene:
+def link(gbit: int, model: str = "transformer") -> Scene:
     return Scene(
         f"HTTP through a link of {gbit} Gbit/s",
-        "transformer",
+        model,
         f"link-{gbit}",
         {
             **SOCKETS,
@@ -135,7 +135,7 @@ SCENES = {
     "tiny-http": Scene(
         "10,000 tensors of 8 KiB, HTTP", "10,000 tiny", "http", SOCKETS | OURS | TENSORIZER
     ),
-    "link-1": link(1),
+    "link-1": link(1, "quarter transformer"),
     "link-10": link(10),
     "link-25": link(25),
 }

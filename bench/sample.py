@@ -2,9 +2,9 @@
 
     python -m bench.sample SCENE CONTESTANT PLACE SIZE
 
-Immediately before the load, another process touches and frees more memory than it will need:
-virtual machines hand free pages back to their host, within seconds, and whoever touches them first
-would pay.
+Another process holds more memory than the load will need, and frees it immediately before: virtual
+machines hand free pages back to their host, within seconds, and whoever touches them first would
+pay.
 """
 
 from __future__ import annotations
@@ -15,25 +15,33 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-# Before the clock starts: a server has these loaded. libtz imports what a URL needs at its first
-# use; the peers' imports bring theirs along.
-import botocore.session  # noqa: F401
-import torch  # noqa: F401
-from bench.contestants import Place
-from bench.scenes import SCENES
+if TYPE_CHECKING:
+    from bench.contestants import Load
 
-import libtz.fileset
-import libtz.sources.s3
-import libtz.torch  # noqa: F401
-
-TOUCH = """
+HOLD = """
 import mmap, sys
 memory = mmap.mmap(-1, int(sys.argv[1]), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 memory.madvise(mmap.MADV_HUGEPAGE)
 for begin in range(0, len(memory), 4096):
     memory[begin] = 1
+sys.stdin.read()
 """
+
+
+def prepare(scene: str, name: str, place: str) -> Load:
+    """Imports what a server has loaded before it loads a model, ours as the peers'."""
+    import botocore.session  # noqa: F401
+    import torch  # noqa: F401
+    from bench.contestants import Place
+    from bench.scenes import SCENES
+
+    import libtz.fileset
+    import libtz.sources.s3
+    import libtz.torch  # noqa: F401
+
+    return SCENES[scene].contestants[name](Place(*json.loads(place)))
 
 
 def peak_memory() -> int:
@@ -49,9 +57,12 @@ def cpu_seconds() -> float:
 
 def main() -> None:
     scene, name, place, size = sys.argv[1:]
-    load = SCENES[scene].contestants[name](Place(*json.loads(place)))
-    touched = str(2 * int(size) + (1 << 30))
-    subprocess.run([sys.executable, "-c", TOUCH, touched], check=True)
+    held = str(2 * int(size) + (1 << 30))
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, held], stdin=subprocess.PIPE)
+    try:
+        load = prepare(scene, name, place)
+    finally:
+        holder.communicate()
     memory, cpu = peak_memory(), cpu_seconds()
     begin = time.perf_counter()
     result = load()

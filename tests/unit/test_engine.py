@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -296,6 +298,20 @@ def test_a_bar_on_request_only(
         with f:
             f.load()
         assert "scripted" in capfd.readouterr().err
+
+
+def test_a_bar_on_terminals(monkeypatch: pytest.MonkeyPatch, file: File) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for wish, is_shown in ((None, True), (False, False)):
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "stderr", terminal := Terminal())
+            f, _ = open_scripted(monkeypatch, file.data, progress=wish)
+            with f:
+                f.load()
+        assert ("scripted" in terminal.getvalue()) == is_shown
 
 
 # ---- Slots ---------------------------------------------------------------------------------------

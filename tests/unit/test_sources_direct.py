@@ -34,7 +34,7 @@ def evict(path: Path, begin: int = 0, size: int = 0) -> None:
 
 def is_cold(path: Path, begin: int, size: int) -> bool:
     with path.open("rb") as file:
-        reader = DirectFile.of(file.fileno(), path.stat().st_size, SourceStats())
+        reader = DirectFile.of(file.fileno(), path.stat().st_size, SourceStats(), 8 * MIB)
         if reader is None:
             return False
         try:
@@ -106,6 +106,19 @@ def test_any_place_in_file_and_memory(path: Path, source: FileSource) -> None:
     assert 0 < source.stats.memory <= direct.BOUNCE_SIZE
 
 
+def test_without_memory_to_spare_only_what_lies_aligned_is_read_directly(path: Path) -> None:
+    source = FileSource(path, bounce_memory_max=0)
+    source.open(memoryview(bytearray(10)))
+    buffer = allocate(len(DATA)).view()
+    assert read(source, 1, 3 * MIB, buffer) == DATA[1 : 3 * MIB]
+    assert source.stats.bytes_direct == 0
+    evict(path)
+    assert read(source, 0, 3 * MIB + 5, buffer) == DATA[: 3 * MIB + 5]
+    assert source.stats.bytes_direct == 3 * MIB
+    assert source.stats.memory == 0
+    source.close()
+
+
 def test_small_reads_fill_the_page_cache(path: Path, source: FileSource) -> None:
     assert read(source, 5, SIZE_MIN + 4, memoryview(bytearray(SIZE_MIN))) == DATA[5 : SIZE_MIN + 4]
     assert source.stats.bytes_direct == 0
@@ -133,7 +146,7 @@ def test_a_system_without_direct_files(path: Path, monkeypatch: pytest.MonkeyPat
 
     with path.open("rb") as file, monkeypatch.context() as patched:
         patched.setattr(os, "open", refuse)
-        assert DirectFile.of(file.fileno(), len(DATA), SourceStats()) is None
+        assert DirectFile.of(file.fileno(), len(DATA), SourceStats(), 8 * MIB) is None
 
 
 def descriptor_count() -> int:
@@ -172,6 +185,10 @@ def test_a_cold_model_loads_directly_and_a_warm_one_does_not(path: Path, model: 
             assert f.stats.path == expected
             assert (f.stats.bytes_direct > 0) == (expected == "direct")
             assert f.stats.threads <= 8
+            assert f.stats.host_memory <= libtz.ReadOptions().host_memory_max
+            wanted = sum(len(tensor.data) for tensor in model.tensors.values())
+            assert f.stats.bytes_wanted == wanted
+            assert f.stats.bytes_stored < wanted  # compressed
 
 
 def test_addresses_of_large_tensors_allow_it() -> None:

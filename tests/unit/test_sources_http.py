@@ -555,33 +555,52 @@ def test_closing_wakes_a_reader_of_the_stream(plain_server: FaultServer) -> None
     assert "closed" in str(_closed_while_reading(source, arrived))
 
 
-def test_closing_wakes_a_reader_that_connects() -> None:
-    # A full backlog: the kernel drops further connection requests, as a dead host would.
+@pytest.fixture
+def dead_port() -> Iterator[int]:
+    """Connections to it are never made: the kernel drops requests for a full backlog, as a dead
+    host would."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
         address = listener.getsockname()
         fillers = [socket.socket() for _ in range(4)]
         for filler in fillers:
             filler.setblocking(False)
             filler.connect_ex(address)
-        source = HttpSource(f"http://127.0.0.1:{address[1]}/x", OPTIONS)
-        caught: list[BaseException] = []
-
-        def open_() -> None:
-            try:
-                source.open(memoryview(bytearray(10)))
-            except SourceError as error:
-                caught.append(error)
-
-        thread = threading.Thread(target=open_)
-        thread.start()
-        time.sleep(0.1)
-        assert thread.is_alive()
-        source.close()
-        thread.join(3)
-        assert not thread.is_alive()
-        assert "closed" in str(caught[0])
+        yield address[1]
         for filler in fillers:
             filler.close()
+
+
+def test_a_connection_that_is_not_made_times_out(dead_port: int) -> None:
+    options = HttpOptions(
+        connect_timeout_s=0.2, timeout_s=30, retry=RetryPolicy(attempts=2, backoff_s=0), proxies={}
+    )
+    source = HttpSource(f"http://127.0.0.1:{dead_port}/x", options)
+    started_s = time.monotonic()
+    with pytest.raises(SourceError, match="timed out") as caught:
+        source.open(memoryview(bytearray(10)))
+    source.close()
+    assert caught.value.retryable
+    assert 0.4 <= time.monotonic() - started_s < 5
+
+
+def test_closing_wakes_a_reader_that_connects(dead_port: int) -> None:
+    source = HttpSource(f"http://127.0.0.1:{dead_port}/x", OPTIONS)
+    caught: list[BaseException] = []
+
+    def open_() -> None:
+        try:
+            source.open(memoryview(bytearray(10)))
+        except SourceError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=open_)
+    thread.start()
+    time.sleep(0.1)
+    assert thread.is_alive()
+    source.close()
+    thread.join(3)
+    assert not thread.is_alive()
+    assert "closed" in str(caught[0])
 
 
 def _closed_while_reading(source: HttpSource, arrived: threading.Semaphore) -> SourceError:

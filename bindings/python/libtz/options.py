@@ -282,7 +282,8 @@ class ReadOptions:
     """How to open and load a source."""
 
     verify: bool = True  # check every chunk's checksum; a pinned digest is checked regardless
-    local: Literal["copy", "map"] = "copy"  # "map": later changes to the file show
+    # "copy" reads what is not in the page cache past it; "map" fills it, and later changes show.
+    local: Literal["copy", "map"] = "copy"
     host_memory_max: int = 256 * MIB  # beyond the result itself
     # Zeros to make for tensors of .tensors files that have a shape but no values.
     meta_size_max: int = 1024 * MIB

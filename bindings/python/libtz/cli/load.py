@@ -53,7 +53,12 @@ def run(arguments: argparse.Namespace) -> None:
         ("time", f"{total_s:.3f} s, of which {open_s:.3f} s to open: {rate}/s"),
         ("read", f"{size_text(stats.bytes_read)} in {stats.requests} requests"),
         ("checked", {"none": "not at all", "pinned": "pinned digest"}.get(verified, verified)),
-        ("threads", f"{stats.threads}, {stats.connections} connections, {stats.retries} retries"),
+        ("path", stats.path),
+        (
+            "threads",
+            f"{stats.threads}, {stats.connections} connections, {stats.retries} retries,"
+            f" {stats.hedges} hedges",
+        ),
         ("host memory", f"{size_text(stats.host_memory)} beside the tensors"),
     ]
     print_table(rows)

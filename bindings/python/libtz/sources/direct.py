@@ -36,18 +36,22 @@ SAMPLES = 32
 class DirectFile:
     """A second descriptor of an open file. Any thread may read."""
 
-    def __init__(self, fd: int, mapping: mmap.mmap, stats: SourceStats) -> None:
+    def __init__(
+        self, fd: int, mapping: mmap.mmap, stats: SourceStats, bounce_memory_max: int
+    ) -> None:
         """See `of`."""
         self._fd = fd
         self._mapping = mapping
         self._address = lib.address(mapping)
         self._stats = stats
         self._bounces: list[mmap.mmap] = []
+        self._bounce_memory_max = bounce_memory_max
         self._is_refused = False
 
     @staticmethod
-    def of(fd: int, size: int, stats: SourceStats) -> DirectFile | None:
-        """For a file opened as `fd`, if that can be read directly at all."""
+    def of(fd: int, size: int, stats: SourceStats, bounce_memory_max: int) -> DirectFile | None:
+        """For a file opened as `fd`, if that can be read directly at all. What does not lie aligned
+        goes through memory of its own, at most this much."""
         if sys.platform != "linux" or size < SIZE_MIN:
             return None
         try:
@@ -60,7 +64,7 @@ class DirectFile:
         except (OSError, ValueError):
             os.close(direct)
             return None
-        return DirectFile(direct, mapping, stats)
+        return DirectFile(direct, mapping, stats, bounce_memory_max)
 
     def is_faster(self, offset: int, size: int) -> bool:
         """Whether [offset, offset + size) is better read directly."""
@@ -82,8 +86,8 @@ class DirectFile:
         return 2 * sum(found) > len(found)
 
     def read(self, offset: int, buffer: memoryview) -> int:
-        """Reads some bytes into the front of the buffer; 0 at the end of the file, -1 if the file
-        cannot be read directly after all. Like preadv, raises OSError."""
+        """Reads some bytes into the front of the buffer. 0 at the end of the file, -1 if they have
+        to be read in the usual way."""
         skip = offset % BLOCK_SIZE
         size = len(buffer) - len(buffer) % BLOCK_SIZE
         try:
@@ -96,7 +100,7 @@ class DirectFile:
             # reading through the cache says so.
             self._is_refused = True
             return -1
-        self._stats.add(bytes_direct=count)
+        self._stats.add(bytes_direct=max(0, count))
         return count
 
     def _read_beside(self, offset: int, skip: int, buffer: memoryview) -> int:
@@ -104,8 +108,10 @@ class DirectFile:
         try:
             bounce = self._bounces.pop()
         except IndexError:
-            bounce = mmap.mmap(-1, BOUNCE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            if self._stats.memory + BOUNCE_SIZE > self._bounce_memory_max:
+                return -1
             self._stats.add(memory=BOUNCE_SIZE)
+            bounce = mmap.mmap(-1, BOUNCE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         try:
             wanted = min(skip + len(buffer), BOUNCE_SIZE)
             wanted += -wanted % BLOCK_SIZE

@@ -22,6 +22,7 @@ _OPEN_FLAGS = (
     | getattr(os, "O_BINARY", 0)
     | getattr(os, "O_NONBLOCK", 0)
 )
+BOUNCE_MEMORY_MAX = 8 * 1024 * 1024
 _COPY_SIZE_MAX = 8 * 1024 * 1024  # memory one such read may take
 
 
@@ -37,7 +38,11 @@ class FileSource:
     identity: str | None = None
     sequential: bool = False
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, bounce_memory_max: int = BOUNCE_MEMORY_MAX
+    ) -> None:
+        """`bounce_memory_max`: for direct reads of what does not lie aligned."""
+        self._bounce_memory_max = bounce_memory_max
         self.path: str = os.fspath(path)
         self.url: str = self.path
         self.stats = SourceStats()
@@ -60,7 +65,7 @@ class FileSource:
             raise SourceError(f"{self.url} cannot be opened: it is {kind}", url=self.url)
         self.size = status.st_size
         self.identity = _identity(status)
-        self._direct = DirectFile.of(fd, self.size, self.stats)
+        self._direct = DirectFile.of(fd, self.size, self.stats, self._bounce_memory_max)
         count = min(self.size, len(front))
         self.read_into(0, count, [front[:count]])
         return count

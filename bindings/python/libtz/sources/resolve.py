@@ -15,7 +15,10 @@ from .file import FileSource
 from .memory import FileObjectSource, MemorySource
 from .url import shown
 
-__all__ = ["SourceLike", "file_url_path", "resolve_source", "scheme_of"]
+__all__ = ["BOUNCE_SHARE", "SourceLike", "file_url_path", "resolve_source", "scheme_of"]
+
+# This part of the host memory is for direct reads of local files.
+BOUNCE_SHARE = 32
 
 SourceLike: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO"
 
@@ -28,7 +31,7 @@ def resolve_source(source: SourceLike | Any, options: ReadOptions) -> Source:
     if isinstance(source, (bytes, bytearray, memoryview)):
         return MemorySource(source)
     if isinstance(source, os.PathLike):
-        return FileSource(os.fsdecode(source))
+        return _file(os.fsdecode(source), options)
     if isinstance(source, str):
         return _from_name(source, options)
     if hasattr(source, "read") and hasattr(source, "seek"):
@@ -41,10 +44,10 @@ def resolve_source(source: SourceLike | Any, options: ReadOptions) -> Source:
 def _from_name(name: str, options: ReadOptions) -> Source:
     scheme = scheme_of(name)
     if scheme is None:
-        return FileSource(name)
+        return _file(name, options)
     name = scheme + name[len(scheme) :]
     if scheme == "file":
-        return FileSource(file_url_path(name))
+        return _file(file_url_path(name), options)
     # Imported here: HTTP brings requests, a tenth of a second that local files need not pay.
     if scheme in ("http", "https"):
         from .http import HttpSource
@@ -58,6 +61,10 @@ def _from_name(name: str, options: ReadOptions) -> Source:
         f"{shown(name)}: no source has the scheme {scheme}://; there are paths, file://, http://,"
         " https:// and s3://"
     )
+
+
+def _file(path: str, options: ReadOptions) -> FileSource:
+    return FileSource(path, bounce_memory_max=options.host_memory_max // BOUNCE_SHARE)
 
 
 def scheme_of(name: str) -> str | None:

@@ -20,6 +20,7 @@ from libtz.options import ReadOptions
 from libtz.sources.base import Source
 from libtz.sources.file import FileSource
 from libtz.sources.memory import FileObjectSource, MemorySource
+from libtz.sources.resolve import BOUNCE_SHARE
 from libtz.transfer.engine import PIECE_SIZE, PIECE_SIZE_MAPPED, HostSlot, Settings, Transfer
 from libtz.transfer.host import HostTarget, host_slot
 from libtz.transfer.mapped import MappedSource, mapped_blocks
@@ -99,7 +100,8 @@ class Job:
         self.check = policy.check
         self._before = copy.copy(source.stats)
         threads, threads_max = _threads(source, wants, policy)
-        budget = policy.options.host_memory_max // (2 if policy.is_streamed else 1)
+        budget = policy.options.host_memory_max
+        budget = (budget - budget // BOUNCE_SHARE) // (2 if policy.is_streamed else 1)
         plan = _plan(header, wants, policy, threads, budget, isinstance(source, MappedSource))
         begins = np.array([tensor.data_offset for tensor in wants.tensors], np.int64)
         sizes = np.array([tensor.stored_size for tensor in wants.tensors], np.int64)

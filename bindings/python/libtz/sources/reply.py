@@ -72,12 +72,13 @@ class Reply:
             buffer = buffer[: self.length - self._received]
         count: int | None = None
         while count is None:  # nothing has come yet
+            self._check_rate()  # here, so that what has come is never thrown away
             started_s = time.monotonic()
             try:
                 count = self._receive(buffer)
             except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
                 raise failure(error, self._timeout_s) from None
-            self._check_rate(time.monotonic() - started_s, count or 0)
+            self._note(time.monotonic() - started_s, count or 0)
         self._received += count
         if self.length is None:
             self._is_complete = count == 0
@@ -162,13 +163,15 @@ class Reply:
             return None
         return count
 
-    def _check_rate(self, duration_s: float, count: int) -> None:
+    def _note(self, duration_s: float, count: int) -> None:
         # Only time spent waiting for bytes counts: the caller may be busy for long in between.
         self._waited_s += duration_s
         self._window_s += duration_s
         self._window_bytes += count
         self._pace_s += duration_s
         self._pace_bytes += count
+
+    def _check_rate(self) -> None:
         if self._pace_s >= self._pace.after_s:
             # A server without ranges would have to begin at the front again.
             is_range = self.status == http.client.PARTIAL_CONTENT

@@ -167,6 +167,8 @@ def test_tz_files_as_a_set_are_verified(tmp_path: Path) -> None:
         libtz.torch.save_file(tensors, tmp_path / f"{number}.tz")
         index |= dict.fromkeys(tensors, f"{number}.tz")
     (tmp_path / "model.tz.index.json").write_text(json.dumps({"weight_map": index}))
+    with libtz.open(tmp_path) as f:
+        assert len(f) == len(index)
     with libtz.open(tmp_path / "model.tz.index.json") as f:
         assert (f.format, f.verified) == ("tz", "checksum")
         assert_equal(f.load())

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
 import operator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.files import Tensor, make_file, weights
 
 import libtz
+import libtz.torch
 from libtz.errors import OptionError
 
 SHAPES = [
@@ -126,3 +131,157 @@ def test_integers_of_other_types() -> None:
 def test_slices_of_names_that_are_not_there() -> None:
     with libtz.open(FILES[0].data) as f, pytest.raises(KeyError):
         f.get_slice("nothing")
+
+
+# ---- Several in one plan -------------------------------------------------------------------------
+
+
+def set_of_files(folder: Path) -> str:
+    """All shapes, in three .safetensors files."""
+    weight_map: dict[str, str] = {}
+    for number in range(3):
+        part = {str(shape): values(str(shape)) for shape in SHAPES[number::3]}
+        name = f"{number}.safetensors"
+        safetensors.torch.save_file(part, folder / name)
+        weight_map |= dict.fromkeys(part, name)
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps({"weight_map": weight_map}))
+    return str(path)
+
+
+def values(name: str) -> torch.Tensor:
+    tensor = FILES[0].tensors[name]
+    flat = torch.from_numpy(np.frombuffer(tensor.data, np.int16).copy())
+    return flat.view(torch.bfloat16).view(tensor.shape)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    folder = tmp_path_factory.mktemp("slices")
+    single = safetensors.torch.save({str(shape): values(str(shape)) for shape in SHAPES})
+    return [*(file.data for file in FILES), single, set_of_files(folder)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_many_slices_are_those_of_torch(sources: list[Any], data: st.DataObject) -> None:
+    source = sources[data.draw(st.integers(0, len(sources) - 1))]
+    wanted = []
+    for shape in data.draw(st.lists(st.sampled_from(SHAPES), max_size=8)):
+        wanted.append((str(shape), data.draw(indices(shape))))
+    with libtz.open(source) as f:
+        got = f.load_slices(iter(wanted))
+    assert len(got) == len(wanted)
+    for (name, index), tensor in zip(wanted, got, strict=True):
+        expected = values(name)[index]
+        assert tensor.shape == expected.shape
+        assert torch.equal(tensor.view(torch.int16), expected.view(torch.int16))
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes
+    places = [tensor.data_ptr() for tensor in got if tensor.numel()]
+    assert len(places) == len(set(places))
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_a_chunk_that_several_slices_need_is_read_once(compress: bool) -> None:
+    shape = (512, 4096)
+    file = make_file({"t": tensor(shape, 3)}, chunk_size=64 * 1024, compress=compress)
+    stored = len(file.data)
+    columns = [("t", (slice(None), slice(begin, begin + 256))) for begin in range(0, 4096, 256)]
+    with libtz.open(file.data) as f:
+        got = f.load_slices(reversed(columns))
+        assert f.stats.bytes_wanted == 512 * 4096 * ITEM
+        assert f.stats.bytes_read <= stored
+        f.get_slice("t")[:, :256]
+        assert f.stats.bytes_wanted == 512 * 256 * ITEM
+        assert stored * 0.9 < f.stats.bytes_read <= stored  # what row-major storage forces
+    whole = torch.cat(list(reversed(got)), dim=1)
+    expected = torch.from_numpy(np.frombuffer(file.tensors["t"].data, np.int16).copy())
+    assert torch.equal(whole.view(torch.int16).view(-1), expected)
+
+
+def test_slices_are_read_in_the_order_of_the_file() -> None:
+    class Watched(io.BytesIO):
+        offsets: list[int] = []  # noqa: RUF012
+
+        def readinto(self, buffer: Any) -> int:
+            self.offsets.append(self.tell())
+            return super().readinto(buffer)
+
+    names = [f"{number}" for number in range(6)]
+    file = make_file({name: tensor((100, 4000), 1) for name in names}, chunk_size=64 * 1024)
+    watched = Watched(file.data)
+    with libtz.open(watched) as f:
+        watched.offsets.clear()
+        f.load_slices([(name, slice(10, 60)) for name in reversed(names)])
+        assert f.stats.threads == 1 or watched.offsets
+    # Two threads may read, yet each goes forward.
+    assert max(watched.offsets[:2]) < min(watched.offsets[-2:])
+
+
+@pytest.mark.parametrize("kind", ["tz", "compressed", "safetensors", "set"])
+@pytest.mark.parametrize("ranks", [2, 3, 8])
+def test_shards_along_the_first_dimension_read_their_share(
+    kind: str, ranks: int, tmp_path: Path
+) -> None:
+    chunk = 64 * 1024
+    shape = (1200, 4000)
+    data = tensor(shape, 5)
+    file = make_file({"t": data, "u": data}, chunk_size=chunk, compress=kind == "compressed")
+    source: Any = file.data
+    if kind in ("safetensors", "set"):
+        whole = torch.from_numpy(np.frombuffer(data.data, np.int16).copy()).view(shape)
+        for name in ("t", "u"):
+            safetensors.torch.save_file({name: whole.clone()}, tmp_path / f"{name}.safetensors")
+        source = tmp_path / "t.safetensors" if kind == "safetensors" else tmp_path
+    with libtz.open(source) as f:
+        stored = f.info("t").stored_nbytes
+        for rank in range(ranks):
+            begin, end = rank * shape[0] // ranks, (rank + 1) * shape[0] // ranks
+            f.get_slice("t")[begin:end]
+            share = stored * (end - begin) / shape[0]
+            assert f.stats.bytes_wanted == (end - begin) * shape[1] * ITEM
+            if kind in ("safetensors", "set"):  # no chunks that are checked as a whole
+                assert f.stats.bytes_read == f.stats.bytes_wanted
+            assert f.stats.bytes_read <= 1.05 * share + chunk
+
+
+def test_tied_tensors_are_sliced_too() -> None:
+    value = tensor((300, 400), 1)
+    file = make_file({"b": value, "a": value}, ties={"b": "a"}, chunk_size=64 * 1024)
+    with libtz.open(file.data) as f:
+        a, b, again = f.load_slices([("a", 3), ("b", slice(2, 5)), ("a", slice(2, 5))])
+        assert torch.equal(a, b[1])
+        assert torch.equal(b, again)
+        assert b.data_ptr() != again.data_ptr()
+        assert f.load_slices([]) == []
+        with pytest.raises(KeyError):
+            f.load_slices([("a", 0), ("nothing", 0)])
+        with pytest.raises(IndexError):
+            f.load_slices([("a", 0), ("b", 300)])
+
+
+# ---- Which tensors -------------------------------------------------------------------------------
+
+
+def test_prefixes_and_predicates(tmp_path: Path) -> None:
+    tensors = {name: torch.ones(2) for name in ("b.y", "a.x", "b.x", "c")}
+    libtz.torch.save_file(tensors, tmp_path / "x.tz")
+    safetensors.torch.save_file(tensors, tmp_path / "model-1.safetensors")
+    for path in (tmp_path / "x.tz", tmp_path / "model-1.safetensors"):
+        with libtz.open(path) as f:
+            order = list(f)
+            under_b = [name for name in order if name.startswith("b.")]
+            assert list(f.load(libtz.prefix("b."))) == under_b
+            assert list(f.load(libtz.prefix("c", "b."))) == [n for n in order if n != "a.x"]
+            assert [name for name, _ in f.iter_tensors(lambda name: "x" in name)] == [
+                name for name in order if "x" in name
+            ]
+            assert f.load(lambda name: False) == {}
+        assert list(libtz.torch.load_file(path, names=libtz.prefix("b."))) == under_b
+        assert list(libtz.torch.load_file(path, names=["c", "a.x"])) == ["c", "a.x"]
+        assert list(libtz.numpy.load_file(path, names=libtz.prefix("b."))) == under_b
+    for names in ((), (3,), (["b."],)):
+        with pytest.raises(OptionError, match="beginnings"):
+            libtz.prefix(*names)
+    with libtz.open(tmp_path / "x.tz") as f, pytest.raises(OptionError, match="string"):
+        f.load("a.x")

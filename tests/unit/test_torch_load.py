@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import pickle
 import resource
 import threading
 from pathlib import Path
@@ -16,7 +18,8 @@ from torch import nn
 import libtz
 import libtz.torch
 from libtz._torch_dtypes import FORMAT_NAMES
-from libtz._torch_module import load_model, no_init
+from libtz._torch_module import load_model
+from libtz._torch_no_init import no_init
 from libtz.errors import IntegrityError, OptionError
 from libtz.format import digest_text
 
@@ -263,6 +266,7 @@ def test_damage_leaves_meta_modules_as_they_were(saved: Any) -> None:
     with pytest.raises(IntegrityError) as caught:
         load_model(net, bytes(damaged))
     assert all(parameter.is_meta for parameter in net.parameters())
+    assert caught.value.changed == ()
     assert "embed.weight" not in str(caught.value)
 
 
@@ -273,6 +277,71 @@ def test_damage_names_what_was_being_written(saved: Any) -> None:
     with pytest.raises(IntegrityError, match=r"being written.*'scale'") as caught:
         load_model(Net(), bytes(damaged))
     assert caught.value.chunk == 0
+    assert "scale" in caught.value.changed
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (again.changed, str(again)) == (caught.value.changed, str(caught.value))
+
+
+@pytest.mark.parametrize("kind", ["file", "set"])
+def test_a_failure_in_the_middle_names_what_changed(kind: str, tmp_path: Path) -> None:
+    """Tensors that come after the damage were not touched, and are not named."""
+    net = nn.ModuleDict({f"m{number:02}": nn.Linear(512, 1024, bias=False) for number in range(12)})
+    before = state(net)
+    new = {name: tensor + 1 for name, tensor in before.items()}
+    files = {"model.tz": list(new)}
+    if kind == "set":
+        files = {f"{part}.tz": list(new)[part * 4 : part * 4 + 4] for part in range(3)}
+        weight_map = {name: file for file, names in files.items() for name in names}
+        index = tmp_path / "model.tz.index.json"
+        index.write_text(json.dumps({"weight_map": weight_map}))
+    for file, names in files.items():
+        options = libtz.WriteOptions(compress="off")
+        part = {name: new[name] for name in names}
+        libtz.torch.save_file(part, tmp_path / file, options=options)
+    damage(tmp_path / ("1.tz" if kind == "set" else "model.tz"), 0.5)
+    with pytest.raises(IntegrityError) as caught:
+        load_model(net, tmp_path)
+    for name, tensor in net.state_dict().items():
+        if name not in caught.value.changed:
+            assert torch.equal(tensor, before[name]), name
+    assert "m00.weight" in caught.value.changed
+    assert "m11.weight" not in caught.value.changed
+
+
+def damage(path: Path, place: float) -> None:
+    offset = int(path.stat().st_size * place)
+    with path.open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def test_failures_before_the_first_byte_change_nothing(tmp_path: Path) -> None:
+    net = nn.Linear(2, 2)
+    before = state(net)
+    libtz.torch.save_model(net, tmp_path / "x.tz")
+    data = (tmp_path / "x.tz").read_bytes()
+    for source in (tmp_path / "nothing", data[:100], data[:-8], b"", {"no": "source"}):
+        with pytest.raises(libtz.Error) as caught:
+            load_model(net, source)
+        assert caught.value.changed == ()
+        assert_states_equal(net, before)
+
+
+def test_tensors_that_are_copied_are_named_one_by_one(tmp_path: Path) -> None:
+    net = nn.ModuleList([nn.Linear(700, 700, bias=False) for _ in range(4)])
+    for layer in net:
+        layer.weight = nn.Parameter(torch.zeros(700, 700).t())  # not contiguous
+    new = {f"{number}.weight": torch.rand(700, 700) for number in range(4)}
+    libtz.torch.save_file(new, tmp_path / "x.tz", options=libtz.WriteOptions(compress="off"))
+    damage(tmp_path / "x.tz", 0.999)
+    with pytest.raises(IntegrityError) as caught:
+        load_model(net, tmp_path / "x.tz")
+    assert "3.weight" not in caught.value.changed
+    for name, tensor in net.state_dict().items():
+        expected = new[name] if name in caught.value.changed else torch.zeros(700, 700)
+        assert torch.equal(tensor, expected)
 
 
 def test_a_wrong_pin_changes_nothing(saved: Any) -> None:
@@ -288,10 +357,25 @@ def test_buffers_that_nothing_can_fill(saved: Any) -> None:
     data, expected = saved
     with torch.device("meta"):
         net = Net()
-    with pytest.raises(OptionError, match=r"'frequencies' is not saved.*no_init"):
+    with pytest.raises(OptionError, match=r"'frequencies', a non-persistent.*no_init"):
         load_model(net, data)
     assert load_model(net, data, strict=False) == ([], [])
     assert_states_equal(net, expected)
+
+
+def test_non_persistent_buffers_by_option(saved: Any) -> None:
+    net = Net()
+    net.frequencies *= 2
+    target = io.BytesIO()
+    libtz.torch.save_model(net, target, non_persistent=True)
+    with libtz.open(target) as file:
+        assert set(file) == {*net.state_dict(), "frequencies"}
+    with torch.device("meta"):
+        meta = Net()
+    for other in (meta, Net(), without_memory_untied()):
+        assert load_model(other, target) == ([], [])
+        assert_states_equal(other, state(net))
+        assert torch.equal(other.frequencies, net.frequencies)
 
 
 def test_lazy_modules() -> None:

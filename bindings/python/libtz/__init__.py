@@ -26,6 +26,7 @@ from libtz.options import (
     WriteOptions,
 )
 from libtz.reader import File, open
+from libtz.selection import prefix
 from libtz.writer import TensorSpec, Writer
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "Writer",
     "__version__",
     "open",
+    "prefix",
 ]
 
 __version__ = version("libtz")

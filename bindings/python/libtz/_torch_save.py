@@ -61,14 +61,19 @@ def save_model(
     target: Any,
     *,
     metadata: Mapping[str, str] | None = None,
+    non_persistent: bool = False,
     copy_overlapping: bool = False,
     options: WriteOptions = _DEFAULTS,
 ) -> str:
     """Writes a module's parameters and persistent buffers under the names of its state dict.
 
-    Otherwise as `save_file`; tied weights stay tied.
+    `non_persistent` adds the other buffers, which modules normally compute for themselves: then
+    `load_model` can fill a module that was built on the meta device. Otherwise as `save_file`; tied
+    weights stay tied.
     """
     state = module.state_dict()
+    if non_persistent:
+        state |= dict(module.named_buffers(remove_duplicate=False))
     return _write(list(state.items()), target, metadata, (), copy_overlapping, options)
 
 

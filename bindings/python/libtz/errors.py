@@ -12,22 +12,43 @@ from typing import Any
 __all__ = ["Error", "FormatError", "IntegrityError", "OptionError", "SourceError"]
 
 
+CHANGED_SHOWN_MAX = 20
+
+
 class Error(Exception):
-    """Base of everything libtz raises on purpose."""
+    """Base of everything libtz raises on purpose.
+
+    `changed` names the tensors of the caller's that were being written when a load failed in the
+    middle, and that hold anything now. It is empty if nothing was touched.
+    """
+
+    changed: tuple[str, ...] = ()
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
 
+    def __str__(self) -> str:
+        if not self.changed:
+            return self.message
+        names = ", ".join(map(repr, self.changed[:CHANGED_SHOWN_MAX]))
+        more = len(self.changed) - CHANGED_SHOWN_MAX
+        rest = f" and {more} more" if more > 0 else ""
+        return f"{self.message}; these were being written, and now hold anything: {names}{rest}"
+
     def _fields(self) -> dict[str, Any]:
         return {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.message, self._fields())
+        return _rebuild, (type(self), self.message, self._fields(), self.changed)
 
 
-def _rebuild(error: type[Error], message: str, fields: dict[str, Any]) -> Error:
-    return error(message, **fields)
+def _rebuild(
+    error: type[Error], message: str, fields: dict[str, Any], changed: tuple[str, ...]
+) -> Error:
+    rebuilt = error(message, **fields)
+    rebuilt.changed = changed
+    return rebuilt
 
 
 class FormatError(Error):

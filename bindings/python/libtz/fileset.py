@@ -17,13 +17,14 @@ from types import MappingProxyType
 from typing import Any
 
 from libtz._native import lib
-from libtz.errors import FormatError, OptionError
+from libtz.errors import Error, FormatError, OptionError
 from libtz.format import TensorInfo
 from libtz.makers import Maker
 from libtz.options import ReadOptions
 from libtz.reader import File
 from libtz.reader import open as open_file
-from libtz.slices import TensorSlice
+from libtz.selection import Names, select
+from libtz.slices import Selection, TensorSlice
 from libtz.sources.resolve import scheme_of
 from libtz.sources.url import shown
 from libtz.sources.whole import is_plain_name, location_name, location_of, read_whole, sibling
@@ -33,7 +34,6 @@ from libtz.transfer.stats import TransferStats
 __all__ = ["FileSet", "is_set", "open_set"]
 
 INDEX_SUFFIX = ".index.json"
-MAIN_INDEX = "model.safetensors.index.json"
 SUFFIXES = (".safetensors", ".tz")
 
 # Indexes of the largest models, with some 200,000 tensors, have about 20 MB.
@@ -75,31 +75,30 @@ def open_set(source: Any, *, digest: str | None, options: ReadOptions) -> File:
 def _folder_files(folder: Path) -> list[str]:
     """The index of a folder, or its files in order if it has none."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    indexes = [
-        name for name in names if name.endswith((".safetensors.index.json", ".tz.index.json"))
-    ]
-    tensors = [name for name in names if name.endswith(".safetensors")]
-    packed = [name for name in names if name.endswith(".tz")]
-    if packed and (tensors or indexes):
-        listed = ", ".join([*packed, *indexes, *tensors][:4])
+    found = {
+        suffix: [name for name in names if name.endswith((suffix, suffix + INDEX_SUFFIX))]
+        for suffix in SUFFIXES
+    }
+    listed = ", ".join([name for group in found.values() for name in group][:4])
+    suffixes = [suffix for suffix, group in found.items() if group]
+    if not suffixes:
+        raise OptionError(f"{folder} holds no .safetensors file, no .tz file and no index of such")
+    if len(suffixes) > 1:
         raise OptionError(f"{folder} holds models in two formats; open one by its name: {listed}")
-    if MAIN_INDEX in indexes:
-        return [MAIN_INDEX]
+    (suffix,) = suffixes
+    indexes = [name for name in found[suffix] if name.endswith(INDEX_SUFFIX)]
+    if f"model{suffix}{INDEX_SUFFIX}" in indexes:
+        return [f"model{suffix}{INDEX_SUFFIX}"]
     if len(indexes) > 1:
         raise OptionError(f"{folder} has several indexes; open one: {', '.join(indexes)}")
-    if indexes:
-        return indexes
-    if len(packed) > 1:
-        raise OptionError(f"{folder} has several .tz files; open one: {', '.join(packed)}")
-    if len(tensors) > 1 and "model.safetensors" in tensors:
+    files = indexes or found[suffix]
+    if len(files) > 1 and suffix == ".tz":
+        raise OptionError(f"{folder} has several .tz files; open one: {listed}")
+    if len(files) > 1 and "model.safetensors" in files:
         raise OptionError(
-            f"{folder} has model.safetensors and others, without an index; open one:"
-            f" {', '.join(tensors)}"
+            f"{folder} has model.safetensors and others, without an index; open one: {listed}"
         )
-    found = packed or tensors
-    if not found:
-        raise OptionError(f"{folder} holds no .safetensors file, no .tz file and no index of such")
-    return found
+    return files
 
 
 # ---- The index -----------------------------------------------------------------------------------
@@ -237,11 +236,6 @@ class FileSet(File):
     def _all(self) -> list[File]:
         return [self._file(name) for name in self._files]
 
-    def _wanted(self, names: Iterable[str] | None) -> list[str]:
-        if isinstance(names, str):
-            raise OptionError(f"names is a collection of names; got the string {names!r}")
-        return list(self._index_of if names is None else dict.fromkeys(names))
-
     def _by_file(self, wanted: Iterable[str]) -> list[tuple[File, list[str]]]:
         """What is wanted of each file, in order of the files. Opens, and thereby checks, them."""
         groups: dict[str, list[str]] = {name: [] for name in self._files}
@@ -310,14 +304,14 @@ class FileSet(File):
 
     # ---- Loading ----
 
-    def load(self, names: Iterable[str] | None = None, device: Any = "cpu") -> dict[str, Any]:
+    def load(self, names: Names = None, device: Any = "cpu") -> dict[str, Any]:
         return self._gather(names, lambda file, part: file.load(part, device))
 
-    def load_with(self, maker: Maker, names: Iterable[str] | None = None) -> dict[str, Any]:
+    def load_with(self, maker: Maker, names: Names = None) -> dict[str, Any]:
         return self._gather(names, lambda file, part: file.load_with(maker, part))
 
-    def _gather(self, names: Iterable[str] | None, load: Any) -> dict[str, Any]:
-        wanted = self._wanted(names)
+    def _gather(self, names: Names, load: Any) -> dict[str, Any]:
+        wanted = select(names, self)
         tensors: dict[str, Any] = {}
         self._stats = TransferStats()
         for file, part in self._by_file(wanted):
@@ -330,21 +324,25 @@ class FileSet(File):
             if block.size != self.info(name).nbytes:
                 raise OptionError(f"tensor {name!r} needs memory of {self.info(name).nbytes} bytes")
         self._stats = TransferStats()
+        done: list[str] = []
         for file, part in self._by_file(blocks):
-            file.load_into({tensor: blocks[tensor] for tensor in part})
+            try:
+                file.load_into({tensor: blocks[tensor] for tensor in part})
+            except Error as error:
+                error.changed = (*done, *error.changed)
+                raise
+            done += part
             self._stats = _sum(self._stats, file.stats)
 
-    def iter_tensors(
-        self, names: Iterable[str] | None = None, device: Any = "cpu"
-    ) -> Iterator[tuple[str, Any]]:
+    def iter_tensors(self, names: Names = None, device: Any = "cpu") -> Iterator[tuple[str, Any]]:
         return self._chain(names, lambda file, part: file.iter_tensors(part, device))
 
-    def iter_buffers(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, memoryview]]:
+    def iter_buffers(self, names: Names = None) -> Iterator[tuple[str, memoryview]]:
         return self._chain(names, lambda file, part: file.iter_buffers(part))
 
-    def _chain(self, names: Iterable[str] | None, iterate: Any) -> Iterator[tuple[str, Any]]:
+    def _chain(self, names: Names, iterate: Any) -> Iterator[tuple[str, Any]]:
         self._stats = TransferStats()
-        for file, part in self._by_file(self._wanted(names)):
+        for file, part in self._by_file(select(names, self)):
             before = self._stats
             try:
                 yield from iterate(file, part)
@@ -352,15 +350,21 @@ class FileSet(File):
                 self._stats = _sum(before, file.stats)
 
     def get_slice(self, name: str) -> TensorSlice:
-        file = self._file(self._index_of[name])
+        return TensorSlice(self.info(name), lambda part: self._load_parts([part])[0])
 
-        def load_box(*box: Any) -> Any:
-            try:
-                return file._load_box(*box)
-            finally:
-                self._stats = file.stats
-
-        return TensorSlice(file.info(name), load_box)
+    def _load_parts(self, parts: Sequence[Selection]) -> list[Any]:
+        groups: dict[str, list[int]] = {}
+        for place, part in enumerate(parts):
+            groups.setdefault(self._index_of[part.info.name], []).append(place)
+        tensors: list[Any] = [None] * len(parts)
+        self._stats = TransferStats()
+        for name in sorted(groups):
+            file = self._file(name)
+            loaded = file._load_parts([parts[place] for place in groups[name]])
+            self._stats = _sum(self._stats, file.stats)
+            for place, tensor in zip(groups[name], loaded, strict=True):
+                tensors[place] = tensor
+        return tensors
 
     def verify(self) -> None:
         for file in self._all():

@@ -12,6 +12,7 @@ from libtz._overlap import Extent, find_ties
 from libtz.errors import OptionError
 from libtz.options import ReadOptions, WriteOptions
 from libtz.reader import open as open_file
+from libtz.selection import Names
 from libtz.transfer.memory import Block
 from libtz.writer import TensorSpec, Writer
 
@@ -32,11 +33,16 @@ _WRITE_DEFAULTS = WriteOptions()
 
 
 def load_file(
-    source: Any, *, digest: str | None = None, options: ReadOptions = _DEFAULTS
+    source: Any,
+    *,
+    names: Names = None,
+    digest: str | None = None,
+    options: ReadOptions = _DEFAULTS,
 ) -> dict[str, NDArray[Any]]:
-    """All tensors of a file, in the writer's order. `source`, `digest`: see `libtz.open`."""
+    """The tensors of a file: all in the writer's order, or some. `source`, `digest`: see
+    `libtz.open`; `names`: see `File.load`."""
     with open_file(source, digest=digest, options=options) as file:
-        return file.load_with(NumpyMaker())
+        return file.load_with(NumpyMaker(), names)
 
 
 def save_file(

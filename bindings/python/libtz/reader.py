@@ -17,11 +17,12 @@ import numpy as np
 
 from libtz._native import lib
 from libtz._structure import NodeKind
-from libtz.errors import FormatError, IntegrityError, OptionError
+from libtz.errors import Error, FormatError, IntegrityError, OptionError
 from libtz.format import TensorInfo, digest_text, dtype_name, parse_digest
 from libtz.makers import BufferMaker, Maker, default_maker, for_device
 from libtz.options import ReadOptions
-from libtz.slices import TensorSlice, thin
+from libtz.selection import Names, select
+from libtz.slices import Selection, TensorSlice, thin
 from libtz.sources.base import Source
 from libtz.sources.file import FileSource
 from libtz.sources.resolve import resolve_source
@@ -134,6 +135,9 @@ class _Owners:
     def stored_size(self) -> int:
         return sum(entry.stored_size for entry in self.entries.values())
 
+    def whole(self) -> Wants:
+        return Wants(list(self.entries.values()), np.array(list(self.entries), np.uint32))
+
 
 class File(Mapping[str, Any]):
     """An open file: a mapping from names to tensors, in the writer's order. Each lookup loads.
@@ -142,6 +146,8 @@ class File(Mapping[str, Any]):
     `load_with` give the choice. Any thread may load, several at once too. After an error in the
     middle of a load the file is closed.
     """
+
+    _sha256: bytes | None = None  # of the whole file, which can then only be loaded whole
 
     __eq__ = object.__eq__
     __hash__ = object.__hash__
@@ -159,7 +165,6 @@ class File(Mapping[str, Any]):
         self._header = header
         self._front = front
         self._options = options
-        self._sha256: bytes | None = None
         self._is_pinned = False
         if digest is not None:
             algorithm, pin = parse_digest(digest)
@@ -251,8 +256,10 @@ class File(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         return self.load([name])[name]
 
-    def load(self, names: Iterable[str] | None = None, device: Any = "cpu") -> dict[str, Any]:
-        """Tensors by name; all of them in the writer's order, or those named, in that order.
+    def load(self, names: Names = None, device: Any = "cpu") -> dict[str, Any]:
+        """Tensors by name. `names` are those to load, in this order; or a function that says of a
+        name whether it is wanted, such as `libtz.prefix("encoder.")`; by default all. These two
+        give the writer's order.
 
         Tied tensors come as one object under all their names. Nothing is returned before everything
         was checked.
@@ -264,14 +271,14 @@ class File(Mapping[str, Any]):
             tensors = {name: moved[id(tensor)] for name, tensor in tensors.items()}
         return tensors
 
-    def load_with(self, maker: Maker, names: Iterable[str] | None = None) -> dict[str, Any]:
+    def load_with(self, maker: Maker, names: Names = None) -> dict[str, Any]:
         """As `load`, with tensors of the maker's kind in host memory."""
         return self._load(names, maker, None)
 
     def load_into(self, blocks: Mapping[str, Block]) -> None:
         """Loads tensors into memory of the caller's, of exactly their size, none of it twice.
 
-        After an error that memory holds anything.
+        After an error the memory of the tensors in its `changed` holds anything.
         """
         picks = self._picks(blocks)
         wants = self._wants(picks)
@@ -285,13 +292,19 @@ class File(Mapping[str, Any]):
                     " for all that are tied to it"
                 )
             existing[want] = block
-        with self._job(wants, existing=existing) as job:
-            job.wait_all()
+        job: Job | None = None
+        try:
+            with self._job(wants.whole(), existing=existing) as job:
+                job.wait_all()
+        except Error as error:
+            if job is not None:
+                begun = job.begun()
+                changed = [pick.name for pick in picks if wants.position[pick.owner] in begun]
+                error.changed = tuple(changed)
+            raise
 
-    def iter_tensors(
-        self, names: Iterable[str] | None = None, device: Any = "cpu"
-    ) -> Iterator[tuple[str, Any]]:
-        """Name and tensor, one by one in file order, each owning its memory.
+    def iter_tensors(self, names: Names = None, device: Any = "cpu") -> Iterator[tuple[str, Any]]:
+        """Name and tensor, one by one in file order, each owning its memory. `names` as in `load`.
 
         The next ones are read meanwhile, in at most `host_memory_max` bytes beyond those that were
         handed out; a tensor larger than that is read when it is its turn.
@@ -300,14 +313,20 @@ class File(Mapping[str, Any]):
         for name, tensor in self._iterate(names, maker, lane):
             yield name, tensor if move_to is None else tensor.to(move_to)
 
-    def iter_buffers(self, names: Iterable[str] | None = None) -> Iterator[tuple[str, memoryview]]:
+    def iter_buffers(self, names: Names = None) -> Iterator[tuple[str, memoryview]]:
         """As `iter_tensors`, with the bytes of each tensor: for types that no library has."""
         return self._iterate(names, BufferMaker(), None)
 
     def get_slice(self, name: str) -> TensorSlice:
         """A tensor to be indexed like one of PyTorch's: `f.get_slice(name)[:, 128:256]` reads only
         the chunks that it needs."""
-        return TensorSlice(self.info(name), self._load_box)
+        return TensorSlice(self.info(name), lambda part: self._load_parts([part])[0])
+
+    def load_slices(self, slices: Iterable[tuple[str, Any]]) -> list[Any]:
+        """As `[f.get_slice(name)[index] for name, index in slices]`, in one plan: every chunk is
+        read once, in the order of the file, whatever needs it. Each tensor owns its memory."""
+        parts = [Selection.of(self.info(name), index) for name, index in slices]
+        return self._load_parts(parts)
 
     def verify(self) -> None:
         """Reads the whole file once and raises what is wrong with it, without loading it: both
@@ -351,13 +370,11 @@ class File(Mapping[str, Any]):
             raise KeyError(name)
         return index
 
-    def _picks(self, names: Iterable[str] | None) -> list[_Pick]:
-        if isinstance(names, str):
-            raise OptionError(f"names is a collection of names; got the string {names!r}")
+    def _picks(self, names: Names) -> list[_Pick]:
         if names is None:
             indices: list[int] = self._header.order().tolist()
         else:
-            indices = [self._index(name) for name in dict.fromkeys(names)]
+            indices = [self._index(name) for name in select(names, self)]
         return [
             _Pick(entry.name, entry, index if entry.tie is None else entry.tie)
             for index, entry in zip(indices, self._header.tensors(indices), strict=True)
@@ -371,14 +388,14 @@ class File(Mapping[str, Any]):
                 entries[pick.owner] = pick.entry if is_owner else self._header.tensor(pick.owner)
         return _Owners(entries)
 
-    def _load(self, names: Iterable[str] | None, maker: Maker, lane: Lane | None) -> dict[str, Any]:
+    def _load(self, names: Names, maker: Maker, lane: Lane | None) -> dict[str, Any]:
         picks = self._picks(names)
         for pick in picks:
             maker.require(dtype_name(pick.entry.dtype), pick.name)
         wants = self._wants(picks)
         observer = self._observer(wants)
         observe = None if observer is None else observer.update
-        with self._job(wants, lane=lane, observe=observe) as job:
+        with self._job(wants.whole(), lane=lane, observe=observe) as job:
             job.wait_all()
             if observer is not None and observer.digest() != self._sha256:
                 raise IntegrityError(f"{self._source.url} is not the file that the digest pins")
@@ -403,9 +420,7 @@ class File(Mapping[str, Any]):
     def _is_all(self, wants: _Owners) -> bool:
         return wants.stored_size + self._header.info.header_size == self._source.size
 
-    def _iterate(
-        self, names: Iterable[str] | None, maker: Maker, lane: Lane | None
-    ) -> Iterator[tuple[str, Any]]:
+    def _iterate(self, names: Names, maker: Maker, lane: Lane | None) -> Iterator[tuple[str, Any]]:
         picks = self._picks(names)
         order = {pick.owner: pick.entry.order for pick in picks if pick.entry.tie is None}
         for pick in picks:
@@ -415,11 +430,9 @@ class File(Mapping[str, Any]):
         picks.sort(key=lambda pick: (order[pick.owner], pick.entry.order))
         wants = self._wants(picks)
         if self._sha256 is not None:
-            raise OptionError(
-                f"{self._source.url} is pinned by SHA-256; only load() can check that"
-            )
+            raise self._only_whole()
         last: tuple[int, Any] = (-1, None)
-        with self._job(wants, lane=lane, is_streamed=True) as job:
+        with self._job(wants.whole(), lane=lane, is_streamed=True) as job:
             for pick in picks:
                 want = wants.position[pick.owner]
                 if want != last[0]:
@@ -429,39 +442,42 @@ class File(Mapping[str, Any]):
                     job.release(want)
                 yield pick.name, last[1]
 
-    def _load_box(self, name: str, box: lib.Box, steps: Sequence[int], shape: Sequence[int]) -> Any:
-        """A box of a tensor, every `steps`-th of each dimension, in this shape. See TensorSlice."""
-        (pick,) = self._picks([name])
+    def _load_parts(self, parts: Sequence[Selection]) -> list[Any]:
         maker = default_maker()
-        dtype = dtype_name(pick.entry.dtype)
-        maker.require(dtype, name)
+        entries = []
+        indices = []
+        for part in parts:
+            maker.require(part.info.dtype, part.info.name)
+            entry = self._header.tensor(self._index(part.info.name))
+            owner = self._index(part.info.name) if entry.tie is None else entry.tie
+            indices.append(owner)
+            entries.append(entry if entry.tie is None else self._header.tensor(owner))
         if self._sha256 is not None:
-            raise OptionError(
-                f"{self._source.url} is pinned by SHA-256; only load() can check that"
-            )
-        wants = self._wants([pick])
-        with self._job(wants, box=box) as job:
+            raise self._only_whole()
+        wants = Wants(entries, np.array(indices, np.uint32), [part.box for part in parts])
+        with self._job(wants) as job:
             job.wait_all()
-            block, position = job.placed(0)
-        if block is not None and any(step > 1 for step in steps):
-            extent = [end - begin for begin, end in zip(*box, strict=True)]
-            block, position = thin(block, position, extent, steps), 0
-        return maker.make(block, position, dtype, shape)
+            placed = [job.placed(want) for want in range(len(parts))]
+        tensors = []
+        for part, (block, position) in zip(parts, placed, strict=True):
+            if block is not None and part.is_thinned:
+                block, position = thin(block, position, part), 0
+            tensors.append(maker.make(block, position, part.info.dtype, part.shape))
+        return tensors
 
     @contextmanager
     def _job(
         self,
-        wants: _Owners,
+        wants: Wants,
         *,
         lane: Lane | None = None,
-        box: lib.Box | None = None,
         is_streamed: bool = False,
         observe: Any = None,
         existing: Sequence[Block | None] | None = None,
     ) -> Iterator[Job]:
         if self._is_closed:
             raise OptionError(f"{self._source.url} is closed")
-        flat, check = self._planned(wants, box)
+        flat, check = self._planned(wants)
         policy = Policy(
             options=self._options,
             verify=self._verify_level(),
@@ -472,7 +488,8 @@ class File(Mapping[str, Any]):
             check=check,
         )
         with self._planning:
-            read = fetch_runs(self._source, self._header, flat.indices, self._front)
+            owners = np.unique(flat.indices)
+            read = fetch_runs(self._source, self._header, owners, self._front)
             job = Job(self._source, self._header, flat, policy)
         try:
             with job:
@@ -484,6 +501,9 @@ class File(Mapping[str, Any]):
             raise
         finally:
             self._stats = job.stats(read)
+
+    def _only_whole(self) -> OptionError:
+        return OptionError(f"{self._source.url} is pinned by SHA-256; only load() can check that")
 
     def _verify_level(self) -> int:
         if self._is_pinned:
@@ -500,6 +520,5 @@ class File(Mapping[str, Any]):
     def _for_device(self, device: Any) -> tuple[Maker, Lane | None, Any]:
         return for_device(device)
 
-    def _planned(self, wants: _Owners, box: lib.Box | None) -> tuple[Wants, RecordCheck | None]:
-        indices = np.array(list(wants.entries), np.uint32)
-        return Wants(list(wants.entries.values()), indices, None if box is None else [box]), None
+    def _planned(self, wants: Wants) -> tuple[Wants, RecordCheck | None]:
+        return wants, None

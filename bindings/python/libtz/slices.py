@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,48 @@ from libtz.errors import OptionError
 from libtz.format import TensorInfo
 from libtz.transfer.memory import Block
 
-__all__ = ["TensorSlice", "thin"]
+__all__ = ["Selection", "TensorSlice", "thin"]
 
-LoadBox = Callable[[str, lib.Box, Sequence[int], Sequence[int]], Any]
+
+@dataclass(frozen=True)
+class Selection:
+    """What an index picks of a tensor: every `steps`-th of a box along each dimension, in this
+    shape."""
+
+    info: TensorInfo
+    box: lib.Box
+    steps: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, info: TensorInfo, index: Any) -> Selection:
+        """`index` as in PyTorch: integers, slices and `...`."""
+        begins: list[int] = []
+        ends: list[int] = []
+        steps: list[int] = []
+        shape: list[int] = []
+        for axis, (part, size) in enumerate(_per_axis(index, info.shape)):
+            if isinstance(part, slice):
+                begin, end, step = _bounds(part, size)
+                shape.append(len(range(begin, end, step)))
+            else:
+                begin = _position(part, size, axis)
+                end, step = begin + 1, 1
+            begins.append(begin)
+            ends.append(end)
+            steps.append(step)
+        return cls(info, (begins, ends), tuple(steps), tuple(shape))
+
+    @property
+    def is_thinned(self) -> bool:
+        return any(step > 1 for step in self.steps)
 
 
 class TensorSlice:
     """What `File.get_slice` returns. Takes integers, slices and `...`, as PyTorch does; each use
     loads. Steps other than 1 read the box they lie in."""
 
-    def __init__(self, info: TensorInfo, load: LoadBox) -> None:
+    def __init__(self, info: TensorInfo, load: Callable[[Selection], Any]) -> None:
         self.info = info
         self._load = load
 
@@ -35,21 +68,7 @@ class TensorSlice:
         return self.info.dtype
 
     def __getitem__(self, index: Any) -> Any:
-        begins: list[int] = []
-        ends: list[int] = []
-        steps: list[int] = []
-        shape: list[int] = []
-        for axis, (part, size) in enumerate(_per_axis(index, self.shape)):
-            if isinstance(part, slice):
-                begin, end, step = _bounds(part, size)
-                shape.append(len(range(begin, end, step)))
-            else:
-                begin = _position(part, size, axis)
-                end, step = begin + 1, 1
-            begins.append(begin)
-            ends.append(end)
-            steps.append(step)
-        return self._load(self.info.name, (begins, ends), steps, shape)
+        return self._load(Selection.of(self.info, index))
 
 
 def _per_axis(index: Any, shape: Sequence[int]) -> list[tuple[Any, int]]:
@@ -90,12 +109,12 @@ def _position(part: Any, size: int, axis: int) -> int:
     return position + size if position < 0 else position
 
 
-def thin(block: Block, position: int, extent: Sequence[int], steps: Sequence[int]) -> Block:
-    """Every `steps`-th part along each dimension of a box, in memory of its own."""
-    count = int(np.prod(extent, dtype=np.int64))
+def thin(block: Block, position: int, part: Selection) -> Block:
+    """Every `steps`-th element along each dimension of a box, in memory of its own."""
+    extent = [end - begin for begin, end in zip(*part.box, strict=True)]
     # The box is alone in its block, so the rest of it is the box.
-    item = (block.size - position) // count
-    box = np.frombuffer(block.owner, np.uint8, count * item, block.offset + position)
-    picked = box.reshape(*extent, item)[tuple(slice(None, None, step) for step in steps)]
-    owner = np.ascontiguousarray(picked).reshape(-1)
+    item = (block.size - position) // int(np.prod(extent, dtype=np.int64))
+    box = np.frombuffer(block.owner, np.uint8, block.size - position, block.offset + position)
+    every = tuple(slice(None, None, step) for step in part.steps)
+    owner = np.ascontiguousarray(box.reshape(*extent, item)[every]).reshape(-1)
     return Block(owner, 0, owner.nbytes, lib.address(owner))

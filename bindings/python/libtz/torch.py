@@ -7,10 +7,13 @@ from typing import Any
 import torch
 
 from libtz._structure import unflatten
-from libtz._torch_module import load_model, no_init
+from libtz._torch_cast import check_dtype, load_as
+from libtz._torch_module import load_model
+from libtz._torch_no_init import no_init
 from libtz._torch_save import save, save_file, save_model
 from libtz.options import ReadOptions
 from libtz.reader import open as open_file
+from libtz.selection import Names
 
 __all__ = ["load", "load_file", "load_model", "no_init", "save", "save_file", "save_model"]
 
@@ -20,13 +23,19 @@ _DEFAULTS = ReadOptions()
 def load_file(
     source: Any,
     *,
+    names: Names = None,
     device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
     digest: str | None = None,
     options: ReadOptions = _DEFAULTS,
 ) -> dict[str, torch.Tensor]:
-    """All tensors of a file, in the writer's order. `source`, `digest`: see `libtz.open`."""
+    """The tensors of a file: all in the writer's order, or some. With `dtype`, floating-point
+    tensors become this type; all others stay. `source`, `digest`: see `libtz.open`; `names`: see
+    `File.load`.
+    """
+    check_dtype(dtype)
     with open_file(source, digest=digest, options=options) as file:
-        return file.load(device=device)
+        return load_as(file, names, device, dtype)
 
 
 def load(

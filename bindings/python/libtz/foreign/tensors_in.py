@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,8 +20,10 @@ import numpy as np
 from libtz._native import lib
 from libtz.errors import FormatError, OptionError
 from libtz.format import TensorInfo, dtype_name, item_size
-from libtz.makers import BufferMaker, Maker, default_maker
+from libtz.makers import Maker, default_maker
 from libtz.reader import File
+from libtz.selection import Names
+from libtz.slices import Selection
 from libtz.transfer.decryption import Decryption
 from libtz.transfer.job import Job, Wants
 from libtz.transfer.mapped import MappedSource
@@ -77,7 +79,7 @@ class TensorsFile(File):
 
     # ---- Loading ----
 
-    def load(self, names: Iterable[str] | None = None, device: Any = "cpu") -> dict[str, Any]:
+    def load(self, names: Names = None, device: Any = "cpu") -> dict[str, Any]:
         _, _, move_to = self._for_device(device)
         if move_to is None or self._sha256 is not None:
             return super().load(names, device)
@@ -106,7 +108,7 @@ class TensorsFile(File):
             self._has_hashes = strict._has_hashes
             return
         wants = self._wants(super()._picks(None))
-        with self._job(wants, is_streamed=True) as job:
+        with self._job(wants.whole(), is_streamed=True) as job:
             for want in range(len(wants.entries)):
                 job.wait(want)
                 job.release(want)
@@ -125,7 +127,7 @@ class TensorsFile(File):
 
         return maker, None, torch.device(device)
 
-    def _picks(self, names: Iterable[str] | None) -> list[Any]:
+    def _picks(self, names: Names) -> list[Any]:
         picks = super()._picks(names)
         size = sum(_memory_size(p.entry) for p in picks if p.entry.flags & lib.TENSOR_META)
         if size > self._options.meta_size_max:
@@ -135,12 +137,11 @@ class TensorsFile(File):
             )
         return picks
 
-    def _planned(self, wants: Any, box: lib.Box | None) -> tuple[Wants, RecordCheck | None]:
-        flat, _ = super()._planned(wants, box)
-        if box is not None or not self._reads_records:
-            return flat, None
-        indices = flat.indices.tolist()
-        tensors = [*flat.tensors, *record_wants(self._header, indices, flat.tensors)]
+    def _planned(self, wants: Wants) -> tuple[Wants, RecordCheck | None]:
+        if wants.boxes is not None or not self._reads_records:
+            return wants, None
+        indices = wants.indices.tolist()
+        tensors = [*wants.tensors, *record_wants(self._header, indices, wants.tensors)]
         check = RecordCheck(
             self._header,
             indices,
@@ -148,7 +149,7 @@ class TensorsFile(File):
             decryption=self._decryption(),
             notes=self._notes,
         )
-        both = np.concatenate([flat.indices, flat.indices])
+        both = np.concatenate([wants.indices, wants.indices])
         return Wants(tensors, both, with_records=True), check
 
     def _decryption(self) -> Decryption | None:
@@ -163,13 +164,13 @@ class TensorsFile(File):
         return self._key
 
     @contextmanager
-    def _job(self, wants: Any, **how: Any) -> Iterator[Job]:
+    def _job(self, wants: Wants, **how: Any) -> Iterator[Job]:
         with super()._job(wants, **how) as job:
             yield job
             check = job.check
-            if check is not None and self._options.verify and wants.entries:
+            if check is not None and self._options.verify and wants.tensors:
                 self._has_hashes = self._has_hashes is not False and check.has_all_hashes
-            if any(entry.order == len(self) - 1 for entry in wants.entries.values()):
+            if any(entry.order == len(self) - 1 for entry in wants.tensors):
                 self._check_end()
 
     def _check_end(self) -> None:
@@ -191,20 +192,20 @@ class TensorsFile(File):
         state = super()._observer(wants)
         return None if state is None else _WholeFile(state)
 
-    def _load_box(self, name: str, box: lib.Box, steps: Sequence[int], shape: Sequence[int]) -> Any:
-        (pick,) = self._picks([name])
-        if not self._reads_records and not pick.entry.flags & lib.TENSOR_META:
-            return super()._load_box(name, box, steps, shape)
-        dtype = dtype_name(pick.entry.dtype)
+    def _load_parts(self, parts: Sequence[Selection]) -> list[Any]:
+        picks = {pick.name: pick for pick in self._picks([part.info.name for part in parts])}
+        is_meta = any(pick.entry.flags & lib.TENSOR_META for pick in picks.values())
+        if not self._reads_records and not is_meta:
+            return super()._load_parts(parts)
         maker = default_maker()
-        maker.require(dtype, name)
-        data = self.load_with(BufferMaker(), [name])[name]
-        if math.prod(shape) == 0:
-            return maker.make(None, 0, dtype, shape)
-        units = np.frombuffer(data, np.uint8).reshape(*pick.entry.shape, item_size(dtype))
-        parts = tuple(slice(*part) for part in zip(*box, steps, strict=True))
-        owner = np.ascontiguousarray(units[parts]).reshape(-1).copy()
-        return maker.make(Block(owner, 0, owner.nbytes, lib.address(owner)), 0, dtype, shape)
+        for part in parts:
+            maker.require(part.info.dtype, part.info.name)
+        tensors: list[Any] = [None] * len(parts)
+        for name, data in self.iter_buffers(picks):
+            for place, part in enumerate(parts):
+                if part.info.name == name:
+                    tensors[place] = _cut(data, part, maker)
+        return tensors
 
     def _made(self, job: Job, want: int, maker: Maker, entry: lib.Tensor) -> Any:
         if not entry.flags & lib.TENSOR_META:
@@ -229,3 +230,14 @@ def _memory_size(entry: lib.Tensor) -> int:
     if not entry.flags & lib.TENSOR_META:
         return entry.decoded_size
     return math.prod(entry.shape) * item_size(dtype_name(entry.dtype))
+
+
+def _cut(data: memoryview, part: Selection, maker: Maker) -> Any:
+    """A slice of a whole tensor."""
+    dtype = part.info.dtype
+    if math.prod(part.shape) == 0:
+        return maker.make(None, 0, dtype, part.shape)
+    units = np.frombuffer(data, np.uint8).reshape(*part.info.shape, item_size(dtype))
+    every = tuple(slice(*bounds) for bounds in zip(*part.box, part.steps, strict=True))
+    owner = np.array(units[every], order="C").reshape(-1)
+    return maker.make(Block(owner, 0, owner.nbytes, lib.address(owner)), 0, dtype, part.shape)

@@ -24,7 +24,7 @@ import torch
 import transformers
 
 from libtz._torch_dtypes import TORCH_DTYPES
-from libtz._torch_module import no_init
+from libtz._torch_no_init import no_init
 from libtz.errors import FormatError, OptionError, SourceError
 from libtz.format import TensorInfo
 from libtz.options import ReadOptions

@@ -48,6 +48,11 @@ class HostTarget:
             self._addresses[unit] = block.address
         self._prepared = max(self._prepared, count)
 
+    @property
+    def begun_units(self) -> list[int]:
+        units: list[int] = self._schedule.units[: self._prepared].tolist()
+        return units
+
     def block(self, unit: int) -> Block:
         """A unit whose requests are done."""
         block = self._blocks[unit]

@@ -205,6 +205,13 @@ class Job:
             self.target.forget(unit)
             self._transfer.release(int(self._schedule.unit_sizes[unit]))
 
+    def begun(self) -> set[int]:
+        """When the job is over: the wants whose memory may have been written to."""
+        if not isinstance(self.target, HostTarget):
+            raise RuntimeError("this job loads to a device")
+        units = set(self.target.begun_units)
+        return {want for want, unit in enumerate(self._unit_of_want) if unit in units}
+
     def stats(self, runs_read: int) -> TransferStats:
         """Of what was done so far. `runs_read`: bytes of chunk entries that were read before."""
         times = self._transfer.times

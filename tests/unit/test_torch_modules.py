@@ -1,0 +1,264 @@
+"""Modules of every kind: other floating-point types, ties, views, state of their own."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+
+import libtz
+import libtz.torch
+from libtz.errors import OptionError
+from libtz.torch import load_file, load_model, no_init, save_file, save_model
+
+
+def assert_equal(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    assert list(found) == list(expected)
+    for name, tensor in expected.items():
+        assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape), name
+        one, two = (t.detach().contiguous().view(-1) for t in (found[name], tensor))
+        assert torch.equal(one.view(torch.uint8), two.view(torch.uint8)), name
+
+
+def building(kind: str) -> Any:
+    return no_init() if kind == "no_init" else torch.device("meta" if kind == "meta" else "cpu")
+
+
+# ---- Other floating-point types ------------------------------------------------------------------
+
+
+class Mixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, 3))
+        self.tied = self.weight
+        self.narrow = nn.Parameter(torch.randn(4).half(), requires_grad=False)
+        buffers = [
+            torch.arange(3),
+            torch.tensor([True, False]),
+            torch.randn(2, dtype=torch.complex64),
+            torch.arange(4, dtype=torch.uint8).view(torch.float4_e2m1fn_x2),
+            torch.randn(3).to(torch.float8_e4m3fn),
+        ]
+        for number, tensor in enumerate(buffers):
+            self.register_buffer(f"b{number}", tensor)
+
+
+FLOATING = {"weight", "tied", "narrow", "b4"}
+DTYPES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.float32])
+
+
+def converted(module: nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    return {
+        name: tensor.to(dtype) if name in FLOATING else tensor
+        for name, tensor in module.state_dict().items()
+    }
+
+
+@DTYPES
+def test_only_floating_point_tensors_change_type(dtype: torch.dtype, tmp_path: Path) -> None:
+    source = Mixed()
+    path, foreign = tmp_path / "x.tz", tmp_path / "x.safetensors"
+    digest = save_model(source, path)
+    tensors = {name: t.clone() for name, t in source.state_dict().items() if name != "b3"}
+    safetensors.torch.save_file(tensors, foreign)
+    sha256 = "sha256:" + hashlib.sha256(foreign.read_bytes()).hexdigest()
+    expected = converted(source, dtype)
+    for pin in (None, digest):
+        loaded = load_file(path, digest=pin, dtype=dtype)
+        assert_equal(loaded, expected)
+        assert loaded["tied"] is loaded["weight"]
+    loaded = load_file(foreign, digest=sha256, dtype=dtype)
+    assert_equal(loaded, {name: expected[name] for name in loaded})
+    assert_equal(
+        load_file(path, names=["narrow", "b0"], dtype=dtype),
+        {name: expected[name] for name in ("narrow", "b0")},
+    )
+
+
+@DTYPES
+@pytest.mark.parametrize("kind", ["real", "no_init", "meta", "converted"])
+def test_modules_of_another_type(dtype: torch.dtype, kind: str, tmp_path: Path) -> None:
+    source = Mixed()
+    save_model(source, tmp_path / "x.tz")
+    with building(kind):
+        net = Mixed()
+    if kind == "converted":
+        for parameter in net.parameters():
+            parameter.data = parameter.data.to(dtype)
+    before = dict(net.named_parameters())
+    places = [parameter.data_ptr() for parameter in before.values()]
+    assert load_model(net, tmp_path / "x.tz", dtype=dtype) == ([], [])
+    assert_equal(net.state_dict(), converted(source, dtype))
+    assert net.tied is net.weight
+    assert (net.weight.requires_grad, net.narrow.requires_grad) == (True, False)
+    if kind in ("real", "converted"):
+        assert all(net.get_parameter(name) is old for name, old in before.items())
+    if kind == "converted":
+        assert places == [parameter.data_ptr() for parameter in net.parameters()]
+
+
+def test_gradients_go_along() -> None:
+    net, target = nn.Linear(3, 2), io.BytesIO()
+    save_model(net, target)
+    net(torch.ones(1, 3)).sum().backward()
+    load_model(net, target, dtype=torch.float64)
+    assert net.weight.grad is not None
+    assert net.weight.grad.dtype == torch.float64
+    net(torch.ones(1, 3, dtype=torch.float64)).sum().backward()
+
+
+def test_types_that_nothing_can_be_converted_to() -> None:
+    target = io.BytesIO()
+    save_model(nn.Linear(2, 2), target)
+    for dtype in (torch.int8, torch.float4_e2m1fn_x2, torch.complex64, "bf16", 3):
+        with pytest.raises(OptionError, match="dtype"):
+            load_file(target, dtype=dtype)  # type: ignore[arg-type]
+        with pytest.raises(OptionError, match="dtype"):
+            load_model(nn.Linear(2, 2), target, dtype=dtype)  # type: ignore[arg-type]
+
+
+def test_another_type_without_being_asked() -> None:
+    target = io.BytesIO()
+    save_model(nn.Linear(2, 2), target)
+    with pytest.raises(OptionError, match=r"torch\.bfloat16 in the module; dtype= converts"):
+        load_model(nn.Linear(2, 2).bfloat16(), target)
+
+
+# ---- Ties and views ------------------------------------------------------------------------------
+
+
+class OuterBuffer(nn.Module):
+    """A parameter that is found first as a buffer, and one whose memory a buffer shares."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 3)
+        self.register_buffer("same", self.inner.weight)
+        self.register_buffer("shared", self.inner.bias.detach())
+        self.register_buffer("volatile", self.inner.weight, persistent=False)
+
+
+@pytest.mark.parametrize("kind", ["real", "no_init", "meta"])
+def test_ties_between_parameters_and_buffers(kind: str) -> None:
+    source, target = OuterBuffer(), io.BytesIO()
+    save_model(source, target)
+    with building(kind):
+        net: Any = OuterBuffer()
+    assert load_model(net, target) == ([], [])
+    assert_equal(net.state_dict(), source.state_dict())
+    assert isinstance(net.inner.weight, nn.Parameter)
+    assert net.same is net.volatile is net.inner.weight
+    assert net.shared.data_ptr() == net.inner.bias.data_ptr()
+    assert (net.inner.weight.requires_grad, net.shared.requires_grad) == (True, False)
+    assert len(list(net.parameters())) == 2
+    load_model(net, target, dtype=torch.float64)
+    assert net.shared.dtype == net.inner.bias.dtype == torch.float64
+    assert net.shared.data_ptr() == net.inner.bias.data_ptr()
+
+
+def test_a_module_that_is_registered_twice() -> None:
+    def make() -> nn.Module:
+        layer = nn.Linear(3, 3)
+        return nn.ModuleDict({"a": layer, "b": layer, "list": nn.ModuleList([layer])})
+
+    source, target = make(), io.BytesIO()
+    save_model(source, target)
+    with libtz.open(target) as file:
+        assert len(file) == 6
+        assert file.info("list.0.weight").tied_to == "a.weight"
+    with no_init():
+        net = make()
+    assert load_model(net, target) == ([], [])
+    assert_equal(net.state_dict(), source.state_dict())
+    assert len(list(net.parameters())) == 2
+
+
+def test_views_into_one_storage_stay_there() -> None:
+    def make() -> nn.Module:
+        base = torch.randn(20)
+        return nn.ParameterDict({"a": base[:12].view(3, 4), "b": base[12:]})
+
+    source, target, net = make(), io.BytesIO(), make()
+    save_model(source, target)
+    places = [parameter.data_ptr() for parameter in net.parameters()]
+    load_model(net, target)
+    assert_equal(net.state_dict(), source.state_dict())
+    assert places == [parameter.data_ptr() for parameter in net.parameters()]
+
+
+def test_tensors_that_overlap_in_the_module() -> None:
+    """No damage is reported where there is none; the last one wins, as in load_state_dict()."""
+    net = nn.Module()
+    base = torch.zeros(6)
+    net.register_buffer("a", base[:4])
+    net.register_buffer("b", base[2:])
+    target = io.BytesIO()
+    save_file({"a": torch.ones(4), "b": torch.full((4,), 2.0)}, target)
+    load_model(net, target)
+    assert torch.equal(base, torch.tensor([1.0, 1, 2, 2, 2, 2]))
+    net.register_buffer("a", torch.zeros(1).expand(4))
+    load_model(net, target)
+    assert torch.equal(net.get_buffer("a"), torch.ones(4))
+
+
+# ---- State of their own --------------------------------------------------------------------------
+
+
+class Counting(nn.Module):
+    def __init__(self, count: torch.Tensor) -> None:
+        super().__init__()
+        self.inner = nn.Linear(2, 2)
+        self.count = count
+
+    def get_extra_state(self) -> torch.Tensor:
+        return self.count
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        self.count = state
+
+
+def test_extra_state_that_is_a_tensor() -> None:
+    target = io.BytesIO()
+    save_model(nn.Sequential(Counting(torch.tensor([5, 6, 7]))), target)
+    counting = Counting(torch.zeros(1))
+    assert load_model(nn.Sequential(counting), target) == ([], [])
+    assert torch.equal(counting.count, torch.tensor([5, 6, 7]))
+    save_model(nn.Sequential(nn.ModuleDict({"inner": nn.Linear(2, 2)})), target)
+    with pytest.raises(OptionError, match=r"missing in the file: '0\._extra_state'"):
+        load_model(nn.Sequential(counting), target)
+
+
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "attention": lambda: nn.MultiheadAttention(4, 2),
+    "transformer": lambda: nn.Transformer(8, 2, 1, 1, 16),
+    "lstm": lambda: nn.LSTM(3, 4, 2),
+    "conv": lambda: nn.Conv2d(3, 4, 3),
+    "embedding": lambda: nn.Embedding(5, 3, padding_idx=1),
+    "list": lambda: nn.ParameterList([torch.randn(2)]),
+    "dict": lambda: nn.ParameterDict({"a": torch.randn(2)}),
+    "softmax": lambda: nn.AdaptiveLogSoftmaxWithLoss(8, 20, [5, 10]),
+    "weight norm": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(3, 3)),
+    "spectral norm": lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3)),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["real", "no_init", "meta"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_of_pytorch(name: str, kind: str) -> None:
+    source, target = LAYERS[name](), io.BytesIO()
+    save_model(source, target)
+    if "norm" in name and kind == "meta":
+        pytest.skip("parametrizations compute when they are made")
+    with building(kind):
+        net = LAYERS[name]()
+    assert load_model(net, target) == ([], [])
+    assert_equal(net.state_dict(), source.state_dict())

@@ -11,6 +11,8 @@ pub const Dimension = struct {
     stride: u64,
 };
 
+pub const Range = struct { begin: u64, end: u64 };
+
 /// Room for any box's `outer`: the innermost dimension is always part of the row.
 pub const Buffer = [format.rank_max]Dimension;
 
@@ -86,6 +88,16 @@ pub const Box = struct {
     pub fn nextByte(self: Box, at: u64) ?u64 {
         const cursor = self.seek(at) orelse return null;
         return cursor.offset;
+    }
+
+    /// The part of the tensor's bytes [begin, end) outside of which they hold nothing of the box. They
+    /// must hold some. It may end later than need be.
+    pub fn hull(self: Box, begin: u64, end: u64) Range {
+        const cursor = self.seek(begin).?;
+        std.debug.assert(cursor.offset < end);
+        const row_end = cursor.offset + cursor.row_rest;
+        const is_last = row_end < end and (self.nextByte(row_end) orelse end) >= end;
+        return .{ .begin = cursor.offset, .end = if (is_last) row_end else end };
     }
 
     /// Copies what a piece of the tensor's decoded bytes, beginning at byte `piece_begin`, holds of

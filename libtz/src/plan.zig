@@ -219,6 +219,15 @@ pub const Plan = struct {
         self.* = undefined;
     }
 
+    /// Where a job's first byte lies in the decoded bytes of its tensor. Jobs of foreign tensors may
+    /// begin within their chunk, and are stored as they are decoded.
+    pub fn decodedBegin(self: *const Plan, job: Job) u64 {
+        const data_offset = self.index.tensors[job.tensor].data_offset;
+        // What lies before the data is a record header, a whole of its own.
+        if (job.digest == null and job.offset >= data_offset) return job.offset - data_offset;
+        return job.chunk * self.index.chunk_size;
+    }
+
     /// The targets that need a part of a job's chunk; none when the chunk needs no copying.
     pub fn usersOf(self: *const Plan, job: Job) []const u32 {
         return self.users.items[job.user_begin..][0..job.user_count];
@@ -393,7 +402,8 @@ const Planner = struct {
             var end = begin + 1;
             while (end < demands.len and demands[end].chunk == number) end += 1;
             chunks.skip(number - passed);
-            const chunk = chunks.next().?;
+            var chunk = chunks.next().?;
+            if (chunk.digest == null) self.trim(&chunk, demands[begin..end]);
             passed = @as(u64, number) + 1;
             try self.addJob(owner, number, chunk, demands[begin..end]);
             begin = end;
@@ -419,6 +429,22 @@ const Planner = struct {
         };
         if (!self.aimAtTarget(&job, chunk, demands)) try self.addUsers(&job, demands);
         try self.plan.jobs.append(self.plan.gpa, job);
+    }
+
+    /// Foreign formats have nothing to check whole chunks against, so only what is wanted is read.
+    fn trim(self: *const Planner, chunk: *chunk_table.Chunk, demands: []const Demand) void {
+        const end = chunk.decoded_begin + chunk.decoded_length;
+        var wanted: boxes.Range = .{ .begin = end, .end = chunk.decoded_begin };
+        for (demands) |demand| {
+            const box = self.plan.targets.items[demand.target].box;
+            const part = box.hull(chunk.decoded_begin, end);
+            wanted.begin = @min(wanted.begin, part.begin);
+            wanted.end = @max(wanted.end, part.end);
+        }
+        chunk.offset += wanted.begin - chunk.decoded_begin;
+        chunk.decoded_begin = wanted.begin;
+        chunk.decoded_length = @intCast(wanted.end - wanted.begin);
+        chunk.stored_length = chunk.decoded_length;
     }
 
     /// By chunk, then by target.

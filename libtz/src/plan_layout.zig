@@ -206,7 +206,7 @@ fn addPieces(plan: *Plan, jobs: []const Job) error{OutOfMemory}!void {
     const pieces = &plan.pieces;
     const piece_begin = pieces.items.len;
     for (jobs) |job| {
-        const chunk_begin = job.chunk * plan.index.chunk_size;
+        const chunk_begin = plan.decodedBegin(job);
         for (plan.usersOf(job)) |user| {
             const target = &plan.targets.items[user];
             const begin = @max(chunk_begin, target.box.begin);

@@ -368,7 +368,7 @@ test "a foreign file that claims to be huge costs nothing" {
     defer plan.deinit();
 
     try expectEqual(64, plan.requests.items.len);
-    try expectEqual(tensor.data_offset + (1 << 50) - (1 << 20), plan.requests.items[63].offset);
+    try expectEqual(tensor.data_offset + (1 << 50) - 1, plan.requests.items[63].offset);
     // Where not even the numbers of chunks fit.
     tensor.shape = &.{ 64, 1 << 56 };
     tensor.decoded_size = 1 << 62;

@@ -100,7 +100,7 @@ fn execute(memory: Memory, job: Job, dtype: u16, verify: Verify) Error!void {
         const scratch = memory.staging[memory.staging.len - codec.decode_scratch_size ..];
         try codec.decode(job.codec, dtype, stored, decoded, scratch);
     }
-    const chunk_begin = job.chunk * memory.plan.index.chunk_size;
+    const chunk_begin = memory.plan.decodedBegin(job);
     for (memory.plan.usersOf(job)) |user| {
         const target = memory.plan.targets.items[user];
         const out = try memory.slice(target.allocation, target.position, target.box.size);

@@ -460,7 +460,8 @@ class File(Mapping[str, Any]):
             placed = [job.placed(want) for want in range(len(parts))]
         tensors = []
         for part, (block, position) in zip(parts, placed, strict=True):
-            if block is not None and part.is_thinned:
+            # Scalars are always wanted whole, and so share one place.
+            if block is not None and (part.is_thinned or not part.info.shape):
                 block, position = thin(block, position, part), 0
             tensors.append(maker.make(block, position, part.info.dtype, part.shape))
         return tensors

@@ -11,7 +11,7 @@ import numpy as np
 
 from libtz._native import lib
 from libtz.errors import OptionError
-from libtz.format import TensorInfo
+from libtz.format import TensorInfo, item_size
 from libtz.transfer.memory import Block
 
 __all__ = ["Selection", "TensorSlice", "thin"]
@@ -112,9 +112,9 @@ def _position(part: Any, size: int, axis: int) -> int:
 def thin(block: Block, position: int, part: Selection) -> Block:
     """Every `steps`-th element along each dimension of a box, in memory of its own."""
     extent = [end - begin for begin, end in zip(*part.box, strict=True)]
-    # The box is alone in its block, so the rest of it is the box.
-    item = (block.size - position) // int(np.prod(extent, dtype=np.int64))
-    box = np.frombuffer(block.owner, np.uint8, block.size - position, block.offset + position)
+    item = item_size(part.info.dtype)
+    size = int(np.prod(extent, dtype=np.int64)) * item
+    box = np.frombuffer(block.owner, np.uint8, size, block.offset + position)
     every = tuple(slice(None, None, step) for step in part.steps)
-    owner = np.ascontiguousarray(box.reshape(*extent, item)[every]).reshape(-1)
+    owner = np.array(box.reshape(*extent, item)[every], order="C").reshape(-1)
     return Block(owner, 0, owner.nbytes, lib.address(owner))

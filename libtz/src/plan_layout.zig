@@ -67,14 +67,21 @@ pub const Slabs = struct {
     }
 };
 
+/// Zeros take next to nothing in the file. What a request fills of the memory is bounded too, in
+/// multiples of its largest size, so that memory that waits for a consumer is.
+const decoded_ratio_max = 4;
+
 /// Cuts the plan's jobs, which lie in the order of the file, into requests, and lays these out.
 pub fn requests(plan: *Plan, options: planner.Options) planner.Error!void {
     const jobs = plan.jobs.items;
     var begin: usize = 0;
     while (begin < jobs.len) {
         const offset = jobs[begin].offset;
+        var decoded: u64 = jobs[begin].decoded_length;
         var end = begin + 1;
         while (end < jobs.len) : (end += 1) {
+            decoded += jobs[end].decoded_length;
+            if (decoded / decoded_ratio_max > options.request_size_max) break;
             if (jobs[end].offset - jobs[end - 1].end() > options.gap_max) break;
             if (jobs[end].end() - offset > options.request_size_max) break;
         }

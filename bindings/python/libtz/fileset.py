@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -31,7 +31,7 @@ from libtz.sources.whole import is_plain_name, location_name, location_of, read_
 from libtz.transfer.memory import Block
 from libtz.transfer.stats import TransferStats
 
-__all__ = ["FileSet", "is_set", "open_set"]
+__all__ = ["FileSet", "check_shard", "is_set", "open_set", "read_index"]
 
 INDEX_SUFFIX = ".index.json"
 SUFFIXES = (".safetensors", ".tz")
@@ -68,7 +68,7 @@ def open_set(source: Any, *, digest: str | None, options: ReadOptions) -> File:
         )
     if not names[0].endswith(INDEX_SUFFIX):
         return FileSet(location, names, None, options)
-    index = _read_index(location, options)
+    index = read_index(location, options)
     return FileSet(location, sorted(set(index.values())), index, options)
 
 
@@ -104,7 +104,9 @@ def _folder_files(folder: Path) -> list[str]:
 # ---- The index -----------------------------------------------------------------------------------
 
 
-def _read_index(location: str, options: ReadOptions) -> dict[str, str]:
+def read_index(
+    location: str, options: ReadOptions, *, suffixes: tuple[str, ...] = SUFFIXES
+) -> dict[str, str]:
     """File names by tensor name."""
     where = shown(location)
 
@@ -135,12 +137,24 @@ def _read_index(location: str, options: ReadOptions) -> dict[str, str]:
     for name, file in weights.items():
         if any("\ud800" <= letter <= "\udfff" for letter in name):
             raise broken(f"{name!r} is not a name: it is not UTF-8")
-        if not isinstance(file, str) or not is_plain_name(file) or not file.endswith(SUFFIXES):
+        if not isinstance(file, str) or not is_plain_name(file) or not file.endswith(suffixes):
             raise broken(
                 f"tensor {name!r} is said to be in {file!r}, which is not the name of a"
-                " .safetensors or .tz file in the folder of the index"
+                f" {' or '.join(suffixes)} file in the folder of the index"
             )
     return weights
+
+
+def check_shard(where: str, found: Collection[str], expected: Set[str]) -> None:
+    """That a file has the tensors that its index says, and no others."""
+    for tensor in found:
+        if tensor not in expected:
+            reason = f"it holds tensor {tensor!r}, which the index does not say"
+            raise FormatError(f"{where}: {reason}", code="bad-set")
+    if len(found) != len(expected):
+        missing = next(tensor for tensor in expected if tensor not in found)
+        reason = f"it has no tensor {missing!r}, which the index says is in it"
+        raise FormatError(f"{where}: {reason}", code="bad-set")
 
 
 # ---- The set -------------------------------------------------------------------------------------
@@ -223,15 +237,8 @@ class FileSet(File):
         formats = {other.format for other in self._files.values() if other is not None}
         if formats - {file.format}:
             raise broken(f"it is a {file.format} file in a set of another format")
-        if self._expected is None:
-            return
-        expected = self._expected[name]
-        for tensor in file:
-            if tensor not in expected:
-                raise broken(f"it holds tensor {tensor!r}, which the index does not say")
-        if len(file) != len(expected):
-            missing = next(tensor for tensor in expected if tensor not in file)
-            raise broken(f"it has no tensor {missing!r}, which the index says is in it")
+        if self._expected is not None:
+            check_shard(self._shown(name), file, self._expected[name])
 
     def _all(self) -> list[File]:
         return [self._file(name) for name in self._files]

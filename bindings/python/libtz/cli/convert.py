@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from libtz.cli.options import add_command, add_options, make_options
 from libtz.cli.output import note, print_json, size_text
 from libtz.cli.verify import verify
 from libtz.errors import OptionError
+from libtz.fileset import INDEX_SUFFIX
 from libtz.foreign.safetensors_out import SafetensorsWriter, unit_size
 from libtz.foreign.tensors_out import TensorRecord, TensorsWriter
 from libtz.format import TensorInfo
@@ -34,16 +36,23 @@ result is read again and verified; its digest, which pins it for loading, is pri
   tz convert model.tz model.tensors         for CoreWeave Tensorizer, as a state dict
   tz convert model.tz s3://bucket/model.tz --chunk-size 4M
   tz convert https://host/model.safetensors model.tz --compress off
+  tz convert model.safetensors.index.json model.tz     all shards, into one file
+  tz convert pytorch_model.bin model.tz
 
 Names, types, shapes, values and metadata stay. The other formats have no ties: tied tensors are
 stored once for each name. A .safetensors file has no nested objects, which are refused; a .tensors
 file has dicts and lists of tensors, but no metadata, which are left out.
+
+Files of torch.save (.pt, .pth, .ckpt, .bin, .bin.index.json; local ones) are read by PyTorch with
+weights_only=True.
 """
+
+PICKLED_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 
 
 def add_to(commands: Any) -> None:
     parser = add_command(commands, "convert", "write a file in another format", DESCRIPTION, run)
-    parser.add_argument("source", metavar="SRC", help="file to read, of any format")
+    parser.add_argument("source", metavar="SRC", help="file of any format, folder or index to read")
     parser.add_argument(
         "target", metavar="DST", help="file to write, .tz, .safetensors or .tensors"
     )
@@ -61,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
     read_options = make_options(ReadOptions, arguments)
     write_options = make_options(WriteOptions, arguments)
     begin = time.perf_counter()
-    with reader.open(arguments.source, digest=arguments.digest, options=read_options) as file:
+    with _open(arguments.source, arguments.digest, read_options) as file:
         report = convert(file, arguments.target, write_options)
     report["write_s"] = time.perf_counter() - begin
     # What is written is not encrypted.
@@ -81,7 +90,19 @@ def run(arguments: argparse.Namespace) -> None:
     print(report["digest"])
 
 
-def _to_tz(file: reader.File, target: Any, options: WriteOptions) -> dict[str, Any]:
+def _open(source: str, digest: str | None, options: ReadOptions) -> Any:
+    if not source.lower().removesuffix(INDEX_SUFFIX).endswith(PICKLED_SUFFIXES):
+        return reader.open(source, digest=digest, options=options)
+    if digest is not None:
+        raise OptionError("files of torch.save have no digest that could be checked")
+    if importlib.util.find_spec("torch") is None:
+        raise OptionError(f"{source} is read by PyTorch, which is not installed")
+    from libtz._torch_pickled import Pickled
+
+    return Pickled(source, options)
+
+
+def _to_tz(file: Any, target: Any, options: WriteOptions) -> dict[str, Any]:
     infos = [file.info(name) for name in file]
     specs = [TensorSpec(info.name, info.dtype, info.shape, info.tied_to) for info in infos]
     places = {spec.name: place for place, spec in enumerate(specs)}
@@ -97,7 +118,7 @@ def _to_tz(file: reader.File, target: Any, options: WriteOptions) -> dict[str, A
     return report | {"digest": writer.digest, "content_digest": writer.content_digest}
 
 
-def _to_safetensors(file: reader.File, target: Any, options: WriteOptions) -> dict[str, Any]:
+def _to_safetensors(file: Any, target: Any, options: WriteOptions) -> dict[str, Any]:
     if file.structure():
         raise OptionError("the file holds a nested object, which a .safetensors file cannot")
     infos = {name: file.info(name) for name in file}

@@ -1,0 +1,232 @@
+"""`tz convert` from what torch.save wrote, from sharded sets, and in bounded memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+import libtz
+import libtz.torch
+from libtz.cli.main import main
+
+MIB = 1 << 20
+
+
+def convert(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
+    assert main(["convert", *map(str, arguments)]) == 0
+    return capsys.readouterr().out.strip()
+
+
+def refuse(capsys: pytest.CaptureFixture[str], status: int, *arguments: Any) -> str:
+    assert main(["convert", *map(str, arguments)]) == status
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    return err
+
+
+def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert sorted(found) == sorted(expected)
+    for name, tensor in expected.items():
+        assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape)
+        assert torch.equal(found[name], tensor), name
+
+
+def module() -> torch.nn.Sequential:
+    torch.manual_seed(1)
+    net = torch.nn.Sequential(torch.nn.Embedding(50, 16), torch.nn.Linear(16, 50, bias=False))
+    net[1].weight = net[0].weight
+    net.register_buffer("columns", torch.arange(12.0).view(3, 4).t())  # not contiguous
+    net.register_buffer("narrow", torch.randn(7).to(torch.bfloat16))
+    return net
+
+
+# ---- Files of torch.save -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["pt", "bin", "pth", "ckpt"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_state_dicts(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, suffix: str, zipped: bool
+) -> None:
+    state = module().state_dict()
+    source = tmp_path / f"model.{suffix}"
+    torch.save(state, source, _use_new_zipfile_serialization=zipped)
+    digest = convert(capsys, source, tmp_path / "x.tz")
+    with libtz.open(tmp_path / "x.tz", digest=digest) as file:
+        assert list(file) == list(state)
+        assert file.info("1.weight").tied_to == "0.weight"
+        assert_equal(file.load(), dict(state))
+    assert libtz.torch.load_model(module(), tmp_path / "x.tz") == ([], [])
+    assert convert(capsys, source, tmp_path / "x.safetensors").startswith("sha256:")
+    assert_equal(safetensors.torch.load_file(tmp_path / "x.safetensors"), dict(state))
+
+
+def test_checkpoints_keep_their_structure(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    net = module()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    net[1](net[0](torch.arange(3))).sum().backward()
+    optimizer.step()
+    checkpoint = {"model": net.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3}
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    convert(capsys, tmp_path / "last.ckpt", tmp_path / "last.tz")
+    loaded = libtz.torch.load(tmp_path / "last.tz")
+    assert loaded["epoch"] == 3
+    assert_equal(loaded["model"], dict(net.state_dict()))
+    ours, theirs = loaded["optimizer"], optimizer.state_dict()
+    assert ours["param_groups"] == theirs["param_groups"]
+    for key, state in theirs["state"].items():
+        assert_equal(ours["state"][key], state)
+    assert "nested object" in refuse(
+        capsys, 2, tmp_path / "last.ckpt", tmp_path / "last.safetensors"
+    )
+
+
+def test_views_that_overlap_are_stored_apart(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    base = torch.arange(10.0)
+    views = {"a": base[:6], "b": base[4:], "c": base[:6]}
+    torch.save(views, tmp_path / "x.pt")
+    convert(capsys, tmp_path / "x.pt", tmp_path / "x.tz")
+    assert_equal(libtz.torch.load_file(tmp_path / "x.tz"), views)
+
+
+def shards(folder: Path) -> dict[str, torch.Tensor]:
+    """As transformers wrote them before safetensors."""
+    tensors = {f"layer.{number}": torch.randn(40, 30) for number in range(6)}
+    weight_map: dict[str, str] = {}
+    for number in range(3):
+        name = f"pytorch_model-0000{number + 1}-of-00003.bin"
+        part = OrderedDict(list(tensors.items())[number::3])
+        torch.save(part, folder / name)
+        weight_map |= dict.fromkeys(part, name)
+    index = {"metadata": {"total_size": 28_800}, "weight_map": weight_map}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    return tensors
+
+
+def test_shards_of_torch_save_become_one_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    tensors = shards(tmp_path)
+    convert(capsys, tmp_path / "pytorch_model.bin.index.json", tmp_path / "x.tz")
+    assert_equal(libtz.torch.load_file(tmp_path / "x.tz"), tensors)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda weights: weights.pop("layer.0"), "holds tensor 'layer.0', which the index does"),
+        (lambda weights: weights.update(more=weights["layer.0"]), "has no tensor 'more'"),
+        (lambda weights: weights.update(more="../x.bin"), "not the name of a .bin file"),
+        (lambda weights: weights.update(more="/etc/x.bin"), "not the name of a .bin file"),
+        (lambda weights: weights.update(more="x.safetensors"), "not the name of a .bin file"),
+        (lambda weights: weights.update(more="x.bin"), "there is no such file"),
+    ],
+)
+def test_indexes_of_torch_save_that_lie(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, change: Any, reason: str
+) -> None:
+    shards(tmp_path)
+    path = tmp_path / "pytorch_model.bin.index.json"
+    index = json.loads(path.read_text())
+    change(index["weight_map"])
+    path.write_text(json.dumps(index))
+    assert reason in refuse(capsys, 1, path, tmp_path / "x.tz")
+    assert not (tmp_path / "x.tz").exists()
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("touched"),)
+
+
+def test_pickles_run_no_code(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "x.pt"
+    for value in ({"a": torch.ones(1), "b": Evil()}, module()):
+        torch.save(value, source)
+        assert "does not load it safely" in refuse(capsys, 1, source, tmp_path / "x.tz")
+    for data in (b"", b"PK\x03\x04", b"\x80\x02garbage", bytes(1000)):
+        source.write_bytes(data)
+        assert "does not load it safely" in refuse(capsys, 1, source, tmp_path / "x.tz")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
+
+
+def test_what_is_no_file_of_tensors(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    source, target = tmp_path / "x.pt", tmp_path / "x.tz"
+    assert "there is no such file" in refuse(capsys, 1, source, target)
+    torch.save({"a": {"b": {1, 2}}}, source)
+    assert "$.a.b: cannot save an object of type builtins.set" in refuse(capsys, 2, source, target)
+    torch.save({"a": torch.ones(2, 2).to_sparse()}, source)
+    assert "'a' is not dense" in refuse(capsys, 2, source, target)
+    assert "no digest" in refuse(capsys, 2, source, target, "--digest", "sha256:" + "0" * 64)
+    assert "local files only" in refuse(capsys, 2, "https://host/x.bin", target)
+
+
+# ---- Sets and sizes ------------------------------------------------------------------------------
+
+
+def test_shards_of_safetensors_become_one_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    tensors = {f"layer.{number}": torch.randn(40, 30) for number in range(6)}
+    weight_map: dict[str, str] = {}
+    for number in range(2):
+        part = dict(list(tensors.items())[number::2])
+        name = f"model-{number}.safetensors"
+        safetensors.torch.save_file(part, folder / name, metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(part, name)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    for source, target in ((folder, "a.tz"), (index, "b.tz"), (folder, "c.safetensors")):
+        digest = convert(capsys, source, tmp_path / target)
+        with libtz.open(tmp_path / target, digest=digest) as file:
+            assert file.metadata == {"format": "pt"}
+            assert_equal(file.load(), tensors)
+    assert main(["diff", str(folder), str(tmp_path / "a.tz")]) == 0
+    assert main(["diff", str(tmp_path / "a.tz"), str(tmp_path / "c.safetensors")]) == 0
+
+
+# Of this process's own memory: ru_maxrss begins with what the parent had.
+PEAK = """
+import re, sys
+from pathlib import Path
+from libtz.cli.main import main
+status = main(sys.argv[1:])
+print(status, re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("target", ["x.tz", "x.safetensors"])
+def test_memory_does_not_grow_with_the_file(tmp_path: Path, target: str) -> None:
+    """A file of 640 MiB with 64 MiB to spend; without libtz's own, Python takes some 50 MiB."""
+    tensors = {f"{n}": torch.zeros(64 * MIB, dtype=torch.uint8) for n in range(10)}
+    source = tmp_path / "source.tz"
+    libtz.torch.save_file(tensors, source)
+    del tensors
+    arguments = [str(source), str(tmp_path / target), "--host-memory-max", "64M"]
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, "convert", *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    status, peak = map(int, done.stdout.split()[-2:])
+    assert status == 0
+    assert peak * 1024 < 400 * MIB

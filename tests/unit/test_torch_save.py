@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim import lr_scheduler
 
 import libtz.torch
 from libtz import _torch_save
@@ -17,6 +18,7 @@ from libtz._torch_dtypes import FORMAT_NAMES, TORCH_DTYPES
 from libtz._torch_save import save, save_file, save_model
 from libtz.errors import OptionError
 from libtz.options import WriteOptions
+from libtz.torch import load
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "spec" / "reference"))
 reference: Any = importlib.import_module("tz_reference")
@@ -245,6 +247,43 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     return type(value)(map(plain, value)) if isinstance(value, list | tuple) else value
+
+
+SCHEDULERS: dict[str, Any] = {
+    "steps": lambda optimizer: lr_scheduler.MultiStepLR(optimizer, [2, 2, 5]),
+    "restarts": lambda optimizer: lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 2),
+    "plateau": lr_scheduler.ReduceLROnPlateau,
+    "sequence": lambda optimizer: lr_scheduler.SequentialLR(
+        optimizer,
+        [lr_scheduler.ConstantLR(optimizer), lr_scheduler.ExponentialLR(optimizer, 0.9)],
+        [2],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_schedulers_go_on_as_they_would_have(name: str) -> None:
+    def run(scheduler: Any, optimizer: Any, count: int) -> list[float]:
+        rates = []
+        for _ in range(count):
+            optimizer.step()
+            scheduler.step(*([1.0] if name == "plateau" else []))
+            rates.append(optimizer.param_groups[0]["lr"])
+        return rates
+
+    def make() -> tuple[Any, Any]:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=0.1)
+        return SCHEDULERS[name](optimizer), optimizer
+
+    first, second = make(), make()
+    run(*first, 3)
+    target = io.BytesIO()
+    save({"scheduler": first[0].state_dict(), "optimizer": first[1].state_dict()}, target)
+    loaded = load(target)
+    assert loaded["scheduler"] == first[0].state_dict()
+    second[0].load_state_dict(loaded["scheduler"])
+    second[1].load_state_dict(loaded["optimizer"])
+    assert run(*second, 20) == run(*first, 20)
 
 
 def test_an_optimizer_and_a_scheduler() -> None:

@@ -1,9 +1,9 @@
 """Python objects and the nodes of a file's structure section (section 9 of the specification).
 
-What can be saved: dict (and OrderedDict, which comes back as dict), list, tuple, None, bool, int
-within 64 bits, float (to the bit, NaN payloads included), str, bytes and tensors. Types are taken
-exactly: a subclass carries meaning that a file cannot keep, so it is refused and named by its path,
-as in `$.optimizer.state[0].foo`. Sharing of containers is not kept; tensors that share
+What can be saved: dict (and OrderedDict and Counter, which come back as dict), list, tuple, None,
+bool, int within 64 bits, float (to the bit, NaN payloads included), str, bytes and tensors. Types
+are taken exactly: a subclass carries meaning that a file cannot keep, so it is refused and named by
+its path, as in `$.optimizer.state[0].foo`. Sharing of containers is not kept; tensors that share
 memory are tied.
 
 Names of tensors come from their path, so that a nested file can be listed and read one by one:
@@ -18,7 +18,7 @@ Nothing here recurses, so no input can exhaust Python's stack.
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -74,6 +74,7 @@ _LEAVES: dict[type, NodeKind] = {
 _CONTAINERS: dict[type, NodeKind] = {
     dict: NodeKind.DICT,
     OrderedDict: NodeKind.DICT,
+    Counter: NodeKind.DICT,  # in the state of MultiStepLR
     list: NodeKind.LIST,
     tuple: NodeKind.TUPLE,
 }

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import inspect
 import json
+import pickle
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -263,8 +266,28 @@ def test_arguments_without_meaning(path: Path) -> None:
         our_torch.load(str(path))  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="bytes of a file"):
         our_numpy.load(str(path))  # type: ignore[arg-type]
-    with pytest.raises(SourceError):
-        ours.safe_open(path.with_name("nothing"), "pt")
+
+
+@BOTH
+def test_files_that_are_not_there(api: Any, tmp_path: Path) -> None:
+    """Code catches FileNotFoundError, or what the package raises otherwise."""
+    path = tmp_path / "nothing.safetensors"
+    calls: list[Callable[[], Any]] = [
+        lambda: api.safe_open(path, "pt"),
+        lambda: api.safe_open(str(path), framework="np"),
+        lambda: api.torch.load_file(path),
+        lambda: api.numpy.load_file(path),
+        lambda: api.torch.load_model(Tied(), path),
+    ]
+    for call in calls:
+        with pytest.raises(FileNotFoundError, match="nothing") as caught:
+            call()
+        assert isinstance(caught.value, api.error) == (api is OURS)
+    if api is OURS:
+        again = pickle.loads(pickle.dumps(caught.value))
+        assert (type(again), str(again)) == (type(caught.value), str(caught.value))
+        assert isinstance(caught.value, SourceError)
+        assert (caught.value.errno, caught.value.filename) == (errno.ENOENT, str(path))
 
 
 # ---- Files that are not right --------------------------------------------------------------------

@@ -6,8 +6,8 @@
 Signatures are those of safetensors 0.8. What differs, all of it on purpose:
 
 - Files may be .tz too, wherever one is read; names may be URLs, folders and indexes of shards.
-- Errors are libtz's: `SafetensorError` is `libtz.Error`, the base of all of them, so a file that is
-  not there is a `SafetensorError` as well and no `FileNotFoundError`.
+- Errors are libtz's: `SafetensorError` is `libtz.Error`, the base of all of them. A local file that
+  is not there is a `FileNotFoundError` as well.
 - Headers that are ambiguous are refused: names that come twice, gaps, bytes after the end.
 - `load_model` changes nothing in the module if names or shapes do not fit.
 - Files appear under their name when they are complete.
@@ -15,12 +15,14 @@ Signatures are those of safetensors 0.8. What differs, all of it on purpose:
 
 from __future__ import annotations
 
+import errno
+import os
 from types import TracebackType
 from typing import Any
 
 from libtz._native import lib
 from libtz.errors import Error as SafetensorError
-from libtz.errors import OptionError
+from libtz.errors import OptionError, SourceError
 from libtz.format import TensorInfo
 from libtz.makers import Maker
 from libtz.options import ReadOptions
@@ -44,6 +46,18 @@ def read_options(backend: str) -> ReadOptions:
     return options
 
 
+class _MissingFileError(SourceError, FileNotFoundError):
+    """For code that expects either."""
+
+    def __init__(self, message: str, *, url: str, **fields: Any) -> None:
+        super().__init__(message, url=url, **fields)
+        self.errno = errno.ENOENT
+        self.strerror = os.strerror(errno.ENOENT)
+        self.filename = url
+
+    __str__ = SourceError.__str__
+
+
 class safe_open:  # noqa: N801 - the name that code to be swapped uses
     """A file whose tensors are loaded when they are asked for."""
 
@@ -59,7 +73,12 @@ class safe_open:  # noqa: N801 - the name that code to be swapped uses
         self._is_numpy = framework in _NUMPY
         if self._is_numpy and self._device != "cpu":
             raise OptionError(f"NumPy arrays are in host memory, not on device {device!r}")
-        self._file = open_file(filename, options=read_options(backend))
+        try:
+            self._file = open_file(filename, options=read_options(backend))
+        except SourceError as error:
+            if isinstance(filename, (str, os.PathLike)) and not os.path.lexists(filename):
+                raise _MissingFileError(error.message, url=error.url) from error
+            raise
 
     def keys(self) -> list[str]:
         """Names in alphabetical order."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libtz import numpy as libtz_numpy
-from libtz.compat.safetensors import read_options, safe_open
+from libtz.compat.safetensors import safe_open
 from libtz.compat.safetensors._writing import write, written
 from libtz.errors import OptionError
 from libtz.writer import TensorSpec
@@ -38,7 +38,8 @@ def load(data: bytes) -> dict[str, NDArray[Any]]:
 
 
 def load_file(filename: Any, *, backend: str = "mmap") -> dict[str, NDArray[Any]]:
-    return libtz_numpy.load_file(filename, options=read_options(backend))
+    with safe_open(filename, framework="np", backend=backend) as file:
+        return file.get_tensors()
 
 
 def _specs(arrays: Mapping[str, Any]) -> list[TensorSpec]:

@@ -7,12 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 import torch
-from tests.servers import Nginx
+from tests.servers import Nginx, Seaweed
 
 import libtz
 import libtz.torch
+from libtz import HttpOptions, ReadOptions, S3Options
 from libtz.compat.safetensors import safe_open
 from libtz.errors import FormatError, IntegrityError, OptionError, SourceError
 
@@ -89,6 +91,86 @@ def test_a_real_model_and_its_tokenizer_over_http(nginx: Nginx, tmp_path: Path) 
     ours = transformers.AutoTokenizer.from_pretrained(folder)
     theirs = transformers.AutoTokenizer.from_pretrained(minilm())
     assert ours("Grüße, world!") == theirs("Grüße, world!")
+
+
+@pytest.mark.usefixtures("direct_only")
+@pytest.mark.parametrize("form", ["safetensors", "shards", "tz"])
+@pytest.mark.parametrize("scheme", ["http", "https", "s3"])
+def test_remote_folders(
+    scheme: str, form: str, nginx: Nginx, seaweed: Seaweed, tmp_path: Path
+) -> None:
+    model = bert()
+    digest = as_tz(model, tmp_path) if form == "tz" else None
+    if form != "tz":
+        model.save_pretrained(tmp_path, max_shard_size="5KB" if form == "shards" else "5GB")
+    http = HttpOptions(verify=nginx.certificate.path) if scheme == "https" else HttpOptions()
+    options = ReadOptions(http=http, s3=store(seaweed))
+    url = f"{nginx.https if scheme == 'https' else nginx.http}/models/{form}"
+    if scheme == "s3":
+        url = upload(tmp_path, seaweed, form)
+    else:
+        shutil.copytree(tmp_path, nginx.root / "models" / form, dirs_exist_ok=True)
+    assert_same(load_pretrained(url, digest=digest, options=options), model)
+    if form != "shards":
+        weights = "model.tz" if form == "tz" else "model.safetensors"
+        assert_same(load_pretrained(url, weights=weights, options=options), model)
+
+
+def store(seaweed: Seaweed) -> S3Options:
+    return S3Options(
+        endpoint=seaweed.endpoint,
+        region="us-east-1",
+        access_key_id=seaweed.keys[0],
+        secret_access_key=seaweed.keys[1],
+    )
+
+
+def upload(folder: Path, seaweed: Seaweed, prefix: str) -> str:
+    client = boto3.client(
+        "s3",
+        endpoint_url=seaweed.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=seaweed.keys[0],
+        aws_secret_access_key=seaweed.keys[1],
+    )
+    if "models" not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
+        client.create_bucket(Bucket="models")
+    for path in folder.iterdir():
+        client.put_object(Bucket="models", Key=f"{prefix}/{path.name}", Body=path.read_bytes())
+    return f"s3://models/{prefix}"
+
+
+def test_a_folder_with_two_formats_is_not_guessed(tmp_path: Path) -> None:
+    """The .tz file may be what the folder held before."""
+    old, new = bert(), bert().half().float()
+    as_tz(old, tmp_path)
+    new.save_pretrained(tmp_path)
+    for call in (load_pretrained, libtz.open):
+        with pytest.raises(OptionError, match="in two formats"):
+            call(tmp_path)
+    assert_same(load_pretrained(tmp_path, weights="model.tz"), old)
+    assert_same(load_pretrained(tmp_path, weights="model.safetensors"), new)
+    for name in ("../model.tz", "/model.tz", "sub/model.tz", ""):
+        with pytest.raises(OptionError, match="name of a file in the folder"):
+            load_pretrained(tmp_path, weights=name)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "shards"])
+def test_transformers_with_our_safe_open(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own loader, with the one name that it opens files by exchanged."""
+    opened = []
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        opened.append(arguments[0])
+        return safe_open(*arguments, **options)
+
+    model = bert()
+    model.save_pretrained(tmp_path, max_shard_size="5KB" if kind == "shards" else "5GB")
+    monkeypatch.setattr("transformers.modeling_utils.safe_open", counting)
+    assert_same(transformers.BertForMaskedLM.from_pretrained(tmp_path), model)
+    assert len(opened) >= len(list(tmp_path.glob("*.safetensors")))
 
 
 @pytest.mark.usefixtures("direct_only")

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit, urlunsplit
 import torch
 import transformers
 
+from libtz._torch_cast import load_as
 from libtz._torch_dtypes import TORCH_DTYPES
 from libtz._torch_no_init import no_init
 from libtz.errors import FormatError, OptionError, SourceError
@@ -32,11 +33,11 @@ from libtz.reader import File
 from libtz.reader import open as open_file
 from libtz.sources.resolve import scheme_of
 from libtz.sources.url import shown
-from libtz.sources.whole import location_of, read_whole, sibling
+from libtz.sources.whole import is_plain_name, location_of, read_whole, sibling
 
 __all__ = ["fetch_tokenizer", "load_pretrained"]
 
-# The first that is there is taken.
+# Elsewhere than in local folders, the first that is there is taken.
 WEIGHTS = (
     "model.tz",
     "model.safetensors",
@@ -76,6 +77,7 @@ def load_pretrained(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     model_class: Any = None,
+    weights: str | None = None,
     digest: str | None = None,
     options: ReadOptions = _DEFAULTS,
 ) -> Any:
@@ -85,6 +87,10 @@ def load_pretrained(
     names. Floating-point weights become `dtype`, or stay what they are in the file. `digest` pins
     the file of the weights.
 
+    `weights` is the name of their file in the folder; by default model.tz, model.safetensors or an
+    index of shards. A local folder that has them in two formats is refused, as by `libtz.open`,
+    since one may be older; of a URL, model.tz comes first.
+
     Weights whose names are the model's go straight to the device. Older or converted checkpoints
     are handed, loaded, to `from_pretrained(state_dict=…)`, which knows how to rename and merge
     them.
@@ -92,7 +98,7 @@ def load_pretrained(
     folder = _folder(source)
     config = _read_config(folder, options)
     maker = _model_class(folder, config) if model_class is None else model_class
-    with _open_weights(folder, digest, options) as file:
+    with _open_weights(folder, weights, digest, options) as file:
         model = _empty(file, maker, config, dtype)
         if not _fill(model, file, device, dtype):
             model = _converted(file, type(model), config, dtype).to(device)
@@ -165,7 +171,19 @@ def _read_json(location: str, options: ReadOptions, *, optional: bool = False) -
     return value
 
 
-def _open_weights(folder: str, digest: str | None, options: ReadOptions) -> File:
+def _open_weights(
+    folder: str, weights: str | None, digest: str | None, options: ReadOptions
+) -> File:
+    if weights is not None:
+        if not is_plain_name(weights):
+            raise OptionError(f"weights is the name of a file in the folder, not {weights!r}")
+        return open_file(sibling(folder, weights), digest=digest, options=options)
+    if scheme_of(folder) is None:
+        found = [name for name in WEIGHTS if Path(sibling(folder, name)).exists()]
+        if len({".tz" in name for name in found}) > 1:
+            raise OptionError(
+                f"{folder} holds weights in two formats; give weights=, one of {', '.join(found)}"
+            )
     for name in WEIGHTS:
         location = sibling(folder, name)
         with _absence_of(location, optional=True):
@@ -241,12 +259,7 @@ def _fill(model: Any, file: File, device: torch.device | str, dtype: torch.dtype
             return False
     if any(id(tensor) not in stored for tensor in state.values()):
         return False
-    tensors = file.load(stored.values(), device=device)
-    if dtype is not None:
-        tensors = {
-            name: tensor.to(dtype) if tensor.is_floating_point() else tensor
-            for name, tensor in tensors.items()
-        }
+    tensors = load_as(file, stored.values(), device, dtype)
     model.load_state_dict(
         {name: tensors[stored[id(tensor)]] for name, tensor in state.items()}, assign=True
     )

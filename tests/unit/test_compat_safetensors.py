@@ -334,6 +334,8 @@ HOSTILE: list[tuple[str, bytes, bool]] = [
     ("seven bytes", b"\x02\0\0\0\0\0\0", True),
     ("duplicate tensor", packed(f'{{"a":{entry()},"a":{entry()}}}'), False),
     ("duplicate tensor, one empty", packed(f'{{"a":{entry(0, 0, "[0]")},"a":{entry()}}}'), False),
+    ("name with NUL", packed(f'{{"../../etc/passwd\\u0000":{entry()}}}'), False),
+    ("metadata key twice", packed(f'{{"__metadata__":{{"k":"","k":""}},"a":{entry()}}}'), False),
     ("leading space", packed(f' {{"a":{entry()}}}'), False),
     ("extra field", packed('{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4],"x":1}}'), False),
 ]

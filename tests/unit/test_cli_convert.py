@@ -67,6 +67,8 @@ def test_state_dicts(
     assert libtz.torch.load_model(module(), tmp_path / "x.tz") == ([], [])
     assert convert(capsys, source, tmp_path / "x.safetensors").startswith("sha256:")
     assert_equal(safetensors.torch.load_file(tmp_path / "x.safetensors"), dict(state))
+    convert(capsys, source, tmp_path / "x.tensors")
+    assert_equal(libtz.torch.load_file(tmp_path / "x.tensors"), dict(state))
 
 
 def test_checkpoints_keep_their_structure(

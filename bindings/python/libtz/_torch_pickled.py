@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from libtz._buffers import byte_view
 from libtz._native.lib import Node
 from libtz._overlap import find_ties
 from libtz._structure import NodeKind, flatten
@@ -92,10 +93,10 @@ class Pickled:
             tied_to=self._ties[name],
         )
 
-    def iter_buffers(self, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    def iter_buffers(self, names: Iterable[str]) -> Iterator[tuple[str, memoryview]]:
         for name in names:
             data = _data(self._tensors[name])
-            yield name, data if isinstance(data, torch.Tensor) else next(data)
+            yield name, byte_view(data if isinstance(data, torch.Tensor) else next(data))
 
 
 def _load(path: str) -> Any:

@@ -154,14 +154,25 @@ class Reply:
         return reader.raw.readinto(buffer) or 0
 
     def _receive_in_place(self, buffer: memoryview) -> int | None:
+        """As much of the buffer as comes until the socket wakes up. All that this class does in a
+        call, and the turns of the interpreter's lock, are done per buffer, not per packet."""
+        receive = self._socket.recv_into
         try:
-            # A blocking socket fills all of the buffer in one call, or what it can until it wakes
-            # up: each call costs a turn of the interpreter's lock.
-            flags = socket.MSG_WAITALL if self._socket.gettimeout() is None else 0
-            count: int = self._socket.recv_into(buffer, 0, flags)
+            if self._socket.gettimeout() is None:
+                return int(receive(buffer, 0, socket.MSG_WAITALL))
+            filled = int(receive(buffer))
         except (BlockingIOError, TimeoutError):
             return None
-        return count
+        # TLS gives one record of 16 KiB in a call.
+        end_s = time.monotonic() + SLEEP_S
+        count = filled
+        while count and filled < len(buffer) and time.monotonic() < end_s:
+            try:
+                count = receive(buffer[filled:])
+            except OSError:  # what came before it counts; if it was no time-out, it comes again
+                break
+            filled += count
+        return filled
 
     def _note(self, duration_s: float, count: int) -> None:
         # Only time spent waiting for bytes counts: the caller may be busy for long in between.

@@ -29,7 +29,9 @@ SIZE_MIN = 1 << 20
 # The cache copies three times as fast as a disk delivers, but is filled slower than direct reads
 # run: with the speeds of docs/ARCHITECTURE.md, both ways are even where a third is cached.
 CACHED_SHARE_MAX = 1 / 3
-BOUNCE_SIZE = 1 << 20
+# A piece of the engine's, and the blocks that it begins and ends within: else each would take a
+# second, tiny read.
+BOUNCE_SIZE = (1 << 20) + 2 * BLOCK_SIZE
 SAMPLES = 32
 
 

@@ -22,7 +22,7 @@ _OPEN_FLAGS = (
     | getattr(os, "O_BINARY", 0)
     | getattr(os, "O_NONBLOCK", 0)
 )
-BOUNCE_MEMORY_MAX = 8 * 1024 * 1024
+BOUNCE_MEMORY_MAX = 16 * 1024 * 1024
 _COPY_SIZE_MAX = 8 * 1024 * 1024  # memory one such read may take
 
 

@@ -18,7 +18,7 @@ from .url import shown
 __all__ = ["BOUNCE_SHARE", "SourceLike", "file_url_path", "resolve_source", "scheme_of"]
 
 # This part of the host memory is for direct reads of local files.
-BOUNCE_SHARE = 32
+BOUNCE_SHARE = 16
 
 SourceLike: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO"
 

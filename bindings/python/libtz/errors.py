@@ -22,11 +22,10 @@ class Error(Exception):
     middle, and that hold anything now. It is empty if nothing was touched.
     """
 
-    changed: tuple[str, ...] = ()
-
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+        self.changed: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         if not self.changed:

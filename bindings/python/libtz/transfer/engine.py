@@ -142,7 +142,11 @@ class Transfer:
 
     def __enter__(self) -> Transfer:
         if self._settings.threads > 1 and self._schedule.request_count > 1:
-            self._start_thread()  # which starts the others
+            try:
+                self._start_thread()  # which starts the others
+            except BaseException as error:  # Ctrl-C, with the thread under way
+                self.__exit__(type(error), error, error.__traceback__)
+                raise
         else:
             self._workers.append(self._new_worker())
         return self
@@ -158,7 +162,8 @@ class Transfer:
         if kind is not None and not issubclass(kind, GeneratorExit):
             self._source.close()
         for thread in self._threads:
-            thread.join()
+            with contextlib.suppress(RuntimeError):  # Ctrl-C came before it began
+                thread.join()
         self._target.close()
         self._progress.close()
 
@@ -224,12 +229,13 @@ class Transfer:
             target=self._work, args=(worker,), name=f"libtz-{len(self._threads)}", daemon=True
         )
         self._active += 1
+        self._threads.append(thread)  # first: Ctrl-C may end the wait for the start
         try:
             thread.start()
         except RuntimeError:  # a limit, or the interpreter ends: go on with those there are
+            self._threads.remove(thread)
             self._active -= 1
             return False
-        self._threads.append(thread)
         return True
 
     def _work(self, worker: _Worker) -> None:

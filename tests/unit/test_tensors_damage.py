@@ -182,6 +182,20 @@ def test_defects(act: Callable[[bytes], Any], code: str, data: bytes) -> None:
     assert caught.value.code == code
 
 
+def test_records_of_empty_tensors_are_waited_for() -> None:
+    """Nothing else of such a tensor arrives; its record's memory was gone before it was checked."""
+    empty = [Entry(name=b"%d" % number, shape=(0,), data=b"") for number in range(3)]
+    wrong = Entry(name=b"wrong", shape=(0,), data=b"", record={"role": 1})
+    for entries in (empty, [A, *empty], [*empty, A]):
+        with libtz.open(build(entries)) as file:
+            file.verify()
+            for name, _ in file.iter_tensors():
+                assert file.note(name).has_sha256  # type: ignore[attr-defined]
+        for act in (lambda file: file.verify(), lambda file: list(file.iter_tensors())):
+            with libtz.open(build([*entries, wrong])) as file, pytest.raises(libtz.FormatError):
+                act(file)
+
+
 def test_no_bit_of_the_metadata_can_change_unseen() -> None:
     entries = [
         Entry(name=b".scale", role=0, shape=(), dtype=b"<f4", data=b"\0\0\x80\x3f"),

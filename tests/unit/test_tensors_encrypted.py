@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nacl.bindings
 import pytest
 import torch
+from tests.tensors_files import Entry, build
 
 import libtz
 import libtz.torch
@@ -129,6 +132,25 @@ def test_changed_data(write: Callable[..., Path]) -> None:
         with pytest.raises(libtz.IntegrityError, match="'large', piece 0") as caught:
             libtz.torch.load_file(bytes(data), options=options)
         assert (caught.value.tensor, caught.value.chunk) == ("large", 0)
+
+
+def sealed(name: bytes, plain: bytes, key: bytes) -> Entry:
+    """An encrypted tensor of floats without hashes."""
+    box = nacl.bindings.crypto_secretbox_easy(plain, bytes(24), key)
+    chunk = struct.pack("<QHQ24xQ", 2 + 40 + 16, 2, 1024, 1) + box[:16]
+    crypt = struct.pack("<QH", 2 + len(chunk), 1) + chunk
+    shape = (len(plain) // 4,)
+    return Entry(name=name, shape=shape, data=box[16:], hashes=b"\0", crypt=crypt)
+
+
+def test_names_and_shapes_are_bound_to_the_data() -> None:
+    """Who strips the hashes could otherwise swap tensors, or shorten them, without the key."""
+    key = bytes(range(32))
+    data = build([sealed(b"swapped", bytes(8), key)], version=3)
+    with pytest.raises(libtz.IntegrityError, match=r"'swapped'.*SHA-256"):
+        libtz.torch.load_file(data, options=with_key(key=key))
+    options = ReadOptions(verify=False, decryption=DecryptionOptions(key=key))
+    assert libtz.torch.load_file(data, options=options)["swapped"].equal(torch.zeros(2))
 
 
 def test_options_show_no_secret() -> None:

@@ -108,6 +108,14 @@ class RecordCheck:
         self._notes[index] = RecordNote(record.module, record.sha256 is not None)
         if not self._verify:
             return
+        if record.cipher is not None and record.sha256 is None:
+            # Pieces are authenticated without the tensor's name and shape. The hash over both is
+            # what stops someone without the key from giving the data to another tensor.
+            raise IntegrityError(
+                f"{self._header.label}, tensor {self._header.name(index)!r}: it is encrypted, but"
+                " the SHA-256 that binds its name and shape to the data is missing",
+                tensor=self._header.name(index),
+            )
         check_hashes(self._header, index, record, self._memory(want))
         if record.sha256 is None and record.crc32 is None:
             self.has_all_hashes = False

@@ -197,6 +197,28 @@ def test_ctrl_c_ends_everything(monkeypatch: pytest.MonkeyPatch, file: File) -> 
     assert source.closed.is_set()
 
 
+def test_ctrl_c_while_threads_start_ends_everything(
+    monkeypatch: pytest.MonkeyPatch, file: File
+) -> None:
+    start = threading.Thread.start
+
+    def start_and_interrupt(thread: threading.Thread) -> None:
+        start(thread)
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+
+    def script(number: int, place: int) -> None:
+        if not source.closed.wait(30):
+            raise OopsError("nobody closed the source")
+
+    f, source = open_scripted(monkeypatch, file.data, script)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start_and_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            f.load()
+    assert source.closed.is_set()
+
+
 def test_damage_in_the_middle_names_tensor_and_chunk(
     monkeypatch: pytest.MonkeyPatch, file: File
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import random
 import resource
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -177,6 +179,57 @@ def test_failed_loads_leave_no_thread_descriptor_or_memory(file: File) -> None:
     assert _descriptors() <= before[1]
     # Each load's tensors are 20 MiB. The heap of a process that ran many tests moves, too.
     assert _resident() - before[2] < 60 * MIB
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("end", ["404", "Ctrl-C"])
+def test_loads_cut_in_the_middle_leave_nothing(file: File, end: str) -> None:
+    with FaultServer(file.data) as server:
+        # The interrupt comes when the load is under way, and then no byte comes any more.
+        cut = Fault(status=404)
+        if end == "Ctrl-C":
+            cut = Fault(stall_after=10)
+        command = [sys.executable, "-c", CUT_LOADS, server.url(), end]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        asked = 0
+
+        def decide(request: Request) -> Fault | None:
+            nonlocal asked
+            asked = 1 if request.range and request.range[0] == 0 else asked + 1
+            if end == "Ctrl-C" and asked == 5:
+                child.send_signal(signal.SIGINT)
+            return cut if asked >= 5 else None
+
+        server.decide = decide
+        with child:
+            output, _ = child.communicate(timeout=120)
+    assert child.returncode == 0, output
+    usages = [tuple(map(int, line.split())) for line in output.splitlines()]
+    assert len(usages) == 12
+    threads, descriptors, resident = zip(*usages, strict=True)
+    assert set(threads) == {1}
+    # With the file object still there. The first loads pay for what is imported and kept.
+    assert set(descriptors) == {descriptors[0]}
+    assert resident[-1] - resident[2] < 16 * MIB  # one load's tensors are 20 MiB
+
+
+CUT_LOADS = """
+import gc, os, resource, signal, sys, threading
+import libtz
+from libtz.options import ReadOptions
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+for _ in range(12):
+    f = libtz.open(sys.argv[1], options=ReadOptions(request_size_max=1 << 20))
+    try:
+        loaded = dict(f.iter_buffers())
+    except (libtz.SourceError if sys.argv[2] == "404" else KeyboardInterrupt):
+        pass
+    else:
+        sys.exit("the load was not cut")
+    gc.collect()
+    resident = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+    print(threading.active_count(), len(os.listdir("/proc/self/fd")), resident)
+"""
 
 
 def _descriptors() -> int:

@@ -125,6 +125,10 @@ class Connections:
     def abort(self) -> None:
         """Wake every thread that waits for the network; their calls fail. Later ones do too."""
         self._sockets.abort()
+        # The adapter only forgets its pools, and routes keep them: a connection that came back
+        # would stay open as long as the source. A closed pool closes it.
+        for route in list(self._routes.values()):
+            route.pool.close()
         self._adapter.close()
 
     @property

@@ -52,6 +52,8 @@ class Sockets:
             for handle in self._handles.values():
                 with contextlib.suppress(OSError):  # not connected any more
                     handle.shutdown(socket.SHUT_RDWR)
+                handle.close()
+            self._handles.clear()
 
     def connect(
         self, owner: object, address: tuple[str, int], timeout_s: float | None, options: Any

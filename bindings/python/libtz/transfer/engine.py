@@ -43,6 +43,10 @@ PIECE_SIZE_MAPPED = 1 << 24
 # How long a worker that waits for the consumer takes to see that there is room again.
 WINDOW_POLL_S = 0.002
 
+# How often, and for how long, a thread is waited for whose start was interrupted.
+START_POLL_S = 0.002
+START_POLLS = 1000
+
 
 class HostSlot(NamedTuple):
     """Staging memory of one request."""
@@ -162,8 +166,7 @@ class Transfer:
         if kind is not None and not issubclass(kind, GeneratorExit):
             self._source.close()
         for thread in self._threads:
-            with contextlib.suppress(RuntimeError):  # Ctrl-C came before it began
-                thread.join()
+            _join(thread)
         self._target.close()
         self._progress.close()
 
@@ -229,7 +232,7 @@ class Transfer:
             target=self._work, args=(worker,), name=f"libtz-{len(self._threads)}", daemon=True
         )
         self._active += 1
-        self._threads.append(thread)  # first: Ctrl-C may end the wait for the start
+        self._threads.append(thread)  # first, since Ctrl-C may end the call that starts it
         try:
             thread.start()
         except RuntimeError:  # a limit, or the interpreter ends: go on with those there are
@@ -371,3 +374,12 @@ class Transfer:
                 yield slot.view[position : position + size]
             else:
                 yield self._target.view(allocation)[position : position + size]
+
+
+def _join(thread: threading.Thread) -> None:
+    for _ in range(START_POLLS):
+        try:
+            thread.join()
+            return
+        except RuntimeError:  # Ctrl-C interrupted its start: it begins soon, and ends at once
+            time.sleep(START_POLL_S)

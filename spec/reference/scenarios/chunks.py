@@ -276,5 +276,8 @@ def dtype_extensible_crc() -> bytes:
 @invalid("content", 46)
 def dtype_extensible_content() -> bytes:
     """A content digest is wrong whatever the dtype."""
-    values = {"tensor[0].dtype": 0x0100, "tensor[0].content_digest": bytes(32)}
+    values: dict[str, int | bytes] = {
+        "tensor[0].dtype": 0x0100,
+        "tensor[0].content_digest": bytes(32),
+    }
     return broken(ONE, values, keep={"contents"})

@@ -40,7 +40,7 @@ def symbol(p: Plane, k: int) -> int:
     if p.kind == CONSTANT:
         return p.value
     if p.kind == RAW:
-        return (k * 37 + k // 5) % 2**p.width
+        return (k * 37 + k // 5) % (1 << p.width)
     others = [s for s in range(2**p.width) if s not in p.table]
     if k % 31 == 30 and others:
         return others[k % len(others)]
@@ -63,7 +63,7 @@ def chunk(dtype: str, chosen: list[Plane], symbols: Iterable[Sequence[int]]) -> 
     decoded = b"".join(
         layout.merge(*element).to_bytes(layout.element_size, "little") for element in elements
     )
-    split = [bytes(one) for one in zip(*elements, strict=True)]
+    split: list[Sequence[int]] = [bytes(one) for one in zip(*elements, strict=True)]
     return Chunk(dtype, decoded, tz_tiered.encode_with(chosen, split, layout))
 
 

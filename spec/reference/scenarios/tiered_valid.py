@@ -4,6 +4,7 @@ sub-blocks. Elements and choices are made to reach a case, no writer would choos
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import tz_reference as tz
 import tz_tiered
@@ -234,7 +235,7 @@ def tiered_tails_of_inner_tiers() -> bytes:
     for b, kind in PLANS.items():
         for lanes in (16, 32, 48, 64):
             chunks += [
-                of_symbols(kind, lambda p, k, r=r: symbols(p, k, r), 64 * SLOTS[b] + 30)
+                of_symbols(kind, partial(symbols, count=r), 64 * SLOTS[b] + 30)
                 for r in (lanes * SLOTS[b], (lanes - 16) * SLOTS[b] + 1)
             ]
     return file_of(*chunks)

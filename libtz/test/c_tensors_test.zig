@@ -16,6 +16,7 @@ fn sized(comptime T: type) T {
 }
 
 fn ok(status: c.tz_status) !void {
+    if (status == c.TZ_E_MEMORY) return error.OutOfMemory;
     try expectEqual(c.TZ_OK, status);
 }
 
@@ -49,16 +50,26 @@ fn entry(comptime tensor: anytype, comptime offset: u64, comptime size: u64) []c
         le(u64, data_offset) ++ le(u64, size);
 }
 
-const second_begin = records_begin + record(parameter, data.len).len + data.len;
-const index = entry(parameter, records_begin, data.len) ++ entry(meta, second_begin, 0);
-const file = "|TZR|" ++ le(u32, 4) ++ zeros(32) ++ le(u64, data.len) ++ le(u64, 0) ++
-    le(u64, 2) ++ le(u64, index_size) ++ index ++ zeros(index_size - index.len) ++
-    record(parameter, data.len) ++ data ++ record(meta, 0) ++ le(u64, 0);
+/// Of a tensor with `data` and one without values.
+fn fileOf(comptime first: anytype, comptime second: anytype) []const u8 {
+    const second_begin = records_begin + record(first, data.len).len + data.len;
+    const index = entry(first, records_begin, data.len) ++ entry(second, second_begin, 0);
+    return "|TZR|" ++ le(u32, 4) ++ zeros(32) ++ le(u64, data.len) ++ le(u64, 0) ++
+        le(u64, 2) ++ le(u64, index_size) ++ index ++ zeros(index_size - index.len) ++
+        record(first, data.len) ++ data ++ record(second, 0) ++ le(u64, 0);
+}
 
-fn open() !*c.tz_header {
+const file = fileOf(parameter, meta);
+/// {"b": [the tensor with data], "a": the other}
+const nested_file = fileOf(
+    .{ "\x1E[\"b\",0]", "\x02", parameter[2] },
+    .{ "\x1E[\"a\"]", "\x02", meta[2] },
+);
+
+fn open(bytes: []const u8) !*c.tz_header {
     var header: ?*c.tz_header = null;
     var needed: u64 = 0;
-    try ok(c.tz_tensors_open(file, file.len, file.len, null, &header, &needed, null));
+    try ok(c.tz_tensors_open(bytes.ptr, bytes.len, bytes.len, null, &header, &needed, null));
     return header.?;
 }
 
@@ -66,7 +77,7 @@ test "a file is opened from its front" {
     var header: ?*c.tz_header = null;
     var needed: u64 = 0;
     for ([_]usize{ 0, 5, 73 }, [_]u64{ 73, 73, records_begin }) |size, more| {
-        const status = c.tz_tensors_open(file, size, file.len, null, &header, &needed, null);
+        const status = c.tz_tensors_open(file.ptr, size, file.len, null, &header, &needed, null);
         try expectEqual(c.TZ_NEED_MORE, status);
         try expectEqual(more, needed);
     }
@@ -74,16 +85,16 @@ test "a file is opened from its front" {
     options.pin = &@as([32]u8, @splat(0));
     try expectEqual(
         c.TZ_E_ARGUMENT,
-        c.tz_tensors_open(file, file.len, file.len, &options, &header, &needed, null),
+        c.tz_tensors_open(file.ptr, file.len, file.len, &options, &header, &needed, null),
     );
     options.pin = null;
     options.open_size_max = 100;
     try expectEqual(
         c.TZ_E_LIMIT,
-        c.tz_tensors_open(file, file.len, file.len, &options, &header, &needed, null),
+        c.tz_tensors_open(file.ptr, file.len, file.len, &options, &header, &needed, null),
     );
 
-    const opened = try open();
+    const opened = try open(file);
     defer c.tz_header_free(opened);
     var info = sized(c.tz_header_info);
     try ok(c.tz_header_get(opened, &info));
@@ -102,7 +113,7 @@ test "a file is opened from its front" {
 }
 
 test "a plan brings record headers with the data" {
-    const header = try open();
+    const header = try open(file);
     defer c.tz_header_free(header);
     const wants = [_]c.tz_want{
         .{ .tensor = 1 },
@@ -152,7 +163,7 @@ test "a plan brings record headers with the data" {
 }
 
 test "what is refused" {
-    const header = try open();
+    const header = try open(file);
     defer c.tz_header_free(header);
     var plan: ?*c.tz_plan = null;
     const corner = [_]u64{0};
@@ -189,17 +200,35 @@ test "what is refused" {
     try expectEqual(range.offset + 10, diagnostic.offset);
 }
 
-fn openOnce(allocator: std.mem.Allocator) !void {
-    tz.c_support.tested_allocator = allocator;
-    defer tz.c_support.tested_allocator = std.heap.smp_allocator;
-    var header: ?*c.tz_header = null;
-    var needed: u64 = 0;
-    const status = c.tz_tensors_open(file, file.len, file.len, null, &header, &needed, null);
-    if (status == c.TZ_E_MEMORY) return error.OutOfMemory;
-    try ok(status);
-    c.tz_header_free(header);
+/// Everything for which exports take memory when the file is a .tensors file.
+fn wholeLife(bytes: []const u8, node_count: u64) !void {
+    const header = try open(bytes);
+    defer c.tz_header_free(header);
+    var info = sized(c.tz_header_info);
+    try ok(c.tz_header_get(header, &info));
+    try expectEqual(node_count, info.node_count);
+    const wants = [_]c.tz_want{
+        .{ .tensor = 0 },
+        .{ .tensor = 0, .flags = c.TZ_WANT_RECORD },
+        .{ .tensor = 1 },
+        .{ .tensor = 1, .flags = c.TZ_WANT_RECORD },
+    };
+    var options = sized(c.tz_plan_options);
+    for ([_]u32{ 0, c.TZ_PLAN_STAGED }) |flags| {
+        options.flags = flags;
+        var plan: ?*c.tz_plan = null;
+        try ok(c.tz_plan_new(header, &wants, wants.len, &options, &plan, null));
+        c.tz_plan_free(plan);
+    }
 }
 
-test "every allocation may fail" {
-    try std.testing.checkAllAllocationFailures(gpa, openOnce, .{});
+fn wholeLifeOf(allocator: std.mem.Allocator, bytes: []const u8, node_count: u64) !void {
+    tz.c_support.tested_allocator = allocator;
+    defer tz.c_support.tested_allocator = std.heap.smp_allocator;
+    try wholeLife(bytes, node_count);
+}
+
+test "every allocation may fail: TZ_E_MEMORY, and nothing leaks" {
+    try std.testing.checkAllAllocationFailures(gpa, wholeLifeOf, .{ file, 0 });
+    try std.testing.checkAllAllocationFailures(gpa, wholeLifeOf, .{ nested_file, 4 });
 }

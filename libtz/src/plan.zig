@@ -223,8 +223,9 @@ pub const Plan = struct {
     /// begin within their chunk, and are stored as they are decoded.
     pub fn decodedBegin(self: *const Plan, job: Job) u64 {
         const data_offset = self.index.tensors[job.tensor].data_offset;
-        // What lies before the data is a record header, a whole of its own.
-        if (job.digest == null and job.offset >= data_offset) return job.offset - data_offset;
+        // What lies before the data, or belongs to none (0), is a record header: a whole of its own.
+        const is_data = data_offset != 0 and job.offset >= data_offset;
+        if (job.digest == null and is_data) return job.offset - data_offset;
         return job.chunk * self.index.chunk_size;
     }
 

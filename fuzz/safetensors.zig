@@ -37,7 +37,7 @@ pub fn run(input: []const u8) !void {
     defer memory.deinit();
     const gpa = memory.allocator();
     var diagnostic: Diagnostic = .{};
-    const outcome = tz.header.openSafetensors(gpa, front.bytes, file_size, .{}, &diagnostic);
+    const outcome = tz.header.openForeign(.safetensors, gpa, front.bytes, file_size, .{}, &diagnostic);
     try checkFronts(front.bytes, file_size, outcome);
     const header = (outcome catch return observe.refused(diagnostic)).header;
     defer header.deinit();
@@ -63,7 +63,7 @@ fn checkFronts(front: []const u8, file_size: u64, whole: Error!Outcome) !void {
         defer part.deinit();
         var diagnostic: Diagnostic = .{};
         const gpa = memory.allocator();
-        const outcome = tz.header.openSafetensors(gpa, part.bytes, file_size, .{}, &diagnostic);
+        const outcome = tz.header.openForeign(.safetensors, gpa, part.bytes, file_size, .{}, &diagnostic);
         if (outcome) |asked| {
             if (asked.need_more <= size or asked.need_more > front.len) return error.WrongNeed;
         } else |err| {
@@ -112,7 +112,7 @@ fn checkAgain(header: *const Header) !void {
     defer front.deinit();
     const file_size = front.bytes.len + (header.file_size - header.header_size);
     var diagnostic: Diagnostic = .{};
-    const outcome = try tz.header.openSafetensors(arena, front.bytes, file_size, .{}, &diagnostic);
+    const outcome = try tz.header.openForeign(.safetensors, arena, front.bytes, file_size, .{}, &diagnostic);
     const again = outcome.header;
     defer again.deinit();
     if (again.index.tensors.len != header.index.tensors.len) return error.OtherCount;

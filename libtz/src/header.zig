@@ -185,8 +185,9 @@ fn decode(
     return self;
 }
 
-/// Opens a .safetensors file of `file_size` bytes from its beginning.
-pub fn openSafetensors(
+/// Opens a file of another format, of `file_size` bytes, from its beginning.
+pub fn openForeign(
+    foreign: Format,
     gpa: Allocator,
     front: []const u8,
     file_size: u64,
@@ -197,15 +198,14 @@ pub fn openSafetensors(
     var arena: std.heap.ArenaAllocator = .init(gpa);
     errdefer arena.deinit();
     const allocator = arena.allocator();
+    const size_max = options.open_size_max;
     var needed: u64 = 0;
-    const decoded = try safetensors.decode(
-        allocator,
-        front,
-        file_size,
-        options.open_size_max,
-        &needed,
-        diagnostic,
-    ) orelse {
+    const found = switch (foreign) {
+        .tz => unreachable,
+        .safetensors => try safetensors.decode(allocator, front, file_size, size_max, &needed, diagnostic),
+        .tensors => try coreweave.decode(gpa, allocator, front, file_size, size_max, &needed, diagnostic),
+    };
+    const decoded = found orelse {
         arena.deinit();
         return .{ .need_more = needed };
     };
@@ -213,57 +213,14 @@ pub fn openSafetensors(
     self.* = .{
         .gpa = gpa,
         .arena = arena,
-        .format = .safetensors,
-        .index = .{
-            .tensors = decoded.tensors,
-            .order = decoded.order,
-            .chunk_size = foreign_chunk_size,
-        },
-        .pairs = decoded.metadata,
-        .file_size = file_size,
-        .header_size = decoded.header_size,
-        .open_size = decoded.header_size,
-    };
-    return .{ .header = self };
-}
-
-/// Opens a .tensors file of `file_size` bytes from its beginning.
-pub fn openTensors(
-    gpa: Allocator,
-    front: []const u8,
-    file_size: u64,
-    options: Options,
-    diagnostic: *status.Diagnostic,
-) status.Error!Outcome {
-    if (front.len > file_size or options.pin != null) return error.Argument;
-    var arena: std.heap.ArenaAllocator = .init(gpa);
-    errdefer arena.deinit();
-    const allocator = arena.allocator();
-    var needed: u64 = 0;
-    const decoded = try coreweave.decode(
-        gpa,
-        allocator,
-        front,
-        file_size,
-        options.open_size_max,
-        &needed,
-        diagnostic,
-    ) orelse {
-        arena.deinit();
-        return .{ .need_more = needed };
-    };
-    const self = try allocator.create(Header);
-    self.* = .{
-        .gpa = gpa,
-        .arena = arena,
-        .format = .tensors,
+        .format = foreign,
         .index = .{
             .tensors = decoded.tensors,
             .order = decoded.order,
             .chunk_size = foreign_chunk_size,
             .records = decoded.records,
         },
-        .pairs = &.{},
+        .pairs = decoded.metadata,
         .structure = decoded.structure,
         .file_size = file_size,
         .header_size = decoded.header_size,

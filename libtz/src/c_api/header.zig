@@ -15,16 +15,8 @@ const gpa = support.gpa;
 const result = support.result;
 const slice = support.slice;
 
-const Open = fn (
-    std.mem.Allocator,
-    []const u8,
-    u64,
-    headers.Options,
-    *Diagnostic,
-) status.Error!headers.Outcome;
-
-fn openWith(
-    open: Open,
+fn openAs(
+    format: headers.Format,
     front: ?[*]const u8,
     front_size: usize,
     file_size: u64,
@@ -43,7 +35,12 @@ fn openWith(
         chosen.pin = from.pin;
         if (from.open_size_max != 0) chosen.open_size_max = from.open_size_max;
     }
-    switch (try open(gpa, try slice(u8, front, front_size), file_size, chosen, place)) {
+    const bytes = try slice(u8, front, front_size);
+    const outcome = if (format == .tz)
+        try headers.open(gpa, bytes, file_size, chosen, place)
+    else
+        try headers.openForeign(format, gpa, bytes, file_size, chosen, place);
+    switch (outcome) {
         .header => |header| target.* = header,
         .need_more => |size| {
             more.* = size;
@@ -62,7 +59,7 @@ export fn tz_header_open(
     needed: ?*u64,
     diagnostic: ?*Diagnostic,
 ) Status {
-    return openWith(headers.open, front, front_size, file_size, given, out, needed, diagnostic) catch |err|
+    return openAs(.tz, front, front_size, file_size, given, out, needed, diagnostic) catch |err|
         status.fromError(err);
 }
 
@@ -75,8 +72,7 @@ export fn tz_safetensors_open(
     needed: ?*u64,
     diagnostic: ?*Diagnostic,
 ) Status {
-    const open = headers.openSafetensors;
-    return openWith(open, front, front_size, file_size, given, out, needed, diagnostic) catch |err|
+    return openAs(.safetensors, front, front_size, file_size, given, out, needed, diagnostic) catch |err|
         status.fromError(err);
 }
 
@@ -89,8 +85,7 @@ export fn tz_tensors_open(
     needed: ?*u64,
     diagnostic: ?*Diagnostic,
 ) Status {
-    const open = headers.openTensors;
-    return openWith(open, front, front_size, file_size, given, out, needed, diagnostic) catch |err|
+    return openAs(.tensors, front, front_size, file_size, given, out, needed, diagnostic) catch |err|
         status.fromError(err);
 }
 

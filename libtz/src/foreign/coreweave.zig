@@ -17,7 +17,9 @@
 
 const std = @import("std");
 const bytes = @import("../bytes.zig");
+const Decoded = @import("decoded.zig").Decoded;
 const dtypes = @import("../dtype.zig");
+const Error = @import("decoded.zig").Error;
 const format = @import("../format.zig");
 const names = @import("coreweave_names.zig");
 const opaque_dtypes = @import("coreweave_dtype.zig");
@@ -41,22 +43,6 @@ const flag_versioned_index = 1 << 1;
 
 /// An index entry without version, name, dtype and dimensions.
 const entry_size_min = 29;
-
-pub const Decoded = struct {
-    /// Sorted by name.
-    tensors: []Tensor,
-    /// Indices of `tensors` in the order of the file.
-    order: []u32,
-    /// One for each of `tensors`.
-    records: []Record,
-    /// Nothing if all names are flat.
-    structure: Structure,
-    /// File header and index.
-    header_size: u64,
-    is_encrypted: bool,
-};
-
-pub const Error = status.DataError || error{OutOfMemory};
 
 /// Reads file header and index from the first bytes of a file of `file_size` bytes. Null: `needed`
 /// bytes are needed. Nothing in the result points into `front`. What is needed only on the way

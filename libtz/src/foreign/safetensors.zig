@@ -9,7 +9,9 @@
 
 const std = @import("std");
 const bytes = @import("../bytes.zig");
+const Decoded = @import("decoded.zig").Decoded;
 const dtypes = @import("../dtype.zig");
+const Error = @import("decoded.zig").Error;
 const format = @import("../format.zig");
 const Pair = @import("../metadata.zig").Pair;
 const Reader = @import("json.zig").Reader;
@@ -25,20 +27,6 @@ const length_size = 8;
 const json_size_max = 100_000_000;
 
 const metadata_name = "__metadata__";
-
-pub const Decoded = struct {
-    /// Sorted by name.
-    tensors: []Tensor,
-    /// Indices of `tensors` in the order of their data; empty ones before those that begin at the
-    /// same place.
-    order: []u32,
-    /// Sorted by key.
-    metadata: []Pair,
-    /// Where the data begin.
-    header_size: u64,
-};
-
-pub const Error = error{ OutOfMemory, Truncated, Trailing, Feature, Limit, Json, Foreign };
 
 /// Reads the header from the first bytes of a file of `file_size` bytes. Null: `needed` bytes are
 /// needed. Nothing in the result points into `front`.
@@ -146,7 +134,7 @@ const Parser = struct {
 
     fn fail(self: *Parser, err: status.DataError, offset: u64) Error {
         self.diagnostic.offset = offset;
-        return @errorCast(err);
+        return err;
     }
 
     fn parseMetadata(self: *Parser) Error!void {

@@ -252,7 +252,8 @@ tz_status tz_header_get(const tz_header *header, tz_header_info *out);
 enum {
     TZ_TENSOR_META = 1,         /* a shape without values: decoded_size is 0 whatever the shape */
     TZ_TENSOR_PARAMETER = 2,    /* of a module */
-    TZ_TENSOR_BUFFER = 4        /* of a module */
+    TZ_TENSOR_BUFFER = 4,       /* of a module */
+    TZ_TENSOR_DOTTED = 8        /* of the root module itself: the file has a dot before the name */
 };
 
 typedef struct {

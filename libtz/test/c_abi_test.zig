@@ -130,12 +130,12 @@ fn isCallError(status: tz.status.Status) bool {
 test "no constant is left out" {
     const groups = .{ "TZ_E_", "TZ_FORMAT_", "TZ_NODE_", "TZ_KEY_", "TZ_VERIFY_", "TZ_COMPRESS_" };
     const single = [_][:0]const u8{
-        "TZ_OK",            "TZ_NEED_MORE",    "TZ_NONE32",      "TZ_TO_STAGING",
-        "TZ_TO_NOWHERE",    "TZ_H",            "TZ_ABI_VERSION",
+        "TZ_OK",            "TZ_NEED_MORE",     "TZ_NONE32",      "TZ_TO_STAGING",
+        "TZ_TO_NOWHERE",    "TZ_H",             "TZ_ABI_VERSION",
         // Used as flags in c_calls_test.zig and c_tensors_test.zig.
         "TZ_PLAN_STAGED",
-        "TZ_WANT_RECORD",   "TZ_RECORD_CRC32", "TZ_TENSOR_META", "TZ_TENSOR_PARAMETER",
-        "TZ_TENSOR_BUFFER",
+        "TZ_WANT_RECORD",   "TZ_RECORD_CRC32",  "TZ_TENSOR_META", "TZ_TENSOR_PARAMETER",
+        "TZ_TENSOR_BUFFER", "TZ_TENSOR_DOTTED",
     };
     inline for (comptime declared("TZ_")) |name| {
         const grouped = inline for (groups) |prefix| {

@@ -109,7 +109,7 @@ test "a file is opened from its front" {
     try expectEqual(0, tensor.decoded_size);
     try ok(c.tz_header_tensor(opened, 1, &tensor));
     try expectEqualStrings("w", tensor.name[0..@intCast(tensor.name_size)]);
-    try expectEqual(@as(u32, c.TZ_TENSOR_PARAMETER), tensor.flags);
+    try expectEqual(@as(u32, c.TZ_TENSOR_PARAMETER | c.TZ_TENSOR_DOTTED), tensor.flags);
 }
 
 test "a plan brings record headers with the data" {

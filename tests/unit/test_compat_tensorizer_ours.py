@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import tensorizer
 import torch
+from tests import tensors_files as files
 from tests.libsodium import needs_libsodium
 
 import libtz
@@ -326,6 +327,20 @@ def test_many_tensors(path: Path) -> None:
             name = f"layers.{number}.{'x' * 60}"
             serializer.write_tensor(0, name, TensorType.STATE_DICT, torch.ones(1))
     assert len(tensorizer.TensorDeserializer(path, device="cpu", lazy_load=True)) == 5000
+
+
+def test_a_dot_before_a_name_is_one_of_the_index(path: Path) -> None:
+    """Data that look like a name with a dot give no dot."""
+    entries = [
+        files.Entry(name=b".weight", role=0),
+        files.Entry(name=b"bias", role=0, data=b"\5\0.bias\0"),
+        files.Entry(name=b"layer.weight", role=1),
+        files.Entry(name=b".state"),
+    ]
+    path.write_bytes(files.build(entries))
+    with read(path) as deserializer:
+        names = [name for _, _, name, _ in deserializer.read_tensors()]
+    assert names == [".weight", "bias", "layer.weight", ".state"]
 
 
 def test_an_empty_layer_is_told(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 const std = @import("std");
 const c = @import("types.zig");
+const coreweave_names = @import("../foreign/coreweave_names.zig");
 const Digest = @import("../index.zig").Digest;
 const Header = @import("../header.zig").Header;
 const headers = @import("../header.zig");
@@ -139,16 +140,19 @@ export fn tz_header_tensor(header: ?*const Header, index: u32, out: ?*c.Tensor) 
 const flag_meta: u32 = 1;
 const flag_parameter: u32 = 2;
 const flag_buffer: u32 = 4;
+const flag_dotted: u32 = 8;
 
 fn tensorFlags(header: *const Header, index: u32) u32 {
     if (header.index.records.len == 0) return 0;
     const record = header.index.records[index];
-    const role: u32 = switch (record.role) {
+    var flags: u32 = switch (record.role) {
         .parameter => flag_parameter,
         .buffer => flag_buffer,
         .state => 0,
     };
-    return if (record.is_meta) role | flag_meta else role;
+    if (record.is_meta) flags |= flag_meta;
+    if (coreweave_names.isDotted(record.name, record.role)) flags |= flag_dotted;
+    return flags;
 }
 
 export fn tz_header_find(

@@ -57,8 +57,12 @@ pub fn parse(
 
 /// Tensorizer joins a module's path and a tensor's name with a dot, also for the root, whose path is
 /// empty. PyTorch's own names, which state dicts have, lack that dot.
+pub fn isDotted(name: []const u8, role: Role) bool {
+    return role != .state and name.len > 0 and name[0] == '.';
+}
+
 fn flatKey(name: []const u8, role: Role) []const u8 {
-    return if (role != .state and name.len > 0 and name[0] == '.') name[1..] else name;
+    return if (isDotted(name, role)) name[1..] else name;
 }
 
 /// The tensor's name. Flat ones stay as they are unless other names in the file are paths.

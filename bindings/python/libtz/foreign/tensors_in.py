@@ -73,6 +73,11 @@ class TensorsFile(File):
             return "parameter"
         return "buffer" if flags & lib.TENSOR_BUFFER else "state"
 
+    def is_dotted(self, name: str) -> bool:
+        """Whether the file has a dot before the name, as it has for tensors that belong to the root
+        module itself. libtz leaves it out, as state dicts do."""
+        return bool(self._header.tensor(self._index(name)).flags & lib.TENSOR_DOTTED)
+
     def note(self, name: str) -> RecordNote:
         """Of a tensor that was loaded."""
         return self._notes[self._index(name)]

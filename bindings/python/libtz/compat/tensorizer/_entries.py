@@ -41,7 +41,7 @@ def entries_of(file: File) -> list[Entry]:
     for info in map(file.info, file):
         path = paths.get(info.name, (info.name,))
         kind = _kind(file, info.name)
-        is_dotted = kind is not TensorType.STATE_DICT and _is_dotted(file, info.name)
+        is_dotted = isinstance(file, TensorsFile) and file.is_dotted(info.name)
         entries.append(Entry(info.name, path, kind, is_dotted, info.dtype, info.shape, info.nbytes))
     return entries
 
@@ -52,14 +52,6 @@ _KINDS = {"parameter": TensorType.PARAM, "buffer": TensorType.BUFFER}
 def _kind(file: File, name: str) -> TensorType:
     kind = file.kind(name) if isinstance(file, TensorsFile) else ""
     return _KINDS.get(kind, TensorType.STATE_DICT)
-
-
-def _is_dotted(file: File, name: str) -> bool:
-    """Whether a .tensors file has the name with a dot before it, as it has for tensors that belong
-    to the root module itself; libtz leaves that dot out, as state dicts do."""
-    encoded = b"." + name.encode()
-    # No name has control characters in it, so this can only be the name and its length.
-    return len(encoded).to_bytes(2, "little") + encoded in file._front.obj  # type: ignore[operator]
 
 
 def _paths(file: File) -> dict[str, TensorPath]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 import libtz.torch
 from libtz import WriteOptions
 from libtz.cli.main import main
+from libtz.compat.tensorizer import EncryptionParams, TensorSerializer
 from libtz.reader import File
 
 OLD = {
@@ -117,3 +119,35 @@ def test_wrong_usage_and_files_that_are_not_there(
     assert caught.value.code == 2
     assert diff(capsys, 2, a, "ftp://host/model.tz") == ""
     assert diff(capsys, 1, a, str(tmp_path / "nothing.tz")) == ""
+
+
+def test_each_file_has_its_own_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = tmp_path / "plain.tz"
+    libtz.torch.save_file({"x": torch.arange(5.0)}, plain)
+    places = []
+    for side in ("a", "b"):
+        key = tmp_path / f"{side}.key"
+        key.write_bytes(os.urandom(32))
+        places += [str(tmp_path / f"{side}.tensors"), str(key)]
+        params = EncryptionParams(key.read_bytes())
+        with TensorSerializer(places[-2], encryption=params) as serializer:
+            serializer.write_state_dict({"x": torch.arange(5.0)})
+    a, a_key, b, b_key = places
+    a_flag, b_flag = ("--a-decryption-key-file", a_key), ("--b-decryption-key-file", b_key)
+    assert diff(capsys, 0, a, b, *a_flag, *b_flag) == "1 equal\n"
+    assert diff(capsys, 0, a, str(plain), *a_flag) == "1 equal\n"
+    assert diff(capsys, 0, str(plain), b, *b_flag) == "1 equal\n"
+    assert diff(capsys, 1, b, a, *a_flag, *b_flag) == ""
+
+
+def test_a_passphrase_for_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    levels = EncryptionParams
+    flags = []
+    for side in ("a", "b"):
+        (tmp_path / side).write_text(side + "\n")
+        flags += [f"--{side}-decryption-passphrase-file", str(tmp_path / side)]
+        params = levels.from_string(side, levels.OpsLimit.MIN, levels.MemLimit.MIN)
+        with TensorSerializer(tmp_path / f"{side}.tensors", encryption=params) as serializer:
+            serializer.write_state_dict({side: torch.ones(1)})
+    a, b = str(tmp_path / "a.tensors"), str(tmp_path / "b.tensors")
+    assert diff(capsys, 1, a, b, *flags) == "- a  f32 1\n+ b  f32 1\n1 removed, 1 added, 0 equal\n"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from libtz import reader
 from libtz._native import lib
-from libtz.cli.options import LOADING, add_command, add_options, make_options
+from libtz.cli.options import HELP, LOADING, add_command, add_options, make_options
 from libtz.cli.output import print_json, printable
 from libtz.format import TensorInfo, digest_text
 from libtz.options import ReadOptions
@@ -23,12 +24,18 @@ whatever format, compression or chunk size the files have. A folder or an index 
   tz diff model.safetensors model.tz          reads model.safetensors, tensor by tensor
   tz diff a.tz b.tz --json | jq -r '.changed[].name'
 
+Encrypted .tensors files have a key each: --a-decryption-key-file, --b-decryption-key-file, or the
+same with passphrase.
+
 Digests in headers say what a file should hold; 'tz verify' checks that it does. Order, metadata and
 ties are not compared. Exit status: 0 no tensor differs, 1 some do or a file cannot be read, 2 wrong
 usage.
 """
 
 DIFFERENT = 1
+
+SIDES = ("a", "b")
+KEYS = ("key_file", "passphrase_file")
 
 
 def add_to(commands: Any) -> None:
@@ -37,14 +44,19 @@ def add_to(commands: Any) -> None:
     parser.add_argument("old", metavar="A", help="path or URL")
     parser.add_argument("new", metavar="B", help="path or URL")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-    add_options(parser, ReadOptions, leave_out=LOADING)
+    keys = {f"decryption.{name}" for name in KEYS}
+    add_options(parser, ReadOptions, leave_out=LOADING | keys)
+    for side in SIDES:
+        for name in KEYS:
+            flag = f"--{side}-decryption-{name.replace('_', '-')}"
+            text = f"{HELP[f'decryption.{name}']}, for {side.upper()}"
+            parser.add_argument(flag, dest=f"{side}.{name}", metavar="FILE", help=text)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    options = make_options(ReadOptions, arguments)
     with (
-        reader.open(arguments.old, options=options) as old,
-        reader.open(arguments.new, options=options) as new,
+        reader.open(arguments.old, options=_options(arguments, "a")) as old,
+        reader.open(arguments.new, options=_options(arguments, "b")) as new,
     ):
         report = _compare(old, new)
     if arguments.json:
@@ -53,6 +65,13 @@ def run(arguments: argparse.Namespace) -> int:
         _print(report)
     is_same = not (report["added"] or report["removed"] or report["changed"])
     return 0 if is_same else DIFFERENT
+
+
+def _options(arguments: argparse.Namespace, side: str) -> ReadOptions:
+    """Of one of the two files: they are encrypted with different keys, or one of them only."""
+    options = make_options(ReadOptions, arguments)
+    keys = {name: getattr(arguments, f"{side}.{name}") for name in KEYS}
+    return replace(options, decryption=replace(options.decryption, **keys))
 
 
 def _compare(old: reader.File, new: reader.File) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple, TypeVar
 
-__all__ = ["LOADING", "add_command", "add_options", "make_options", "parse_size"]
+__all__ = ["HELP", "LOADING", "add_command", "add_options", "make_options", "parse_size"]
 
 Options = TypeVar("Options")
 

@@ -8,6 +8,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import nacl.bindings
+import nacl.exceptions
 import pytest
 import tensorizer
 import torch
@@ -167,6 +169,49 @@ def test_a_file_cannot_ask_for_any_amount_of_memory(path: Path) -> None:
     path.write_bytes(data.replace(cost, struct.pack("<QQi", 1, 1 << 40, 2)))
     with pytest.raises(ours.CryptographyError, match="memory_max"):
         read(path, encryption=DecryptionParams.from_string("secret"))
+
+
+def test_only_failures_of_cryptography_are_called_so(path: Path) -> None:
+    """Code that catches a CryptographyError asks for another key."""
+    key = EncryptionParams.random().key
+    write_state(
+        path,
+        {"x": torch.rand(3), "meta": torch.empty(1 << 31, device="meta")},
+        encryption=EncryptionParams(key),
+    )
+    right = DecryptionParams.from_key(key)
+    with pytest.raises(OptionError, match="meta_size_max") as refused:
+        read(path, encryption=right)
+    assert not isinstance(refused.value, ours.CryptographyError)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(Error) as cut:
+        read(path, encryption=right)
+    assert not isinstance(cut.value, ours.CryptographyError)
+    libtz.torch.save_file({"x": torch.rand(3)}, path.with_suffix(".tz"))
+    damaged = bytearray(path.with_suffix(".tz").read_bytes())
+    damaged[100] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(Error) as broken:
+        read(path, encryption=right)
+    assert not isinstance(broken.value, ours.CryptographyError)
+    # These are.
+    write_state(path, {"x": torch.rand(3)}, encryption=EncryptionParams(key))
+    others = (DecryptionParams.from_key(bytes(32)), DecryptionParams.from_string("p"))
+    for decryption in (None, *others):
+        with pytest.raises(ours.CryptographyError):
+            read(path, encryption=decryption)
+    write_state(path, {"x": torch.rand(3)})
+    with pytest.raises(ours.CryptographyError, match="not encrypted"):
+        read(path, encryption=right)
+
+
+def test_keys_that_this_machine_cannot_derive(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise nacl.exceptions.RuntimeError("no memory")
+
+    monkeypatch.setattr(nacl.bindings, "crypto_pwhash_alg", fail)
+    with pytest.raises(OptionError, match="no key can be derived"):
+        EncryptionParams.from_string("p")
 
 
 # ---- Modules -------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,9 @@ import libtz
 import libtz.torch
 from libtz import DecryptionOptions, ReadOptions
 from libtz.cli.main import main
+from libtz.compat import tensorizer as compat
+from libtz.foreign.tensors_out import TensorsWriter
+from libtz.foreign.tensors_sealing import SealingKey
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -151,6 +155,24 @@ def test_names_and_shapes_are_bound_to_the_data() -> None:
         libtz.torch.load_file(data, options=with_key(key=key))
     options = ReadOptions(verify=False, decryption=DecryptionOptions(key=key))
     assert libtz.torch.load_file(data, options=options)["swapped"].equal(torch.zeros(2))
+
+
+def test_what_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By reading and writing alike."""
+    key = bytes(range(32))
+    data = build([sealed(b"a", bytes(8), key)], version=3)
+    monkeypatch.setitem(sys.modules, "nacl.bindings", None)
+    monkeypatch.setitem(sys.modules, "nacl", None)
+    path = tmp_path / "x.tensors"
+    for use in (
+        lambda: libtz.torch.load_file(data, options=with_key(key=key)),
+        lambda: TensorsWriter(path, [], key=SealingKey(key)),
+        lambda: compat.TensorSerializer(path, encryption=compat.EncryptionParams(key)),
+        lambda: compat.EncryptionParams.from_string("p"),
+    ):
+        with pytest.raises(libtz.OptionError, match=r"pip install 'libtz\[encryption\]'"):
+            use()
+    assert not path.exists()
 
 
 def test_options_show_no_secret() -> None:

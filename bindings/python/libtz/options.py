@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ._sodium import KEY_SIZE
 from .errors import OptionError
 
 __all__ = [
@@ -34,7 +35,6 @@ CHUNK_SIZE_MAX = 64 * MIB
 REQUEST_SIZE_MIN = 64 * KIB
 # Room for a few chunks of the usual 1 MiB on their way; larger chunks may need more than this.
 HOST_MEMORY_MIN = 8 * MIB
-KEY_SIZE = 32
 # Past this a client is a load test; servers and file-descriptor limits object first.
 CONNECTIONS_MAX = 1024
 

@@ -26,6 +26,7 @@ from libtz.slices import Selection, TensorSlice, thin
 from libtz.sources.base import Source
 from libtz.sources.file import FileSource
 from libtz.sources.resolve import resolve_source
+from libtz.transfer.decryption import DecryptionError
 from libtz.transfer.job import Job, Policy, Wants
 from libtz.transfer.mapped import MappedSource
 from libtz.transfer.memory import Block, allocate
@@ -88,7 +89,7 @@ def open(source: Any, *, digest: str | None = None, options: ReadOptions = _DEFA
                 f"{place.url} is a tz file; pin it by its own digest, as `tz digest` prints it"
             )
         if options.decryption.is_given and not header.info.is_encrypted:
-            raise IntegrityError(
+            raise DecryptionError(
                 f"{place.url} is not encrypted, so anybody can have written it; leave"
                 " ReadOptions.decryption out to read it nevertheless"
             )

@@ -8,7 +8,7 @@ from libtz._native import clib, ffi
 from libtz._native.lib import Header
 from libtz._native.status import check, new_diagnostic
 
-__all__ = ["TAG_SIZE", "Cipher", "Derivation", "Record", "parse_record", "record_range"]
+__all__ = ["Cipher", "Derivation", "Record", "parse_record", "record_range"]
 
 NONCE_SIZE = 24
 TAG_SIZE = 16

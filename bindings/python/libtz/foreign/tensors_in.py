@@ -24,7 +24,7 @@ from libtz.makers import Maker, default_maker
 from libtz.reader import File
 from libtz.selection import Names
 from libtz.slices import Selection
-from libtz.transfer.decryption import Decryption
+from libtz.transfer.decryption import Decryption, DecryptionOptionError
 from libtz.transfer.job import Job, Wants
 from libtz.transfer.mapped import MappedSource
 from libtz.transfer.memory import Block, allocate
@@ -161,7 +161,7 @@ class TensorsFile(File):
         if not self.is_encrypted:
             return None
         if not self._options.decryption.is_given:
-            raise OptionError(
+            raise DecryptionOptionError(
                 f"{self._source.url} is encrypted; ReadOptions.decryption takes its key"
             )
         if self._key is None:  # kept, since deriving a key costs much

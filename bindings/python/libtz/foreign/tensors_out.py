@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+from libtz import _sodium
 from libtz._buffers import byte_view
 from libtz.errors import OptionError
 from libtz.foreign.tensors_layout import END, Kind, Layout, RecordHeader, TensorRecord
-from libtz.foreign.tensors_sealing import SealingKey, TensorSeal, sodium
+from libtz.foreign.tensors_sealing import SealingKey, TensorSeal
 from libtz.options import WriteOptions
 from libtz.sinks.base import Sink
 from libtz.sinks.resolve import resolve
@@ -62,7 +63,7 @@ class TensorsWriter:
     ) -> None:
         declared = list(records)
         if key is not None:
-            sodium()  # or it is missing
+            _sodium.require()
         self._target = target
         self._key = key
         self._room = room

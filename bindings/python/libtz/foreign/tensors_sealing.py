@@ -8,16 +8,12 @@ import secrets
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from types import ModuleType
 
-from libtz.errors import OptionError
+from libtz import _sodium
+from libtz._sodium import NONCE_SIZE, TAG_SIZE
 
-__all__ = ["KEY_SIZE", "SALT_SIZE", "PasswordHash", "SealingKey", "TensorSeal", "sodium"]
+__all__ = ["PasswordHash", "SealingKey", "TensorSeal"]
 
-KEY_SIZE = 32
-NONCE_SIZE = 24
-TAG_SIZE = 16
-SALT_SIZE = 16
 PIECE_SIZE = 2 << 20
 
 ARGON2ID13 = 2
@@ -26,18 +22,6 @@ ARGON2ID13 = 2
 KEY_DERIVATION = 1
 PIECES = 2
 PASSWORD_HASH = 1  # a method of key derivation
-
-
-def sodium() -> ModuleType:
-    """PyNaCl's functions."""
-    try:
-        import nacl.bindings
-    except ImportError:
-        raise OptionError(
-            "encryption of .tensors files needs PyNaCl, which is not installed; run: pip install"
-            " libtz[encryption]"
-        ) from None
-    return nacl.bindings
 
 
 @dataclass(frozen=True)
@@ -49,11 +33,7 @@ class PasswordHash:
     salt: bytes = field(repr=False)
 
     def key(self, password: bytes) -> bytes:
-        return bytes(
-            sodium().crypto_pwhash_alg(
-                KEY_SIZE, password, self.salt, self.opslimit, self.memlimit, ARGON2ID13
-            )
-        )
+        return _sodium.derive_key(password, self.salt, self.opslimit, self.memlimit)
 
 
 @dataclass(frozen=True)
@@ -109,12 +89,8 @@ class TensorSeal:
 
     def _sealed(self, blocks: Iterable[memoryview]) -> Iterator[memoryview]:
         """Tag and ciphertext of each piece."""
-        seal = sodium().crypto_secretbox_easy
-        first = int.from_bytes(self._nonce, "little")
         for number, piece in enumerate(_pieces(blocks)):
-            nonce = (first + number) % (1 << 8 * NONCE_SIZE)
-            sealed = seal(piece, nonce.to_bytes(NONCE_SIZE, "little"), self._key.key)
-            yield memoryview(sealed)
+            yield memoryview(_sodium.seal_piece(piece, self._nonce, number, self._key.key))
 
 
 def _pieces(blocks: Iterable[memoryview]) -> Iterator[bytes]:

@@ -1,20 +1,28 @@
 """Decrypts tensors of .tensors files, in place: XSalsa20-Poly1305 in pieces, as NaCl's secretbox.
 
-Needs the library PyNaCl (the extra `encryption`), imported where a key is used. A piece is
-authenticated before its plain bytes are put where the encrypted ones were.
+A piece is authenticated before its plain bytes are put where the encrypted ones were.
 """
 
 from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any
 
-from libtz._native.records import TAG_SIZE, Cipher, Derivation, Record
+from libtz import _sodium
+from libtz._native.records import Cipher, Derivation, Record
+from libtz._sodium import KEY_SIZE, TAG_SIZE, WrongKeyError
 from libtz.errors import IntegrityError, OptionError
-from libtz.options import KEY_SIZE, DecryptionOptions
+from libtz.options import DecryptionOptions
 
-__all__ = ["Decryption"]
+__all__ = ["Decryption", "DecryptionError", "DecryptionOptionError"]
+
+
+class DecryptionError(IntegrityError):
+    """The data do not belong to the key that was given."""
+
+
+class DecryptionOptionError(OptionError):
+    """What was given makes no key for the file."""
 
 
 class Decryption:
@@ -24,7 +32,7 @@ class Decryption:
         """`label` is the file's, for messages."""
         self._options = options
         self._label = label
-        self._sodium = _bindings()
+        _sodium.require()
         self._lock = threading.Lock()
         self._derivation: Derivation | None = None
         self._key: bytes | None = options.key
@@ -39,33 +47,22 @@ class Decryption:
         if cipher is None:
             return  # tensors without data; parse_record() refuses others
         key = self._key_for(record.derivation, name)
-        nonce = int.from_bytes(cipher.nonce, "little")
         for number in range(len(cipher.tags) // TAG_SIZE):
             begin = number * cipher.chunk_size
             piece = data[begin : begin + cipher.chunk_size]
-            place = ((nonce + number) % (1 << 192)).to_bytes(24, "little")
-            piece[:] = self._open(cipher, number, piece, place, key, name)
+            piece[:] = self._open(cipher, number, piece, key, name)
 
-    def _open(
-        self,
-        cipher: Cipher,
-        number: int,
-        piece: memoryview,
-        nonce: bytes,
-        key: bytes,
-        name: str,
-    ) -> bytes:
+    def _open(self, cipher: Cipher, number: int, piece: memoryview, key: bytes, name: str) -> bytes:
         tag = cipher.tags[number * TAG_SIZE : (number + 1) * TAG_SIZE]
         try:
-            plain: bytes = self._sodium.crypto_secretbox_open(b"".join((tag, piece)), nonce, key)
-        except self._sodium.CryptoError:
-            raise IntegrityError(
+            return _sodium.open_piece(tag, piece, cipher.nonce, number, key)
+        except WrongKeyError:
+            raise DecryptionError(
                 f"{self._label}, tensor {name!r}, piece {number}: it cannot be decrypted: the key"
                 " is another one, or the file was changed",
                 tensor=name,
                 chunk=number,
             ) from None
-        return plain
 
     def _key_for(self, derivation: Derivation | None, name: str) -> bytes:
         """The key itself, or, once for a file, what the passphrase gives."""
@@ -74,7 +71,7 @@ class Decryption:
                 raise RuntimeError("the key was not read")
             return self._key
         if derivation is None:
-            raise OptionError(
+            raise DecryptionOptionError(
                 f"{self._label}: the key of this file is no passphrase; give it as"
                 " DecryptionOptions.key or key_file"
             )
@@ -84,7 +81,7 @@ class Decryption:
                 self._derivation = derivation
         if derivation != self._derivation:
             # Else a file could ask for the whole cost once for each tensor.
-            raise IntegrityError(
+            raise DecryptionError(
                 f"{self._label}, tensor {name!r}: its key is derived in another way than that of"
                 " the tensors before",
                 tensor=name,
@@ -94,30 +91,25 @@ class Decryption:
     def _derive(self, derivation: Derivation) -> bytes:
         options = self._options
         if derivation.opslimit > options.operations_max or derivation.memlimit > options.memory_max:
-            raise OptionError(
+            raise DecryptionOptionError(
                 f"{self._label}: deriving its key takes {derivation.opslimit} passes over"
                 f" {derivation.memlimit} bytes of memory, more than DecryptionOptions allows"
                 f" (operations_max {options.operations_max}, memory_max {options.memory_max})"
             )
-        passphrase = options.passphrase
-        if options.passphrase_file is not None:
-            passphrase = _read(options.passphrase_file).removesuffix(b"\n").removesuffix(b"\r")
-        secret = passphrase.encode() if isinstance(passphrase, str) else passphrase
+        passphrase = self._passphrase()
         try:
-            key: bytes = self._sodium.crypto_pwhash_alg(
-                KEY_SIZE,
-                secret,
-                derivation.salt,
-                derivation.opslimit,
-                derivation.memlimit,
-                self._sodium.crypto_pwhash_ALG_ARGON2ID13,
+            return _sodium.derive_key(
+                passphrase, derivation.salt, derivation.opslimit, derivation.memlimit
             )
-        except (self._sodium.CryptoError, ValueError) as error:
-            raise OptionError(
-                f"{self._label}: no key can be derived as the file asks for"
-                f" ({derivation.opslimit} passes, {derivation.memlimit} bytes): {error}"
-            ) from None
-        return key
+        except OptionError as error:
+            raise DecryptionOptionError(f"{self._label}: {error.message}") from None
+
+    def _passphrase(self) -> bytes:
+        options = self._options
+        if options.passphrase_file is not None:
+            return _read(options.passphrase_file).removesuffix(b"\n").removesuffix(b"\r")
+        passphrase = options.passphrase or b""
+        return passphrase.encode() if isinstance(passphrase, str) else passphrase
 
 
 def _read(path: str) -> bytes:
@@ -125,23 +117,3 @@ def _read(path: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise OptionError(f"{path} cannot be read: {error.strerror}") from None
-
-
-class _Sodium:
-    """What is used of PyNaCl."""
-
-    def __init__(self) -> None:
-        import nacl.bindings
-        import nacl.exceptions
-
-        self.crypto_secretbox_open: Any = nacl.bindings.crypto_secretbox_open
-        self.crypto_pwhash_alg: Any = nacl.bindings.crypto_pwhash_alg
-        self.crypto_pwhash_ALG_ARGON2ID13 = nacl.bindings.crypto_pwhash_ALG_ARGON2ID13
-        self.CryptoError = nacl.exceptions.CryptoError
-
-
-def _bindings() -> _Sodium:
-    try:
-        return _Sodium()
-    except ImportError as error:
-        raise OptionError("encrypted files need PyNaCl: pip install 'libtz[encryption]'") from error

@@ -6,7 +6,7 @@ import io
 import os
 import warnings
 from collections.abc import Iterable, Iterator, KeysView, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from libtz.compat.tensorizer._errors import (
 from libtz.compat.tensorizer._loading import load_into, slots_of
 from libtz.compat.tensorizer._types import FilterFuncType, TensorType
 from libtz.compat.tensorizer.stream_io import ObjectReader, open_stream
-from libtz.errors import IntegrityError, OptionError
+from libtz.errors import OptionError
 from libtz.foreign.tensors_in import TensorsFile
 from libtz.options import DecryptionOptions, ReadOptions
 from libtz.sources.resolve import scheme_of
@@ -82,7 +82,6 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
         self._device = _device(device)
         self._dtype = dtype
         self._verify_hash = verify_hash
-        self._is_encrypted = encryption is not None
         with translated():
             self._open(file_obj, _read_options(num_readers, encryption), filter_func)
         self._tensors: dict[str, torch.nn.Parameter] = {}
@@ -110,18 +109,6 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
             entry for entry in entries if filter_func is None or filter_func(entry.label)
         ]
         self._layers = layers(self._entries)
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        """As `translated`, with those of decrypting, which are Tensorizer's too."""
-        try:
-            with translated():
-                yield
-        except (HashMismatchError, ValueOptionError) as error:
-            is_hash = isinstance(error, HashMismatchError) and error.chunk is None
-            if self._is_encrypted and not is_hash:
-                raise CryptographyError(error.message) from error
-            raise
 
     def _opened(self) -> reader.File:
         if self._file is None:
@@ -197,7 +184,7 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
         would be in memory twice."""
         file = self._opened()
         must_have = self._verify_hash if verify_hash is None else verify_hash
-        with self._reading():
+        with translated():
             loaded: Iterable[tuple[str, Any]]
             if is_streamed or self._dtype is not None:
                 loaded = file.iter_tensors(names, self._device)
@@ -247,7 +234,7 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
         file = self._opened()
         for entry in self._next(filter_func, num_tensors):
             dtype = file.info(entry.name).dtype
-            with self._reading():
+            with translated():
                 tensor = file.load([entry.name])[entry.name]
                 if self._verify_hash if verify_hash is None else verify_hash:
                     _require_hash(file, entry.name)
@@ -321,7 +308,7 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
             and slot.tensor.dtype == TORCH_DTYPES.get(entry.dtype)
             and tuple(slot.tensor.shape) == entry.shape
         ]
-        with self._reading():
+        with translated():
             for name, stored in file.iter_tensors(present):
                 tensor = slots[name].tensor
                 if tensor is not None:
@@ -402,10 +389,7 @@ def _read_options(num_readers: int | None, encryption: DecryptionParams | None) 
 
 
 def _opened(source: Any, options: ReadOptions) -> reader.File:
-    try:
-        file = reader.open(source, options=options)
-    except IntegrityError as error:  # a key was given, and the file is not encrypted
-        raise CryptographyError(error.message) from error
+    file = reader.open(source, options=options)
     if isinstance(file, TensorsFile) and file.is_encrypted and not options.decryption.is_given:
         file.close()
         raise CryptographyError(f"{file!r} is encrypted; give encryption=DecryptionParams…")

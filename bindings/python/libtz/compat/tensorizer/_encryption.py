@@ -6,8 +6,10 @@ import secrets
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from libtz import _sodium
+from libtz._sodium import KEY_SIZE, SALT_SIZE
 from libtz.compat.tensorizer._errors import TypeOptionError, ValueOptionError, translated
-from libtz.foreign.tensors_sealing import KEY_SIZE, SALT_SIZE, PasswordHash, SealingKey, sodium
+from libtz.foreign.tensors_sealing import PasswordHash, SealingKey
 
 __all__ = ["DecryptionParams", "EncryptionParams"]
 
@@ -94,7 +96,7 @@ class EncryptionParams:
 
     def _sealing_key(self) -> SealingKey:
         with translated():
-            sodium()
+            _sodium.require()
         return SealingKey(self.key, self._derivation)
 
 

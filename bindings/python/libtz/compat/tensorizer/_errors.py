@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from libtz.errors import Error, FormatError, IntegrityError, OptionError, SourceError
+from libtz.transfer.decryption import DecryptionError, DecryptionOptionError
 
 __all__ = [
     "CryptographyError",
@@ -67,6 +68,8 @@ def translated() -> Iterator[None]:
         yield
     except _OWN:
         raise
+    except (DecryptionError, DecryptionOptionError) as error:
+        raise CryptographyError(error.message) from error
     except FormatError as error:
         raise ValueFormatError(error.message, code=error.code, offset=error.offset) from error
     except IntegrityError as error:

@@ -85,16 +85,21 @@ pub fn build(b: *std.Build) void {
     options.addOption([:0]const u8, "version", manifest.version);
     options.addOption(?[]const u8, "level_max", level_max);
 
-    const kernels = addKernels(b, target, optimize, strip);
+    const kernels = addKernels(b, target, if (optimize == .debug) .debug else .fast, strip);
     const libraries = addLibraries(b, target, addRoot(b, target, optimize, strip, options, kernels));
     // The tests of the same sources compile faster in debug, and a failure shows where.
     const tested = addRoot(b, target, .debug, false, options, kernels);
     addTests(b, tested);
+    // Slow, so that no test runs them; yet -Doptimize=debug is to build.
+    for (addKernels(b, target, .debug, true)) |kernel| {
+        _ = kernel.getEmittedBin(); // or no code is generated
+        b.top_level_steps.get("test").?.step.dependOn(&kernel.step);
+    }
     if (libraries) |made| {
         addInterfaceTests(b, target, tested, made);
         const optimized = addRoot(b, target, .safe, false, options, kernels);
         addFuzz(b, target, tested, optimized);
-        addFuzzIr(b, target, optimized, kernels);
+        addFuzzIr(b, target, optimized);
         addCodecBench(b, target, optimized);
     }
 }
@@ -242,12 +247,13 @@ fn addFuzz(
     b.top_level_steps.get("test").?.step.dependOn(smoke);
 }
 
-/// For fuzz/libfuzzer.py: one target and all kernels as LLVM IR, which clang instruments.
+/// For fuzz/libfuzzer.py: one target and all kernels as LLVM IR, which clang instruments. No objects
+/// are made of the same: Zig writes IR last, and generating code first would fold variables that are
+/// never alive together into one, whose lifetimes are then wrong. Kernels are checked here, too.
 fn addFuzzIr(
     b: *std.Build,
     target: std.Build.ResolvedTarget,
     root: *std.Build.Module,
-    kernels: []const *std.Build.Step.Compile,
 ) void {
     const step = b.step("fuzz-ir", "Make LLVM IR of the target that -Dfuzz-target names");
     const name = b.option([]const u8, "fuzz-target", "The target of fuzz-ir [file]") orelse "file";
@@ -263,7 +269,7 @@ fn addFuzzIr(
     module.addOptions("options", options);
     module.addImport("tz", root);
     const object = b.addObject(.{ .name = "libfuzzer", .root_module = module, .use_llvm = true });
-    for (kernels) |kernel| {
+    for (addKernels(b, target, .safe, false)) |kernel| {
         const file = b.fmt("{s}.ll", .{kernel.name});
         step.dependOn(&b.addInstallFile(kernel.getEmittedLlvmIr(), file).step);
     }
@@ -310,7 +316,8 @@ fn addCodecBench(
     b.top_level_steps.get("check").?.step.dependOn(&program.step);
 }
 
-/// One object per CPU level, each exporting one hidden symbol: `tz_kernels_<level>`.
+/// One object per CPU level, each exporting one hidden symbol: `tz_kernels_<level>`. They are .fast:
+/// kernels take slices whose bounds their callers have checked.
 fn addKernels(
     b: *std.Build,
     target: std.Build.ResolvedTarget,
@@ -336,8 +343,7 @@ fn addKernels(
         const module = b.createModule(.{
             .root_source_file = b.path("libtz/src/kernels.zig"),
             .target = b.resolveTargetQuery(query),
-            // Kernels take slices whose bounds their callers have checked.
-            .optimize = if (optimize == .debug) .debug else .fast,
+            .optimize = optimize,
             .strip = strip,
             .pic = true,
         });

@@ -18,9 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ZIG = [sys.executable, "-m", "ziglang"]
-# Scopes are off: a kernel of the codec is reported, and why is open (README.md). Zig's IR was
-# optimized before, so what inlining left of scopes may no longer tell when a variable lives.
-SANITIZE = ["-fsanitize=fuzzer-no-link,address", "-fno-sanitize-address-use-after-scope"]
+SANITIZE = ["-fsanitize=fuzzer-no-link,address"]
 # AddressSanitizer touches the functions that say so.
 ATTRIBUTES = re.compile(r"^(attributes #\d+ = \{)", re.MULTILINE)
 # Zig's own, which is not linked here.

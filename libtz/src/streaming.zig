@@ -5,6 +5,8 @@ const std = @import("std");
 const builtin = @import("builtin");
 
 const has_stores = builtin.cpu.arch == .x86_64;
+/// A constant: asked for where it is used, debug builds would compile both branches.
+const has_avx = has_stores and builtin.cpu.has(.x86, .avx);
 
 /// The destination of `copy`, and the widest of `store`, are aligned to this.
 pub const alignment = 64;
@@ -15,7 +17,7 @@ pub inline fn store(destination: [*]u8, value: anytype) void {
     std.debug.assert(@intFromPtr(destination) % @sizeOf(Vector) == 0);
     if (!has_stores) {
         @as(*Vector, @ptrCast(@alignCast(destination))).* = value;
-    } else if (builtin.cpu.has(.x86, .avx)) {
+    } else if (has_avx) {
         asm volatile ("vmovntdq %[value], (%[destination])"
             :
             : [value] "v" (value),
@@ -37,7 +39,7 @@ pub inline fn fence() void {
 
 /// As @memcpy, with a destination aligned to `alignment`. Call `fence` after the last one.
 pub fn copy(noalias destination: [*]u8, noalias source: []const u8) void {
-    const Vector = @Vector(if (builtin.cpu.has(.x86, .avx)) 4 else 2, u64);
+    const Vector = @Vector(if (has_avx) 4 else 2, u64);
     const whole = source.len - source.len % alignment;
     var offset: usize = 0;
     while (has_stores and offset < whole) : (offset += alignment) {

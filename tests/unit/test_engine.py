@@ -418,6 +418,24 @@ def test_no_more_threads_on_a_full_link() -> None:
     assert max(rates(Ramp(4, 32), lambda n: 100e6)) <= 6
 
 
+def test_a_step_that_costs_is_taken_back_and_tried_again_after_a_rest() -> None:
+    threads = rates(Ramp(4, 32), lambda n: 100e6 - 1e6 * n, seconds=25)
+    begins = [i for i in range(1, len(threads)) if threads[i] == 6 and threads[i - 1] == 4]
+    assert 2 <= len(begins) <= 4
+    assert threads.count(4) > 0.9 * len(threads)
+
+
+def test_threads_follow_a_link_that_becomes_faster() -> None:
+    ramp, total, faster_at = Ramp(4, 32), 0.0, 3.0
+    for step in range(300):
+        now = step / 10
+        ramp.note(now, int(total), 0)
+        total += (1e6 * min(ramp.threads, 4 if now < faster_at else 20)) / 10
+        if now == faster_at:
+            assert ramp.threads <= 6
+    assert ramp.threads >= 20
+
+
 def test_fewer_threads_when_asked_to_slow_down() -> None:
     ramp = Ramp(8, 32)
     ramp.note(0, 0, 0)
@@ -425,9 +443,21 @@ def test_fewer_threads_when_asked_to_slow_down() -> None:
     assert ramp.threads == 4
     ramp.note(0.2, 200, 1)
     assert ramp.threads == 4
+    ramp.note(0.3, 300, 4)  # answers to requests of the same moment
+    assert ramp.threads == 4
     for step in range(10):
         ramp.note(1 + step, 10_000 * step, 2 + step)
     assert ramp.threads == 1
+
+
+def test_threads_come_back_when_the_server_has_recovered() -> None:
+    ramp, total = Ramp(8, 32), 0.0
+    for step in range(300):
+        ramp.note(step / 10, int(total), min(step // 5, 3))
+        total += 1e6 * min(ramp.threads, 16) / 10
+        if step == 60:
+            assert ramp.threads == 1
+    assert ramp.threads >= 16
 
 
 def test_the_limit_holds() -> None:

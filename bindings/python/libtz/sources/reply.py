@@ -163,12 +163,12 @@ class Reply:
             filled = int(receive(buffer))
         except (BlockingIOError, TimeoutError):
             return None
-        # TLS gives one record of 16 KiB in a call.
+        # TLS gives one record of 16 KiB in a call, and finds the size out slowly if not told.
         end_s = time.monotonic() + SLEEP_S
         count = filled
-        while count and filled < len(buffer) and time.monotonic() < end_s:
+        while count and (size := len(buffer) - filled) and time.monotonic() < end_s:
             try:
-                count = receive(buffer[filled:])
+                count = receive(buffer[filled:], size)
             except OSError:  # what came before it counts; if it was no time-out, it comes again
                 break
             filled += count

@@ -121,13 +121,17 @@ enum {
     TZ_E_FOREIGN = 51           /* well-formed, but its sizes, names or offsets contradict each other */
 };
 
-/* Where an error was found. Fields that say nothing are UINT64_MAX, of rule 0; after a call without an error, all. */
+/* Where an error was found, and in foreign formats why it is one. Fields that say nothing are UINT64_MAX, of rule and
+ * name_size 0, of reason NULL; after a call without an error, all. */
 typedef struct {
     uint64_t offset;            /* in the file */
     uint64_t tensor;            /* index in the tensor table (of a spec, for builders) */
     uint64_t chunk;             /* number of the chunk within its tensor */
     uint32_t rule;              /* nn of the requirement [TZ1-nn], or 0 */
-    uint32_t reserved;
+    uint32_t name_size;         /* of name; without a final zero */
+    const char *reason;         /* what is wrong, in words ("its dtype is unknown"): static text with a final zero */
+    char name[256];             /* the tensor's, when a file is refused on opening; a longer one is cut and ends with an
+                                   ellipsis. It may hold anything that the file does: no UTF-8, escape sequences */
 } tz_diagnostic;
 
 enum { TZ_NONE32 = -1 };        /* as uint32_t: 0xFFFFFFFF, "no tensor", "not tied" */

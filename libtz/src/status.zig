@@ -119,9 +119,13 @@ pub const Diagnostic = extern struct {
     tensor: u64 = none,
     chunk: u64 = none,
     rule: u32 = 0,
-    reserved: u32 = 0,
+    name_size: u32 = 0,
+    reason: ?[*:0]const u8 = null,
+    name: [name_size_max]u8 = @splat(0),
 
     pub const none = std.math.maxInt(u64);
+    const name_size_max = 256;
+    const cut_mark = "…";
 
     /// Notes the broken rule and passes the error on: `return diagnostic.fail(error.Name, 23, at)`.
     pub fn fail(self: *Diagnostic, err: DataError, rule: u32, offset: u64) DataError {
@@ -129,4 +133,48 @@ pub const Diagnostic = extern struct {
         self.offset = offset;
         return err;
     }
+
+    /// The same for foreign formats, whose rules have no numbers but words, which follow a tensor's
+    /// name if there is one: "its dtype is unknown".
+    pub fn refuse(self: *Diagnostic, err: DataError, offset: u64, reason: [*:0]const u8) DataError {
+        self.offset = offset;
+        return self.because(err, reason);
+    }
+
+    /// For who does not know where: who calls does, and notes it.
+    pub fn because(self: *Diagnostic, err: DataError, reason: [*:0]const u8) DataError {
+        self.reason = reason;
+        return err;
+    }
+
+    /// Notes the name of a tensor that no index gives, as the file is refused.
+    pub fn setName(self: *Diagnostic, given: []const u8) void {
+        var size = given.len;
+        if (size > name_size_max) {
+            size = name_size_max - cut_mark.len;
+            while (size > 0 and given[size] & 0xC0 == 0x80) size -= 1; // not within a character
+            @memcpy(self.name[size..][0..cut_mark.len], cut_mark);
+        }
+        @memcpy(self.name[0..size], given[0..size]);
+        self.name_size = @intCast(if (size < given.len) size + cut_mark.len else size);
+    }
 };
+
+test "names are cut between characters" {
+    const limit = Diagnostic.name_size_max;
+    const ascii: [limit + 1]u8 = @splat('n');
+    const wide: [2 * limit]u8 = @bitCast(@as([limit][2]u8, @splat("ä".*)));
+    for ([_]struct { []const u8, usize, []const u8 }{
+        .{ "", 0, "" },
+        .{ ascii[0..limit], limit, "" },
+        .{ &ascii, limit - 3, "…" },
+        .{ &wide, limit - 4, "…" },
+        .{ &@as([limit + 1]u8, @splat(0x80)), 0, "…" }, // not UTF-8 at all
+    }) |case| {
+        var diagnostic: Diagnostic = .{};
+        diagnostic.setName(case[0]);
+        const noted = diagnostic.name[0..diagnostic.name_size];
+        try std.testing.expectEqualStrings(case[0][0..case[1]], noted[0..case[1]]);
+        try std.testing.expectEqualStrings(case[2], noted[case[1]..]);
+    }
+}

@@ -114,6 +114,7 @@ const Table = struct {
         const diagnostic = self.diagnostic;
         if (bytes.get(u16, raw, 14) != 0) return diagnostic.fail(error.Reserved, 21, at + 14);
         const name = try self.nextName(raw, index);
+        errdefer diagnostic.setName(name);
         const dtype = bytes.get(u16, raw, 6);
         if (dtypes.byCode(dtype) == null and !dtypes.isExtensible(dtype)) {
             return diagnostic.fail(error.Feature, 25, at + 6);
@@ -214,6 +215,7 @@ const Table = struct {
             if (!tensor.hasChunks()) continue;
             const at = self.recordOffset(index);
             self.diagnostic.tensor = index;
+            errdefer self.diagnostic.setName(tensor.name);
             const chunk_count = tensor.chunkCount(preamble.chunkSize());
             const smallest = format.chunk_alignment * (chunk_count - 1) + 1;
             if (tensor.chunk_begin != chunk_end) return self.diagnostic.fail(error.Layout, 36, at + 48);

@@ -48,5 +48,6 @@ test {
     _ = @import("header_test.zig");
     _ = @import("limits_test.zig");
     _ = @import("plan_test.zig");
+    _ = @import("status.zig");
     _ = @import("tensor_table.zig");
 }

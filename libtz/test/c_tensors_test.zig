@@ -66,6 +66,44 @@ const nested_file = fileOf(
     .{ "\x1E[\"a\"]", "\x02", meta[2] },
 );
 
+/// A path that goes on where the other one ends; and a dtype without size.
+const refused_file = fileOf(
+    .{ "\x1E[\"m\",0]", "\x02", parameter[2] },
+    meta,
+);
+const unsized_file = fileOf(parameter, .{ "m", "\x02", "\x03|u0\x01" ++ le(u32, 3) });
+
+test "a file that does not open is refused with the tensor and the reason" {
+    const path = "its path ends where that of another tensor goes on";
+    const Case = struct { []const u8, c.tz_status, []const u8, []const u8 };
+    for ([_]Case{
+        .{ refused_file, c.TZ_E_FOREIGN, "m", path },
+        .{ unsized_file, c.TZ_E_FEATURE, "m", "its dtype is none of numbers" },
+        .{ "|TZX|", c.TZ_E_NOT_TZ, "", "the file does not begin with |TZR|" },
+    }) |case| {
+        var header: ?*c.tz_header = null;
+        var needed: u64 = 0;
+        var diagnostic: c.tz_diagnostic = undefined;
+        const bytes = case[0];
+        const size = bytes.len;
+        try expectEqual(
+            case[1],
+            c.tz_tensors_open(bytes.ptr, size, size, null, &header, &needed, &diagnostic),
+        );
+        try expectEqualStrings(case[2], diagnostic.name[0..diagnostic.name_size]);
+        try expectEqualStrings(case[3], std.mem.span(diagnostic.reason));
+    }
+    // What one call noted is gone with the next.
+    var header: ?*c.tz_header = null;
+    var needed: u64 = 0;
+    var diagnostic: c.tz_diagnostic = undefined;
+    _ = c.tz_tensors_open("|TZX|", 5, 5, null, &header, &needed, &diagnostic);
+    try ok(c.tz_tensors_open(file.ptr, file.len, file.len, null, &header, &needed, &diagnostic));
+    defer c.tz_header_free(header);
+    try expectEqual(null, diagnostic.reason);
+    try expectEqual(0, diagnostic.name_size);
+}
+
 fn open(bytes: []const u8) !*c.tz_header {
     var header: ?*c.tz_header = null;
     var needed: u64 = 0;
@@ -198,6 +236,8 @@ test "what is refused" {
     );
     try expectEqual(1, diagnostic.tensor);
     try expectEqual(range.offset + 10, diagnostic.offset);
+    const reason = "its record header has another kind than the index";
+    try expectEqualStrings(reason, std.mem.span(diagnostic.reason));
 }
 
 /// Everything for which exports take memory when the file is a .tensors file.

@@ -64,7 +64,7 @@ def test_dtypes() -> None:
 # ---- Statuses ------------------------------------------------------------------------------------
 
 
-def diagnostic(**fields: int) -> Any:
+def diagnostic(**fields: Any) -> Any:
     out = ffi.new("tz_diagnostic *")
     out.offset = out.tensor = out.chunk = lib.NONE64
     for name, value in fields.items():
@@ -104,6 +104,13 @@ def test_messages_say_where() -> None:
         status.check(clib.TZ_E_CHECKSUM, found, where="m.tz", name_of="abcdef".__getitem__)
     assert (integrity_error.value.tensor, integrity_error.value.chunk) == ("d", 5)
     assert str(integrity_error.value).startswith("m.tz, tensor 'd', chunk 5, byte 9: ")
+    reason = ffi.new("char[]", b"its dtype is unknown")
+    unopened = diagnostic(tensor=3, offset=9, reason=reason, name=b"a\x1b[1m\xff", name_size=6)
+    with pytest.raises(FormatError) as format_error:
+        status.check(clib.TZ_E_FEATURE, unopened, where="m.safetensors")
+    assert format_error.value.tensor == "a\x1b[1m\ufffd"
+    message = "m.safetensors, tensor 'a\\x1b[1m\ufffd', byte 9: its dtype is unknown (feature)"
+    assert str(format_error.value) == message
     with pytest.raises(IntegrityError, match="tensor '#3'"):
         status.check(clib.TZ_E_CHECKSUM, found, where="m.tz")
     with pytest.raises(OptionError, match=r"^out, tensor '#3', chunk 5: this cannot be written"):

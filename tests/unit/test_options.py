@@ -120,7 +120,7 @@ def test_options_are_values() -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        FormatError("broken", code="TZ1-07", offset=12),
+        FormatError("broken", code="TZ1-07", offset=12, tensor="a"),
         IntegrityError("differs", tensor="a.b", chunk=3),
         SourceError("gone", url="http://h/x", status=503, retryable=True),
         OptionError("no"),

@@ -567,6 +567,14 @@ def test_mapped_tensors_are_checked(tmp_path: Path) -> None:
         f.load()
 
 
+@pytest.mark.parametrize("name", ["dtype-after-last", "layout-1", "data-offset-0"])
+def test_tensors_of_files_that_do_not_open_are_named(name: str) -> None:
+    vector = tz_vectors.load(tz_vectors.VECTORS / "v1" / "invalid" / f"{name}.hex")
+    with pytest.raises(FormatError, match="tensor 'x', byte") as caught:
+        libtz.open(vector.data)
+    assert caught.value.tensor == "x"
+
+
 def test_a_dtype_of_the_extensible_range_is_listed_and_verified_but_not_loaded() -> None:
     # A conformance vector, since no writer of this version makes such a file.
     vector = tz_vectors.load(tz_vectors.VECTORS / "v1" / "valid" / "dtype-extensible-last-code.hex")

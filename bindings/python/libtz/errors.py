@@ -51,15 +51,22 @@ def _rebuild(
 
 
 class FormatError(Error):
-    """The bytes are not a valid file. `code` names the rule, `offset` the byte it broke at."""
+    """The bytes are not a valid file. `code` names the rule, `offset` the byte it broke at.
 
-    def __init__(self, message: str, *, code: str, offset: int | None = None) -> None:
+    `tensor` names the tensor at fault if it is known: at most 256 bytes, and as the file has it, so
+    it may hold control characters; messages have it escaped.
+    """
+
+    def __init__(
+        self, message: str, *, code: str, offset: int | None = None, tensor: str | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.offset = offset
+        self.tensor = tensor
 
     def _fields(self) -> dict[str, Any]:
-        return {"code": self.code, "offset": self.offset}
+        return {"code": self.code, "offset": self.offset, "tensor": self.tensor}
 
 
 class IntegrityError(Error):

@@ -30,7 +30,10 @@ macro_rules! structs {
 }
 
 structs! {
-    "tz_diagnostic" Diagnostic { offset: u64, tensor: u64, chunk: u64, rule: u32, reserved: u32 }
+    "tz_diagnostic" Diagnostic {
+        offset: u64, tensor: u64, chunk: u64, rule: u32, name_size: u32, reason: *const c_char,
+        name: [c_char; 256]
+    }
     "tz_dtype_info" DtypeInfo {
         name: *const c_char, safetensors: *const c_char, unit_bits: u32, elements: u32
     }

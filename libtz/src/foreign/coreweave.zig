@@ -59,12 +59,12 @@ pub fn decode(
     std.debug.assert(front.len <= file_size);
     const magic_size = @min(magic.len, front.len);
     if (!std.mem.eql(u8, front[0..magic_size], magic[0..magic_size])) {
-        return diagnostic.fail(error.NotTz, 0, 0);
+        return diagnostic.refuse(error.NotTz, 0, "the file does not begin with |TZR|");
     }
     const is_short = file_size < file_header_size + end_marker_size;
     // Whether it is such a file at all is said first.
     if (is_short and front.len >= @min(magic.len, file_size)) {
-        return diagnostic.fail(error.Truncated, 0, 0);
+        return diagnostic.refuse(error.Truncated, 0, "the file is shorter than 81 bytes");
     }
     if (front.len < file_header_size) {
         needed.* = @min(file_header_size, file_size);
@@ -72,7 +72,9 @@ pub fn decode(
     }
     const file: FileHeader = try .decode(front, file_size, diagnostic);
     const header_size = file_header_size + file.index_size;
-    if (header_size > open_size_max) return diagnostic.fail(error.Limit, 0, 65);
+    if (header_size > open_size_max) {
+        return diagnostic.refuse(error.Limit, 65, "the index is larger than the caller allows");
+    }
     if (front.len < header_size) {
         needed.* = header_size;
         return null;
@@ -115,7 +117,9 @@ const FileHeader = struct {
         diagnostic: *status.Diagnostic,
     ) Error!FileHeader {
         const version = bytes.get(u32, front, 5);
-        if (version < 1 or version > 5) return diagnostic.fail(error.Version, 0, 5);
+        if (version < 1 or version > 5) {
+            return diagnostic.refuse(error.Version, 5, "the data version is none of 1 to 5");
+        }
         const flags = bytes.get(u64, front, 9);
         const known: u64 = switch (version) {
             4 => flag_encrypted,
@@ -123,19 +127,27 @@ const FileHeader = struct {
             else => 0,
         };
         if (flags & ~known != 0 or !bytes.allZero(front[17..41])) {
-            return diagnostic.fail(error.Feature, 0, 9);
+            return diagnostic.refuse(error.Feature, 9, "a flag is not of its data version");
         }
         // An unreleased writer calls another layout version 5 too; it lacks this flag.
         const has_versioned_index = flags & flag_versioned_index != 0;
-        if (version == 5 and !has_versioned_index) return diagnostic.fail(error.Feature, 0, 9);
-        if (!bytes.allZero(front[49..57])) return diagnostic.fail(error.Reserved, 0, 49);
+        if (version == 5 and !has_versioned_index) {
+            return diagnostic.refuse(error.Feature, 9, "its index is not flagged as versioned");
+        }
+        if (!bytes.allZero(front[49..57])) {
+            return diagnostic.refuse(error.Reserved, 49, "reserved bytes are not zero");
+        }
         const index_size = bytes.get(u64, front, 65);
         if (index_size > file_size - file_header_size - end_marker_size) {
-            return diagnostic.fail(error.Truncated, 0, 65);
+            return diagnostic.refuse(error.Truncated, 65, "the file ends within its index");
         }
         const tensor_count = bytes.get(u64, front, 57);
-        if (tensor_count > format.tensor_count_max) return diagnostic.fail(error.Limit, 0, 57);
-        if (tensor_count > index_size / entry_size_min) return diagnostic.fail(error.Foreign, 0, 57);
+        if (tensor_count > format.tensor_count_max) {
+            return diagnostic.refuse(error.Limit, 57, "there are more than 16,777,216 tensors");
+        }
+        if (tensor_count > index_size / entry_size_min) {
+            return diagnostic.refuse(error.Foreign, 57, "the index is too small for its tensors");
+        }
         return .{
             .version = version,
             .is_encrypted = version == 3 or flags & flag_encrypted != 0,
@@ -176,57 +188,78 @@ const Parser = struct {
         for (self.entries) |*entry| {
             const offset = file_header_size + self.at;
             self.parseEntry(entry, offset) catch |err| {
-                if (self.diagnostic.offset == status.Diagnostic.none) {
-                    self.diagnostic.offset = offset;
-                }
+                self.diagnostic.offset = offset;
                 return err;
             };
         }
         if (!bytes.allZero(self.index[self.at..])) {
-            return self.diagnostic.fail(error.Foreign, 0, file_header_size + self.at);
+            const reason = "bytes follow the last entry of the index";
+            return self.diagnostic.refuse(error.Foreign, file_header_size + self.at, reason);
         }
     }
 
-    fn take(self: *Parser, size: usize) error{Foreign}![]const u8 {
-        if (size > self.index.len - self.at) return error.Foreign;
+    fn take(self: *Parser, size: usize) Error![]const u8 {
+        if (size > self.index.len - self.at) {
+            return self.diagnostic.because(error.Foreign, "the index ends within an entry");
+        }
         defer self.at += size;
         return self.index[self.at..][0..size];
     }
 
-    fn integer(self: *Parser, comptime T: type) error{Foreign}!T {
+    fn integer(self: *Parser, comptime T: type) Error!T {
         return bytes.get(T, try self.take(@sizeOf(T)), 0);
     }
 
     fn parseEntry(self: *Parser, entry: *Entry, offset: u64) Error!void {
+        const diagnostic = self.diagnostic;
         var has_wide_dimensions = false;
         if (self.file.has_versioned_index) switch (try self.integer(u32)) {
             1 => {},
             5 => has_wide_dimensions = true,
-            else => return error.Version,
+            else => return diagnostic.because(error.Version, "an index entry has no known version"),
         };
         const name = try self.take(try self.integer(u16));
+        errdefer diagnostic.setName(names.shown(name));
         const role = std.enums.fromInt(Record.Role, try self.integer(u8)) orelse
-            return error.Foreign;
+            return diagnostic.because(error.Foreign, "its kind is unknown");
         const type_begin = self.at;
-        const dtype: opaque_dtypes.Found = try .decode(try self.take(try self.integer(u8)));
+        const dtype_text = try self.take(try self.integer(u8));
+        const dtype = opaque_dtypes.Found.decode(dtype_text) catch |err|
+            return diagnostic.because(err, switch (err) {
+                error.Foreign => "its dtype is malformed",
+                error.Feature => "its dtype is none of numbers",
+            });
         const shape = try self.parseShape(has_wide_dimensions);
         const type_bytes = self.index[type_begin..self.at];
         const record_offset = try self.integer(u64);
         const data_offset = try self.integer(u64);
         const stored_size = try self.integer(u64);
-        const size = dtypes.sizeOf(dtype.unit_size, shape) orelse return error.Limit;
+        const size = dtypes.sizeOf(dtype.unit_size, shape) orelse
+            return diagnostic.because(error.Limit, "its shape is too large");
         const is_meta = stored_size == 0 and size != 0;
-        if (is_meta and self.file.version < 4) return error.Foreign;
-        if (!is_meta and stored_size != size) return error.Foreign;
+        if (is_meta and self.file.version < 4) {
+            const reason = "it has a shape but no data, before version 4";
+            return diagnostic.because(error.Foreign, reason);
+        }
+        if (!is_meta and stored_size != size) {
+            const reason = "its size is not what its shape and dtype take";
+            return diagnostic.because(error.Foreign, reason);
+        }
         const record_size = std.math.sub(u64, data_offset, record_offset) catch
-            return error.Foreign;
-        if (record_size > record_format.size_max) return error.Limit;
+            return diagnostic.because(error.Foreign, "its data lie before its record header");
+        if (record_size > record_format.size_max) {
+            return diagnostic.because(error.Limit, "its record header is larger than 64 MiB");
+        }
         if (record_size < record_format.sizeMin(name.len, type_bytes.len, self.file.is_encrypted)) {
-            return error.Foreign;
+            return diagnostic.because(error.Foreign, "its record header is too small");
         }
         const step_begin = self.steps.items.len;
-        if (try names.parse(self.gpa, self.arena, name, role, &self.steps)) self.is_nested = true;
-        if (self.steps.items.len > std.math.maxInt(u32)) return error.Limit;
+        if (try names.parse(self.gpa, self.arena, name, role, &self.steps, diagnostic)) {
+            self.is_nested = true;
+        }
+        if (self.steps.items.len > std.math.maxInt(u32)) {
+            return diagnostic.because(error.Limit, "the paths have too many steps");
+        }
         entry.* = .{
             .tensor = .{
                 .name = "",
@@ -254,7 +287,9 @@ const Parser = struct {
 
     fn parseShape(self: *Parser, has_wide_dimensions: bool) Error![]u64 {
         const rank = try self.integer(u8);
-        if (rank > format.rank_max) return error.Limit;
+        if (rank > format.rank_max) {
+            return self.diagnostic.because(error.Limit, "it has more than 64 dimensions");
+        }
         const shape = try self.arena.alloc(u64, rank);
         for (shape) |*dimension| {
             dimension.* = if (has_wide_dimensions)
@@ -267,13 +302,13 @@ const Parser = struct {
 
     /// Checks that records and data fill the file, names all tensors and sorts them.
     fn arrange(self: *Parser, file_size: u64, header_size: u64) Error!Decoded {
-        try self.checkPlaces(file_size, header_size);
         const count = self.entries.len;
         for (self.entries) |*entry| {
+            errdefer self.note(entry.*);
             const path = self.pathOf(entry.*);
-            entry.tensor.name = names.join(self.arena, path, self.is_nested) catch |err|
-                return self.failAt(err, entry.*);
+            entry.tensor.name = try names.join(self.arena, path, self.is_nested, self.diagnostic);
         }
+        try self.checkPlaces(file_size, header_size);
         const sorted = try self.arena.alloc(u32, count); // entries by name
         for (sorted, 0..) |*place, number| place.* = @intCast(number);
         std.mem.sortUnstable(u32, sorted, self.entries, byName);
@@ -287,7 +322,7 @@ const Parser = struct {
             tensor.* = entry.tensor;
             record.* = entry.record;
             if (place > 0 and std.mem.eql(u8, tensors[place - 1].name, tensor.name)) {
-                return self.failAt(error.Foreign, entry.*);
+                return self.refuse(error.Foreign, entry.*, "its name occurs twice");
             }
         }
         return .{
@@ -300,9 +335,16 @@ const Parser = struct {
         };
     }
 
-    fn failAt(self: *Parser, err: Error, entry: Entry) Error {
+    fn refuse(self: *Parser, err: status.DataError, entry: Entry, reason: [*:0]const u8) Error {
+        self.note(entry);
+        return self.diagnostic.because(err, reason);
+    }
+
+    /// Which tensor the file is refused for: by libtz's name, or before there is one the file's.
+    fn note(self: *Parser, entry: Entry) void {
+        const name = entry.tensor.name;
+        self.diagnostic.setName(if (name.len != 0) name else names.shown(entry.record.name));
         self.diagnostic.offset = entry.offset;
-        return err;
     }
 
     fn pathOf(self: *const Parser, entry: Entry) []const names.Step {
@@ -315,14 +357,24 @@ const Parser = struct {
         var end = header_size;
         var sum: u64 = 0;
         for (self.entries) |entry| {
-            if (entry.record.offset != end) return self.failAt(error.Foreign, entry);
-            end = bytes.add(entry.data_offset, entry.tensor.stored_size) orelse
-                return self.failAt(error.Truncated, entry);
-            if (end > data_end) return self.failAt(error.Truncated, entry);
+            if (entry.record.offset != end) {
+                const reason = "its record header does not begin where what is before it ends";
+                return self.refuse(error.Foreign, entry, reason);
+            }
+            end = bytes.add(entry.data_offset, entry.tensor.stored_size) orelse file_size;
+            if (end > data_end) {
+                return self.refuse(error.Truncated, entry, "the file ends before its data do");
+            }
             sum += entry.tensor.stored_size; // all lie in the file, so this is below its size
         }
-        if (end < data_end) return self.diagnostic.fail(error.Trailing, 0, end);
-        if (sum != self.file.data_size) return self.diagnostic.fail(error.Foreign, 0, 41);
+        if (end < data_end) {
+            const reason = "bytes follow the data that no tensor has";
+            return self.diagnostic.refuse(error.Trailing, end, reason);
+        }
+        if (sum != self.file.data_size) {
+            const reason = "the data of all tensors have another size than the file header says";
+            return self.diagnostic.refuse(error.Foreign, 41, reason);
+        }
     }
 
     fn byName(entries: []const Entry, a: u32, b: u32) bool {
@@ -334,10 +386,11 @@ const Parser = struct {
     }
 
     fn nest(self: *Parser, order: []const u32) Error!Structure {
-        var tree: names.Tree = try .init(self.gpa);
+        var tree: names.Tree = .init(self.gpa, self.diagnostic);
         defer tree.deinit();
         for (self.entries, order) |entry, place| {
-            tree.add(self.pathOf(entry), place) catch |err| return self.failAt(err, entry);
+            errdefer self.note(entry);
+            try tree.add(self.pathOf(entry), place);
         }
         return tree.encode(self.arena);
     }

@@ -29,30 +29,59 @@ pub fn parse(
     name: []const u8,
     role: Role,
     steps: *std.ArrayList(Step),
+    diagnostic: *status.Diagnostic,
 ) Error!bool {
-    if (name.len == 0 or name[0] != path_mark) {
-        if (!bytes.isText(name)) return error.Foreign;
+    if (!isPath(name)) {
+        if (!bytes.isText(name)) {
+            return diagnostic.because(error.Foreign, "its name is not UTF-8");
+        }
         try steps.append(gpa, .{ .key = flatKey(name, role) });
         return false;
     }
-    // Modules have no paths, and what is written is one line of ASCII.
-    if (role != .state) return error.Foreign;
-    for (name[1..]) |byte| if (byte < 0x20 or byte > 0x7E) return error.Json;
-    var reader: JsonReader = try .init(name[1..]);
+    if (role != .state) {
+        return diagnostic.because(error.Foreign, "its name is a path, which modules do not have");
+    }
+    // What is written is one line of ASCII.
+    for (name[1..]) |byte| if (byte < 0x20 or byte > 0x7E) {
+        return diagnostic.because(error.Json, "its path is not one line of ASCII");
+    };
+    var reader: JsonReader = .{ .text = name[1..] };
+    parsePath(gpa, arena, &reader, steps) catch |err| return switch (err) {
+        error.Json => diagnostic.because(error.Json, reader.reason),
+        error.Limit => diagnostic.because(error.Limit, "its path has more than 128 steps"),
+        error.OutOfMemory => err,
+    };
+    return true;
+}
+
+fn parsePath(
+    gpa: Allocator,
+    arena: Allocator,
+    reader: *JsonReader,
+    steps: *std.ArrayList(Step),
+) error{ OutOfMemory, Json, Limit }!void {
     try reader.expect('[');
     var items: JsonReader.Items = .init(']');
     var count: usize = 0;
-    while (try items.next(&reader)) : (count += 1) {
+    while (try items.next(reader)) : (count += 1) {
         if (count == format.depth_max) return error.Limit;
-        if (reader.at == reader.text.len) return error.Json;
+        if (reader.at == reader.text.len) return reader.fail("its path does not end");
         try steps.append(gpa, if (reader.text[reader.at] == '"')
             .{ .key = try reader.string(arena) }
         else
             .{ .place = try reader.integer() });
     }
     try reader.finish();
-    if (count == 0) return error.Json;
-    return true;
+    if (count == 0) return reader.fail("its path has no steps");
+}
+
+fn isPath(name: []const u8) bool {
+    return name.len > 0 and name[0] == path_mark;
+}
+
+/// A name of the file as people may see it.
+pub fn shown(name: []const u8) []const u8 {
+    return if (isPath(name)) name[1..] else name;
 }
 
 /// Tensorizer joins a module's path and a tensor's name with a dot, also for the root, whose path is
@@ -66,11 +95,18 @@ fn flatKey(name: []const u8, role: Role) []const u8 {
 }
 
 /// The tensor's name. Flat ones stay as they are unless other names in the file are paths.
-pub fn join(arena: Allocator, path: []const Step, is_nested: bool) Error![]const u8 {
+pub fn join(
+    arena: Allocator,
+    path: []const Step,
+    is_nested: bool,
+    diagnostic: *status.Diagnostic,
+) Error![]const u8 {
     if (!is_nested) {
         const name = path[0].key;
         // As in tz files, so that every tensor can be named and converted.
-        if (bytes.hasControl(name)) return error.Foreign;
+        if (bytes.hasControl(name)) {
+            return diagnostic.because(error.Foreign, "its name has a control character");
+        }
         return name;
     }
     var name: std.ArrayList(u8) = .empty;
@@ -81,7 +117,9 @@ pub fn join(arena: Allocator, path: []const Step, is_nested: bool) Error![]const
             .key => |key| try appendEscaped(arena, &name, key),
         }
     }
-    if (name.items.len > format.name_size_max) return error.Limit;
+    if (name.items.len > format.name_size_max) {
+        return diagnostic.because(error.Limit, "its name is longer than 65,535 bytes");
+    }
     return name.items;
 }
 
@@ -112,6 +150,7 @@ fn looksLikeNumber(key: []const u8) bool {
 /// without tensors leaves no trace in a file.
 pub const Tree = struct {
     gpa: Allocator,
+    diagnostic: *status.Diagnostic,
     nodes: std.ArrayList(Node) = .empty,
     known: std.HashMapUnmanaged(Key, u32, Key.Context, 80) = .empty,
 
@@ -151,8 +190,8 @@ pub const Tree = struct {
         };
     };
 
-    pub fn init(gpa: Allocator) error{OutOfMemory}!Tree {
-        return .{ .gpa = gpa };
+    pub fn init(gpa: Allocator, diagnostic: *status.Diagnostic) Tree {
+        return .{ .gpa = gpa, .diagnostic = diagnostic };
     }
 
     pub fn deinit(self: *Tree) void {
@@ -167,10 +206,19 @@ pub const Tree = struct {
         }
         var parent: u32 = 0;
         for (path, 1..) |step, depth| {
-            if (self.nodes.items[parent].kind != kindAbove(step)) return error.Foreign;
+            const kind = self.nodes.items[parent].kind;
+            if (kind != kindAbove(step)) {
+                return self.diagnostic.because(error.Foreign, if (kind == .tensor)
+                    "its path goes on where that of another tensor ends"
+                else
+                    "its path has a key where another has a place in a list, or the reverse");
+            }
             const found = try self.known.getOrPut(self.gpa, .{ .parent = parent, .step = step });
             const is_last = depth == path.len;
-            if (found.found_existing and is_last) return error.Foreign;
+            if (found.found_existing and is_last) {
+                const reason = "its path ends where that of another tensor goes on";
+                return self.diagnostic.because(error.Foreign, reason);
+            }
             if (!found.found_existing) {
                 found.value_ptr.* = try self.append(parent, .{
                     .step = step,
@@ -187,7 +235,9 @@ pub const Tree = struct {
     }
 
     fn append(self: *Tree, parent: u32, node: Node) Error!u32 {
-        if (self.nodes.items.len == format.node_count_max) return error.Limit;
+        if (self.nodes.items.len == format.node_count_max) {
+            return self.diagnostic.because(error.Limit, "the paths have too many steps");
+        }
         const number: u32 = @intCast(self.nodes.items.len);
         try self.nodes.append(self.gpa, node);
         const above = &self.nodes.items[parent];
@@ -208,7 +258,9 @@ pub const Tree = struct {
         try stack.append(self.gpa, 0);
         while (stack.pop()) |number| {
             const node = self.encoded(number);
-            try offsets.append(arena, std.math.cast(u32, raw.items.len) orelse return error.Limit);
+            const offset = std.math.cast(u32, raw.items.len) orelse
+                return self.diagnostic.because(error.Limit, "the paths are too long");
+            try offsets.append(arena, offset);
             node.encode(try raw.addManyAsSlice(arena, @intCast(node.encodedSize())));
             try self.pushChildren(&stack, number);
         }
@@ -259,8 +311,10 @@ fn expectName(expected: []const u8, raw: []const u8, is_nested: bool) !void {
     var arena: std.heap.ArenaAllocator = .init(testing.allocator);
     defer arena.deinit();
     var steps: std.ArrayList(Step) = .empty;
-    _ = try parse(arena.allocator(), arena.allocator(), raw, .state, &steps);
-    try testing.expectEqualStrings(expected, try join(arena.allocator(), steps.items, is_nested));
+    var diagnostic: status.Diagnostic = .{};
+    _ = try parse(arena.allocator(), arena.allocator(), raw, .state, &steps, &diagnostic);
+    const name = try join(arena.allocator(), steps.items, is_nested, &diagnostic);
+    try testing.expectEqualStrings(expected, name);
 }
 
 test "names" {
@@ -276,13 +330,13 @@ test "names" {
 fn buildTree(gpa: Allocator) !void {
     var arena: std.heap.ArenaAllocator = .init(gpa);
     defer arena.deinit();
-    var tree: Tree = try .init(gpa);
+    var diagnostic: status.Diagnostic = .{};
+    var tree: Tree = .init(gpa, &diagnostic);
     defer tree.deinit();
     try tree.add(&.{ .{ .key = "b" }, .{ .place = 7 } }, 1);
     try tree.add(&.{.{ .key = "a" }}, 0);
     try tree.add(&.{ .{ .key = "b" }, .{ .place = 2 }, .{ .key = "x" } }, 2);
     const structure = try tree.encode(arena.allocator());
-    var diagnostic: status.Diagnostic = .{};
     _ = structures.decode(gpa, arena.allocator(), structure.raw, 3, 0, &diagnostic) catch |err|
         return if (err == error.OutOfMemory) err else error.TestUnexpectedResult;
     const kinds = [_]structures.Kind{ .dict, .list, .dict, .tensor, .tensor, .tensor };

@@ -78,31 +78,48 @@ pub fn parse(
     std.debug.assert(raw.len == record.size and hashed.len == raw.len);
     var parser: Parser = .{ .raw = raw };
     return parser.parse(tensor, record, is_encrypted, hashed) catch |err| {
-        diagnostic.offset = record.offset + parser.at;
-        return err;
+        return diagnostic.refuse(err, record.offset + parser.at, parser.reason);
     };
 }
 
 const Parser = struct {
     raw: []const u8,
     at: usize = 0,
+    /// After an error, what is wrong.
+    reason: [*:0]const u8 = "",
 
-    fn take(self: *Parser, size: u64) error{Foreign}![]const u8 {
-        if (size > self.raw.len - self.at) return error.Foreign;
+    fn fail(
+        self: *Parser,
+        err: status.DataError,
+        at: usize,
+        reason: [*:0]const u8,
+    ) status.DataError {
+        self.at = at;
+        self.reason = reason;
+        return err;
+    }
+
+    fn refuse(self: *Parser, at: usize, reason: [*:0]const u8) status.DataError {
+        return self.fail(error.Foreign, at, reason);
+    }
+
+    fn take(self: *Parser, size: u64) status.DataError![]const u8 {
+        if (size > self.raw.len - self.at) {
+            return self.refuse(self.at, "its record header ends too early");
+        }
         defer self.at += @intCast(size);
         return self.raw[self.at..][0..@intCast(size)];
     }
 
-    fn integer(self: *Parser, comptime T: type) error{Foreign}!T {
+    fn integer(self: *Parser, comptime T: type) status.DataError!T {
         return bytes.get(T, try self.take(@sizeOf(T)), 0);
     }
 
     /// The next bytes are these and no others.
-    fn expect(self: *Parser, expected: []const u8) error{Foreign}!void {
+    fn expect(self: *Parser, expected: []const u8, reason: [*:0]const u8) status.DataError!void {
         const begin = self.at;
         if (std.mem.eql(u8, try self.take(expected.len), expected)) return;
-        self.at = begin;
-        return error.Foreign;
+        return self.refuse(begin, reason);
     }
 
     fn parse(
@@ -112,21 +129,25 @@ const Parser = struct {
         is_encrypted: bool,
         hashed: []u8,
     ) status.DataError!Parsed {
-        if (try self.integer(u64) != record.size) return self.failAt(0);
+        if (try self.integer(u64) != record.size) return self.differs(0, "size");
         var parsed: Parsed = .{ .module = try self.integer(u16) };
-        if (try self.integer(u8) != @backingInt(record.role)) return self.failAt(10);
-        if (try self.integer(u16) != record.name.len) return self.failAt(11);
-        try self.expect(record.name);
-        try self.expect(record.type_bytes);
+        if (try self.integer(u8) != @backingInt(record.role)) return self.differs(10, "kind");
+        if (try self.integer(u16) != record.name.len) return self.differs(11, "name");
+        try self.expect(record.name, differing("name"));
+        try self.expect(record.type_bytes, differing("dtype or shape"));
         @memcpy(hashed[0..self.at], self.raw[0..self.at]);
         try self.parseHashes(&parsed, hashed);
         var hashed_size = self.at;
         if (is_encrypted) parsed.crypt = try self.parseCrypt(tensor.stored_size);
         const rest = self.raw[self.at..];
-        if (rest.len < 8) return error.Foreign;
-        if (!bytes.allZero(rest[0 .. rest.len - 8])) return error.Foreign;
+        if (rest.len < 8) {
+            return self.refuse(self.at, "its record header ends too early");
+        }
+        if (!bytes.allZero(rest[0 .. rest.len - 8])) {
+            return self.refuse(self.at, "the padding of its record header is not zero");
+        }
         if (bytes.get(u64, rest, rest.len - 8) != tensor.stored_size) {
-            return self.failAt(self.raw.len - 8);
+            return self.differs(self.raw.len - 8, "size of the data");
         }
         @memcpy(hashed[hashed_size..][0..rest.len], rest);
         hashed_size += rest.len;
@@ -134,9 +155,12 @@ const Parser = struct {
         return parsed;
     }
 
-    fn failAt(self: *Parser, at: usize) error{Foreign} {
-        self.at = at;
-        return error.Foreign;
+    fn differs(self: *Parser, at: usize, comptime what: []const u8) status.DataError {
+        return self.refuse(at, differing(what));
+    }
+
+    fn differing(comptime what: []const u8) [*:0]const u8 {
+        return "its record header has another " ++ what ++ " than the index";
     }
 
     /// Copies what it passes to `hashed`, with digests of zero.
@@ -144,79 +168,101 @@ const Parser = struct {
         const begin = self.at;
         const size = try self.integer(u16);
         const end = self.at + size;
-        if (end > self.raw.len or size == 0) return self.failAt(begin);
+        if (end > self.raw.len or size == 0) {
+            return self.refuse(begin, "its block of hashes has an impossible size");
+        }
         const count = try self.integer(u8);
         @memcpy(hashed[begin..self.at], self.raw[begin..self.at]);
         for (0..count) |_| {
             const entry = self.at;
             const kind = try self.integer(u8);
             const digest = try self.take(try self.integer(u8));
-            if (self.at > end) return self.failAt(entry);
+            if (self.at > end) {
+                return self.refuse(entry, "a hash runs out of the block of hashes");
+            }
             @memcpy(hashed[entry..][0..2], self.raw[entry..][0..2]);
             @memset(hashed[entry + 2 .. self.at], 0);
             switch (kind) {
                 0 => {
-                    if (parsed.crc32 != null or digest.len != 4) return self.failAt(entry);
+                    if (parsed.crc32 != null or digest.len != 4) {
+                        const reason = "it has two CRC-32, or one that is not of 4 bytes";
+                        return self.refuse(entry, reason);
+                    }
                     parsed.crc32 = bytes.get(u32, digest, 0);
                 },
                 1 => {
-                    if (parsed.sha256 != null or digest.len != 32) return self.failAt(entry);
+                    if (parsed.sha256 != null or digest.len != 32) {
+                        const reason = "it has two SHA-256, or one that is not of 32 bytes";
+                        return self.refuse(entry, reason);
+                    }
                     parsed.sha256 = digest[0..sha256_size];
                 },
-                else => {
-                    self.at = entry;
-                    return error.Feature;
-                },
+                else => return self.fail(error.Feature, entry, "it has a hash of unknown kind"),
             }
         }
-        if (self.at != end) return error.Foreign;
+        if (self.at != end) {
+            return self.refuse(self.at, "bytes follow the last hash in its block");
+        }
     }
 
     fn parseCrypt(self: *Parser, data_size: u64) status.DataError!Crypt {
         const size = try self.integer(u64);
-        if (size > self.raw.len - self.at) return error.Foreign;
+        if (size > self.raw.len - self.at) {
+            return self.refuse(self.at, "its encryption block runs out of the record header");
+        }
         const end = self.at + @as(usize, @intCast(size));
         const count = try self.integer(u16);
         var crypt: Crypt = .{};
         for (0..count) |_| {
             const begin = self.at;
             const chunk_size = try self.integer(u64);
-            if (chunk_size > self.raw.len - self.at) return self.failAt(begin);
+            if (chunk_size > self.raw.len - self.at) return self.refuse(begin, bad_chunk);
             const chunk_end = self.at + @as(usize, @intCast(chunk_size));
             switch (try self.integer(u16)) {
                 1 => {
-                    if (crypt.derivation != null) return self.failAt(begin);
+                    if (crypt.derivation != null) {
+                        return self.refuse(begin, "its key is derived twice");
+                    }
                     crypt.derivation = try self.parseDerivation();
                 },
                 2 => {
-                    if (crypt.cipher != null) return self.failAt(begin);
+                    if (crypt.cipher != null) return self.refuse(begin, two_ciphers);
                     crypt.cipher = try self.parseBoxes(data_size);
                 },
                 3 => {
-                    if (crypt.cipher != null) return self.failAt(begin);
+                    if (crypt.cipher != null) return self.refuse(begin, two_ciphers);
                     const nonce = (try self.take(24))[0..24];
                     const tags = try self.take(tag_size);
                     crypt.cipher = .{ .chunk_size = data_size, .nonce = nonce, .tags = tags };
                 },
                 else => {
-                    self.at = begin;
-                    return error.Feature;
+                    const reason = "its encryption block has a part of unknown kind";
+                    return self.fail(error.Feature, begin, reason);
                 },
             }
-            if (self.at != chunk_end) return self.failAt(begin);
+            if (self.at != chunk_end) return self.refuse(begin, bad_chunk);
         }
-        if (self.at != end) return error.Foreign;
+        if (self.at != end) {
+            return self.refuse(self.at, "bytes follow the parts of its encryption block");
+        }
         // Otherwise whoever changes the file could put in plain data without knowing the key.
-        if (data_size != 0 and crypt.cipher == null) return error.Foreign;
+        if (data_size != 0 and crypt.cipher == null) {
+            return self.refuse(self.at, "its data are not encrypted, in an encrypted file");
+        }
         return crypt;
     }
 
+    const bad_chunk = "a part of its encryption block has a wrong size";
+    const two_ciphers = "its data are encrypted twice";
+
     fn parseDerivation(self: *Parser) status.DataError!Crypt.Derivation {
-        if (try self.integer(u16) != 1) return error.Feature;
+        if (try self.integer(u16) != 1) return self.fail(error.Feature, self.at, bad_derivation);
         const opslimit = try self.integer(u64);
         const memlimit = try self.integer(u64);
-        if (try self.integer(u32) != 2) return error.Feature;
-        if (try self.integer(u16) != 16) return error.Foreign;
+        if (try self.integer(u32) != 2) return self.fail(error.Feature, self.at, bad_derivation);
+        if (try self.integer(u16) != 16) {
+            return self.refuse(self.at, "the salt of its key is not of 16 bytes");
+        }
         return .{
             .opslimit = opslimit,
             .memlimit = memlimit,
@@ -224,14 +270,22 @@ const Parser = struct {
         };
     }
 
+    const bad_derivation = "its key is derived in an unknown way";
+
     fn parseBoxes(self: *Parser, data_size: u64) status.DataError!Crypt.Cipher {
         const chunk_size = try self.integer(u64);
         // What the format's own library asks for.
-        if (chunk_size < 1024 or chunk_size % 64 != 0) return error.Foreign;
+        if (chunk_size < 1024 or chunk_size % 64 != 0) {
+            const reason = "its encrypted pieces are not of a multiple of 64 bytes, 1024 or more";
+            return self.refuse(self.at, reason);
+        }
         const nonce = (try self.take(24))[0..24];
         const count = try self.integer(u64);
-        if (count != bytes.divCeil(data_size, chunk_size)) return error.Foreign;
-        const size = bytes.mul(count, tag_size) orelse return error.Foreign;
+        if (count != bytes.divCeil(data_size, chunk_size)) {
+            const reason = "the number of its encrypted pieces does not follow from its size";
+            return self.refuse(self.at, reason);
+        }
+        const size = bytes.mul(count, tag_size) orelse std.math.maxInt(u64); // more than there is
         return .{ .chunk_size = chunk_size, .nonce = nonce, .tags = try self.take(size) };
     }
 };

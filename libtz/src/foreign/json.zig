@@ -12,15 +12,23 @@ pub const Reader = struct {
     text: []const u8,
     /// Of the next byte; after an error near what is wrong.
     at: usize = 0,
+    /// After an error, what is wrong.
+    reason: [*:0]const u8 = "it is not JSON",
 
     pub fn init(text: []const u8) Error!Reader {
         if (!bytes.isText(text)) return error.Json;
         return .{ .text = text };
     }
 
+    /// Notes what is wrong, of what is well-formed but not expected, too.
+    pub fn fail(self: *Reader, reason: [*:0]const u8) Error {
+        self.reason = reason;
+        return error.Json;
+    }
+
     /// After any white space, `byte` and nothing else.
-    pub fn expect(self: *Reader, byte: u8) Error!void {
-        if (!self.take(byte)) return error.Json;
+    pub fn expect(self: *Reader, comptime byte: u8) Error!void {
+        if (!self.take(byte)) return self.fail(std.fmt.comptimePrint("expected {c}", .{byte}));
     }
 
     /// Passes over white space, and over `byte` if it comes next.
@@ -54,7 +62,7 @@ pub const Reader = struct {
 
         pub fn next(self: *Items, reader: *Reader) Error!bool {
             if (reader.take(self.close)) return false;
-            if (!self.first) try reader.expect(',');
+            if (!self.first and !reader.take(',')) return reader.fail("expected , or the end");
             self.first = false;
             return true;
         }
@@ -67,15 +75,18 @@ pub const Reader = struct {
         while (self.at < self.text.len) : (self.at += 1) {
             const byte = self.text[self.at];
             if (!std.ascii.isDigit(byte)) break;
-            value = bytes.mul(value, 10) orelse return error.Json;
-            value = bytes.add(value, byte - '0') orelse return error.Json;
+            value = bytes.mul(value, 10) orelse return self.fail(too_large);
+            value = bytes.add(value, byte - '0') orelse return self.fail(too_large);
         }
         const digits = self.text[begin..self.at];
         // No leading zeros. A fraction or an exponent is not what may follow, so the caller finds
         // it.
-        if (digits.len == 0 or (digits.len > 1 and digits[0] == '0')) return error.Json;
+        if (digits.len == 0) return self.fail("expected a whole number that is not negative");
+        if (digits.len > 1 and digits[0] == '0') return self.fail("a number begins with 0");
         return value;
     }
+
+    const too_large = "a number does not fit 64 bits";
 
     /// The text of a string, its escapes resolved, as a copy of its own.
     pub fn string(self: *Reader, arena: std.mem.Allocator) error{ Json, OutOfMemory }![]const u8 {
@@ -90,13 +101,16 @@ pub const Reader = struct {
                 at += 1;
                 continue;
             }
-            const escape = try Escape.decode(raw[at..]);
+            const escape = Escape.decode(raw[at..]) catch return self.fail(bad_escape);
             // Surrogates were refused, and one to four bytes fit where two to twelve were.
-            size += std.unicode.utf8Encode(escape.codepoint, out[size..]) catch return error.Json;
+            size += std.unicode.utf8Encode(escape.codepoint, out[size..]) catch
+                return self.fail(bad_escape);
             at += escape.size;
         }
         return out[0..size];
     }
+
+    const bad_escape = "a string has a malformed escape";
 
     /// What stands between the quotes.
     fn rawString(self: *Reader) Error![]const u8 {
@@ -109,17 +123,17 @@ pub const Reader = struct {
                     return self.text[begin .. self.at - 1];
                 },
                 '\\' => self.at += 1, // the byte after it is no end
-                0...0x1F => return error.Json,
+                0...0x1F => return self.fail("a string has a control character"),
                 else => {},
             }
         }
-        return error.Json;
+        return self.fail("a string does not end");
     }
 
     /// Nothing may follow but spaces.
     pub fn finish(self: *Reader) Error!void {
         while (self.at < self.text.len) : (self.at += 1) {
-            if (self.text[self.at] != ' ') return error.Json;
+            if (self.text[self.at] != ' ') return self.fail("more than spaces follows the end");
         }
     }
 };

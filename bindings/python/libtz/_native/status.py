@@ -77,11 +77,11 @@ def check(
     if diagnostic is not None:
         offset = _known(diagnostic.offset)
         chunk = _known(diagnostic.chunk)
-        index = _known(diagnostic.tensor)
-        if index is not None:
-            tensor = name_of(index) if name_of else f"#{index}"
+        tensor = _tensor(diagnostic, name_of)
         if diagnostic.rule:
             rule = f", rule TZ1-{diagnostic.rule}"
+        if diagnostic.reason:
+            meaning = ffi.string(diagnostic.reason).decode()
     place = "" if tensor is None else f", tensor {tensor!r}"
     place += "" if chunk is None else f", chunk {chunk}"
     if blames_caller:
@@ -90,7 +90,17 @@ def check(
     message = f"{where}{place}: {meaning} ({word}{rule})"
     if kind is IntegrityError:
         raise IntegrityError(message, tensor=tensor, chunk=chunk)
-    raise FormatError(message, code=word, offset=offset)
+    raise FormatError(message, code=word, offset=offset, tensor=tensor)
+
+
+def _tensor(diagnostic: Any, name_of: Callable[[int], str] | None) -> str | None:
+    if diagnostic.name_size:  # of a file that was not opened; there may be anything in it
+        name: bytes = ffi.buffer(diagnostic.name, diagnostic.name_size)[:]
+        return name.decode(errors="replace")
+    index = _known(diagnostic.tensor)
+    if index is None:
+        return None
+    return name_of(index) if name_of else f"#{index}"
 
 
 def _known(value: int) -> int | None:

@@ -71,7 +71,9 @@ def translated() -> Iterator[None]:
     except (DecryptionError, DecryptionOptionError) as error:
         raise CryptographyError(error.message) from error
     except FormatError as error:
-        raise ValueFormatError(error.message, code=error.code, offset=error.offset) from error
+        raise ValueFormatError(
+            error.message, code=error.code, offset=error.offset, tensor=error.tensor
+        ) from error
     except IntegrityError as error:
         raise HashMismatchError(error.message, tensor=error.tensor, chunk=error.chunk) from error
     except OptionError as error:

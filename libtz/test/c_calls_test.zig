@@ -769,6 +769,26 @@ test "safetensors files go the same way" {
     );
 }
 
+test "the last piece of a foreign tensor is found at once, whatever size a server claims" {
+    const size: u64 = 1 << 62;
+    const json = std.fmt.comptimePrint(
+        "{{\"w\":{{\"dtype\":\"U8\",\"shape\":[{d}],\"data_offsets\":[0,{d}]}}}}",
+        .{ size, size },
+    );
+    const front = std.mem.toBytes(@as(u64, json.len)) ++ json;
+    var header: ?*c.tz_header = null;
+    var needed: u64 = 0;
+    const file_size = front.len + size;
+    try ok(c.tz_safetensors_open(front, front.len, file_size, null, &header, &needed, null));
+    defer c.tz_header_free(header);
+    var chunk: c.tz_chunk = undefined;
+    const last = (size >> 20) - 1;
+    try ok(c.tz_header_chunk(header, 0, last, &chunk));
+    try expectEqual(front.len + (last << 20), chunk.offset);
+    try expectEqual(1 << 20, chunk.decoded_length);
+    try expectStatus(c.TZ_E_ARGUMENT, c.tz_header_chunk(header, 0, last + 1, &chunk));
+}
+
 // ---- What is refused ---------------------------------------------------------------------------
 
 test "NULL is refused, or freed" {

@@ -277,18 +277,16 @@ fn getChunk(header: ?*const Header, tensor: u32, number: u64, out: ?*c.Chunk) st
     const target = out orelse return error.Argument;
     if (tensor >= self.index.tensors.len) return error.Argument;
     var chunks = try self.chunks(tensor);
-    var left = number;
-    while (chunks.next()) |chunk| : (left -= 1) {
-        if (left != 0) continue;
-        target.* = .{
-            .offset = chunk.offset,
-            .stored_length = chunk.stored_length,
-            .decoded_length = chunk.decoded_length,
-            .codec = chunk.codec,
-            .crc = chunk.crc,
-            .digest = chunk.digest,
-        };
-        return;
-    }
-    return error.Argument;
+    const chunk_count = self.index.tensors[tensor].chunkCount(self.index.chunk_size);
+    if (number >= chunk_count) return error.Argument;
+    chunks.skip(number);
+    const chunk = chunks.next().?;
+    target.* = .{
+        .offset = chunk.offset,
+        .stored_length = chunk.stored_length,
+        .decoded_length = chunk.decoded_length,
+        .codec = chunk.codec,
+        .crc = chunk.crc,
+        .digest = chunk.digest,
+    };
 }

@@ -78,6 +78,10 @@ def for_device(device: Any) -> tuple[Maker, Lane | None, Any]:
         raise OptionError(f"{device!r} is not a device: {error}") from error
     if place.type == "cpu":
         return maker, None, None
+    try:
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA asserts
+        raise OptionError(f"device {device!r} cannot be used: {error}") from error
     if place.type == "cuda":
         return maker, CudaLane(place, make_empty), None
     return maker, None, place

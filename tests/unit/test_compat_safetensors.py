@@ -97,6 +97,14 @@ def test_signatures() -> None:
             other = inspect.signature(getattr(real, name)).parameters.values()
             wanted = [(p.name, p.kind, p.default) for p in other]
             assert [(p.name, p.kind, p.default) for p in own] == wanted
+    public = {
+        name
+        for name, value in vars(safetensors).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert public <= set(ours.__all__)
+    for name in ("_SIZE", "_TYPES"):  # the package's lack F8_E8M0 and F4
+        assert vars(safetensors.torch)[name].items() <= vars(our_torch)[name].items()
     public = {name for name in dir(safetensors.safe_open) if not name.startswith("_")}
     assert public == {name for name in dir(ours.safe_open) if not name.startswith("_")}
 

@@ -516,6 +516,25 @@ def test_what_has_no_meaning_says_so(path: Path) -> None:
         stream_io.open_stream(str(path), end=5)
 
 
+def test_files_of_torch_compat_are_brought_over_by_tensorizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As docs/compat-tensorizer.md says."""
+    monkeypatch.chdir(tmp_path)
+    module = Tied()
+    with tensorizer.torch_compat.tensorizer_saving():
+        torch.save(module, "module.pt")
+    with pytest.raises(OptionError, match=r"save_model.*without pickle"):
+        ours.torch_compat.tensorizer_loading(device="cpu")
+    with tensorizer.torch_compat.tensorizer_loading(device="cpu"):
+        module = torch.load("module.pt", weights_only=False)
+    libtz.torch.save_model(module, "module.tz")
+    again = Tied()
+    assert libtz.torch.load_model(again, "module.tz") == ([], [])
+    for name, tensor in module.state_dict().items():
+        assert again.state_dict()[name].equal(tensor)
+
+
 def test_secrets_are_not_shown() -> None:
     key = os.urandom(32)
     params = EncryptionParams(key)

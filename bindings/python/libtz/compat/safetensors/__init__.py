@@ -3,12 +3,14 @@
     from libtz.compat.safetensors import safe_open
     from libtz.compat.safetensors.torch import load_file, save_file
 
-Signatures are those of safetensors 0.8. What differs, all of it on purpose:
+Signatures are those of safetensors 0.8, `serialize`, `deserialize` and the names that converters
+import from `safetensors.torch` among them. What differs, all of it on purpose:
 
 - Files may be .tz too, wherever one is read; names may be URLs, folders and indexes of shards.
-- Errors are libtz's: `SafetensorError` is `libtz.Error`, the base of all of them. A local file that
-  is not there is a `FileNotFoundError` as well.
+- Errors are libtz's: `SafetensorError` is `libtz.Error`, the base of all of them. They are
+  `ValueError`, `RuntimeError`, `TypeError` or `FileNotFoundError` too where the package's are.
 - Headers that are ambiguous are refused: names that come twice, gaps, bytes after the end.
+- Frameworks are PyTorch and NumPy; of others, most take NumPy's arrays.
 - `load_model` changes nothing in the module if names or shapes do not fit.
 - Files appear under their name when they are complete.
 """
@@ -20,16 +22,35 @@ import os
 from types import TracebackType
 from typing import Any
 
-from libtz._native import lib
+import numpy as np
+
+from libtz.compat._errors import RuntimeOptionError
+from libtz.compat.safetensors._raw import (
+    TensorSpec,
+    described,
+    deserialize,
+    serialize,
+    serialize_file,
+)
 from libtz.errors import Error as SafetensorError
 from libtz.errors import OptionError, SourceError
-from libtz.format import TensorInfo
-from libtz.makers import Maker
+from libtz.makers import Maker, for_device
 from libtz.options import ReadOptions
 from libtz.reader import open as open_file
 from libtz.slices import TensorSlice
 
-__all__ = ["SafetensorError", "read_options", "safe_open"]
+__all__ = [
+    "SafetensorError",
+    "TensorSpec",
+    "deserialize",
+    "read_options",
+    "safe_open",
+    "serialize",
+    "serialize_file",
+]
+
+# Of the release whose interface this is.
+__version__ = "0.8.0"
 
 _TORCH = frozenset({"pt", "torch", "pytorch"})
 _NUMPY = frozenset({"np", "numpy"})
@@ -69,7 +90,7 @@ class safe_open:  # noqa: N801 - the name that code to be swapped uses
                 f"framework must be 'pt' or 'np'; got {framework!r}. Of other frameworks, most take"
                 " NumPy arrays"
             )
-        self._device = "cpu" if device is None else device
+        self._device = _checked(device)
         self._is_numpy = framework in _NUMPY
         if self._is_numpy and self._device != "cpu":
             raise OptionError(f"NumPy arrays are in host memory, not on device {device!r}")
@@ -125,6 +146,16 @@ class safe_open:  # noqa: N801 - the name that code to be swapped uses
         return self._file.load(names, self._device)
 
 
+def _checked(device: Any) -> Any:
+    if device is None or device == "cpu":
+        return "cpu"
+    try:
+        for_device(device)
+    except OptionError as error:
+        raise RuntimeOptionError(error.message) from error
+    return device
+
+
 class SafeSlice:
     """A tensor that is loaded when it is indexed."""
 
@@ -135,27 +166,28 @@ class SafeSlice:
 
     def get_shape(self) -> list[int]:
         """In numbers, where a PyTorch tensor of a packed type counts bytes."""
-        return _described(self._part.info)[1]
+        return described(self._part.dtype, self._part.shape)[1]
 
     def get_dtype(self) -> str:
         """As .safetensors files spell it: "BF16"."""
-        return _described(self._part.info)[0]
+        return described(self._part.dtype, self._part.shape)[0]
 
     def __getitem__(self, index: Any) -> Any:
-        tensor = self._part[index]
-        if self._is_numpy:
-            return tensor.numpy() if hasattr(tensor, "numpy") else tensor
-        return tensor if self._device == "cpu" else tensor.to(self._device)
+        """Integers, slices and `...` read what they need; of others the whole tensor is read."""
+        parts = index if isinstance(index, tuple) else (index,)
+        tensor = self._part[index] if all(map(_is_plain, parts)) else self._part[...]
+        if self._is_numpy and hasattr(tensor, "numpy"):
+            tensor = tensor.numpy()
+        if not all(map(_is_plain, parts)):
+            tensor = tensor[index]
+        return tensor if self._is_numpy or self._device == "cpu" else tensor.to(self._device)
 
 
-def _described(info: TensorInfo) -> tuple[str, list[int]]:
-    dtype = lib.dtype(lib.dtype_code(info.dtype))
-    shape = list(info.shape)
-    if dtype is None or dtype.safetensors is None:
-        return info.dtype.upper(), shape  # of a .tz file, a type that .safetensors files have not
-    if dtype.elements > 1:
-        shape[-1] *= dtype.elements
-    return dtype.safetensors, shape
+def _is_plain(part: Any) -> bool:
+    if isinstance(part, slice):
+        return part.step is None or part.step > 0
+    is_integer = isinstance(part, (int, np.integer)) and not isinstance(part, bool)
+    return is_integer or part is Ellipsis
 
 
 def _numpy_maker() -> Maker:

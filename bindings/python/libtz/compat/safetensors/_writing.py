@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from libtz._native import lib
-from libtz.errors import OptionError
+from libtz.compat._errors import TypeOptionError
 from libtz.foreign.safetensors_out import SafetensorsWriter
 from libtz.writer import TensorSpec
 
@@ -30,7 +30,7 @@ def write(
     """`blocks` gives the bytes of a tensor, in pieces."""
     for key, value in (metadata or {}).items():
         if not isinstance(key, str) or not isinstance(value, str):
-            raise OptionError(f"metadata maps str to str; got {key!r}: {value!r}")
+            raise TypeOptionError(f"metadata maps str to str; got {key!r}: {value!r}")
     ordered = sorted(specs, key=_order)
     with SafetensorsWriter(target, ordered, metadata=metadata) as writer:
         for spec in ordered:

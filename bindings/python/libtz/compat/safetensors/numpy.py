@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from libtz import numpy as libtz_numpy
 from libtz.compat.safetensors import safe_open
+from libtz.compat.safetensors._raw import file_bytes
 from libtz.compat.safetensors._writing import write, written
-from libtz.errors import OptionError
 from libtz.writer import TensorSpec
 
 __all__ = ["load", "load_file", "safe_open", "save", "save_file"]
@@ -34,7 +34,7 @@ def save_file(
 
 def load(data: bytes) -> dict[str, NDArray[Any]]:
     """From the bytes of a file."""
-    return libtz_numpy.load_file(_bytes(data))
+    return libtz_numpy.load_file(file_bytes(data))
 
 
 def load_file(filename: Any, *, backend: str = "mmap") -> dict[str, NDArray[Any]]:
@@ -51,9 +51,3 @@ def _specs(arrays: Mapping[str, Any]) -> list[TensorSpec]:
 
 def _blocks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
     yield np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-
-
-def _bytes(data: Any) -> Any:
-    if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise OptionError(f"load() takes the bytes of a file, not {type(data).__name__}")
-    return data

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
 from libtz import _torch_save
 from libtz import torch as libtz_torch
-from libtz._torch_dtypes import FORMAT_NAMES
+from libtz._torch_dtypes import FORMAT_NAMES, TORCH_DTYPES
+from libtz.compat._errors import RuntimeOptionError, ValueOptionError
 from libtz.compat.safetensors import safe_open
+from libtz.compat.safetensors._raw import DTYPES, described, file_bytes
+from libtz.compat.safetensors._sharing import (
+    _find_shared_tensors,
+    _remove_duplicate_names,
+)
+from libtz.compat.safetensors._sharing import _is_complete as _is_complete
+from libtz.compat.safetensors._sharing import storage_ptr as storage_ptr
+from libtz.compat.safetensors._sharing import storage_size as storage_size
 from libtz.compat.safetensors._writing import write, written
 from libtz.errors import OptionError
 from libtz.format import TensorInfo
 from libtz.writer import TensorSpec
 
 __all__ = ["load", "load_file", "load_model", "safe_open", "save", "save_file", "save_model"]
+
+# PyTorch's types by the names in .safetensors files, and their sizes in bytes; loaders take these
+# from the package.
+_TYPES = {described(name, ())[0]: TORCH_DTYPES[name] for name in DTYPES.values()}
+_SIZE = {dtype: dtype.itemsize for dtype in _TYPES.values()}
+
+
+def _getdtype(dtype_str: str) -> torch.dtype:
+    return _TYPES[dtype_str]
 
 
 def save(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -35,9 +53,7 @@ def save_file(
 
 def load(data: bytes) -> dict[str, torch.Tensor]:
     """From the bytes of a file."""
-    if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise OptionError(f"load() takes the bytes of a file, not {type(data).__name__}")
-    return libtz_torch.load_file(data)
+    return libtz_torch.load_file(file_bytes(data))
 
 
 def load_file(
@@ -56,7 +72,7 @@ def save_model(
     """Tied weights are stored once; the metadata say under which name each other one is."""
     state = model.state_dict()
     notes = dict(metadata or {})
-    for kept, others in _tied(state, ()).items():
+    for kept, others in _remove_duplicate_names(state).items():
         for name in others:
             notes.setdefault(name, kept)
             del state[name]
@@ -88,7 +104,7 @@ def load_model(
                 problems.append(f"{name!r} has shape {shape} in the file and {own} in the model")
         if problems:
             listed = "".join(f"\n  - {problem}" for problem in problems)
-            raise OptionError(
+            raise RuntimeOptionError(
                 f"{filename} does not fit {type(model).__name__}; nothing was changed:{listed}"
             )
         model.load_state_dict(file.get_tensors(), strict=False)
@@ -103,7 +119,7 @@ def _difference(
     missing = state.keys() - infos.keys()
     unexpected = infos.keys() - state.keys()
     owners = {name: info.tied_to or name for name, info in infos.items()}
-    for kept, others in _tied(state, infos).items():
+    for kept, others in _remove_duplicate_names(state, preferred_names=infos).items():
         missing -= set(others)
         unexpected |= {name for name in others if name in infos and owners[name] != owners[kept]}
     return sorted(missing), sorted(unexpected)
@@ -111,18 +127,24 @@ def _difference(
 
 def _specs(tensors: Mapping[str, torch.Tensor]) -> list[TensorSpec]:
     if not isinstance(tensors, Mapping):
-        raise OptionError(f"tensors are a dict of names to tensors, not {type(tensors).__name__}")
-    for name, tensor in tensors.items():
-        _torch_save._check(name, tensor)
-        if not tensor.is_contiguous():
-            raise OptionError(f"tensor {name!r} is not contiguous; save its contiguous()")
-    for group in _overlapping(tensors):
+        raise ValueOptionError(
+            f"tensors are a dict of names to tensors, not {type(tensors).__name__}"
+        )
+    try:
+        for name, tensor in tensors.items():
+            _torch_save._check(name, tensor)
+    except OptionError as error:
+        raise ValueOptionError(error.message) from None
+    for group in _find_shared_tensors(tensors):
         if len(group) > 1:
             listed = ", ".join(repr(name) for name in sorted(group))
-            raise OptionError(
+            raise RuntimeOptionError(
                 f"tensors {listed} share memory, which a .safetensors file cannot say; save_model"
                 " stores one of them, a .tz file ties them"
             )
+    for name, tensor in tensors.items():
+        if not tensor.is_contiguous():
+            raise ValueOptionError(f"tensor {name!r} is not contiguous; save its contiguous()")
     return [
         TensorSpec(name, FORMAT_NAMES[tensor.dtype], tuple(tensor.shape))
         for name, tensor in tensors.items()
@@ -132,63 +154,3 @@ def _specs(tensors: Mapping[str, torch.Tensor]) -> list[TensorSpec]:
 def _blocks(tensor: torch.Tensor) -> Iterable[Any]:
     data = _torch_save._data(tensor)
     return [data] if isinstance(data, torch.Tensor) else data
-
-
-# ---- Tied weights --------------------------------------------------------------------------------
-
-
-def _overlapping(tensors: Mapping[str, torch.Tensor]) -> list[list[str]]:
-    """Names by shared memory; most are alone."""
-    storages: dict[Any, list[tuple[int, int, str]]] = {}
-    groups: list[list[str]] = []
-    for name, tensor in tensors.items():
-        storage = tensor.untyped_storage()
-        if tensor.is_meta or storage.nbytes() == 0 or storage.data_ptr() == 0:
-            groups.append([name])
-            continue
-        begin, end = _extent(tensor)
-        storages.setdefault((tensor.device, storage.data_ptr()), []).append((begin, end, name))
-    for areas in storages.values():
-        reached = -1
-        for begin, end, name in sorted(areas):
-            if begin < reached:
-                groups[-1].append(name)
-            else:
-                groups.append([name])
-            reached = max(reached, end)
-    return groups
-
-
-def _extent(tensor: torch.Tensor) -> tuple[int, int]:
-    size = tensor.element_size()
-    begin = tensor.data_ptr()
-    if not tensor.numel():
-        return begin, begin
-    pairs = zip(tensor.shape, tensor.stride(), strict=True)
-    return begin, begin + size * (1 + sum((count - 1) * stride for count, stride in pairs))
-
-
-def _tied(state: Mapping[str, torch.Tensor], preferred: Collection[str]) -> dict[str, list[str]]:
-    """For each group that shares memory: the name to store, and the others.
-
-    Stored is a tensor that covers all of the memory, one of the preferred names if possible.
-    """
-    ties: dict[str, list[str]] = {}
-    for group in _overlapping(state):
-        if len(group) < 2:
-            continue
-        complete = sorted(name for name in group if _is_complete(state[name]))
-        if not complete:
-            raise OptionError(
-                f"{', '.join(map(repr, sorted(group)))} share memory, and none of them has all of"
-                " it, so none can stand for the others"
-            )
-        kept = next((name for name in complete if name in preferred), complete[0])
-        ties[kept] = sorted(name for name in group if name != kept)
-    return ties
-
-
-def _is_complete(tensor: torch.Tensor) -> bool:
-    storage = tensor.untyped_storage()
-    is_whole = tensor.numel() * tensor.element_size() == storage.nbytes()
-    return is_whole and tensor.data_ptr() == storage.data_ptr()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from libtz.compat.tensorizer._errors import ValueOptionError
+from libtz.compat._errors import ValueOptionError
 from libtz.options import S3Options
 from libtz.sources.s3_client import make_session
 

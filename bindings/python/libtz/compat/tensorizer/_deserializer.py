@@ -16,16 +16,15 @@ from numpy.typing import NDArray
 
 from libtz import reader
 from libtz._torch_dtypes import TORCH_DTYPES
-from libtz.compat.tensorizer._encryption import DecryptionParams
-from libtz.compat.tensorizer._entries import Entry, arranged, entries_of, layers, leaves
-from libtz.compat.tensorizer._errors import (
-    CryptographyError,
-    HashMismatchError,
+from libtz.compat._errors import (
     NotImplementedOptionError,
+    RuntimeOptionError,
     TypeOptionError,
     ValueOptionError,
-    translated,
 )
+from libtz.compat.tensorizer._encryption import DecryptionParams
+from libtz.compat.tensorizer._entries import Entry, arranged, entries_of, layers, leaves
+from libtz.compat.tensorizer._errors import CryptographyError, HashMismatchError, translated
 from libtz.compat.tensorizer._loading import load_into, slots_of
 from libtz.compat.tensorizer._types import FilterFuncType, TensorType
 from libtz.compat.tensorizer.stream_io import ObjectReader, open_stream
@@ -230,7 +229,7 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
         """As `read_tensors`: (…, array, whether its type is opaque, PyTorch's type if so). Types
         that NumPy does not have are opaque, and only yielded with `allow_raw_data`."""
         if self._device.type != "cpu":
-            raise RuntimeError("arrays are in host memory; use device='cpu'")
+            raise RuntimeOptionError("arrays are in host memory; use device='cpu'")
         file = self._opened()
         for entry in self._next(filter_func, num_tensors):
             dtype = file.info(entry.name).dtype
@@ -370,7 +369,7 @@ def _device(device: torch.device | str | None) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError(f"device {device}: this machine has no CUDA")
+        raise RuntimeOptionError(f"device {device}: this machine has no CUDA")
     return device
 
 

@@ -8,7 +8,8 @@ from enum import IntEnum
 
 from libtz import _sodium
 from libtz._sodium import KEY_SIZE, SALT_SIZE
-from libtz.compat.tensorizer._errors import TypeOptionError, ValueOptionError, translated
+from libtz.compat._errors import TypeOptionError, ValueOptionError
+from libtz.compat.tensorizer._errors import translated
 from libtz.foreign.tensors_sealing import PasswordHash, SealingKey
 
 __all__ = ["DecryptionParams", "EncryptionParams"]

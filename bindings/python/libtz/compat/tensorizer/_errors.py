@@ -8,15 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from libtz.compat._errors import (
+    NotImplementedOptionError,
+    RuntimeOptionError,
+    TypeOptionError,
+    ValueOptionError,
+)
 from libtz.errors import Error, FormatError, IntegrityError, OptionError, SourceError
 from libtz.transfer.decryption import DecryptionError, DecryptionOptionError
 
 __all__ = [
     "CryptographyError",
     "HashMismatchError",
-    "NotImplementedOptionError",
-    "TypeOptionError",
-    "ValueOptionError",
     "translated",
 ]
 
@@ -29,18 +32,6 @@ class HashMismatchError(IntegrityError):
     """A tensor is not the one that was written."""
 
 
-class ValueOptionError(OptionError, ValueError):
-    pass
-
-
-class TypeOptionError(OptionError, TypeError):
-    pass
-
-
-class NotImplementedOptionError(OptionError, NotImplementedError):
-    pass
-
-
 class ValueFormatError(FormatError, ValueError):
     pass
 
@@ -49,6 +40,7 @@ _OWN = (
     CryptographyError,
     HashMismatchError,
     NotImplementedOptionError,
+    RuntimeOptionError,
     TypeOptionError,
     ValueFormatError,
     ValueOptionError,

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn.parameter import is_lazy
 
+from libtz.compat._errors import ValueOptionError
 from libtz.compat.tensorizer._entries import Entry
-from libtz.compat.tensorizer._errors import ValueOptionError
 from libtz.compat.tensorizer._types import TensorType
 
 __all__ = ["Slot", "load_into", "slots_of"]

@@ -17,8 +17,9 @@ from torch.nn.parameter import is_lazy
 from libtz import _torch_save
 from libtz import numpy as libtz_numpy
 from libtz._torch_dtypes import FORMAT_NAMES
+from libtz.compat._errors import TypeOptionError, ValueOptionError
 from libtz.compat.tensorizer._encryption import EncryptionParams
-from libtz.compat.tensorizer._errors import TypeOptionError, ValueOptionError, translated
+from libtz.compat.tensorizer._errors import translated
 from libtz.compat.tensorizer._types import TensorPath, TensorType
 from libtz.compat.tensorizer.stream_io import ObjectWriter, open_stream
 from libtz.errors import OptionError

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from libtz.compat._errors import TypeOptionError, ValueOptionError
 from libtz.compat.tensorizer._credentials import s3_options
-from libtz.compat.tensorizer._errors import TypeOptionError, ValueOptionError, translated
+from libtz.compat.tensorizer._errors import translated
 from libtz.errors import OptionError
 from libtz.options import HttpOptions, ReadOptions, S3Options, WriteOptions
 from libtz.sinks.resolve import resolve

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from libtz.compat.tensorizer._errors import TypeOptionError
+from libtz.compat._errors import TypeOptionError
 from libtz.errors import OptionError
 from libtz.torch import no_init
 

@@ -1,0 +1,150 @@
+"""Scripts as users have them, run with the package that they were written for and with ours: what
+changes in between is the name in their imports. Both runs must come to the same `results`."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import botocore.session
+import numpy as np
+import pytest
+import torch
+from tests.libsodium import needs_libsodium
+from tests.servers import Nginx, Seaweed
+
+FOLDER = Path(__file__).parent / "scripts"
+NEEDS: dict[str, Any] = dict.fromkeys(("tensorizer_encryption", "tensorizer_vllm"), needs_libsodium)
+SERVERS = {"tensorizer_s3"}
+SCRIPTS = [
+    pytest.param(path.stem, marks=NEEDS.get(path.stem, ()))
+    for path in sorted(FOLDER.glob("*.py"))
+    if path.stem not in SERVERS
+]
+
+
+def swapped(text: str) -> str:
+    """As one does it by search and replace."""
+    name = r"(tensorizer|safetensors)\b"
+    text = re.sub(rf"^from {name}", r"from libtz.compat.\1", text, flags=re.MULTILINE)
+    whole = r"from libtz.compat import \1\nimport libtz.compat.\1\2"
+    return re.sub(rf"^import {name}(\S*)$", whole, text, flags=re.MULTILINE)
+
+
+def run(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch, *, swap: bool) -> Any:
+    path = FOLDER / f"{name}.py"
+    text = path.read_text()
+    monkeypatch.setattr(sys, "argv", [str(path), *arguments])
+    scope: dict[str, Any] = {"__name__": "__main__"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the packages warn of other things
+        exec(compile(swapped(text) if swap else text, path, "exec"), scope)
+    origins = {getattr(value, "__module__", None) or "" for value in scope.values()}
+    assert any(origin.startswith("libtz.compat.") for origin in origins) == swap
+    assert any(origin.startswith(("tensorizer", "safetensors")) for origin in origins) != swap
+    return comparable(scope["results"])
+
+
+def comparable(value: Any) -> Any:
+    """The same, compared by `==`, and bit for bit."""
+    if isinstance(value, torch.Tensor):
+        data = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        return type(value).__name__, value.dtype, tuple(value.shape), value.requires_grad, data
+    if isinstance(value, np.ndarray):
+        return "array", value.dtype, value.shape, value.tobytes()
+    if hasattr(value, "items"):  # lists of nested objects come as mappings
+        return {key: comparable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [comparable(item) for item in value]
+    return value
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_scripts(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compare(name, tmp_path, [], monkeypatch)
+
+
+def test_servers(
+    nginx: Nginx, seaweed: Seaweed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, secret = seaweed.keys
+    client: Any = botocore.session.Session().create_client(
+        "s3",
+        endpoint_url=seaweed.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=key,
+        aws_secret_access_key=secret,
+    )
+    client.create_bucket(Bucket="migration")
+    client.close()
+    monkeypatch.setenv("S3_ACCESS_KEY_ID", key)
+    monkeypatch.setenv("S3_SECRET_ACCESS_KEY", secret)
+    monkeypatch.setenv("S3_ENDPOINT_URL", seaweed.endpoint)
+    arguments = ["migration", nginx.http, str(nginx.root)]
+    compare("tensorizer_s3", tmp_path, arguments, monkeypatch)
+
+
+def compare(name: str, folder: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    for swap in (False, True):
+        place = folder / ("ours" if swap else "theirs")
+        place.mkdir()
+        results.append(run(name, [str(place), *arguments], monkeypatch, swap=swap))
+    theirs, ours = results
+    assert theirs
+    assert ours.keys() == theirs.keys()
+    for key, value in theirs.items():
+        assert ours[key] == value, key
+
+
+TRANSFORMERS = """
+import sys
+import libtz.compat.safetensors, libtz.compat.safetensors.numpy, libtz.compat.safetensors.torch
+for name in ("", ".torch", ".numpy"):
+    sys.modules["safetensors" + name] = sys.modules["libtz.compat.safetensors" + name]
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+folder = sys.argv[1]
+theirs = AutoModelForCausalLM.from_pretrained(folder)
+theirs.save_pretrained(folder + "/again", max_shard_size="40KB")
+again = AutoModelForCausalLM.from_pretrained(folder + "/again", dtype=torch.bfloat16)
+for name, tensor in theirs.state_dict().items():
+    assert torch.equal(again.state_dict()[name], tensor.to(torch.bfloat16)), name
+assert not [name for name in sys.modules if name.startswith("safetensors._safetensors")]
+print(sum(tensor.double().sum() for tensor in theirs.state_dict().values()).item())
+"""
+
+
+def test_a_library_that_is_given_ours_instead(tmp_path: Path) -> None:
+    """transformers, with the module replaced before it is imported."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(
+        "llama",
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        vocab_size=64,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
+    make: Any = AutoModelForCausalLM.from_config
+    model = make(config)
+    model.save_pretrained(tmp_path)
+    environment = {**os.environ, "TRANSFORMERS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
+    output = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", TRANSFORMERS, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert output.returncode == 0, output.stderr
+    total = sum(tensor.double().sum() for tensor in model.state_dict().values())
+    assert float(output.stdout) == pytest.approx(float(total))
+    assert len(list((tmp_path / "again").glob("*.safetensors"))) > 1

@@ -7,6 +7,8 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
+import resource
 import signal
 import socket
 import subprocess
@@ -386,6 +388,23 @@ def test_sizes() -> None:
 def tz(*arguments: str, **kwargs: Any) -> Any:
     command = [sys.executable, "-m", "libtz.cli.main", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process")
+def test_more_than_there_is_memory_for_is_no_traceback(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.safetensors"
+    size = 1 << 36
+    text = json.dumps({"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}})
+    path.write_bytes(len(text).to_bytes(8, "little") + text.encode())
+    os.truncate(path, 8 + len(text) + size)
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (size // 2, size // 2))
+
+    process = tz("load", str(path), preexec_fn=limit)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.decode().startswith("tz: there is no memory for 68,719,476,736 bytes")
 
 
 def test_ctrl_c_is_clean(tmp_path: Path) -> None:

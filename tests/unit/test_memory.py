@@ -45,6 +45,12 @@ def test_blocks_are_aligned_zeroed_and_writable(size: int) -> None:
             assert block.address % HUGE_PAGE == 0
 
 
+@pytest.mark.parametrize("size", [1 << 62, (1 << 63) - 1])
+def test_a_size_beyond_all_memory_is_a_memory_error(size: int) -> None:
+    with pytest.raises(MemoryError, match=r"no memory for [\d,]+ bytes"):
+        allocate(size)
+
+
 def test_blocks_of_an_arena_do_not_overlap() -> None:
     arena = Arena(10 * ARENA_SIZE)
     blocks = [arena.allocate(size) for size in [300_000, 5 * MIB, 64 * KIB, 15 * MIB] * 8]

@@ -51,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Error as error:
         note(f"tz: {error}")
         return DATA_FAILED
+    except MemoryError as error:
+        note(f"tz: {error or 'there is not enough memory'}")
+        return DATA_FAILED
     except KeyboardInterrupt:
         note("tz: interrupted")
         return INTERRUPTED

@@ -54,7 +54,10 @@ class Block:
 
 
 def allocate(size: int) -> Block:
-    """Memory of its own, zeroed, aligned to ALIGNMENT or more."""
+    """Memory of its own, zeroed, aligned to ALIGNMENT or more.
+
+    MemoryError if there is none: a file of a few KiB can claim a tensor of any size.
+    """
     if size < HEAP_MAX:
         owner: Any = bytearray(size + ALIGNMENT - 1)
         start = lib.address(owner)
@@ -81,10 +84,15 @@ def _map(size: int) -> Block:
 
 
 def _anonymous(length: int) -> mmap.mmap:
-    if sys.platform == "win32":
-        return mmap.mmap(-1, length)
-    # Python's default is MAP_SHARED, to which huge pages do not apply.
-    return mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        if sys.platform == "win32":
+            return mmap.mmap(-1, length)
+        # Python's default is MAP_SHARED, to which huge pages do not apply.
+        return mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError):
+        raise MemoryError(
+            f"there is no memory for {length:,} bytes at once; load fewer tensors, or slices"
+        ) from None
 
 
 class Arena:

@@ -105,12 +105,25 @@ def test_devices_without_a_lane_of_their_own() -> None:
         assert tensors["a.tied"] is tensors["a.weight"]
         assert all(tensor.is_meta for tensor in tensors.values())
         assert [name for name, tensor in f.iter_tensors(device="meta") if tensor.is_meta]
+        part = f.get_slice("big", device="meta")[3:5]
+        assert (part.is_meta, part.shape[0]) == (True, 2)
+        wanted = [("big", slice(3, 5)), ("a.tied", ...), ("a.tied", ...)]
+        parts = f.load_slices(wanted, device="meta")
+        assert all(part.is_meta for part in parts)
+        for part, other in zip(parts, f.load_slices(wanted), strict=True):
+            assert (part.shape, part.dtype) == (other.shape, other.dtype)
+            assert not other.is_meta
 
 
 def test_a_device_that_is_not_there_is_told_before_anything_is_read() -> None:
     place = f"cuda:{torch.cuda.device_count()}"
     with libtz.open(sample().data) as f:
-        for load in (f.load, lambda device: next(f.iter_tensors(device=device))):
+        for load in (
+            f.load,
+            lambda device: next(f.iter_tensors(device=device)),
+            lambda device: f.get_slice("big", device),
+            lambda device: f.load_slices([("big", 0)], device),
+        ):
             with pytest.raises(OptionError, match=place):
                 load(device=place)
             with pytest.raises(OptionError, match="not a device"):
@@ -137,6 +150,9 @@ def test_cuda_gives_the_same(file: File) -> None:
         assert f.stats.path == "pinned"
         assert_loaded(dict(f.iter_tensors(device="cuda:0")), file, "cuda")
         assert f.get_slice("big")[3:5].device.type == "cpu"
+        part = f.get_slice("big", device="cuda")[3:5]
+        assert part.device.type == "cuda"
+        assert part.cpu().equal(f.get_slice("big")[3:5])
 
 
 @pytest.mark.cuda

@@ -24,7 +24,7 @@ from libtz.options import ReadOptions
 from libtz.reader import File
 from libtz.reader import open as open_file
 from libtz.selection import Names, select
-from libtz.slices import Selection, TensorSlice
+from libtz.slices import Selection
 from libtz.sources.resolve import scheme_of
 from libtz.sources.url import shown
 from libtz.sources.whole import is_plain_name, location_name, location_of, read_whole, sibling
@@ -355,9 +355,6 @@ class FileSet(File):
                 yield from iterate(file, part)
             finally:
                 self._stats = _sum(before, file.stats)
-
-    def get_slice(self, name: str) -> TensorSlice:
-        return TensorSlice(self.info(name), lambda part: self._load_parts([part])[0])
 
     def _load_parts(self, parts: Sequence[Selection]) -> list[Any]:
         groups: dict[str, list[int]] = {}

@@ -13,7 +13,7 @@ from libtz.format import item_size
 from libtz.transfer.memory import Block
 from libtz.transfer.upload import CudaLane, Lane
 
-__all__ = ["BufferMaker", "Maker", "default_maker", "for_device"]
+__all__ = ["BufferMaker", "Maker", "default_maker", "device_of", "for_device"]
 
 
 class Maker(Protocol):
@@ -60,28 +60,34 @@ def default_maker() -> Maker:
     return NumpyMaker()
 
 
-def for_device(device: Any) -> tuple[Maker, Lane | None, Any]:
-    """What makes tensors in host memory, or the lane to the device; and a device that has no lane
-    of its own, to which tensors are moved when they are complete."""
-    maker = default_maker()
+def device_of(device: Any) -> Any:
+    """As PyTorch's, if it can be used; None for host memory."""
     if device == "cpu":
-        return maker, None, None
+        return None
     if not _has_torch():
         raise OptionError(f"device {device!r} needs PyTorch; without it there is only 'cpu'")
     import torch
-
-    from libtz._torch_tensors import make_empty
 
     try:
         place = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise OptionError(f"{device!r} is not a device: {error}") from error
     if place.type == "cpu":
-        return maker, None, None
+        return None
     try:
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA asserts
         raise OptionError(f"device {device!r} cannot be used: {error}") from error
-    if place.type == "cuda":
-        return maker, CudaLane(place, make_empty), None
-    return maker, None, place
+    return place
+
+
+def for_device(device: Any) -> tuple[Maker, Lane | None, Any]:
+    """What makes tensors in host memory, or the lane to the device; and a device that has no lane
+    of its own, to which tensors are moved when they are complete."""
+    maker = default_maker()
+    place = device_of(device)
+    if place is None or place.type != "cuda":
+        return maker, None, place
+    from libtz._torch_tensors import make_empty
+
+    return maker, CudaLane(place, make_empty), None

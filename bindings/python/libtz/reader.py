@@ -19,7 +19,7 @@ from libtz._native import lib
 from libtz._structure import NodeKind
 from libtz.errors import Error, FormatError, IntegrityError, OptionError
 from libtz.format import TensorInfo, digest_text, dtype_name, parse_digest
-from libtz.makers import BufferMaker, Maker, default_maker, for_device
+from libtz.makers import BufferMaker, Maker, default_maker, device_of, for_device
 from libtz.options import ReadOptions
 from libtz.selection import Names, select
 from libtz.slices import Selection, TensorSlice, thin
@@ -318,16 +318,19 @@ class File(Mapping[str, Any]):
         """As `iter_tensors`, with the bytes of each tensor: for types that no library has."""
         return self._iterate(names, BufferMaker(), None)
 
-    def get_slice(self, name: str) -> TensorSlice:
+    def get_slice(self, name: str, device: Any = "cpu") -> TensorSlice:
         """A tensor to be indexed like one of PyTorch's: `f.get_slice(name)[:, 128:256]` reads only
-        the chunks that it needs."""
-        return TensorSlice(self.info(name), lambda part: self._load_parts([part])[0])
+        the chunks that it needs. Of a device, the part is put together in host memory first."""
+        place = device_of(device)
+        return TensorSlice(self.info(name), lambda part: self._load_slices([part], place)[0])
 
-    def load_slices(self, slices: Iterable[tuple[str, Any]]) -> list[Any]:
-        """As `[f.get_slice(name)[index] for name, index in slices]`, in one plan: every chunk is
-        read once, in the order of the file, whatever needs it. Each tensor owns its memory."""
+    def load_slices(self, slices: Iterable[tuple[str, Any]], device: Any = "cpu") -> list[Any]:
+        """As `[f.get_slice(name, device)[index] for name, index in slices]`, in one plan: every
+        chunk is read once, in the order of the file, whatever needs it. Each tensor owns its
+        memory. For a device, all are in host memory before the first is copied there: parts of rows
+        are too small to be copied one by one."""
         parts = [Selection.of(self.info(name), index) for name, index in slices]
-        return self._load_parts(parts)
+        return self._load_slices(parts, device_of(device))
 
     def verify(self) -> None:
         """Reads the whole file once and raises what is wrong with it, without loading it: both
@@ -442,6 +445,13 @@ class File(Mapping[str, Any]):
                     last = (want, self._made(job, want, maker, wants.entries[pick.owner]))
                     job.release(want)
                 yield pick.name, last[1]
+
+    def _load_slices(self, parts: Sequence[Selection], place: Any) -> list[Any]:
+        tensors = self._load_parts(parts)
+        if place is not None:
+            for number, tensor in enumerate(tensors):
+                tensors[number] = tensor.to(place)
+        return tensors
 
     def _load_parts(self, parts: Sequence[Selection]) -> list[Any]:
         maker = default_maker()

@@ -34,7 +34,7 @@ from libtz.compat.safetensors._raw import (
 )
 from libtz.errors import Error as SafetensorError
 from libtz.errors import OptionError, SourceError
-from libtz.makers import Maker, for_device
+from libtz.makers import Maker, device_of
 from libtz.options import ReadOptions
 from libtz.reader import open as open_file
 from libtz.slices import TensorSlice
@@ -119,10 +119,10 @@ class safe_open:  # noqa: N801 - the name that code to be swapped uses
         return self._load(None)
 
     def get_slice(self, name: str) -> SafeSlice:
-        part = self._file.get_slice(self._known(name))
+        part = self._file.get_slice(self._known(name), self._device)
         if self._is_numpy:
             _numpy_maker().require(part.dtype, name)
-        return SafeSlice(part, self._is_numpy, self._device)
+        return SafeSlice(part, self._is_numpy)
 
     def __enter__(self) -> safe_open:
         return self
@@ -150,7 +150,7 @@ def _checked(device: Any) -> Any:
     if device is None or device == "cpu":
         return "cpu"
     try:
-        for_device(device)
+        device_of(device)
     except OptionError as error:
         raise RuntimeOptionError(error.message) from error
     return device
@@ -159,10 +159,9 @@ def _checked(device: Any) -> Any:
 class SafeSlice:
     """A tensor that is loaded when it is indexed."""
 
-    def __init__(self, part: TensorSlice, is_numpy: bool, device: Any) -> None:
+    def __init__(self, part: TensorSlice, is_numpy: bool) -> None:
         self._part = part
         self._is_numpy = is_numpy
-        self._device = device
 
     def get_shape(self) -> list[int]:
         """In numbers, where a PyTorch tensor of a packed type counts bytes."""
@@ -175,12 +174,11 @@ class SafeSlice:
     def __getitem__(self, index: Any) -> Any:
         """Integers, slices and `...` read what they need; of others the whole tensor is read."""
         parts = index if isinstance(index, tuple) else (index,)
-        tensor = self._part[index] if all(map(_is_plain, parts)) else self._part[...]
+        is_plain = all(map(_is_plain, parts))
+        tensor = self._part[index if is_plain else ...]
         if self._is_numpy and hasattr(tensor, "numpy"):
             tensor = tensor.numpy()
-        if not all(map(_is_plain, parts)):
-            tensor = tensor[index]
-        return tensor if self._is_numpy or self._device == "cpu" else tensor.to(self._device)
+        return tensor if is_plain else tensor[index]
 
 
 def _is_plain(part: Any) -> bool:

@@ -53,7 +53,8 @@
  *   long as the object they came from and what they point to never changes. Text is UTF-8 with a size, without a final
  *   zero, unless it is `const char *` alone.
  * Memory comes from the system, not from malloc, in proportion to bytes you really gave: sizes that a file only claims
- *   cost nothing. A header takes at most some 20 times its open_size, a plan some 100 to 200 bytes per chunk.
+ *   cost nothing. A header takes at most some 20 times its open_size (of a .tensors file with paths 50 times, and
+ *   20 MB), a plan some 100 to 200 bytes per chunk.
  *   A failed allocation is TZ_E_MEMORY, and the call may be repeated.
  * Threads. Different objects are independent. Functions that take a const object may run at the same time on the same
  *   object; the others need it alone, with one exception: see tz_header_put_runs(). Freeing needs it alone always.

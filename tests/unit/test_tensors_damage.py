@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ from tests.tensors_files import Entry, build
 
 import libtz
 import libtz.torch
+from libtz.compat.tensorizer import TensorDeserializer
 
 A, B = Entry(), Entry(name=b"b", shape=(4,), dtype=b"|u1", data=b"abcd")
 META = Entry(data=b"", shape=(3,))
@@ -442,6 +444,23 @@ def test_defects(act: Callable[[bytes], Any], tensor: str | None, reason: str, d
     assert str(caught.value).endswith(reason)
     assert f"({caught.value.code}" in reason
     assert caught.value.tensor == tensor
+
+
+def test_paths_do_not_make_nodes_without_end() -> None:
+    """Two bytes of a path may be a list of its own, which takes hundreds in memory."""
+
+    def deep(count: int) -> bytes:
+        """Each tensor is in 126 lists of its own, all of them in one more."""
+        paths = [b"[%d%s]" % (number, b",0" * 126) for number in range(count)]
+        entries = [Entry(name=b"\x1e" + text, shape=(0,), data=b"") for text in paths]
+        return build(entries, index_size=300 * count)
+
+    with libtz.open(deep(555)) as file:
+        assert len(file.structure()) == 1 + 127 * 555 <= 65_536 + 9 * 555 < 1 + 127 * 556
+    for act in (libtz.open, lambda data: TensorDeserializer(io.BytesIO(data), device="cpu")):
+        with pytest.raises(libtz.FormatError, match=r"65,536 dicts and lists .* \(lim") as caught:
+            act(deep(556))
+        assert str(caught.value.tensor).startswith("555/0/0")
 
 
 def test_records_of_empty_tensors_are_waited_for() -> None:

@@ -386,7 +386,7 @@ const Parser = struct {
     }
 
     fn nest(self: *Parser, order: []const u32) Error!Structure {
-        var tree: names.Tree = .init(self.gpa, self.diagnostic);
+        var tree: names.Tree = .init(self.gpa, self.entries.len, self.diagnostic);
         defer tree.deinit();
         for (self.entries, order) |entry, place| {
             errdefer self.note(entry);

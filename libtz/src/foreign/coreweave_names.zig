@@ -145,11 +145,17 @@ fn looksLikeNumber(key: []const u8) bool {
     return digits.len > 0;
 }
 
+/// A dict or list in a path takes two bytes in a file and, if no other path goes through it, hundreds
+/// in memory. In real files there are fewer of them than tensors.
+const container_max = 1 << 16;
+const container_tensor_max = 8;
+
 /// The nested object that the paths of a file make up. Dicts have their keys in order of first
 /// appearance, lists their elements in order of places, of which some may be missing: an element
 /// without tensors leaves no trace in a file.
 pub const Tree = struct {
     gpa: Allocator,
+    node_max: u64,
     diagnostic: *status.Diagnostic,
     nodes: std.ArrayList(Node) = .empty,
     known: std.HashMapUnmanaged(Key, u32, Key.Context, 80) = .empty,
@@ -190,8 +196,10 @@ pub const Tree = struct {
         };
     };
 
-    pub fn init(gpa: Allocator, diagnostic: *status.Diagnostic) Tree {
-        return .{ .gpa = gpa, .diagnostic = diagnostic };
+    pub fn init(gpa: Allocator, tensor_count: u64, diagnostic: *status.Diagnostic) Tree {
+        const containers = container_max + container_tensor_max * tensor_count;
+        const node_max = @min(containers + tensor_count, format.node_count_max);
+        return .{ .gpa = gpa, .node_max = node_max, .diagnostic = diagnostic };
     }
 
     pub fn deinit(self: *Tree) void {
@@ -235,8 +243,9 @@ pub const Tree = struct {
     }
 
     fn append(self: *Tree, parent: u32, node: Node) Error!u32 {
-        if (self.nodes.items.len == format.node_count_max) {
-            return self.diagnostic.because(error.Limit, "the paths have too many steps");
+        if (self.nodes.items.len == self.node_max) {
+            const reason = "the paths make more than 65,536 dicts and lists and 8 for each tensor";
+            return self.diagnostic.because(error.Limit, reason);
         }
         const number: u32 = @intCast(self.nodes.items.len);
         try self.nodes.append(self.gpa, node);
@@ -331,7 +340,7 @@ fn buildTree(gpa: Allocator) !void {
     var arena: std.heap.ArenaAllocator = .init(gpa);
     defer arena.deinit();
     var diagnostic: status.Diagnostic = .{};
-    var tree: Tree = .init(gpa, &diagnostic);
+    var tree: Tree = .init(gpa, 3, &diagnostic);
     defer tree.deinit();
     try tree.add(&.{ .{ .key = "b" }, .{ .place = 7 } }, 1);
     try tree.add(&.{.{ .key = "a" }}, 0);

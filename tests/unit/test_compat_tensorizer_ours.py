@@ -94,6 +94,27 @@ def test_data_are_checked_without_being_asked_for(path: Path) -> None:
     assert not torch.equal(tensorizer.TensorDeserializer(path, device="cpu")["x"], torch.zeros(1))
 
 
+def test_sha256_is_checked_when_asked_for(path: Path) -> None:
+    """By default CRC-32 finds accidents, much faster; encrypted tensors have no other hash."""
+    for encryption in (None, EncryptionParams.random()):
+        key = None if encryption is None else DecryptionParams.from_key(encryption.key)
+        write_state(path, {"x": torch.arange(100.0)}, encryption=encryption)
+        data = bytearray(path.read_bytes())
+        place = data.index(b"\x01\x20", 73 + (256 << 10)) + 2
+        data[place] ^= 1
+        path.write_bytes(data)
+        if encryption is None:
+            assert read(path)["x"].equal(torch.arange(100.0))
+        else:
+            with pytest.raises(HashMismatchError, match="SHA-256"):
+                read(path, encryption=key)
+        with pytest.raises(HashMismatchError, match="SHA-256"):
+            read(path, encryption=key, verify_hash=True)
+        lazy = read(path, encryption=key, lazy_load=True)
+        with pytest.raises(HashMismatchError, match="SHA-256"):
+            list(lazy.read_tensors(verify_hash=True))
+
+
 def without_hashes(data: bytes) -> bytes:
     """The same file, whose records have no hashes: what they took becomes padding."""
     block = bytes([2, 0, 4])  # two hashes, a CRC32 of four bytes first

@@ -60,12 +60,16 @@ class RecordCheck:
         indices: Sequence[int],
         *,
         verify: bool,
+        every_hash: bool,
         decryption: Decryption | None,
         notes: dict[int, RecordNote],
     ) -> None:
+        """Without `every_hash`, a tensor with a CRC-32 that is not encrypted is checked by that
+        alone."""
         self._header = header
         self._indices = indices
         self._verify = verify
+        self._every_hash = every_hash
         self._decryption = decryption
         self._lock = threading.Lock()
         self._notes = notes  # by tensor; filled as they arrive
@@ -116,7 +120,8 @@ class RecordCheck:
                 " the SHA-256 that binds its name and shape to the data is missing",
                 tensor=self._header.name(index),
             )
-        check_hashes(self._header, index, record, self._memory(want))
+        every_hash = self._every_hash or record.cipher is not None
+        check_hashes(self._header, index, record, self._memory(want), every_hash=every_hash)
         if record.sha256 is None and record.crc32 is None:
             self.has_all_hashes = False
 
@@ -128,9 +133,12 @@ class RecordCheck:
         return self._target.view(unit)[begin : begin + int(self._sizes[want])]
 
 
-def check_hashes(header: lib.Header, index: int, record: Record, data: memoryview) -> None:
-    """Compares a tensor's bytes, decrypted, with all hashes that its record has."""
-    if record.sha256 is not None:
+def check_hashes(
+    header: lib.Header, index: int, record: Record, data: memoryview, *, every_hash: bool = True
+) -> None:
+    """Compares a tensor's bytes, decrypted, with all hashes that its record has, or with the CRC-32
+    if there is one."""
+    if record.sha256 is not None and (every_hash or record.crc32 is None):
         state = hashlib.sha256(record.hashed)
         state.update(data)
         if state.digest() != record.sha256:

@@ -182,7 +182,7 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
         """In the file's order, one by one; or all together, which is faster, but what is to be cast
         would be in memory twice."""
         file = self._opened()
-        must_have = self._verify_hash if verify_hash is None else verify_hash
+        must_have = self._must_have_hash(file, verify_hash)
         with translated():
             loaded: Iterable[tuple[str, Any]]
             if is_streamed or self._dtype is not None:
@@ -196,6 +196,13 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
                     yield name, self._parameter(tensor)
             finally:
                 self._bytes_read += file.stats.bytes_read
+
+    def _must_have_hash(self, file: reader.File, verify_hash: bool | None) -> bool:
+        """Whether tensors need a SHA-256; those of .tensors files are checked by it only then."""
+        must_have = self._verify_hash if verify_hash is None else verify_hash
+        if isinstance(file, TensorsFile):
+            file.checks_every_hash = must_have
+        return must_have
 
     def _parameter(self, tensor: torch.Tensor) -> torch.nn.Parameter:
         can_learn = tensor.is_floating_point() or tensor.is_complex()
@@ -231,11 +238,12 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
         if self._device.type != "cpu":
             raise RuntimeOptionError("arrays are in host memory; use device='cpu'")
         file = self._opened()
+        must_have = self._must_have_hash(file, verify_hash)
         for entry in self._next(filter_func, num_tensors):
             dtype = file.info(entry.name).dtype
             with translated():
                 tensor = file.load([entry.name])[entry.name]
-                if self._verify_hash if verify_hash is None else verify_hash:
+                if must_have:
                     _require_hash(file, entry.name)
             kind = TORCH_DTYPES[dtype]
             is_opaque = not _numpy_has(kind)

@@ -3,7 +3,7 @@
 //! within memory in proportion to the file; every front of the file gives the same answer or asks
 //! for more; and every record header is parsed within its bounds, to hashes over less than itself.
 //!
-//! An input is the whole file.
+//! An input is the whole file. Whatever is refused is so with a place and a reason.
 
 const std = @import("std");
 const Buffer = @import("memory.zig").Buffer;
@@ -35,7 +35,7 @@ pub fn run(input: []const u8) !void {
     var diagnostic: Diagnostic = .{};
     const outcome = tz.header.openForeign(.tensors, gpa, file.bytes, input.len, .{}, &diagnostic);
     try checkFronts(file.bytes, outcome);
-    const header = (outcome catch return observe.refused(diagnostic)).header;
+    const header = (outcome catch return observe.refusedForeign(diagnostic)).header;
     defer header.deinit();
     observe.accepted += 1;
     try checkIndex(header);
@@ -129,6 +129,7 @@ fn checkRecords(header: *const Header, file: []const u8) !void {
             hashed.bytes,
             &diagnostic,
         ) catch {
+            if (diagnostic.reason == null) return error.NoReason;
             if (diagnostic.offset < record.offset) return error.WrongDiagnostic;
             if (diagnostic.offset > record.offset + record.size) return error.WrongDiagnostic;
             continue;

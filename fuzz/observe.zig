@@ -17,6 +17,13 @@ pub fn refused(diagnostic: tz.status.Diagnostic) void {
     if (diagnostic.rule < rules.len) rules[diagnostic.rule] += 1;
 }
 
+/// Of a foreign format, whose refusals say why.
+pub fn refusedForeign(diagnostic: tz.status.Diagnostic) !void {
+    refused(diagnostic);
+    if (diagnostic.reason == null) return error.NoReason;
+    if (diagnostic.offset == tz.status.Diagnostic.none) return error.NoOffset;
+}
+
 pub fn print(executions: u64) void {
     std.debug.print("  accepted {d} of {d}; refused by rule:", .{ accepted, executions });
     for (rules, 0..) |count, rule| {

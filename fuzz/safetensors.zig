@@ -3,7 +3,8 @@
 //! the file gives the same answer or asks for more; and what was understood, written as JSON again,
 //! is understood in the same way.
 //!
-//! An input is the size of the file's data (u32), then the JSON.
+//! An input is the size of the file's data (u32), then the JSON. Whatever is refused is so with a
+//! place and a reason.
 
 const std = @import("std");
 const Buffer = @import("memory.zig").Buffer;
@@ -39,7 +40,7 @@ pub fn run(input: []const u8) !void {
     var diagnostic: Diagnostic = .{};
     const outcome = tz.header.openForeign(.safetensors, gpa, front.bytes, file_size, .{}, &diagnostic);
     try checkFronts(front.bytes, file_size, outcome);
-    const header = (outcome catch return observe.refused(diagnostic)).header;
+    const header = (outcome catch return observe.refusedForeign(diagnostic)).header;
     defer header.deinit();
     observe.accepted += 1;
     try checkIndex(header);

@@ -102,8 +102,8 @@ def compare(name: str, folder: Path, arguments: list[str], monkeypatch: pytest.M
         assert ours[key] == value, key
 
 
-TRANSFORMERS = """
-import sys
+LIBRARIES = """
+import os, sys
 import libtz.compat.safetensors, libtz.compat.safetensors.numpy, libtz.compat.safetensors.torch
 for name in ("", ".torch", ".numpy"):
     sys.modules["safetensors" + name] = sys.modules["libtz.compat.safetensors" + name]
@@ -115,13 +115,32 @@ theirs.save_pretrained(folder + "/again", max_shard_size="40KB")
 again = AutoModelForCausalLM.from_pretrained(folder + "/again", dtype=torch.bfloat16)
 for name, tensor in theirs.state_dict().items():
     assert torch.equal(again.state_dict()[name], tensor.to(torch.bfloat16)), name
+
+from huggingface_hub import load_torch_model, save_torch_model
+for name in ("hub", "dcp"):
+    os.mkdir(folder + "/" + name)
+save_torch_model(theirs, folder + "/hub", max_shard_size="40KB")
+hub = AutoModelForCausalLM.from_config(theirs.config)
+load_torch_model(hub, folder + "/hub")
+from torch.distributed import checkpoint
+state = theirs.state_dict()
+writer = checkpoint.HuggingFaceStorageWriter(folder + "/dcp")
+checkpoint.save(state, storage_writer=writer, no_dist=True)
+loaded = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+reader = checkpoint.HuggingFaceStorageReader(folder + "/dcp")
+checkpoint.load(loaded, storage_reader=reader, no_dist=True)
+for name, tensor in state.items():
+    assert torch.equal(hub.state_dict()[name], tensor), name
+    assert torch.equal(loaded[name], tensor), name
+
 assert not [name for name in sys.modules if name.startswith("safetensors._safetensors")]
 print(sum(tensor.double().sum() for tensor in theirs.state_dict().values()).item())
 """
 
 
-def test_a_library_that_is_given_ours_instead(tmp_path: Path) -> None:
-    """transformers, with the module replaced before it is imported."""
+def test_libraries_that_are_given_ours_instead(tmp_path: Path) -> None:
+    """transformers, huggingface_hub and PyTorch's distributed checkpoints, with the module replaced
+    before they are imported."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(
@@ -138,7 +157,7 @@ def test_a_library_that_is_given_ours_instead(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     environment = {**os.environ, "TRANSFORMERS_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
     output = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", TRANSFORMERS, str(tmp_path)],
+        [sys.executable, "-W", "ignore", "-c", LIBRARIES, str(tmp_path)],
         env=environment,
         capture_output=True,
         text=True,

@@ -59,6 +59,7 @@ results = {
     "file": (folder / "raw.safetensors").read_bytes(),
     "errors": errors,
     "numpy": safetensors.numpy.load(buffer.getvalue()),
+    "request": [safetensors.torch._to_ndarray(t)[0].tobytes() for t in tensors.values()],
     "version": isinstance(safetensors.__version__, str),
     "module": [safetensors.torch.load(packed), safetensors.safe_open.__name__],
 }

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from libtz import _torch_save
 from libtz import torch as libtz_torch
@@ -35,6 +37,12 @@ _SIZE = {dtype: dtype.itemsize for dtype in _TYPES.values()}
 
 def _getdtype(dtype_str: str) -> torch.dtype:
     return _TYPES[dtype_str]
+
+
+def _to_ndarray(tensor: torch.Tensor) -> tuple[NDArray[np.uint8], torch.Tensor]:
+    """The bytes, and the tensor whose memory they may be."""
+    tensor = tensor.detach().cpu()
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy(), tensor
 
 
 def save(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> bytes:

@@ -41,7 +41,7 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
 
     `file_obj` is a path, a URL (http, https, s3), a file descriptor or a seekable binary file. All
     tensors are loaded at once, or with `lazy_load` when they are asked for, and kept. Data are
-    always checked by the checksums that the file has; `verify_hash` checks its SHA-256 too, and
+    always checked: by CRC-32, or what else the file has; `verify_hash` checks the SHA-256 too, and
     that there is one. `dtype` casts floating-point tensors. `num_readers` is how many connections
     or threads read at most.
     """

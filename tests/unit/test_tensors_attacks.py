@@ -342,6 +342,21 @@ def test_a_key_is_derived_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert derive.call_count == 1
 
 
+def test_what_the_format_does_not_authenticate_a_pin_does() -> None:
+    """A tensor whose data were taken away loads as zeros, and one can be missing."""
+    whole = build([A, B], version=4, flags=1)
+    pin = "sha256:" + hashlib.sha256(whole).hexdigest()
+    assert len(libtz.torch.load_file(whole, digest=pin, options=BY_KEY)) == 2
+    emptied = Entry(name=b"b", shape=(len(OTHER),), dtype=b"|u1", data=b"", crypt=crypt())
+    for entries, rest in (([A, emptied], {"b": bytes(len(OTHER))}), ([A], {})):
+        data = build(entries, version=4, flags=1)
+        tensors = libtz.torch.load_file(data, options=BY_KEY)
+        found = {name: bytes(tensor.numpy()) for name, tensor in tensors.items()}
+        assert found == {"a": PLAIN, **rest}
+        with pytest.raises(libtz.IntegrityError, match="not the file that the digest pins"):
+            libtz.torch.load_file(data, digest=pin, options=BY_KEY)
+
+
 # ---- Every byte, and every length ----------------------------------------------------------------
 
 SMALL = [entry(b"a", PLAIN[:100]), entry(b"b", OTHER[:7], nonce=NONCE[::-1])]

@@ -241,7 +241,8 @@ class S3Options:
 @dataclass(frozen=True, kw_only=True)
 class DecryptionOptions:
     """How to decrypt .tensors files: with a key, or the passphrase that the key was derived from.
-    Give one of the first four."""
+    Give one of the first four. Without the key nobody can change a tensor's values unseen, but take
+    away all of them (it is zeros then), or the tensor: `digest="sha256:…"` stops that."""
 
     key: bytes | None = field(default=None, repr=False)
     passphrase: str | bytes | None = field(default=None, repr=False)

@@ -44,8 +44,8 @@ class DirectFile:
         self._mapping = mapping
         self._address = lib.address(mapping)
         self._stats = stats
-        self._bounces: list[mmap.mmap] = []
-        self._bounce_memory_max = bounce_memory_max
+        self._bounces: list[memoryview] = []
+        self._untouched = _cut(bounce_memory_max)
         self._is_refused = False
 
     @staticmethod
@@ -110,17 +110,16 @@ class DirectFile:
         try:
             bounce = self._bounces.pop()
         except IndexError:
-            if self._stats.memory + BOUNCE_SIZE > self._bounce_memory_max:
+            if not self._untouched:
                 return -1
+            bounce = self._untouched.pop()
             self._stats.add(memory=BOUNCE_SIZE)
-            bounce = mmap.mmap(-1, BOUNCE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         try:
             wanted = min(skip + len(buffer), BOUNCE_SIZE)
             wanted += -wanted % BLOCK_SIZE
-            with memoryview(bounce) as view, view[:wanted] as part:
-                count = min(os.preadv(self._fd, [part], offset - skip) - skip, len(buffer))
-                if count > 0:
-                    buffer[:count] = part[skip : skip + count]
+            count = min(os.preadv(self._fd, [bounce[:wanted]], offset - skip) - skip, len(buffer))
+            if count > 0:
+                buffer[:count] = bounce[skip : skip + count]
             return max(0, count)
         finally:
             self._bounces.append(bounce)
@@ -129,8 +128,18 @@ class DirectFile:
         """No thread may be reading."""
         os.close(self._fd)
         self._mapping.close()
-        for bounce in self._bounces:
-            bounce.close()
+
+
+def _cut(size: int) -> list[memoryview]:
+    """Bounce buffers, `size` bytes in all. They lie side by side in huge pages: a disk fills small
+    ones, 256 in a megabyte, at a third of the speed."""
+    count = size // BOUNCE_SIZE
+    if not count:
+        return []
+    mapping = mmap.mmap(-1, count * BOUNCE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    mapping.madvise(mmap.MADV_HUGEPAGE)
+    view = memoryview(mapping)
+    return [view[index * BOUNCE_SIZE :][:BOUNCE_SIZE] for index in range(count)]
 
 
 @functools.cache

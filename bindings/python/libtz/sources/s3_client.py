@@ -77,9 +77,9 @@ def make_session(options: S3Options) -> Any:
 @functools.cache
 def _data_loader() -> Any:
     """botocore's description of S3: parsing it takes a quarter of a second, so once is enough."""
-    import botocore.session
+    import botocore.loaders
 
-    return botocore.session.Session().get_component("data_loader")
+    return botocore.loaders.create_loader()
 
 
 def make_client(

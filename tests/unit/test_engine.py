@@ -20,6 +20,8 @@ from libtz import reader
 from libtz.errors import IntegrityError, SourceError
 from libtz.options import ReadOptions
 from libtz.sources.memory import MemorySource
+from libtz.transfer import engine
+from libtz.transfer.engine import Transfer
 from libtz.transfer.host import HostTarget
 from libtz.transfer.ramp import Ramp
 from libtz.transfer.staging import SlotRing, Stopped
@@ -219,6 +221,26 @@ def test_ctrl_c_while_threads_start_ends_everything(
     assert source.closed.is_set()
 
 
+def test_ctrl_c_after_threads_were_started_waits_for_them(
+    monkeypatch: pytest.MonkeyPatch, file: File
+) -> None:
+    enter = Transfer.__enter__
+
+    def enter_and_interrupt(transfer: Transfer) -> None:
+        enter(transfer)
+        raise KeyboardInterrupt
+
+    def script(number: int, place: int) -> None:
+        assert source.closed.wait(30)
+        time.sleep(0.3)  # what is seen by the thread count of a load that does not wait
+
+    f, source = open_scripted(monkeypatch, file.data, script)
+    with monkeypatch.context() as patched:
+        patched.setattr(Transfer, "__enter__", enter_and_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            f.load()
+
+
 def test_damage_in_the_middle_names_tensor_and_chunk(
     monkeypatch: pytest.MonkeyPatch, file: File
 ) -> None:
@@ -296,6 +318,60 @@ def test_an_iteration_given_up_leaves_the_file_usable(
         del iterator
         gc.collect()
         assert not source.closed.is_set()
+        assert len(f.load()) == len(file.tensors)
+
+
+def test_an_iteration_given_up_does_not_wait_for_a_server_that_stalls(
+    monkeypatch: pytest.MonkeyPatch, file: File
+) -> None:
+    def script(number: int, place: int) -> None:
+        if place > 10 * MIB and not source.closed.wait(30):
+            raise OopsError("nobody closed the source")
+
+    monkeypatch.setattr(engine, "GRACE_S", 0.1)
+    f, source = open_scripted(monkeypatch, file.data, script)
+    iterator = f.iter_tensors()
+    next(iterator)
+    begin = time.monotonic()
+    iterator.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - begin < 5
+
+
+def test_an_iteration_collected_by_a_thread_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, file: File
+) -> None:
+    is_left_over, collected = threading.Event(), threading.Event()
+
+    def script(number: int, place: int) -> None:
+        if place > 10 * MIB:
+            assert is_left_over.wait(30)
+
+    prepare = HostTarget.prepare
+
+    def prepare_and_collect(target: HostTarget, count: int) -> None:
+        prepare(target, count)  # by a worker that has the lock that all workers need
+        if is_left_over.is_set() and not collected.is_set():
+            collected.set()
+            gc.collect()
+
+    monkeypatch.setattr(HostTarget, "prepare", prepare_and_collect)
+    f, _ = open_scripted(monkeypatch, file.data, script, request_size_max=MIB)
+    with f:
+        before = threading.active_count()
+        cycle: list[Any] = [f.iter_tensors()]
+        cycle.append(cycle)
+        next(cycle[0])
+        gc.disable()
+        try:
+            del cycle
+            begin = time.monotonic()
+            is_left_over.set()
+            while threading.active_count() > before and time.monotonic() < begin + 5:
+                time.sleep(0.01)
+        finally:
+            gc.enable()
+        assert collected.is_set()
+        assert time.monotonic() - begin < 1
         assert len(f.load()) == len(file.tensors)
 
 

@@ -47,6 +47,10 @@ WINDOW_POLL_S = 0.002
 START_POLL_S = 0.002
 START_POLLS = 1000
 
+# How long workers of an iteration that was given up may take to fill the pieces they have begun,
+# before the source is closed to wake them.
+GRACE_S = 5.0
+
 
 class HostSlot(NamedTuple):
     """Staging memory of one request."""
@@ -111,7 +115,8 @@ class _Worker:
 
 
 class Transfer:
-    """Use as a context manager around `wait` and `release`, by one thread."""
+    """Use as a context manager around `wait` and `release`, by one thread. Where entering fails, it
+    has to be left all the same: there may be a thread."""
 
     def __init__(
         self,
@@ -146,11 +151,7 @@ class Transfer:
 
     def __enter__(self) -> Transfer:
         if self._settings.threads > 1 and self._schedule.request_count > 1:
-            try:
-                self._start_thread()  # which starts the others
-            except BaseException as error:  # Ctrl-C, with the thread under way
-                self.__exit__(type(error), error, error.__traceback__)
-                raise
+            self._start_thread()  # which starts the others
         else:
             self._workers.append(self._new_worker())
         return self
@@ -162,11 +163,19 @@ class Transfer:
         traceback: TracebackType | None,
     ) -> None:
         self._stop()
+        if threading.current_thread() in self._threads:
+            # The garbage collector ends an iteration that was left over, in one of its threads: it
+            # cannot wait for itself, nor, with a lock in hand, for the others. They end soon.
+            return
         # A consumer that has seen enough leaves the source open for the next load.
         if kind is not None and not issubclass(kind, GeneratorExit):
             self._source.close()
+        end_s = time.monotonic() + GRACE_S
         for thread in self._threads:
-            _join(thread)
+            _join(thread, max(0.0, end_s - time.monotonic()))
+            if thread.is_alive():
+                self._source.close()
+                _join(thread)
         self._target.close()
         self._progress.close()
 
@@ -376,10 +385,10 @@ class Transfer:
                 yield self._target.view(allocation)[position : position + size]
 
 
-def _join(thread: threading.Thread) -> None:
+def _join(thread: threading.Thread, timeout_s: float | None = None) -> None:
     for _ in range(START_POLLS):
         try:
-            thread.join()
+            thread.join(timeout_s)
             return
         except RuntimeError:  # Ctrl-C interrupted its start: it begins soon, and ends at once
             time.sleep(START_POLL_S)

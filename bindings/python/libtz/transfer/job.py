@@ -150,7 +150,11 @@ class Job:
         return HostTarget(schedule, self._ring, existing)
 
     def __enter__(self) -> Job:
-        self._transfer.__enter__()
+        try:
+            self._transfer.__enter__()
+        except BaseException as error:  # Ctrl-C, with threads under way
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
         return self
 
     def __exit__(

@@ -526,6 +526,18 @@ def test_fewer_threads_when_asked_to_slow_down() -> None:
     assert ramp.threads == 1
 
 
+def test_throttling_before_the_load_does_not_count(
+    monkeypatch: pytest.MonkeyPatch, file: File
+) -> None:
+    f, source = open_scripted(
+        monkeypatch, file.data, lambda *_: time.sleep(0.01), request_size_max=MIB
+    )
+    source.stats.throttled = 3  # of an earlier load, or of opening
+    with f:
+        f.load()
+    assert len({thread for *_, thread in source.reads[-20:]}) > 2
+
+
 def test_threads_come_back_when_the_server_has_recovered() -> None:
     ramp, total = Ramp(8, 32), 0.0
     for step in range(300):

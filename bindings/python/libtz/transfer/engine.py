@@ -145,7 +145,11 @@ class Transfer:
         self._done = bytearray(schedule.request_count)
         self._done_end = 0  # all requests before this one are done
         self._active = 0
-        self._ramp = Ramp(settings.threads, min(settings.threads_max, schedule.request_count))
+        self._ramp = Ramp(
+            settings.threads,
+            min(settings.threads_max, schedule.request_count),
+            source.stats.throttled,
+        )
         self._threads: list[threading.Thread] = []
         self._workers: list[_Worker] = []
 

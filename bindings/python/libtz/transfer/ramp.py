@@ -18,14 +18,15 @@ SHRINK = 0.5
 class Ramp:
     """`threads` is how many there should be. Knows no clock and starts nothing."""
 
-    def __init__(self, threads: int, threads_max: int) -> None:
+    def __init__(self, threads: int, threads_max: int, throttled: int = 0) -> None:
+        """`throttled` answers came before the load, and are not its concern."""
         self.threads = min(threads, threads_max)
         self._threads_max = threads_max
         self._threads_best = self.threads
         self._rate_best = 0.0
         self._begin: tuple[float, int] | None = None  # of the period: time and bytes
         self._rest_end = -math.inf
-        self._throttled = 0
+        self._throttled = throttled
         self._shrunk_at = -math.inf
 
     def note(self, now: float, byte_count: int, throttled: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import threading
@@ -621,6 +622,26 @@ def _closed_while_reading(source: HttpSource, arrived: threading.Semaphore) -> S
     assert time.monotonic() - started_s < 2
     assert len(caught) == 3
     return caught[0]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_has_connections_of_its_own(server: FaultServer) -> None:
+    source = HttpSource(server.url(), OPTIONS)
+    source.open(memoryview(bytearray(FRONT)))
+    child = os.fork()
+    if child == 0:
+        try:
+            is_same = read(source, 100, 1000) == DATA[100:1100]
+            source.close()
+            os._exit(0 if is_same else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert read(source, 200, 1000) == DATA[200:1200]
+    assert [request.connection for request in server.requests] == [1, 2, 1]
+    assert source.stats.retries == 0
+    source.close()
 
 
 def test_an_open_that_failed_leaves_nothing_behind(server: FaultServer) -> None:

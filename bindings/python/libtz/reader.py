@@ -145,7 +145,8 @@ class File(Mapping[str, Any]):
 
     Tensors are PyTorch's where PyTorch is installed and NumPy's elsewhere; `libtz.numpy` and
     `load_with` give the choice. Any thread may load, several at once too. After an error in the
-    middle of a load the file is closed.
+    middle of a load the file is closed. A process forked while no load runs may use it too, over
+    connections of its own.
     """
 
     _sha256: bytes | None = None  # of the whole file, which can then only be loaded whole

@@ -9,7 +9,9 @@ one stream. Redirects are followed here, since credentials must not follow them 
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import TypeVar
@@ -67,6 +69,7 @@ class HttpSource:
         self.url: str = self._origin.shown_url
         self.stats = SourceStats()
         self._options = options
+        self._connections_max = connections_max
         self._connections = Connections(options, connections_max, self.stats)
         self._identity: Identity | None = None
         # Where redirects led last, with the headers that may be sent there; None: to nowhere else.
@@ -74,6 +77,18 @@ class HttpSource:
         self._stream: _Stream | None = None
         self._stream_lock = threading.Lock()
         self._closed = threading.Event()
+        _sources.add(self)
+
+    def leave_parent(self) -> None:
+        """In a forked process: two that read from one connection would get each other's bytes, and
+        shutting one down ends it for both."""
+        verify = self._connections.verify
+        self._connections = Connections(self._options, self._connections_max, self.stats)
+        self._connections.verify = verify
+        if self._closed.is_set():
+            self._connections.abort()
+        self._stream = None
+        self._stream_lock = threading.Lock()
 
     # The seam.
 
@@ -362,6 +377,18 @@ class HttpSource:
             raise changed(f"{self.size} bytes became {'unknown' if size is None else size}")
         if self._identity is not None and not self._identity.matches(reply.headers):
             raise changed("its ETag or Last-Modified differs")
+
+
+_sources: weakref.WeakSet[HttpSource] = weakref.WeakSet()
+
+
+def _leave_parents() -> None:
+    for source in list(_sources):
+        source.leave_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_parents)
 
 
 def _some(reply: Reply, buffer: memoryview) -> int:

@@ -26,7 +26,7 @@ class TransferStats:
     retries: int = 0
     hedges: int = 0  # requests far slower than the others, begun anew on another connection
     throttled: int = 0  # answers that asked us to slow down
-    connections: int = 0  # opened for this load
+    connections: int = 0  # opened for this load; what opening the file left is used again
     threads: int = 0
     host_memory: int = 0  # the most beyond the result: staging, scratch and bounce memory
 

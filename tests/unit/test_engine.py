@@ -538,6 +538,18 @@ def test_throttling_before_the_load_does_not_count(
     assert len({thread for *_, thread in source.reads[-20:]}) > 2
 
 
+def test_fewer_threads_when_some_get_nothing(monkeypatch: pytest.MonkeyPatch, file: File) -> None:
+    def script(number: int, place: int) -> None:
+        time.sleep(0.01)
+        if number == 8:
+            source.stats.add(starved=1)
+
+    f, source = open_scripted(monkeypatch, file.data, script, request_size_max=MIB)
+    with f:
+        f.load()
+    assert len({thread for *_, thread in source.reads[-20:]}) <= 2
+
+
 def test_threads_come_back_when_the_server_has_recovered() -> None:
     ramp, total = Ramp(8, 32), 0.0
     for step in range(300):

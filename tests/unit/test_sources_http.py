@@ -216,6 +216,15 @@ def test_a_server_that_always_drops_is_given_up(server: FaultServer, source: Htt
     assert len(server.requests) == 1 + 4
 
 
+def test_tries_that_fail_in_a_row_are_told(server: FaultServer, source: HttpSource) -> None:
+    server.faults.extend([Fault(raw=b"")])
+    read(source, 0, 1000)
+    assert (source.stats.retries, source.stats.starved) == (1, 0)
+    server.faults.extend([Fault(raw=b""), Fault(raw=b"")])
+    read(source, 0, 1000)
+    assert (source.stats.retries, source.stats.starved) == (3, 1)
+
+
 def test_progress_renews_the_tries(server: FaultServer, source: HttpSource) -> None:
     server.always = Fault(drop_after=70_000)
     assert read(source, 0, len(DATA)) == DATA

@@ -158,7 +158,7 @@ class HttpSource:
             wait_s = tries.wait_after(failure, position())
             if wait_s is None:
                 raise self._error(failure, tries.count)
-            self.stats.add(retries=1)
+            self.stats.add(retries=1, starved=int(tries.count > 1))
             self._closed.wait(wait_s)
 
     def _error(self, failure: TryFailed, tries: int) -> SourceError:

@@ -148,7 +148,7 @@ class Transfer:
         self._ramp = Ramp(
             settings.threads,
             min(settings.threads_max, schedule.request_count),
-            source.stats.throttled,
+            _refusals(source),
         )
         self._threads: list[threading.Thread] = []
         self._workers: list[_Worker] = []
@@ -293,7 +293,7 @@ class Transfer:
             self._done[request] = 1
             while self._done_end < len(self._done) and self._done[self._done_end]:
                 self._done_end += 1
-            self._ramp.note(time.monotonic(), self.times.bytes_read, self._source.stats.throttled)
+            self._ramp.note(time.monotonic(), self.times.bytes_read, _refusals(self._source))
             if self._next < self._schedule.request_count and not self._is_stopped:
                 self._start_threads()
             self._changed.notify_all()
@@ -387,6 +387,11 @@ class Transfer:
                 yield slot.view[position : position + size]
             else:
                 yield self._target.view(allocation)[position : position + size]
+
+
+def _refusals(source: Source) -> int:
+    """A server that takes no more connections need not say so: those past its limit get nothing."""
+    return source.stats.throttled + source.stats.starved
 
 
 def _join(thread: threading.Thread, timeout_s: float | None = None) -> None:

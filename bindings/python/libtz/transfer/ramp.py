@@ -30,7 +30,8 @@ class Ramp:
         self._shrunk_at = -math.inf
 
     def note(self, now: float, byte_count: int, throttled: int) -> None:
-        """`byte_count` have arrived by now, and `throttled` answers asked to slow down."""
+        """`byte_count` have arrived by now; `throttled` answers, or their lack, asked to slow
+        down."""
         if throttled > self._throttled:
             self._throttled = throttled
             if now >= self._shrunk_at + PERIOD_S:  # not once for each request that was under way

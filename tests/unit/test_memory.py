@@ -100,3 +100,10 @@ def test_large_blocks_ask_for_huge_pages() -> None:
             assert "hg" in line.split()
             return
     raise AssertionError("the block is in no mapping")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="huge pages are asked for on Linux")
+def test_a_kernel_without_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 4242)  # EINVAL, as from such a kernel
+    block = allocate(HUGE_PAGE)
+    block.view()[-1] = 1

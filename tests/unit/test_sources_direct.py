@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 import sys
@@ -104,6 +105,13 @@ def test_any_place_in_file_and_memory(path: Path, source: FileSource) -> None:
         assert read(source, begin, end, memory[place:]) == DATA[begin:end]
     assert source.stats.bytes_direct > 20 * SIZE_MIN * 0.9
     assert 0 < source.stats.memory <= direct.BOUNCE_SIZE
+
+
+def test_a_kernel_without_huge_pages(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 4242)  # EINVAL, as from such a kernel
+    source = FileSource(path)
+    source.open(memoryview(bytearray(64)))
+    source.close()
 
 
 def test_without_memory_to_spare_only_what_lies_aligned_is_read_directly(path: Path) -> None:

@@ -7,6 +7,7 @@ does not say, or the file system has no direct I/O, there is none, and reads go 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import mmap
@@ -137,7 +138,8 @@ def _cut(size: int) -> list[memoryview]:
     if not count:
         return []
     mapping = mmap.mmap(-1, count * BOUNCE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    mapping.madvise(mmap.MADV_HUGEPAGE)
+    with contextlib.suppress(OSError):  # a kernel without them
+        mapping.madvise(mmap.MADV_HUGEPAGE)
     view = memoryview(mapping)
     return [view[index * BOUNCE_SIZE :][:BOUNCE_SIZE] for index in range(count)]
 

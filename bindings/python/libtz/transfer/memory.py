@@ -13,6 +13,7 @@ fills a page also makes the kernel supply it, so faults run in parallel.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import mmap
 import sys
@@ -79,7 +80,8 @@ def _map(size: int) -> Block:
             mapping = _anonymous(length + HUGE_PAGE)
             start = lib.address(mapping)
             offset = -start % HUGE_PAGE
-        mapping.madvise(mmap.MADV_HUGEPAGE)
+        with contextlib.suppress(OSError):  # a kernel without them
+            mapping.madvise(mmap.MADV_HUGEPAGE)
     return Block(mapping, offset, size, start + offset)
 
 

@@ -44,7 +44,7 @@ class Fault:
     status: int | None = None  # this status, and an empty body unless `body` is given
     body: bytes | None = None
     headers: Mapping[str, str | None] = field(default_factory=dict)  # set, or with None remove
-    raw: bytes | None = None  # these bytes instead of an answer, then the connection's end
+    raw: bytes | None = None  # these bytes instead of an answer, head and all, then its end
     ignore_range: bool = False  # 200 with everything
     chunked: bool = False
     until_close: bool = False  # neither length nor chunks: the body ends with the connection
@@ -160,7 +160,7 @@ class FaultServer:
         if fault.act is not None:
             fault.act()
         if fault.raw is not None:
-            sock.sendall(fault.raw)
+            self._send_body(sock, fault, fault.raw)
             return False
         status, answer, body = self._honest(request, fault)
         return self._send(sock, fault, status, answer, body)

@@ -250,6 +250,29 @@ def test_a_trickle_counts_as_a_stall(server: FaultServer) -> None:
     source.close()
 
 
+HEAD = f'HTTP/1.1 206 X\r\nETag: "v1"\r\nContent-Range: bytes 100-500099/{len(DATA)}\r\n'
+CHUNKED_HEAD = HEAD.encode() + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("raw", "trickle_s"),
+    [
+        (HEAD.encode(), 0.02),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 2_000_000, None),
+        (CHUNKED_HEAD + b"1" * 500, 0.002),
+    ],
+    ids=["head", "interim answers", "size of a chunk"],
+)
+def test_what_stands_before_the_body_comes_in_time_or_is_dropped(
+    server: FaultServer, raw: bytes, trickle_s: float | None
+) -> None:
+    source = HttpSource(server.url(), IMPATIENT)
+    source.open(memoryview(bytearray(FRONT)))
+    server.always = Fault(raw=raw, trickle_s=trickle_s)
+    assert "nothing for 0.2 s" in str(failing(source))
+    source.close()
+
+
 def test_nobody_listening_is_reported_after_the_tries() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]

@@ -28,6 +28,7 @@ from .base import SourceStats
 from .pace import Pace
 from .reply import Reply, failure
 from .sockets import Sockets
+from .timed import TimedResponse
 
 __all__ = ["Connections"]
 
@@ -38,6 +39,8 @@ _READ_TIMED_OUT = urllib3.exceptions.ReadTimeoutError
 
 class _WatchedConnection:
     """Mixed into urllib3's connections: opens its socket through `Sockets`."""
+
+    response_class: Any = TimedResponse
 
     def __init__(self, *args: Any, sockets: Sockets, **named: Any) -> None:
         super().__init__(*args, **named)

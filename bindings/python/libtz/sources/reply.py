@@ -24,6 +24,7 @@ import urllib3.exceptions
 from .pace import Pace
 from .retry import TryFailed
 from .sockets import Sockets, describe
+from .timed import TimedReader, TimedResponse
 
 __all__ = ["Reply", "failure"]
 
@@ -60,6 +61,7 @@ class Reply:
         self._waited_s = 0.0
         self._socket: Any = None  # to receive from directly, when the reader's memory is empty
         self._reader = _direct_reader(response) if self.length is not None else None
+        self._timed = _timed_reader(response)
         self._buffered: int | None = None  # body bytes in the reader's memory; None: not known
         if getattr(response.connection, "sock", None) is None:
             self._watch_own_socket()
@@ -132,6 +134,8 @@ class Reply:
         """Some bytes, 0 at the end; None when there were none for a while."""
         if self._socket is not None:
             return self._receive_in_place(buffer)
+        if self._timed is not None:
+            self._timed.renew(self._timeout_s)
         reader = self._reader
         if reader is None:
             read = getattr(self._response, "read1", self._response.read)
@@ -204,13 +208,20 @@ def _direct_reader(response: Any) -> io.BufferedReader | None:
     `_fp` is private to urllib3, and other packages replace urllib3 altogether, so every step is
     tested; without it bodies are copied once more.
     """
-    raw = getattr(response, "_fp", None)
-    if type(raw) is not http.client.HTTPResponse or raw.chunked:
+    raw: Any = getattr(response, "_fp", None)
+    if type(raw) not in (http.client.HTTPResponse, TimedResponse) or raw.chunked:
         return None
     reader: Any = raw.fp
     if type(reader) is not io.BufferedReader or not isinstance(reader.raw, io.RawIOBase):
         return None
     return reader
+
+
+def _timed_reader(response: Any) -> TimedReader | None:
+    """What the library reads from, if that is ours."""
+    reader = getattr(getattr(response, "_fp", None), "fp", None)
+    raw = getattr(reader, "raw", None)
+    return raw if isinstance(raw, TimedReader) else None
 
 
 def _socket_of(raw: Any, sleep_s: float) -> Any:
@@ -219,6 +230,8 @@ def _socket_of(raw: Any, sleep_s: float) -> Any:
     A plain socket sleeps in the kernel. Python's own time-outs, which TLS needs, ask before each
     read whether there is something: another call.
     """
+    if isinstance(raw, TimedReader):
+        raw = raw.raw
     sock = getattr(raw, "_sock", None)
     if type(raw) is not socket.SocketIO or not isinstance(sock, socket.socket):
         return None

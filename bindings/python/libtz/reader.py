@@ -309,7 +309,8 @@ class File(Mapping[str, Any]):
         """Name and tensor, one by one in file order, each owning its memory. `names` as in `load`.
 
         The next ones are read meanwhile, in at most `host_memory_max` bytes beyond those that were
-        handed out; a tensor larger than that is read when it is its turn.
+        handed out; a tensor larger than that is read when it is its turn. Whoever leaves before the
+        end may go on with the file, unless the server has stalled: after five seconds it is closed.
         """
         maker, lane, move_to = self._for_device(device)
         for name, tensor in self._iterate(names, maker, lane):

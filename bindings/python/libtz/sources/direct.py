@@ -7,7 +7,6 @@ does not say, or the file system has no direct I/O, there is none, and reads go 
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import mmap
@@ -17,6 +16,7 @@ from typing import Any
 
 from libtz._native import lib
 
+from .._pages import ask_for_huge_pages, map_pages
 from .base import SourceStats
 
 __all__ = ["SIZE_MIN", "DirectFile"]
@@ -137,9 +137,8 @@ def _cut(size: int) -> list[memoryview]:
     count = size // BOUNCE_SIZE
     if not count:
         return []
-    mapping = mmap.mmap(-1, count * BOUNCE_SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without them
-        mapping.madvise(mmap.MADV_HUGEPAGE)
+    mapping = map_pages(count * BOUNCE_SIZE)
+    ask_for_huge_pages(mapping)
     view = memoryview(mapping)
     return [view[index * BOUNCE_SIZE :][:BOUNCE_SIZE] for index in range(count)]
 

@@ -15,7 +15,7 @@ __all__ = ["TimedReader", "TimedResponse"]
 
 
 class TimedReader(io.RawIOBase):
-    """A socket's reader that raises TimeoutError past its end, `renew` moves that."""
+    """A socket's reader that raises TimeoutError past its end, which `renew` moves."""
 
     def __init__(self, raw: Any, timeout_s: float | None) -> None:
         self.raw = raw

@@ -13,14 +13,13 @@ fills a page also makes the kernel supply it, so faults run in parallel.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import mmap
-import sys
 from dataclasses import dataclass
 from typing import Any
 
 from libtz._native import lib
+from libtz._pages import HAS_HUGE_PAGES, ask_for_huge_pages, map_pages
 
 __all__ = ["ALIGNMENT", "HUGE_PAGE", "Arena", "Block", "allocate"]
 
@@ -34,8 +33,6 @@ ARENA_SIZE = 64 * MIB
 MAPPING_MIN = 16 * MIB
 # A tail of small pages longer than this takes longer to fill than a whole huge page.
 TAIL_MAX = 512 * KIB
-
-_HAS_HUGE_PAGES = sys.platform == "linux" and hasattr(mmap, "MADV_HUGEPAGE")
 
 
 @dataclass(frozen=True)
@@ -69,32 +66,19 @@ def allocate(size: int) -> Block:
 
 def _map(size: int) -> Block:
     length = size
-    if _HAS_HUGE_PAGES and -size % HUGE_PAGE < HUGE_PAGE - TAIL_MAX:
+    if HAS_HUGE_PAGES and -size % HUGE_PAGE < HUGE_PAGE - TAIL_MAX:
         length += -size % HUGE_PAGE
-    mapping = _anonymous(length)
+    mapping = map_pages(length)
     start = lib.address(mapping)
     offset = 0
-    if _HAS_HUGE_PAGES and length >= HUGE_PAGE:
+    if HAS_HUGE_PAGES and length >= HUGE_PAGE:
         if start % HUGE_PAGE:
             # Newer kernels align by themselves. Elsewhere the part before is never touched.
-            mapping = _anonymous(length + HUGE_PAGE)
+            mapping = map_pages(length + HUGE_PAGE)
             start = lib.address(mapping)
             offset = -start % HUGE_PAGE
-        with contextlib.suppress(OSError):  # a kernel without them
-            mapping.madvise(mmap.MADV_HUGEPAGE)
+        ask_for_huge_pages(mapping)
     return Block(mapping, offset, size, start + offset)
-
-
-def _anonymous(length: int) -> mmap.mmap:
-    try:
-        if sys.platform == "win32":
-            return mmap.mmap(-1, length)
-        # Python's default is MAP_SHARED, to which huge pages do not apply.
-        return mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except (OSError, OverflowError):
-        raise MemoryError(
-            f"there is no memory for {length:,} bytes at once; load fewer tensors, or slices"
-        ) from None
 
 
 class Arena:
@@ -107,7 +91,7 @@ class Arena:
         self._used = 0
 
     def allocate(self, size: int) -> Block:
-        if not _HAS_HUGE_PAGES or size < HEAP_MAX or size >= MAPPING_MIN or size > self._size:
+        if not HAS_HUGE_PAGES or size < HEAP_MAX or size >= MAPPING_MIN or size > self._size:
             return allocate(size)
         if self._region is None or self._used + size > self._region.size:
             self._region = _map(self._size)

@@ -114,6 +114,22 @@ def test_a_kernel_without_huge_pages(path: Path, monkeypatch: pytest.MonkeyPatch
     source.close()
 
 
+def test_without_any_memory_to_spare_a_file_is_read_as_usual(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def map_pages(length: int) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(direct, "map_pages", map_pages)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    source = FileSource(path)
+    data = memoryview(bytearray(64))
+    source.open(data)
+    assert data == path.read_bytes()[:64]
+    source.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_without_memory_to_spare_only_what_lies_aligned_is_read_directly(path: Path) -> None:
     source = FileSource(path, bounce_memory_max=0)
     source.open(memoryview(bytearray(10)))

@@ -38,7 +38,7 @@ class DirectFile:
     """A second descriptor of an open file. Any thread may read."""
 
     def __init__(
-        self, fd: int, mapping: mmap.mmap, stats: SourceStats, bounce_memory_max: int
+        self, fd: int, mapping: mmap.mmap, stats: SourceStats, bounces: list[memoryview]
     ) -> None:
         """See `of`."""
         self._fd = fd
@@ -46,7 +46,7 @@ class DirectFile:
         self._address = lib.address(mapping)
         self._stats = stats
         self._bounces: list[memoryview] = []
-        self._untouched = _cut(bounce_memory_max)
+        self._untouched = bounces
         self._is_refused = False
 
     @staticmethod
@@ -62,10 +62,11 @@ class DirectFile:
             return None
         try:
             mapping = mmap.mmap(fd, size, access=mmap.ACCESS_READ)
-        except (OSError, ValueError):
+            bounces = _cut(bounce_memory_max)
+        except (OSError, ValueError, MemoryError):
             os.close(direct)
             return None
-        return DirectFile(direct, mapping, stats, bounce_memory_max)
+        return DirectFile(direct, mapping, stats, bounces)
 
     def is_faster(self, offset: int, size: int) -> bool:
         """Whether [offset, offset + size) is better read directly."""

@@ -21,6 +21,7 @@ __all__ = [
     "ReadOptions",
     "RetryPolicy",
     "S3Options",
+    "SecretMapping",
     "WriteOptions",
 ]
 

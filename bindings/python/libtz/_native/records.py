@@ -8,7 +8,7 @@ from libtz._native import clib, ffi
 from libtz._native.lib import Header
 from libtz._native.memory import exported
 from libtz._native.status import check, new_diagnostic
-from libtz._sodium import NONCE_SIZE, SALT_SIZE, TAG_SIZE
+from libtz.sodium import NONCE_SIZE, SALT_SIZE, TAG_SIZE
 
 __all__ = ["Cipher", "Derivation", "Record", "parse_record", "record_range"]
 

@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 
 from libtz._native import lib
 from libtz.sources.base import Source
+from libtz.transfer.concurrency import Ramp
 from libtz.transfer.progress import PERIOD_S, Progress
-from libtz.transfer.ramp import Ramp
 from libtz.transfer.schedule import Schedule
 from libtz.transfer.staging import Stopped
 from libtz.transfer.stats import WorkerTimes

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import pytest
 from tests.files import File, Tensor, sample
+from tests.kept import keep
 
 import libtz
 from libtz.options import ReadOptions
@@ -45,7 +46,8 @@ def assert_refused_or_equal(
         with libtz.open(data, options=options) as f:
             loaded = {name: bytes(view) for name, view in f.iter_buffers()}
             infos = {name: f.info(name) for name in loaded}
-    except libtz.Error:
+    except libtz.Error as error:
+        keep(error)
         return True
     assert loaded == {name: tensor.data for name, tensor in tensors.items()}
     for name, tensor in tensors.items():

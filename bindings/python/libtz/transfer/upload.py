@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from libtz._native import lib
 from libtz.transfer.engine import HostSlot, Request
 from libtz.transfer.host import host_slot
@@ -120,7 +123,7 @@ class CudaUpload:
 class DeviceTarget:
     """See engine.Target. Units are wants, one each."""
 
-    pointers: Any = None
+    addresses: NDArray[np.uint64] = np.empty(0, np.uint64)
 
     def __init__(
         self,

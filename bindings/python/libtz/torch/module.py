@@ -10,11 +10,12 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from libtz._native import lib
+from libtz.arrays.torch_arrays import TorchFramework
 from libtz.arrays.torch_dtypes import TORCH_DTYPES
-from libtz.checkpoint.file import File
+from libtz.checkpoint.base import Checkpoint
 from libtz.errors import Error, OptionError
 from libtz.format import TensorInfo
-from libtz.opening import open as open_file
+from libtz.opening import open_as
 from libtz.options import ReadOptions
 from libtz.torch.cast import check_dtype, is_cast, load_as
 from libtz.transfer.memory import HostBuffer
@@ -101,7 +102,7 @@ def load_model(
     written, the error's `changed` names them.
     """
     check_dtype(dtype)
-    with open_file(source, digest=digest, options=options) as file:
+    with open_as(TorchFramework(), source, digest=digest, options=options) as file:
         fit = _fit(module, file, strict, dtype)
         if fit.problems:
             listed = "".join(f"\n  - {problem}" for problem in fit.problems)
@@ -114,7 +115,9 @@ def load_model(
 # ---- What goes where -----------------------------------------------------------------------------
 
 
-def _fit(module: torch.nn.Module, file: File, strict: bool, dtype: torch.dtype | None) -> _Fit:
+def _fit(
+    module: torch.nn.Module, file: Checkpoint[torch.Tensor], strict: bool, dtype: torch.dtype | None
+) -> _Fit:
     fit = _Fit(extras=_extra_states(module))
     known = set(fit.extras)
     for group in _groups(module):
@@ -200,7 +203,11 @@ class _Loading:
     """First what can fail without a trace, then what is written in place, then assignments."""
 
     def __init__(
-        self, file: File, fit: _Fit, device: torch.device | None, dtype: torch.dtype | None
+        self,
+        file: Checkpoint[torch.Tensor],
+        fit: _Fit,
+        device: torch.device | None,
+        dtype: torch.dtype | None,
     ) -> None:
         self._file = file
         self._fit = fit

@@ -45,6 +45,7 @@ __all__ = [
     "address",
     "blake3",
     "cpu_level",
+    "crc32",
     "crc32c",
     "dtype",
     "dtype_code",
@@ -112,6 +113,12 @@ def cpu_level() -> str:
 def crc32c(data: Any, initial: int = 0) -> int:
     source = ffi.from_buffer(data)
     return clib.tz_crc32c(initial, source, len(source))
+
+
+def crc32(data: Any, initial: int = 0) -> int:
+    """As zlib.crc32, several times as fast."""
+    with ffi.from_buffer(data) as source:
+        return clib.tz_crc32(initial, source, len(source))
 
 
 def blake3(data: Any) -> bytes:

@@ -12,9 +12,9 @@ import queue
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from ..errors import Error, OptionError
-from ..options import MIB, HttpOptions, S3Options
-from ..sources.s3_client import make_client, make_session, parse_s3_url, s3_errors
+from libtz.errors import Error, OptionError
+from libtz.options import MIB, HttpOptions, S3Options
+from libtz.sources.s3_client import make_client, make_session, parse_s3_url, s3_errors
 
 __all__ = ["S3Sink"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from .reply import Reply
-from .retry import TryFailed
+from libtz.sources.reply import Reply
+from libtz.sources.retry import TryFailed
 
 __all__ = ["Identity", "changed", "check_coding", "check_range_answer", "is_empty_object"]
 

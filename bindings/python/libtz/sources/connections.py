@@ -22,13 +22,13 @@ import urllib3
 import urllib3.connection
 import urllib3.exceptions
 
-from ..errors import OptionError
-from ..options import HttpOptions
-from .base import SourceStats
-from .pace import Pace
-from .reply import Reply, failure
-from .sockets import Sockets
-from .timed import TimedResponse
+from libtz.errors import OptionError
+from libtz.options import HttpOptions
+from libtz.sources.base import SourceStats
+from libtz.sources.reply import Reply, failure
+from libtz.sources.sockets import Sockets
+from libtz.sources.stragglers import Pace
+from libtz.sources.timed import TimedResponse
 
 __all__ = ["Connections"]
 

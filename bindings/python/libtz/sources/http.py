@@ -16,15 +16,21 @@ from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import TypeVar
 
-from ..errors import SourceError
-from ..options import HttpOptions
-from .answer import Identity, changed, check_coding, check_range_answer, is_empty_object
-from .base import BufferCursor, SourceStats, check_range, source_closed
-from .connections import Connections
-from .origin import HttpOrigin, Origin
-from .reply import Reply
-from .retry import Tries, TryFailed, retry_after_s
-from .url import origin_of, redirect_url, shown
+from libtz.errors import SourceError
+from libtz.options import HttpOptions
+from libtz.sources.answer import (
+    Identity,
+    changed,
+    check_coding,
+    check_range_answer,
+    is_empty_object,
+)
+from libtz.sources.base import BufferCursor, SourceStats, check_range, source_closed
+from libtz.sources.connections import Connections
+from libtz.sources.origin import HttpOrigin, Origin
+from libtz.sources.reply import Reply
+from libtz.sources.retry import Tries, TryFailed, retry_after_s
+from libtz.sources.url import origin_of, redirect_url, shown
 
 __all__ = ["HttpSource"]
 
@@ -153,7 +159,7 @@ class HttpSource:
             if self._closed.is_set():
                 raise source_closed(self.url)
             if failure.is_hedge:
-                self.stats.add(hedges=1)
+                self.stats.add(restarts=1)
                 continue
             wait_s = tries.wait_after(failure, position())
             if wait_s is None:

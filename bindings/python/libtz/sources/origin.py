@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Protocol
 
-from ..options import HttpOptions
-from .url import parse_http_url, shown
+from libtz.options import HttpOptions
+from libtz.sources.url import parse_http_url, shown
 
 __all__ = ["HttpOrigin", "Origin", "status_text"]
 

@@ -21,10 +21,10 @@ from typing import Any
 
 import urllib3.exceptions
 
-from .pace import Pace
-from .retry import TryFailed
-from .sockets import Sockets, describe
-from .timed import TimedReader, TimedResponse
+from libtz.sources.retry import TryFailed
+from libtz.sources.sockets import Sockets, describe
+from libtz.sources.stragglers import Pace
+from libtz.sources.timed import TimedReader, TimedResponse
 
 __all__ = ["Reply", "failure"]
 

@@ -13,12 +13,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import Error, SourceError
-from ..options import HttpOptions, S3Options
-from .http import HttpSource
-from .origin import RETRYABLE_STATUSES, status_text
-from .retry import TryFailed
-from .s3_client import (
+from libtz.errors import Error, SourceError
+from libtz.options import HttpOptions, S3Options
+from libtz.sources.http import HttpSource
+from libtz.sources.origin import RETRYABLE_STATUSES, status_text
+from libtz.sources.retry import TryFailed
+from libtz.sources.s3_client import (
     RETRYABLE_CODES,
     hint_for,
     make_client,

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..errors import OptionError, SourceError
-from ..options import HttpOptions, S3Options
+from libtz.errors import OptionError, SourceError
+from libtz.options import HttpOptions, S3Options
 
 __all__ = [
     "RETRYABLE_CODES",

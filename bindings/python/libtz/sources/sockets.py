@@ -9,8 +9,8 @@ import socket
 import threading
 from typing import Any
 
-from .base import SourceStats
-from .retry import TryFailed
+from libtz.sources.base import SourceStats
+from libtz.sources.retry import TryFailed
 
 __all__ = ["Sockets", "describe"]
 

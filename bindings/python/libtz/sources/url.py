@@ -7,7 +7,7 @@ import contextlib
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
-from ..errors import OptionError
+from libtz.errors import OptionError
 
 __all__ = ["HttpUrl", "origin_of", "parse_http_url", "redirect_url", "shown"]
 

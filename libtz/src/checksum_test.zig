@@ -5,6 +5,7 @@ const builtin = @import("builtin");
 const testing = std.testing;
 const checksum = @import("checksum.zig");
 const Crc32 = @import("checksum/crc32.zig").Crc32;
+const Crc32On = @import("checksum/crc32.zig").Crc32On;
 const Polynomial = @import("checksum/crc32.zig").Polynomial;
 const cpu = @import("cpu.zig");
 const dispatch = @import("dispatch.zig");
@@ -13,7 +14,9 @@ const KernelTable = @import("kernel_table.zig").KernelTable;
 /// Around every border in the kernels: words, cache lines, the parts of `hw3`, the steps of
 /// `fold`, the pieces of a copy.
 const crc_sizes = blk: {
-    const borders = [_]usize{ 8, 64, 128, 192, 256, 512, 3 * 256, 6 * 256, 16 * 1024, 3 * 8192, 6 * 8192 };
+    const borders = [_]usize{
+        8, 64, 128, 192, 256, 512, 3 * 256, 6 * 256, 16 * 1024, 3 * 8192, 6 * 8192,
+    };
     const offsets = [_]isize{ -65, -9, -8, -1, 0, 1, 7, 8, 63, 64, 255, 256 };
     var sizes: [borders.len * offsets.len]usize = undefined;
     for (borders, 0..) |border, row| {
@@ -23,6 +26,8 @@ const crc_sizes = blk: {
     }
     break :blk sizes;
 };
+
+const polynomials = [_]Polynomial{ .castagnoli, .zlib };
 
 const Levels = struct {
     next_index: usize = 0,
@@ -88,7 +93,7 @@ test "CRC-32: the check value of the catalogue of CRCs, and others that zlib giv
 test "CRCs: the scalar twins are the definition, bit by bit" {
     var bytes: [600]u8 = undefined;
     fillRandom(&bytes, 1);
-    inline for (.{ Polynomial.castagnoli, Polynomial.zlib }) |polynomial| for (0..bytes.len) |size| {
+    inline for (polynomials) |polynomial| for (0..bytes.len) |size| {
         var register: u32 = 0x1234_5678;
         for (bytes[0..size]) |byte| {
             register ^= byte;
@@ -103,13 +108,30 @@ test "CRCs: the scalar twins are the definition, bit by bit" {
     };
 }
 
+// The CPU that runs this may have one kind of carry-less multiplication, or none.
+test "CRCs: folding any number of lanes is the scalar twin, with the product by its definition" {
+    var bytes: [1100]u8 = undefined;
+    fillRandom(&bytes, 7);
+    inline for (polynomials) |polynomial| inline for (.{ 1, 2, 4 }) |lane_count| {
+        const Crc = Crc32On(polynomial, .{
+            .has_instruction = false,
+            .lane_count = lane_count,
+            .is_emulated = true,
+        });
+        for (0..bytes.len) |size| {
+            const expected = Crc.scalar(0x1234_5678, bytes[0..size]);
+            try testing.expectEqual(expected, Crc.best(0x1234_5678, bytes[0..size]));
+        }
+    };
+}
+
 test "CRCs: every level is the scalar twin at every border, whole and in two pieces" {
     // The input ends where the memory ends, so that reading one byte further is a fault.
     const memory = try Guarded.init(64 * 1024);
     defer memory.deinit();
     fillRandom(memory.bytes, 2);
 
-    inline for (.{ Polynomial.castagnoli, Polynomial.zlib }) |polynomial| for (crc_sizes) |size| {
+    inline for (polynomials) |polynomial| for (crc_sizes) |size| {
         const bytes = memory.bytes[memory.bytes.len - size ..];
         const expected = ~Crc32(polynomial).scalar(~@as(u32, 0xdead_beef), bytes);
         var levels: Levels = .{};

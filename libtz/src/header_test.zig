@@ -332,10 +332,15 @@ test "chunk entries are what was checked, whatever happens to the caller's bytes
         file[digest] = original;
         header = try open(std.testing.allocator, file, .{});
         defer header.deinit();
-        var changing: ChangingBytes = .{ .byte = &file[digest], .changed = ~original, .turn = turn };
+        var changing: ChangingBytes = .{
+            .byte = &file[digest],
+            .changed = ~original,
+            .turn = turn,
+        };
         var diagnostic: Diagnostic = .{};
         const runs = &header.runs.?;
-        runs.put(changing.allocator(), header.index, begin, file[begin..], &diagnostic) catch |err| {
+        const table = file[begin..];
+        runs.put(changing.allocator(), header.index, begin, table, &diagnostic) catch |err| {
             try expectEqual(error.Checksum, err);
             continue;
         };
@@ -415,6 +420,6 @@ test "putting the entries of each tensor by itself takes no longer for tensors w
     }
     const spent = std.Io.Clock.cpu_thread.now(std.testing.io).nanoseconds - begin;
     try expectEqual(0, try runs.missing(gpa, header.index, null, 0, &.{}));
-    // To pass over the empty ones for each of them would be 4,000 times 100,000 steps: over a second.
+    // To pass over the empty ones for each of them would take 4,000 times 100,000 steps.
     try expect(spent < 300 * std.time.ns_per_ms);
 }

@@ -1,13 +1,13 @@
 //! The two CRCs of 32 bits in use, both bit-reflected, with the register inverted before and after:
-//! CRC-32C (Castagnoli, RFC 3720), 0x1EDC6F41, of tz files, and CRC-32 (zlib, RFC 1952), 0x04C11DB7, of
-//! .tensors files. Three implementations; the kernels use the best one that the CPU this file is
-//! compiled for can run.
+//! CRC-32C (Castagnoli, RFC 3720), 0x1EDC6F41, of tz files, and CRC-32 (zlib, RFC 1952),
+//! 0x04C11DB7, of .tensors files. Three implementations; the kernels use the best one that the CPU
+//! this file is compiled for can run.
 //!
-//!   scalar  slicing by 8                     any CPU; the twin the others are tested against
-//!   hw3     the CRC32 instruction on three   CRC-32C: x86-64 with SSE 4.2, AArch64 with CRC
-//!           parts of the input at once       CRC-32: AArch64 with CRC
-//!   fold    carry-less multiplication        CRC-32C: x86-64 with AVX-512 and VPCLMULQDQ
-//!                                            CRC-32: these, and 128 bits at a time any with PCLMULQDQ
+//!   scalar  slicing by 8              any CPU; the twin the others are tested against
+//!   hw3     the CRC32 instruction on  CRC-32C: x86-64 with SSE 4.2, AArch64 with CRC
+//!           three parts at once       CRC-32: AArch64 with CRC
+//!   fold    carry-less                CRC-32C: x86-64 with AVX-512 and VPCLMULQDQ
+//!           multiplication            CRC-32: the same, and x86-64 with PCLMULQDQ
 
 const std = @import("std");
 const builtin = @import("builtin");
@@ -19,21 +19,41 @@ pub const Polynomial = enum(u32) {
     zlib = 0xedb8_8320,
 };
 
-pub fn Crc32(comptime chosen: Polynomial) type {
-    return struct {
-        const has_instruction = switch (builtin.cpu.arch) {
-            .x86_64 => chosen == .castagnoli and builtin.cpu.has(.x86, .crc32),
-            .aarch64 => builtin.cpu.has(.aarch64, .crc),
+/// What a CPU has for a polynomial.
+pub const Machine = struct {
+    has_instruction: bool,
+    /// How many 128-bit lanes one carry-less multiplication takes; 0 without any.
+    lane_count: usize,
+    /// Multiplies by the definition, so that any CPU can test what another one does.
+    is_emulated: bool = false,
+
+    fn compiledFor(polynomial: Polynomial) Machine {
+        const cpu = builtin.cpu;
+        const has_instruction = switch (cpu.arch) {
+            .x86_64 => polynomial == .castagnoli and cpu.has(.x86, .crc32),
+            .aarch64 => cpu.has(.aarch64, .crc),
             else => false,
         };
-        const is_x86 = builtin.cpu.arch == .x86_64;
-        /// Constants: asked for where they are used, debug builds would compile both branches.
-        const has_avx = is_x86 and builtin.cpu.has(.x86, .avx);
-        const has_wide_fold = is_x86 and builtin.cpu.hasAll(.x86, &.{ .vpclmulqdq, .avx512f });
-        /// By 128 bits it is no faster than the instruction.
-        const has_fold = has_wide_fold or
-            is_x86 and !has_instruction and builtin.cpu.has(.x86, .pclmul);
+        if (cpu.arch != .x86_64) return .{ .has_instruction = has_instruction, .lane_count = 0 };
+        const is_wide = cpu.hasAll(.x86, &.{ .vpclmulqdq, .avx512f });
+        // A single lane is no faster than the instruction.
+        const is_narrow = !has_instruction and cpu.has(.x86, .pclmul);
+        return .{
+            .has_instruction = has_instruction,
+            .lane_count = if (is_wide) 4 else @intFromBool(is_narrow),
+        };
+    }
+};
 
+/// A constant: asked for where it is used, debug builds would compile both branches.
+const has_avx = builtin.cpu.arch == .x86_64 and builtin.cpu.has(.x86, .avx);
+
+pub fn Crc32(comptime polynomial: Polynomial) type {
+    return Crc32On(polynomial, .compiledFor(polynomial));
+}
+
+pub fn Crc32On(comptime polynomial: Polynomial, comptime machine: Machine) type {
+    return struct {
         pub fn kernel(initial: u32, data: [*]const u8, size: usize) callconv(.c) u32 {
             return ~best(~initial, data[0..size]);
         }
@@ -52,8 +72,9 @@ pub fn Crc32(comptime chosen: Polynomial) type {
             return ~bestCopy(register, aligned, source[head.len..size]);
         }
 
-        const best = if (has_fold) fold else if (has_instruction) hw3 else scalar;
-        const bestCopy = if (has_fold) foldCopy else pieceCopy;
+        pub const best = if (machine.lane_count != 0) fold else sequential;
+        const bestCopy = if (machine.lane_count != 0) foldCopy else pieceCopy;
+        const sequential = if (machine.has_instruction) hw3 else scalar;
 
         /// All implementations below take and return the register as it is, not inverted.
         pub fn scalar(register: u32, bytes: []const u8) u32 {
@@ -70,7 +91,7 @@ pub fn Crc32(comptime chosen: Polynomial) type {
             return crc;
         }
 
-        /// `slicing[k][b]`: the register after byte `b` and then `k` zero bytes, from a zero register.
+        /// `slicing[k][b]`: what a register of zero becomes by byte `b` and then `k` zero bytes.
         const slicing: [8][256]u32 = blk: {
             @setEvalBranchQuota(50_000);
             var tables: [8][256]u32 = undefined;
@@ -89,17 +110,17 @@ pub fn Crc32(comptime chosen: Polynomial) type {
 
         /// Multiplies by x modulo the polynomial.
         fn timesX(value: u32) u32 {
-            return (value >> 1) ^ (@backingInt(chosen) & (0 -% (value & 1)));
+            return (value >> 1) ^ (@backingInt(polynomial) & (0 -% (value & 1)));
         }
 
-        /// Sizes of the three parts in `hw3`: long ones to seldom pay for joining them, short ones for
-        /// the rest.
+        /// Sizes of the three parts in `hw3`: long ones so that they are seldom joined, short ones
+        /// for the rest.
         const part_sizes = .{ 8192, 256 };
 
         const cache_line = 64;
 
-        /// The instruction takes three cycles but one can start in each, so three parts of the input run
-        /// side by side. "Append n zero bytes" is a linear map; it joins them.
+        /// The instruction takes three cycles but one can start in each, so three parts of the
+        /// input run side by side. "Append n zero bytes" is a linear map; it joins them.
         fn hw3(register: u32, bytes: []const u8) u32 {
             var crc: u32 = register;
             var rest = bytes;
@@ -127,8 +148,8 @@ pub fn Crc32(comptime chosen: Polynomial) type {
             return crc;
         }
 
-        /// Three streams are more than some CPUs follow on their own. Beyond the end of the input this
-        /// does nothing; an integer, since a pointer may not point there.
+        /// Three streams are more than some CPUs follow on their own. Beyond the end of the input
+        /// this does nothing; an integer, since a pointer may not point there.
         inline fn prefetch(line: [*]const u8, distance: usize) void {
             @prefetch(@as([*]const u8, @ptrFromInt(@intFromPtr(line) +% distance)), .{});
         }
@@ -138,7 +159,7 @@ pub fn Crc32(comptime chosen: Polynomial) type {
         }
 
         /// AArch64 has one for each polynomial.
-        const instruction = if (chosen == .castagnoli) "crc32c" else "crc32";
+        const instruction = if (polynomial == .castagnoli) "crc32c" else "crc32";
 
         inline fn step64(crc: u32, word: u64) u32 {
             return switch (builtin.cpu.arch) {
@@ -225,12 +246,12 @@ pub fn Crc32(comptime chosen: Polynomial) type {
             return product;
         }
 
-        /// One or four 128-bit lanes, each a polynomial of degree 127.
-        const word_count = if (has_wide_fold) 8 else 2;
+        /// 128-bit lanes, each a polynomial of degree 127.
+        const word_count = 2 * machine.lane_count;
         const Lanes = @Vector(word_count, u64);
         const fold_step = 4 * @sizeOf(Lanes);
         /// Shorter input is faster through the instruction, if there is one.
-        const fold_size_min = if (has_instruction) 2 * fold_step else fold_step;
+        const fold_size_min = if (machine.has_instruction) 2 * fold_step else fold_step;
 
         fn fold(register: u32, bytes: []const u8) u32 {
             return foldMaybeCopy(false, register, undefined, bytes);
@@ -241,8 +262,8 @@ pub fn Crc32(comptime chosen: Polynomial) type {
         }
 
         /// Folds `fold_step` bytes at a time into four accumulators: a lane times x^n, n being the
-        /// distance to the bytes it meets next, is congruent to two 64-bit carry-less products. The last
-        /// lanes and the rest go through the instruction or the scalar twin.
+        /// distance to the bytes it meets next, is congruent to two 64-bit carry-less products.
+        /// The last lanes and the rest go through the instruction or the scalar twin.
         inline fn foldMaybeCopy(
             comptime is_copying: bool,
             register: u32,
@@ -270,7 +291,8 @@ pub fn Crc32(comptime chosen: Polynomial) type {
                 }
                 if (is_copying) streaming.fence();
                 const last: [word_count]u64 = moved(lanes[0], 3 * @sizeOf(Lanes)) ^
-                    moved(lanes[1], 2 * @sizeOf(Lanes)) ^ moved(lanes[2], @sizeOf(Lanes)) ^ lanes[3];
+                    moved(lanes[1], 2 * @sizeOf(Lanes)) ^ moved(lanes[2], @sizeOf(Lanes)) ^
+                    lanes[3];
                 crc = sequential(0, std.mem.asBytes(&last));
             }
             const rest = bytes[if (whole >= fold_size_min) whole else 0..];
@@ -293,8 +315,6 @@ pub fn Crc32(comptime chosen: Polynomial) type {
             return crc;
         }
 
-        const sequential = if (has_instruction) hw3 else scalar;
-
         const first_word: Lanes = blk: {
             var words: [word_count]u64 = @splat(0);
             words[0] = 1;
@@ -311,11 +331,13 @@ pub fn Crc32(comptime chosen: Polynomial) type {
             const low: u64 = comptime @as(u64, powerOfX(8 * distance + 32)) << 1;
             const high: u64 = comptime @as(u64, powerOfX(8 * distance - 32)) << 1;
             const factors: Lanes = @bitCast(@as([word_count / 2][2]u64, @splat(.{ low, high })));
-            return carrylessMultiply(lanes, factors, 0x00) ^ carrylessMultiply(lanes, factors, 0x11);
+            const lows = carrylessMultiply(lanes, factors, 0x00);
+            return lows ^ carrylessMultiply(lanes, factors, 0x11);
         }
 
         /// Per lane, the low (0x00) or high (0x11) halves of both.
         inline fn carrylessMultiply(a: Lanes, b: Lanes, comptime halves: u8) Lanes {
+            if (machine.is_emulated) return emulatedMultiply(a, b, halves & 1);
             const immediate = std.fmt.comptimePrint("${d}, ", .{halves});
             if (has_avx) {
                 return asm ("vpclmulqdq " ++ immediate ++ "%[b], %[a], %[r]"
@@ -329,6 +351,22 @@ pub fn Crc32(comptime chosen: Polynomial) type {
                 : [_] "0" (a),
                   [b] "x" (b),
             );
+        }
+
+        fn emulatedMultiply(a: Lanes, b: Lanes, half: usize) Lanes {
+            const left: [word_count]u64 = a;
+            const right: [word_count]u64 = b;
+            var products: [word_count]u64 = undefined;
+            for (0..machine.lane_count) |lane| {
+                var product: u128 = 0;
+                for (0..64) |bit| {
+                    if (left[2 * lane + half] >> @intCast(bit) & 1 == 0) continue;
+                    product ^= @as(u128, right[2 * lane + half]) << @intCast(bit);
+                }
+                products[2 * lane] = @truncate(product);
+                products[2 * lane + 1] = @intCast(product >> 64);
+            }
+            return products;
         }
     };
 }

@@ -17,10 +17,10 @@ PACKAGE = ROOT / "bindings" / "python" / "libtz"
 # A module imports from its own package and from rows above it. docs/ARCHITECTURE.md prints this.
 LAYERS = (
     ("errors",),
-    ("pages", "sodium"),
+    ("fields", "pages", "sodium"),
     ("options",),
     ("_native",),
-    ("format", "structure"),
+    ("format", "memory", "structure"),
     ("sources",),
     ("sinks",),
     ("transfer",),

@@ -21,15 +21,15 @@ from libtz.checkpoint.shard_index import INDEX_SUFFIX, folder_files, read_index
 from libtz.checkpoint.sharded import Sharded
 from libtz.errors import FormatError, OptionError
 from libtz.format import parse_digest
+from libtz.memory import allocate
 from libtz.options import ReadOptions
 from libtz.sources.base import Source
 from libtz.sources.file import FileSource
+from libtz.sources.mapped import MappedSource
 from libtz.sources.resolve import SourceLike, resolve_source, scheme_of
 from libtz.sources.url import shown
 from libtz.sources.whole import location_name, location_of
 from libtz.transfer.decryption import DecryptionError
-from libtz.transfer.mapped import MappedSource
-from libtz.transfer.memory import allocate
 
 __all__ = ["open", "open_as"]
 
@@ -87,9 +87,6 @@ def open_as(
                 f"{place.url} is not encrypted, so anybody can have written it; leave"
                 " ReadOptions.decryption out to read it nevertheless"
             )
-        if header.info.is_encrypted and isinstance(place, MappedSource):
-            # Decrypting is done in place, and a mapping would keep what it did.
-            place = place.unmapped
         opened = CoreweaveFile if header.info.format == lib.FORMAT_TENSORS else File
         return opened(
             framework,

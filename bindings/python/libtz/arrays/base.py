@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from libtz.errors import OptionError
 from libtz.format import item_size
-from libtz.transfer.memory import HostBuffer
+from libtz.memory import HostBuffer
 from libtz.transfer.upload import Upload
 
 __all__ = ["BufferFramework", "Destination", "Device", "Framework", "default_framework"]

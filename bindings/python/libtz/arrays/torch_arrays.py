@@ -12,7 +12,7 @@ from libtz._native import lib
 from libtz.arrays.torch_dtypes import TORCH_DTYPES
 from libtz.errors import OptionError
 from libtz.format import dtype_name
-from libtz.transfer.memory import HostBuffer
+from libtz.memory import HostBuffer
 from libtz.transfer.upload import CudaUpload, Upload
 
 __all__ = ["TorchDevice", "TorchFramework", "make_empty"]

@@ -12,7 +12,7 @@ from libtz.arrays.base import BufferFramework, Destination, Framework
 from libtz.checkpoint.selection import Names, select
 from libtz.checkpoint.slices import ReadItem, Region, TensorSlice
 from libtz.format import Format, TensorInfo, Verified
-from libtz.transfer.memory import HostBuffer
+from libtz.memory import HostBuffer
 from libtz.transfer.stats import TransferStats
 
 __all__ = ["Checkpoint"]

@@ -83,7 +83,7 @@ class Catalog:
         """Names, in the writer's order."""
         if self._indices is None:
             order = self.header.order().tolist()
-            self._indices = dict(zip(self.header.names(order), order, strict=True))
+            self._indices = dict(zip(map(self.header.name, order), order, strict=True))
         return iter(self._indices)
 
     def __contains__(self, name: object) -> bool:

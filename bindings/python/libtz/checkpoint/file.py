@@ -13,7 +13,7 @@ from libtz.checkpoint.loader import Loader
 from libtz.checkpoint.slices import ReadItem
 from libtz.errors import OptionError
 from libtz.format import Format, TensorInfo, Verified
-from libtz.transfer.memory import HostBuffer
+from libtz.memory import HostBuffer
 from libtz.transfer.progress import Progress
 from libtz.transfer.stats import TransferStats
 from libtz.transfer.verification import ChunkChecks, Verification, WholeFileSha256

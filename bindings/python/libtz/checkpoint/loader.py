@@ -19,10 +19,10 @@ from libtz.checkpoint.catalog import Entry, is_valueless, memory_size
 from libtz.checkpoint.slices import ReadItem, cut, thin
 from libtz.errors import Error, OptionError
 from libtz.format import dtype_name, item_size
+from libtz.memory import HostBuffer, allocate
 from libtz.options import ReadOptions
 from libtz.sources.base import Source
 from libtz.transfer.load import Job, Policy, Wants
-from libtz.transfer.memory import HostBuffer, allocate
 from libtz.transfer.runs import fetch_runs
 from libtz.transfer.stats import TransferStats
 from libtz.transfer.verification import Verification

@@ -17,9 +17,9 @@ from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.slices import ReadItem
 from libtz.errors import Error, FormatError, OptionError
 from libtz.format import Format, TensorInfo, Verified
+from libtz.memory import HostBuffer
 from libtz.sources.url import shown
 from libtz.sources.whole import sibling
-from libtz.transfer.memory import HostBuffer
 from libtz.transfer.stats import TransferStats
 
 __all__ = ["Sharded", "check_shard"]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from libtz._native import lib
 from libtz.errors import OptionError
 from libtz.format import TensorInfo, item_size
-from libtz.transfer.memory import HostBuffer
+from libtz.memory import HostBuffer
 
 __all__ = ["ReadItem", "Region", "TensorSlice", "cut", "thin"]
 

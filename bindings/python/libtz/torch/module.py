@@ -15,10 +15,10 @@ from libtz.arrays.torch_dtypes import TORCH_DTYPES
 from libtz.checkpoint.base import Checkpoint
 from libtz.errors import Error, OptionError
 from libtz.format import TensorInfo
+from libtz.memory import HostBuffer
 from libtz.opening import open_as
 from libtz.options import ReadOptions
 from libtz.torch.cast import check_dtype, is_cast, load_as
-from libtz.transfer.memory import HostBuffer
 
 __all__ = ["load_model"]
 

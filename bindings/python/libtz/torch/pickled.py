@@ -25,13 +25,13 @@ from libtz.checkpoint.sharded import check_shard
 from libtz.checkpoint.slices import ReadItem, Region, cut
 from libtz.errors import FormatError, OptionError, SourceError
 from libtz.format import Format, TensorInfo, Verified
+from libtz.memory import HostBuffer, allocate
 from libtz.options import ReadOptions
 from libtz.sources.resolve import scheme_of
 from libtz.sources.url import shown
 from libtz.sources.whole import location_of, sibling
 from libtz.structure import NodeKind, flatten
 from libtz.torch.tensor_bytes import check, data_of, extent, is_tensor
-from libtz.transfer.memory import HostBuffer, allocate
 from libtz.transfer.stats import TransferStats
 from libtz.writing.buffers import byte_view
 from libtz.writing.overlap import find_ties

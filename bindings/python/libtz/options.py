@@ -35,6 +35,7 @@ CHUNK_SIZE_MAX = 64 * MIB
 REQUEST_SIZE_MIN = 64 * KIB
 # Room for a few chunks of the usual 1 MiB on their way; larger chunks may need more than this.
 HOST_MEMORY_MIN = 8 * MIB
+SSE_KEY_SIZE = 32  # AES-256, the only cipher that S3 has for keys of its customers
 # Past this a client is a load test; servers and file-descriptor limits object first.
 CONNECTIONS_MAX = 1024
 
@@ -143,7 +144,7 @@ class RetryPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class HttpOptions:
-    """How to talk to an HTTP server; S3 requests obey all of it but `headers`."""
+    """How to talk to an HTTP server, an S3 store included."""
 
     headers: Mapping[str, str] = field(default_factory=dict)  # sent to the URL's own host only
     timeout_s: float = 30.0  # a connection that stalls this long is dropped, and the range resumed
@@ -201,13 +202,21 @@ class S3Options:
     anonymous: bool = False  # send unsigned requests
     addressing_style: Literal["auto", "path", "virtual"] | None = None
     version_id: str | None = None  # read this version of the object
+    requester_pays: bool = False  # pay for requests to buckets whose owners do not
+    # How the store is to encrypt what is written, and with which key of its key service.
+    sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = None
+    sse_kms_key_id: str | None = None
+    # A key of your own (SSE-C), 32 bytes: the store encrypts with it, and keeps none of it.
+    sse_customer_key: bytes | None = field(default=None, repr=False)
     access_key_id: str | None = field(default=None, repr=False)
     secret_access_key: str | None = field(default=None, repr=False)
     session_token: str | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         _require_bool(self.anonymous, "S3Options.anonymous")
+        _require_bool(self.requester_pays, "S3Options.requester_pays")
         self._check_strings()
+        self._check_encryption()
         if self.addressing_style is not None:
             choices = ("auto", "path", "virtual")
             _require_choice(self.addressing_style, "S3Options.addressing_style", choices)
@@ -223,12 +232,24 @@ class S3Options:
         if self.anonymous and (self.access_key_id is not None or self.profile is not None):
             raise OptionError("S3Options: anonymous excludes keys and profile")
 
+    def _check_encryption(self) -> None:
+        if self.sse is not None:
+            _require_choice(self.sse, "S3Options.sse", ("AES256", "aws:kms", "aws:kms:dsse"))
+        if self.sse_kms_key_id is not None and not (self.sse or "").startswith("aws:kms"):
+            raise OptionError('S3Options.sse_kms_key_id needs sse="aws:kms" or "aws:kms:dsse"')
+        key = self.sse_customer_key
+        if key is not None and (not isinstance(key, bytes) or len(key) != SSE_KEY_SIZE):
+            raise OptionError(f"S3Options.sse_customer_key must be {SSE_KEY_SIZE} bytes")
+        if key is not None and self.sse is not None:
+            raise OptionError("S3Options: give sse or sse_customer_key, not both")
+
     def _check_strings(self) -> None:
         for name in (
             "endpoint",
             "region",
             "profile",
             "version_id",
+            "sse_kms_key_id",
             "access_key_id",
             "secret_access_key",
             "session_token",

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from ..errors import SourceError
+from libtz.errors import SourceError
 
 __all__ = ["BufferCursor", "Source", "SourceStats", "check_range", "source_closed"]
 
@@ -29,6 +29,7 @@ class SourceStats:
         self.bytes_direct = 0  # those of them that came past the page cache
         self.connections = 0  # connections opened
         self.memory = 0  # bytes of memory the source has taken to read through
+        self.trouble = ""  # why the last try was repeated, in words
 
     def add(self, **counts: int) -> None:
         """Add to the counters named."""

@@ -22,13 +22,16 @@ import urllib3
 import urllib3.connection
 import urllib3.exceptions
 
-from ..errors import OptionError
-from ..options import HttpOptions
-from .base import SourceStats
-from .pace import Pace
-from .reply import Reply, failure
-from .sockets import Sockets
-from .timed import TimedResponse
+from libtz.errors import OptionError
+from libtz.options import HttpOptions
+from libtz.sources.base import SourceStats
+from libtz.sources.failures import failure
+from libtz.sources.logs import discreet
+from libtz.sources.pace import Pace
+from libtz.sources.reply import Reply
+from libtz.sources.sockets import Sockets
+from libtz.sources.timed import TimedResponse
+from libtz.sources.tls import accept_unverified, authorities, check_certificates, proxies_for
 
 __all__ = ["Connections"]
 
@@ -102,19 +105,21 @@ class Connections:
             target = f"{parts.scheme}://{parts.netloc}{target}"
         self._stats.add(requests=1)
         timeout_s = self._pace.head_timeout_s(self._options.timeout_s)
+        timeout = urllib3.Timeout(connect=self._options.connect_timeout_s, read=timeout_s)
         started_s = time.monotonic()
         try:
-            response = route.pool.urlopen(
-                "GET",
-                target,
-                headers=headers,
-                retries=False,
-                redirect=False,
-                assert_same_host=False,
-                timeout=urllib3.Timeout(connect=self._options.connect_timeout_s, read=timeout_s),
-                preload_content=False,
-                decode_content=False,
-            )
+            with discreet():
+                response = route.pool.urlopen(
+                    "GET",
+                    target,
+                    headers=headers,
+                    retries=False,
+                    redirect=False,
+                    assert_same_host=False,
+                    timeout=timeout,
+                    preload_content=False,
+                    decode_content=False,
+                )
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
             # "from None": the chain could show a URL with a signature in it.
             failed = failure(error, timeout_s)
@@ -152,19 +157,22 @@ class Connections:
     def _make_route(self, url: str) -> _Route:
         options = self._options
         adapter: Any = self._adapter
-        with requests.Session() as session:
-            settings = session.merge_environment_settings(url, {}, True, self.verify, options.cert)
-        proxies = settings["proxies"] if options.proxies is None else dict(options.proxies)
+        verify = authorities(self.verify)
+        proxies = dict(proxies_for(url, options))
         request = requests.Request("GET", url).prepare()
+        if url.startswith("https:"):
+            check_certificates(verify, options.cert)
+            if verify is False:
+                accept_unverified(urlsplit(url).hostname or "")
         try:
             pool: Any = adapter.get_connection_with_tls_context(
-                request, settings["verify"], proxies, settings["cert"]
+                request, verify, proxies, options.cert
             )
-            adapter.cert_verify(pool, url, settings["verify"], settings["cert"])
+            adapter.cert_verify(pool, url, verify, options.cert)
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
             # Its message may repeat a proxy's password.
             reason = f"the proxy for {url} cannot be used ({type(error).__name__})"
-            raise OptionError(f"{reason}; see HttpOptions.proxies and *_PROXY") from None
+            raise OptionError(f"{reason}; see ReadOptions.http.proxies and *_PROXY") from None
         except OSError as error:  # a CA bundle or client certificate that is not there
             raise OptionError(f"TLS settings for {url}: {error}") from None
         for plain, watched in (

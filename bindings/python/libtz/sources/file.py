@@ -7,9 +7,9 @@ import stat
 import threading
 from collections.abc import Iterable
 
-from ..errors import SourceError
-from .base import BufferCursor, SourceStats, check_range, source_closed
-from .direct import DirectFile
+from libtz.errors import SourceError
+from libtz.sources.base import BufferCursor, SourceStats, check_range, source_closed
+from libtz.sources.direct import DirectFile
 
 __all__ = ["FileSource"]
 

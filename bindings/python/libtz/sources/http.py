@@ -14,17 +14,25 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
+from logging import INFO, WARNING
 from typing import TypeVar
 
-from ..errors import SourceError
-from ..options import HttpOptions
-from .answer import Identity, changed, check_coding, check_range_answer, is_empty_object
-from .base import BufferCursor, SourceStats, check_range, source_closed
-from .connections import Connections
-from .origin import HttpOrigin, Origin
-from .reply import Reply
-from .retry import Tries, TryFailed, retry_after_s
-from .url import origin_of, redirect_url, shown
+from libtz.errors import SourceError
+from libtz.options import HttpOptions
+from libtz.sources.answer import (
+    Identity,
+    changed,
+    check_coding,
+    check_range_answer,
+    is_empty_object,
+)
+from libtz.sources.base import BufferCursor, SourceStats, check_range, source_closed
+from libtz.sources.connections import Connections
+from libtz.sources.logs import logger
+from libtz.sources.origin import HttpOrigin, Origin, Refusal
+from libtz.sources.reply import Reply
+from libtz.sources.retry import Tries, TryFailed, retry_after_s
+from libtz.sources.url import origin_of, redirect_url, shown
 
 __all__ = ["HttpSource"]
 
@@ -35,6 +43,7 @@ THROTTLE_STATUSES = frozenset({429, 503})
 EXPIRED_STATUSES = frozenset({400, 401, 403, 404, 410}) | REDIRECT_STATUSES
 # Error pages are read for their error code and to keep the connection; beyond this, neither counts.
 ERROR_BODY_SIZE_MAX = 16 * 1024
+NO_RANGES = "the server ignores ranges; reading all of it over one connection"
 # A stream that must go forward does so in steps of this size.
 SKIP_SIZE = 256 * 1024
 
@@ -55,6 +64,7 @@ class HttpSource:
     size: int = 0
     identity: str | None = None
     sequential: bool = False
+    is_proven: bool = False
 
     def __init__(
         self,
@@ -99,6 +109,8 @@ class HttpSource:
         count = min(self.size, len(front))
         if reply.status == HTTPStatus.OK:
             self.sequential = True
+            if self.size > count:
+                self._note(NO_RANGES)
             self._stream = _Stream(reply, 0)
             self._read(BufferCursor(0, count, [front[:count]]))
         else:
@@ -154,12 +166,21 @@ class HttpSource:
                 raise source_closed(self.url)
             if failure.is_hedge:
                 self.stats.add(hedges=1)
+                self._note(f"{failure.reason}; going on over another connection")
                 continue
             wait_s = tries.wait_after(failure, position())
             if wait_s is None:
                 raise self._error(failure, tries.count)
             self.stats.add(retries=1, starved=int(tries.count > 1))
+            where = f"resuming at byte {position()}" if position() else "trying again"
+            self._note(f"{failure.reason}; {where} in {wait_s:.1f} s", tries.count)
             self._closed.wait(wait_s)
+
+    def _note(self, text: str, tries: int = 0) -> None:
+        """Tell the log, and whoever watches, why this takes longer."""
+        count = f" (try {tries + 1} of {self._options.retry.attempts})" if tries else ""
+        logger.log(WARNING if tries else INFO, "%s: %s%s", self.url, text, count)
+        self.stats.trouble = text
 
     def _error(self, failure: TryFailed, tries: int) -> SourceError:
         tried = f" (given up after {tries} tries without progress)" if tries > 1 else ""
@@ -201,6 +222,7 @@ class HttpSource:
         with reply or self._request(begin, end) as reply:
             if reply.status == HTTPStatus.OK:
                 self.sequential = True  # some server behind this URL has no ranges; _read goes on
+                self._note(NO_RANGES)
                 return
             if cursor.remaining:
                 self._check_identity(reply, check_range_answer(reply, begin, end))
@@ -273,11 +295,13 @@ class HttpSource:
             except TryFailed:
                 self._forget_target(target)
                 raise
-            if reply.status not in EXPIRED_STATUSES:
-                return self._checked(reply, target)
-            # Once, back to where it all started: there it may be signed anew.
-            self._discard(reply)
+            if not self._is_refusal(reply):
+                return reply
             self._forget_target(target)
+            refusal = self._refusal(reply)
+            if refusal.status not in EXPIRED_STATUSES:
+                raise self._explained(refusal, target)
+            # Once, back to where it all started: there it may be signed anew.
         return self._request_at_origin(begin, end)
 
     def _request_at_origin(self, begin: int, end: int) -> Reply:
@@ -286,38 +310,43 @@ class HttpSource:
         hops = 0
         while True:
             reply = self._send(url, headers, begin, end)
+            target = (url, headers) if hops else None
+            if not self._is_refusal(reply):
+                self._target = target
+                return reply
+            refusal = self._refusal(reply)
             # Only the first host's refusal is a reason to sign again, and only once.
-            if can_renew and self._origin.renew(url, reply.status, reply.headers):
+            if can_renew and not hops and self._origin.renew(headers, refusal):
                 can_renew = False
-                self._discard(reply)
                 url, headers = self._origin.sign()
-            elif reply.status in REDIRECT_STATUSES:
+            elif refusal.status in REDIRECT_STATUSES:
                 hops += 1
-                can_renew = False
-                url, headers = self._redirected(url, headers, reply, hops)
-            elif hops == 0:
-                return self._checked(reply, None)
+                url, headers = self._redirected(url, headers, refusal, hops)
             else:
-                checked = self._checked(reply, (url, headers))
-                self._target = (url, headers)
-                return checked
+                raise self._explained(refusal, target)
 
     def _send(self, url: str, headers: Mapping[str, str], begin: int, end: int) -> Reply:
         own = {"Accept-Encoding": "identity", "Range": f"bytes={begin}-{end - 1}"}
         if not any(name.lower() == "user-agent" for name in headers):
             own["User-Agent"] = "libtz"
-        if self._identity is not None:
-            own.update(self._identity.conditions)
+        conditions = self._identity.conditions if self._identity is not None else {}
+        if self.is_proven or not conditions:
+            return self._connections.get(url, {**headers, **own})
+        reply = self._connections.get(url, {**headers, **own, **conditions})
+        if reply.status != HTTPStatus.PRECONDITION_FAILED:
+            return reply
+        # Servers that know the ETag as a weak one take it for another: look at it ourselves.
+        self._refusal(reply)
         return self._connections.get(url, {**headers, **own})
 
     def _redirected(
-        self, url: str, headers: Mapping[str, str], reply: Reply, hops: int
+        self, url: str, headers: Mapping[str, str], refusal: Refusal, hops: int
     ) -> tuple[str, Mapping[str, str]]:
-        location = reply.headers.get("Location")
-        status = reply.status
-        self._discard(reply)
+        location = refusal.headers.get("Location")
         if location is None:
-            raise TryFailed(f"a redirect ({status}) without a Location", retryable=False)
+            reason, _ = self._origin.explain(refusal)
+            text = f"a redirect without a Location: {reason}"
+            raise TryFailed(text, status=refusal.status, retryable=False)
         if hops > REDIRECTS_MAX:
             raise TryFailed(f"more than {REDIRECTS_MAX} redirects", retryable=False)
         try:
@@ -332,39 +361,38 @@ class HttpSource:
                 f"a redirect from https to {shown(target)}, which is not encrypted, was refused",
                 retryable=False,
             )
+        if self._identity is None:
+            logger.info("%s: redirected to %s", self.url, shown(target))
         # All headers of the caller count as credentials. Once dropped they stay dropped, even if a
         # later redirect leads back.
         return target, headers if before == after else {}
 
-    def _checked(self, reply: Reply, target: tuple[str, Mapping[str, str]] | None) -> Reply:
-        """The reply if it brings bytes, else the failure it stands for."""
-        status = reply.status
-        if status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
-            return reply
-        is_opening = self._identity is None
-        is_unsatisfiable = status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
-        if is_unsatisfiable and is_opening and is_empty_object(reply):
-            return reply
-        if target is not None:
-            self._forget_target(target)
-        body = self._discard(reply)
-        if is_unsatisfiable and not is_opening:
-            raise changed("it is shorter now")
-        if status == HTTPStatus.PRECONDITION_FAILED and not is_opening:
-            raise changed("another version is there now")
+    def _is_refusal(self, reply: Reply) -> bool:
+        """Whether the reply brings no bytes, nor says that there are none."""
+        is_empty = self._identity is None and is_empty_object(reply)
+        return reply.status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT) and not is_empty
+
+    def _refusal(self, reply: Reply) -> Refusal:
+        with reply:
+            body = reply.read_rest(ERROR_BODY_SIZE_MAX)
+        return Refusal(reply.status, reply.headers, body)
+
+    def _explained(
+        self, refusal: Refusal, target: tuple[str, Mapping[str, str]] | None
+    ) -> TryFailed:
+        """The failure that a refusal stands for."""
+        status = refusal.status
+        if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and self._identity is not None:
+            return changed("it is shorter now")
         if status in THROTTLE_STATUSES:
             self.stats.add(throttled=1)
-        reason, retryable = self._origin.explain(status, body)
+        reason, retryable = self._origin.explain(refusal)
         if target is not None:
             reason += f"; redirects led to {shown(target[0])}"
             if status in (401, 403) and origin_of(target[0]) != origin_of(self.url):
                 reason += ", where no credentials are sent"
-        wait_s = retry_after_s(reply.headers.get("Retry-After")) if retryable else None
-        raise TryFailed(reason, status=status, retryable=retryable, retry_after_s=wait_s)
-
-    def _discard(self, reply: Reply) -> bytes:
-        with reply:
-            return reply.read_rest(ERROR_BODY_SIZE_MAX)
+        wait_s = retry_after_s(refusal.headers.get("Retry-After")) if retryable else None
+        return TryFailed(reason, status=status, retryable=retryable, retry_after_s=wait_s)
 
     def _forget_target(self, target: tuple[str, Mapping[str, str]]) -> None:
         if self._target is target:  # else another thread has been there and knows better
@@ -375,8 +403,11 @@ class HttpSource:
     def _check_identity(self, reply: Reply, size: int | None) -> None:
         if size != self.size:
             raise changed(f"{self.size} bytes became {'unknown' if size is None else size}")
-        if self._identity is not None and not self._identity.matches(reply.headers):
+        if self._identity is None or self._identity.matches(reply.headers):
+            return
+        if not self.is_proven:
             raise changed("its ETag or Last-Modified differs")
+        logger.info("%s: another copy, with another ETag; the pinned digest decides", self.url)
 
 
 _sources: weakref.WeakSet[HttpSource] = weakref.WeakSet()

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Iterable
 from typing import BinaryIO
 
-from ..errors import OptionError, SourceError
-from .base import BufferCursor, SourceStats, check_range, source_closed
+from libtz.errors import OptionError, SourceError
+from libtz.sources.base import BufferCursor, SourceStats, check_range, source_closed
 
 __all__ = ["FileObjectSource", "MemorySource"]
 

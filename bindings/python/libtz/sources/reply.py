@@ -13,7 +13,6 @@ import io
 import os
 import re
 import socket
-import ssl
 import struct
 import time
 from collections.abc import Mapping
@@ -21,18 +20,21 @@ from typing import Any
 
 import urllib3.exceptions
 
-from .pace import Pace
-from .retry import TryFailed
-from .sockets import Sockets, describe
-from .timed import TimedReader, TimedResponse
+from libtz.sources.failures import failure
+from libtz.sources.pace import Pace
+from libtz.sources.retry import TryFailed
+from libtz.sources.sockets import Sockets
+from libtz.sources.timed import TimedReader, TimedResponse
 
-__all__ = ["Reply", "failure"]
+__all__ = ["Reply"]
 
 # A connection slower than this over a whole stall time-out is dropped: it serves nobody, and a
 # hostile server could hold a load for ever by sending a byte now and then.
 RATE_MIN_BYTES_PER_S = 1024
 # What one read of a body that cannot be received in place may allocate.
 COPY_SIZE_MAX = 256 * 1024
+# What reading may raise; ValueError where a body's framing is no number, or none that can be.
+_ERRORS = (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError)
 # How long a receiving thread sleeps before it looks at how fast the body comes.
 SLEEP_S = 0.5
 
@@ -78,8 +80,8 @@ class Reply:
             started_s = time.monotonic()
             try:
                 count = self._receive(buffer)
-            except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
-                raise failure(error, self._timeout_s) from None
+            except _ERRORS as error:
+                raise failure(error, self._timeout_s, is_connecting=False) from None
             self._note(time.monotonic() - started_s, count or 0)
         self._received += count
         if self.length is None:
@@ -140,6 +142,8 @@ class Reply:
         if reader is None:
             read = getattr(self._response, "read1", self._response.read)
             data = read(min(len(buffer), COPY_SIZE_MAX), decode_content=False)
+            if len(data) > len(buffer):
+                raise TryFailed("the body's framing makes no sense", retryable=False)
             buffer[: len(data)] = data
             return len(data)
         if self._buffered is None:
@@ -250,24 +254,3 @@ def _content_length(headers: Mapping[str, str]) -> int | None:
         return None
     value = headers.get("Content-Length", "")
     return int(value) if re.fullmatch(r"[0-9]{1,19}", value) else None
-
-
-def failure(error: Exception, timeout_s: float) -> TryFailed:
-    """What a library's error on a request or body means for trying again."""
-    if isinstance(error, (urllib3.exceptions.ReadTimeoutError, TimeoutError)):
-        return TryFailed(f"the server sent nothing for {timeout_s:g} s")
-    if isinstance(error, urllib3.exceptions.ProxyError):
-        reason = describe(error.original_error)
-        # A proxy that answers 4xx means it; one that cannot be reached may come back.
-        is_final = re.search(r"failed: 4[0-9][0-9]", reason) is not None
-        return TryFailed(f"the proxy failed: {reason}", retryable=not is_final)
-    cause: BaseException = error
-    if error.args and isinstance(error.args[-1], Exception):
-        cause = error.args[-1]
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return TryFailed(
-            f"the server's certificate was refused: {cause.verify_message}; if it is to be"
-            " trusted, name its authority in HttpOptions.verify",
-            retryable=False,
-        )
-    return TryFailed(f"the connection failed: {describe(cause)}")

@@ -8,12 +8,12 @@ from typing import Any, BinaryIO, TypeAlias
 from urllib.parse import unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
 
-from ..errors import OptionError
-from ..options import ReadOptions
-from .base import Source
-from .file import FileSource
-from .memory import FileObjectSource, MemorySource
-from .url import shown
+from libtz.errors import OptionError
+from libtz.options import ReadOptions
+from libtz.sources.base import Source
+from libtz.sources.file import FileSource
+from libtz.sources.memory import FileObjectSource, MemorySource
+from libtz.sources.url import shown
 
 __all__ = ["BOUNCE_SHARE", "SourceLike", "file_url_path", "resolve_source", "scheme_of"]
 
@@ -50,11 +50,11 @@ def _from_name(name: str, options: ReadOptions) -> Source:
         return _file(file_url_path(name), options)
     # Imported here: HTTP brings requests, a tenth of a second that local files need not pay.
     if scheme in ("http", "https"):
-        from .http import HttpSource
+        from libtz.sources.http import HttpSource
 
         return HttpSource(name, options.http, connections_max=options.connections_max)
     if scheme == "s3":
-        from .s3 import S3Source
+        from libtz.sources.s3 import S3Source
 
         return S3Source(name, options.s3, options.http, connections_max=options.connections_max)
     raise OptionError(

@@ -8,7 +8,7 @@ import random
 import re
 import time
 
-from ..options import RetryPolicy
+from libtz.options import RetryPolicy
 
 __all__ = ["Tries", "TryFailed", "retry_after_s"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from ..errors import FormatError
-from ..options import ReadOptions
-from .resolve import file_url_path, resolve_source, scheme_of
-from .url import shown
+from libtz.errors import FormatError
+from libtz.options import ReadOptions
+from libtz.sources.resolve import file_url_path, resolve_source, scheme_of
+from libtz.sources.url import shown
 
 __all__ = ["is_plain_name", "location_name", "location_of", "read_whole", "sibling"]
 

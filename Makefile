@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/installed
 TARGET ?= all
 SECONDS ?= 600
 
-.PHONY: demo test check fuzz bench wheels clean
+.PHONY: demo test test-fast check fuzz bench wheels clean
 
 demo: $(INSTALLED)
 	$(BIN)/python tools/build_native.py
@@ -16,6 +16,11 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python tools/build_native.py install test
 	$(BIN)/python -m pytest
+
+# Without what takes servers or minutes.
+test-fast: $(INSTALLED)
+	$(BIN)/python tools/build_native.py
+	$(BIN)/python -m pytest -m "not server and not slow"
 
 check: $(INSTALLED)
 	$(BIN)/python -m ziglang fmt --check build.zig build.zig.zon libtz

@@ -37,7 +37,7 @@ def prepare(scene: str, name: str, place: str) -> Load:
     from bench.contestants import Place
     from bench.scenes import SCENES
 
-    import libtz.fileset
+    import libtz.checkpoint.sharded
     import libtz.sources.s3
     import libtz.torch  # noqa: F401
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from tests.kept import keep
 
 import libtz
 from libtz._native import lib
@@ -23,6 +24,7 @@ KINDS = ["none", "bool", "int", "float", "str", "bytes", "tensor", "dict", "list
 
 def failed(error: Error) -> Description:
     """Messages about files end with the class and the rule."""
+    keep(error)
     match = re.search(r"\(([a-z-]+)(?:, rule (TZ1-\d+))?\)$", str(error))
     assert match, f"no class in {error!r}"
     return {"result": "error", "class": match[1], "rule": match[2]}

@@ -15,8 +15,11 @@ import importlib
 from importlib.metadata import version
 from types import ModuleType
 
+from libtz.checkpoint.file import File
+from libtz.checkpoint.selection import prefix
 from libtz.errors import Error, FormatError, IntegrityError, OptionError, SourceError
 from libtz.format import TensorInfo
+from libtz.opening import open
 from libtz.options import (
     DecryptionOptions,
     HttpOptions,
@@ -25,9 +28,7 @@ from libtz.options import (
     S3Options,
     WriteOptions,
 )
-from libtz.reader import File, open
-from libtz.selection import prefix
-from libtz.writer import TensorSpec, Writer
+from libtz.writing.tz import TensorSpec, Writer
 
 __all__ = [
     "DecryptionOptions",

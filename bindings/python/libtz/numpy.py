@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from libtz._overlap import Extent, find_ties
+from libtz.arrays.numpy_arrays import DTYPES, NAMES, NumpyFramework
+from libtz.checkpoint.selection import Names
 from libtz.errors import OptionError
+from libtz.opening import open as open_file
 from libtz.options import ReadOptions, WriteOptions
-from libtz.reader import open as open_file
-from libtz.selection import Names
-from libtz.transfer.memory import Block
-from libtz.writer import TensorSpec, Writer
+from libtz.writing.overlap import Extent, find_ties
+from libtz.writing.tz import TensorSpec, Writer
 
 __all__ = ["load_file", "save_file"]
-
-_DTYPES = {
-    "bool": np.dtype("bool"),
-    **{f"u{8 * size}": np.dtype(f"<u{size}") for size in (1, 2, 4, 8)},
-    **{f"i{8 * size}": np.dtype(f"<i{size}") for size in (1, 2, 4, 8)},
-    **{f"f{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)},
-    **{f"c{8 * size}": np.dtype(f"<c{size}") for size in (8, 16)},
-}
-
-_NAMES: dict[np.dtype[Any], str] = {dtype: name for name, dtype in _DTYPES.items()}
 
 _DEFAULTS = ReadOptions()
 _WRITE_DEFAULTS = WriteOptions()
@@ -42,7 +32,7 @@ def load_file(
     """The tensors of a file: all in the writer's order, or some. `source`, `digest`: see
     `libtz.open`; `names`: see `File.load`."""
     with open_file(source, digest=digest, options=options) as file:
-        return file.load_with(NumpyMaker(), names)
+        return file.load_with(NumpyFramework(), names)
 
 
 def save_file(
@@ -70,7 +60,7 @@ def save_file(
     with writer:
         for name in writer.pending:
             array = arrays[name]
-            is_stored = array.flags.c_contiguous and array.dtype == _DTYPES[dtypes[name]]
+            is_stored = array.flags.c_contiguous and array.dtype == DTYPES[dtypes[name]]
             writer.put(name, array if is_stored else _converted(array))
     return writer.digest
 
@@ -79,7 +69,7 @@ def _dtype_name(name: str, array: Any) -> str:
     """The format's name for the array's dtype, in either byte order."""
     if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
         raise OptionError(f"tensor {name!r} is not a plain array but {type(array).__qualname__}")
-    known = _NAMES.get(array.dtype.newbyteorder("<"))
+    known = NAMES.get(array.dtype.newbyteorder("<"))
     if known is None:
         raise OptionError(
             f"tensor {name!r} has dtype {array.dtype}, which the format does not have"
@@ -103,20 +93,3 @@ def _converted(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """In row-major order and little-endian. An iterable is used up at once, so there is one copy at
     a time."""
     yield np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-
-
-class NumpyMaker:
-    """See makers.Maker."""
-
-    def require(self, dtype: str, name: str) -> None:
-        if dtype not in _DTYPES:
-            raise OptionError(f"tensor {name!r}: NumPy has no type for {dtype}; load it with torch")
-
-    def make(
-        self, block: Block | None, position: int, dtype: str, shape: Sequence[int]
-    ) -> NDArray[Any]:
-        kind = _DTYPES[dtype]
-        if block is None:
-            return np.empty(shape, kind)
-        count = int(np.prod(shape, dtype=np.int64))
-        return np.frombuffer(block.owner, kind, count, block.offset + position).reshape(shape)

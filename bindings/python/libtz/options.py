@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ._sodium import KEY_SIZE
-from .errors import OptionError
+from libtz.errors import OptionError
+from libtz.sodium import KEY_SIZE
 
 __all__ = [
     "DecryptionOptions",
@@ -21,6 +21,7 @@ __all__ = [
     "ReadOptions",
     "RetryPolicy",
     "S3Options",
+    "SecretMapping",
     "WriteOptions",
 ]
 

@@ -9,7 +9,7 @@ from tensorizer import TensorDeserializer, TensorSerializer
 folder = Path(sys.argv[1])
 
 
-class Block(torch.nn.Module):
+class HostBuffer(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.attention = torch.nn.Linear(4, 4)
@@ -21,7 +21,7 @@ class Model(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embed = torch.nn.Embedding(7, 4)
-        self.blocks = torch.nn.ModuleList(Block() for _ in range(2))
+        self.blocks = torch.nn.ModuleList(HostBuffer() for _ in range(2))
         self.shared = self.blocks[0]  # a module under two names is written once
 
 
@@ -52,7 +52,7 @@ with TensorDeserializer(folder / "model.tensors", device="cpu", lazy_load=True) 
 changed = [n for n, t in before.items() if not torch.equal(part.state_dict()[n], t)]
 
 # One part of the model, as a module of its own.
-block = Block()
+block = HostBuffer()
 with TensorDeserializer(folder / "model.tensors", device="cpu") as deserializer:
     prefix = "blocks.1."
     block.load_state_dict(

@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libtz._native import clib, ffi
+from libtz._native.memory import address, exported, owned_buffer
 from libtz._native.status import NONE32, NONE64, check, new_diagnostic, status_name
 from libtz._native.tables import (
     Node,
-    address,
-    owned_buffer,
     read_node,
     record_dtype,
     text,
@@ -51,7 +50,6 @@ __all__ = [
     "encode_chunks",
     "new_cursor",
     "owned_buffer",
-    "pointers",
     "status_name",
     "version",
 ]
@@ -110,14 +108,14 @@ def cpu_level() -> str:
 
 
 def crc32c(data: Any, initial: int = 0) -> int:
-    source = ffi.from_buffer(data)
-    return clib.tz_crc32c(initial, source, len(source))
+    with exported(data) as source:
+        return clib.tz_crc32c(initial, source, len(source))
 
 
 def blake3(data: Any) -> bytes:
-    source = ffi.from_buffer(data)
     digest = ffi.new("uint8_t[32]")
-    clib.tz_blake3(source, len(source), digest)
+    with exported(data) as source:
+        clib.tz_blake3(source, len(source), digest)
     return bytes(digest)
 
 
@@ -129,8 +127,8 @@ class Blake3:
         clib.tz_blake3_init(self._state)
 
     def update(self, data: Any) -> None:
-        source = ffi.from_buffer(data)
-        clib.tz_blake3_update(self._state, source, len(source))
+        with exported(data) as source:
+            clib.tz_blake3_update(self._state, source, len(source))
 
     def digest(self) -> bytes:
         digest = ffi.new("uint8_t[32]")
@@ -246,11 +244,11 @@ class Header:
         digest = ffi.NULL if pin is None else ffi.new("uint8_t[32]", pin)
         options = ffi.new("tz_open_options *", {"struct_size": ffi.sizeof("tz_open_options")})
         options.pin = digest
-        source = ffi.from_buffer(front)
         out = ffi.new("tz_header **")
         needed = ffi.new("uint64_t *")
         diagnostic = new_diagnostic()
-        status = function(source, len(source), file_size, options, out, needed, diagnostic)
+        with exported(front) as source:
+            status = function(source, len(source), file_size, options, out, needed, diagnostic)
         if status == clib.TZ_NEED_MORE:
             return int(needed[0])
         check(status, diagnostic, where=label)
@@ -325,10 +323,12 @@ class Header:
         self, tensors: NDArray[np.uint32] | None, gap_max: int = 0
     ) -> list[tuple[int, int]]:
         """Offset and size of each range."""
-        indices, count = ffi.NULL, 0
-        if tensors is not None:
-            indices = ffi.from_buffer("uint32_t[]", np.ascontiguousarray(tensors, np.uint32))
-            count = len(tensors)
+        if tensors is None:
+            return self._run_ranges(ffi.NULL, 0, gap_max)
+        with exported(np.ascontiguousarray(tensors, np.uint32), "uint32_t[]") as indices:
+            return self._run_ranges(indices, len(indices), gap_max)
+
+    def _run_ranges(self, indices: Any, count: int, gap_max: int) -> list[tuple[int, int]]:
         needed = ffi.new("size_t *")
         capacity = 16
         while True:
@@ -343,9 +343,9 @@ class Header:
         return [(out[i].offset, out[i].size) for i in range(needed[0])]
 
     def put_runs(self, offset: int, data: Any) -> None:
-        source = ffi.from_buffer(data)
         diagnostic = new_diagnostic()
-        status = clib.tz_header_put_runs(self.handle, offset, source, len(source), diagnostic)
+        with exported(data) as source:
+            status = clib.tz_header_put_runs(self.handle, offset, source, len(source), diagnostic)
         check(status, diagnostic, where=self.label, name_of=self.name)
 
     def chunk(self, tensor: int, chunk: int) -> Chunk:
@@ -407,14 +407,8 @@ class Plan:
         options.slab_tensor_max = slab_tensor_max
         out = ffi.new("tz_plan **")
         diagnostic = new_diagnostic()
-        status = clib.tz_plan_new(
-            header.handle,
-            ffi.cast("tz_want *", address(wants)),
-            len(wants),
-            options,
-            out,
-            diagnostic,
-        )
+        with exported(wants, "tz_want[]") as table:
+            status = clib.tz_plan_new(header.handle, table, len(table), options, out, diagnostic)
         del corners  # lived until the call was over
         check(status, diagnostic, where=header.label, name_of=header.name)
         self.handle = ffi.gc(out[0], clib.tz_plan_free)
@@ -440,24 +434,27 @@ class Plan:
         self,
         request: int,
         received: int,
-        staging: Any,
-        allocations: Any,
+        staging: int,
+        allocations: NDArray[np.uint64],
         verify: int,
         cursor: Any,
     ) -> None:
-        """`staging` is an address or 0, `allocations` from pointers() or None, `cursor` from
-        new_cursor(), a new one for each request."""
+        """`staging` is an address or 0, `allocations` has the address of each (none in staged
+        plans), `cursor` is from new_cursor(), a new one for each request."""
+        if len(allocations) != self.info.allocation_count:
+            raise ValueError(f"{len(allocations)} addresses for {self.info.allocation_count}")
         diagnostic = new_diagnostic()
-        status = clib.tz_plan_process(
-            self.handle,
-            request,
-            received,
-            ffi.cast("void *", staging),
-            ffi.NULL if allocations is None else allocations,
-            verify,
-            cursor,
-            diagnostic,
-        )
+        with exported(allocations, "void *[]") as addresses:
+            status = clib.tz_plan_process(
+                self.handle,
+                request,
+                received,
+                ffi.cast("void *", staging),
+                addresses,
+                verify,
+                cursor,
+                diagnostic,
+            )
         if status != clib.TZ_OK:
             header = self._header
             check(status, diagnostic, where=header.label, name_of=header.name)
@@ -482,8 +479,3 @@ def _wants(tensors: NDArray[np.uint32], boxes: Sequence[Box] | None) -> tuple[An
 def new_cursor() -> Any:
     """For Plan.process: which chunk of a request comes next."""
     return ffi.new("uint64_t *")
-
-
-def pointers(addresses: NDArray[np.uint64]) -> Any:
-    """The array as `void *const *`; it shares memory with `addresses` and keeps it alive."""
-    return ffi.from_buffer("void *[]", addresses, require_writable=True)

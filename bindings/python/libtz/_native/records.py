@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 from libtz._native import clib, ffi
 from libtz._native.lib import Header
+from libtz._native.memory import exported
 from libtz._native.status import check, new_diagnostic
-from libtz._sodium import NONCE_SIZE, SALT_SIZE, TAG_SIZE
+from libtz.sodium import NONCE_SIZE, SALT_SIZE, TAG_SIZE
 
 __all__ = ["Cipher", "Derivation", "Record", "parse_record", "record_range"]
 
@@ -46,22 +47,24 @@ def record_range(header: Header, tensor: int) -> tuple[int, int]:
 
 def parse_record(header: Header, tensor: int, raw: Any) -> Record:
     """`raw` is the record header. Nothing in the result shares its memory."""
-    source = ffi.from_buffer(raw)
-    hashed = bytearray(len(source))
     out = ffi.new("tz_record *", {"struct_size": ffi.sizeof("tz_record")})
     diagnostic = new_diagnostic()
-    status = clib.tz_record_parse(
-        header.handle, tensor, source, len(source), ffi.from_buffer(hashed), out, diagnostic
-    )
-    check(status, diagnostic, where=header.label, name_of=header.name)
-    return Record(
-        module=out.module,
-        crc32=out.crc32 if out.flags & clib.TZ_RECORD_CRC32 else None,
-        sha256=bytes(ffi.buffer(out.sha256, 32)) if out.sha256 else None,
-        hashed=memoryview(hashed)[: out.hashed_size],
-        cipher=_cipher(out),
-        derivation=_derivation(out),
-    )
+    with exported(raw) as source:
+        hashed = bytearray(len(source))
+        with exported(hashed, writable=True) as target:
+            status = clib.tz_record_parse(
+                header.handle, tensor, source, len(source), target, out, diagnostic
+            )
+        check(status, diagnostic, where=header.label, name_of=header.name)
+        # Its fields point into `raw`.
+        return Record(
+            module=out.module,
+            crc32=out.crc32 if out.flags & clib.TZ_RECORD_CRC32 else None,
+            sha256=bytes(ffi.buffer(out.sha256, 32)) if out.sha256 else None,
+            hashed=memoryview(hashed)[: out.hashed_size],
+            cipher=_cipher(out),
+            derivation=_derivation(out),
+        )
 
 
 def _cipher(out: Any) -> Cipher | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,8 +11,6 @@ from libtz._native import clib, ffi
 
 __all__ = [
     "Node",
-    "address",
-    "owned_buffer",
     "read_node",
     "record_dtype",
     "text",
@@ -50,17 +47,6 @@ def view(pointer: Any, count: int, dtype: np.dtype[Any], owner: Any) -> Any:
     array = np.frombuffer(ffi.buffer(pointer, count * dtype.itemsize), dtype)
     array.flags.writeable = False
     return array
-
-
-def address(buffer: Any) -> int:
-    """Where the memory of a buffer lies. The caller keeps it alive."""
-    return int(ffi.cast("uintptr_t", ffi.from_buffer(buffer)))
-
-
-def owned_buffer(start: int, size: int, release: Callable[[], None]) -> Any:
-    """A writable buffer over memory at an address; `release` is called when nothing holds it."""
-    pointer = ffi.gc(ffi.cast("char *", start), lambda _: release())
-    return ffi.buffer(pointer, size)
 
 
 def text(pointer: Any, size: int) -> str:
@@ -118,7 +104,7 @@ def write_node(out: Any, node: Node, keep: list[Any]) -> None:
 
 
 def _bytes(data: bytes, keep: list[Any]) -> tuple[int, Any]:
-    pointer = ffi.from_buffer("uint8_t[]", data)
+    pointer = ffi.new("uint8_t[]", data)
     keep.append(pointer)
     return len(data), pointer
 

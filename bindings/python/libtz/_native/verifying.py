@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from libtz._native import clib, ffi
+from libtz._native.memory import exported
 from libtz._native.status import check, new_diagnostic
 
 if TYPE_CHECKING:
@@ -30,9 +31,10 @@ class Verifier:
         return out.offset, out.size
 
     def put(self, data: Any) -> None:
-        source = ffi.from_buffer(data)
         diagnostic = new_diagnostic()
-        self._check(clib.tz_verifier_put(self._handle, source, len(source), diagnostic), diagnostic)
+        with exported(data) as source:
+            status = clib.tz_verifier_put(self._handle, source, len(source), diagnostic)
+        self._check(status, diagnostic)
 
     def finish(self) -> None:
         diagnostic = new_diagnostic()

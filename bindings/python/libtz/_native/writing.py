@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libtz._native import clib, ffi
+from libtz._native.memory import exported
 from libtz._native.status import NONE32, check, new_diagnostic
-from libtz._native.tables import Node, address, record_dtype, write_node
+from libtz._native.tables import Node, record_dtype, write_node
 from libtz.errors import IntegrityError, OptionError
 
 __all__ = ["ENTRY", "Builder", "BuilderInfo", "TensorSpec", "encode_chunks"]
@@ -44,22 +45,22 @@ def encode_chunks(
     Returns how many bytes of `out` were filled (0: every chunk is raw, and `source` itself is what
     lies in the file) and an array of ENTRY. Thread-safe, without the GIL.
     """
-    data = ffi.from_buffer(source)
-    target = ffi.from_buffer(out, require_writable=True)
-    entries = np.zeros(-(-len(data) // chunk_size), ENTRY)
     out_size = ffi.new("size_t *")
-    status = clib.tz_chunks_encode(
-        dtype,
-        chunk_size,
-        clib.TZ_COMPRESS_AUTO if compress else clib.TZ_COMPRESS_OFF,
-        data,
-        len(data),
-        target,
-        len(target),
-        out_size,
-        ffi.cast("tz_entry *", address(entries)),
-        len(entries),
-    )
+    with exported(source) as data, exported(out, writable=True) as target:
+        entries = np.zeros(-(-len(data) // chunk_size), ENTRY)
+        with exported(entries, "tz_entry[]", writable=True) as table:
+            status = clib.tz_chunks_encode(
+                dtype,
+                chunk_size,
+                clib.TZ_COMPRESS_AUTO if compress else clib.TZ_COMPRESS_OFF,
+                data,
+                len(data),
+                target,
+                len(target),
+                out_size,
+                table,
+                len(table),
+            )
     if status == clib.TZ_E_CODEC:
         raise IntegrityError(
             "a compressed chunk did not decode to what went in: a fault in libtz or in this"
@@ -112,8 +113,8 @@ class Builder:
     def put_chunks(self, spec: int, entries: NDArray[Any]) -> int:
         """The offset in the file of the first of the chunks."""
         offset = ffi.new("uint64_t *")
-        pointer = ffi.cast("tz_entry *", address(entries))
-        status = clib.tz_builder_put_chunks(self._handle, spec, pointer, len(entries), offset)
+        with exported(entries, "tz_entry[]") as table:
+            status = clib.tz_builder_put_chunks(self._handle, spec, table, len(table), offset)
         self._check(status)
         return int(offset[0])
 
@@ -173,6 +174,6 @@ def _text(value: Any, what: str, keep: list[Any]) -> tuple[Any, int]:
         encoded = value.encode()
     except UnicodeEncodeError as error:
         raise OptionError(f"{what} is not valid Unicode: {value!r}") from error
-    pointer = ffi.from_buffer("char[]", encoded)
+    pointer = ffi.new("char[]", encoded)
     keep.append(pointer)
     return pointer, len(encoded)

@@ -10,19 +10,20 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from libtz import reader
+from libtz import opening
 from libtz._native import lib
-from libtz._structure import NodeKind, tensor_paths
+from libtz.checkpoint.file import File
+from libtz.checkpoint.shard_index import INDEX_SUFFIX
 from libtz.cli.options import add_command, add_options, make_options
 from libtz.cli.output import note, print_json, size_text
 from libtz.cli.verify import verify
 from libtz.errors import OptionError
-from libtz.fileset import INDEX_SUFFIX
-from libtz.foreign.safetensors_out import SafetensorsWriter, unit_size
-from libtz.foreign.tensors_out import TensorRecord, TensorsWriter
 from libtz.format import TensorInfo
 from libtz.options import DecryptionOptions, ReadOptions, WriteOptions
-from libtz.writer import TensorSpec, Writer
+from libtz.structure import NodeKind, tensor_paths
+from libtz.writing.coreweave import CoreweaveWriter, TensorRecord
+from libtz.writing.safetensors import SafetensorsWriter, unit_size
+from libtz.writing.tz import TensorSpec, Writer
 
 __all__ = ["add_to"]
 
@@ -92,12 +93,12 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _open(source: str, digest: str | None, options: ReadOptions) -> Any:
     if not source.lower().removesuffix(INDEX_SUFFIX).endswith(PICKLED_SUFFIXES):
-        return reader.open(source, digest=digest, options=options)
+        return opening.open(source, digest=digest, options=options)
     if digest is not None:
         raise OptionError("files of torch.save have no digest that could be checked")
     if importlib.util.find_spec("torch") is None:
         raise OptionError(f"{source} is read by PyTorch, which is not installed")
-    from libtz._torch_pickled import Pickled
+    from libtz.torch.pickled import Pickled
 
     return Pickled(source, options)
 
@@ -140,7 +141,7 @@ def _to_safetensors(file: Any, target: Any, options: WriteOptions) -> dict[str, 
     return _report(infos.values()) | {"digest": writer.digest, "content_digest": None}
 
 
-def _to_tensors(file: reader.File, target: Any, options: WriteOptions) -> dict[str, Any]:
+def _to_tensors(file: File, target: Any, options: WriteOptions) -> dict[str, Any]:
     paths = _tensors_paths(file)
     infos = {name: file.info(name) for name in file}
     places = {name: place for place, name in enumerate(infos)}
@@ -152,14 +153,14 @@ def _to_tensors(file: reader.File, target: Any, options: WriteOptions) -> dict[s
     ]
     if file.metadata:
         note(f"metadata are left out, {target} cannot hold them: {', '.join(file.metadata)}")
-    writer = TensorsWriter(target, records, options=options)
+    writer = CoreweaveWriter(target, records, options=options)
     with writer:
         for _, data in file.iter_buffers(names):
             writer.put(partial(list, [data]))
     return _report(infos.values()) | {"digest": writer.digest, "content_digest": None}
 
 
-def _tensors_paths(file: reader.File) -> dict[str, tuple[str | int, ...]]:
+def _tensors_paths(file: File) -> dict[str, tuple[str | int, ...]]:
     """Paths by name; none of a flat file."""
     nodes = file.structure()
     paths = tensor_paths(nodes)

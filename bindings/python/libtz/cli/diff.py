@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from libtz import reader
+from libtz import opening
 from libtz._native import lib
+from libtz.checkpoint.file import File
 from libtz.cli.options import HELP, LOADING, add_command, add_options, make_options
 from libtz.cli.output import print_json, printable
 from libtz.format import TensorInfo, digest_text
@@ -55,8 +56,8 @@ def add_to(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     with (
-        reader.open(arguments.old, options=_options(arguments, "a")) as old,
-        reader.open(arguments.new, options=_options(arguments, "b")) as new,
+        opening.open(arguments.old, options=_options(arguments, "a")) as old,
+        opening.open(arguments.new, options=_options(arguments, "b")) as new,
     ):
         report = _compare(old, new)
     if arguments.json:
@@ -74,7 +75,7 @@ def _options(arguments: argparse.Namespace, side: str) -> ReadOptions:
     return replace(options, decryption=replace(options.decryption, **keys))
 
 
-def _compare(old: reader.File, new: reader.File) -> dict[str, Any]:
+def _compare(old: File, new: File) -> dict[str, Any]:
     common = [name for name in old if name in new]
     before = {name: old.info(name) for name in old}
     after = {name: new.info(name) for name in new}
@@ -118,7 +119,7 @@ def _described(info: TensorInfo, digest: str | None = None) -> dict[str, Any]:
     }
 
 
-def _digests(file: reader.File, infos: Sequence[TensorInfo]) -> dict[str, str]:
+def _digests(file: File, infos: Sequence[TensorInfo]) -> dict[str, str]:
     """From the header where it has them; tensors without are read, one at a time."""
     known = {info.name: info.content_digest for info in infos if info.content_digest is not None}
     unknown = [info.name for info in infos if info.content_digest is None]

@@ -6,7 +6,7 @@ import argparse
 import hashlib
 from typing import Any
 
-from libtz import reader
+from libtz import opening
 from libtz.cli.options import LOADING, add_command, add_options, make_options
 from libtz.cli.output import print_json
 from libtz.options import ReadOptions
@@ -40,7 +40,7 @@ def add_to(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     options = make_options(ReadOptions, arguments)
-    with reader.open(arguments.source, options=options) as file:
+    with opening.open(arguments.source, options=options) as file:
         digest, content_digest = file.digest, file.content_digest
     if digest is None and not arguments.content:
         digest = sha256_of(arguments.source, options)

@@ -6,7 +6,8 @@ import argparse
 import dataclasses
 from typing import Any
 
-from libtz import reader
+from libtz import opening
+from libtz.checkpoint.file import File
 from libtz.cli.options import LOADING, add_command, add_options, make_options
 from libtz.cli.output import print_json, print_table, printable, size_text
 from libtz.options import ReadOptions
@@ -32,14 +33,14 @@ def add_to(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     options = make_options(ReadOptions, arguments)
-    with reader.open(arguments.source, digest=arguments.digest, options=options) as file:
+    with opening.open(arguments.source, digest=arguments.digest, options=options) as file:
         if arguments.json:
             print_json(_description(file))
         else:
             _print(file)
 
 
-def _description(file: reader.File) -> dict[str, Any]:
+def _description(file: File) -> dict[str, Any]:
     return {
         "format": file.format,
         "digest": file.digest,
@@ -50,7 +51,7 @@ def _description(file: reader.File) -> dict[str, Any]:
     }
 
 
-def _print(file: reader.File) -> None:
+def _print(file: File) -> None:
     infos = [file.info(name) for name in file]
     rows = [("NAME", "DTYPE", "SHAPE", "SIZE", "STORED")]
     for info in infos:

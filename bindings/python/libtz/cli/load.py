@@ -8,7 +8,7 @@ import importlib.util
 import time
 from typing import Any
 
-from libtz import reader
+from libtz import opening
 from libtz.cli.options import add_command, add_options, make_options
 from libtz.cli.output import print_json, print_table, size_text
 from libtz.options import ReadOptions
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     if importlib.util.find_spec("torch") is not None:
         importlib.import_module("torch")  # seconds, which a program that uses it spends anyway
     begin = time.perf_counter()
-    with reader.open(arguments.source, digest=arguments.digest, options=options) as file:
+    with opening.open(arguments.source, digest=arguments.digest, options=options) as file:
         open_s = time.perf_counter() - begin
         count = len(file.load(device=arguments.device))
         total_s = time.perf_counter() - begin
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
         (
             "threads",
             f"{stats.threads}, {stats.connections} connections, {stats.retries} retries,"
-            f" {stats.hedges} hedges",
+            f" {stats.restarts} restarts",
         ),
         ("host memory", f"{size_text(stats.host_memory)} beside the tensors"),
     ]

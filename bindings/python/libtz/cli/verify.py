@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from libtz import reader
+from libtz import opening
 from libtz.cli.digest import sha256_of
 from libtz.cli.options import LOADING, add_command, add_options, make_options
 from libtz.errors import IntegrityError, OptionError
@@ -50,7 +50,7 @@ def verify(source: Any, digest: str | None, options: ReadOptions, *, content: bo
     """Raises what is wrong with the file; says whether all of it could be checked. With `content`,
     a format without content digests is an OptionError."""
     pin = digest if digest is None or digest.startswith("blake3:") else None
-    with reader.open(source, digest=pin, options=options) as file:
+    with opening.open(source, digest=pin, options=options) as file:
         if file.format == "tz":
             if digest is not pin:
                 raise OptionError(f"a tz file is pinned by its own digest, not by {digest!r}")

@@ -23,17 +23,17 @@ from urllib.parse import urlsplit, urlunsplit
 import torch
 import transformers
 
-from libtz._torch_cast import load_as
-from libtz._torch_dtypes import TORCH_DTYPES
-from libtz._torch_no_init import no_init
+from libtz.arrays.torch_dtypes import TORCH_DTYPES
+from libtz.checkpoint.file import File
 from libtz.errors import FormatError, OptionError, SourceError
 from libtz.format import TensorInfo
+from libtz.opening import open as open_file
 from libtz.options import ReadOptions
-from libtz.reader import File
-from libtz.reader import open as open_file
 from libtz.sources.resolve import scheme_of
 from libtz.sources.url import shown
 from libtz.sources.whole import is_plain_name, location_of, read_whole, sibling
+from libtz.torch.cast import load_as
+from libtz.torch.no_init import no_init
 
 __all__ = ["fetch_tokenizer", "load_pretrained"]
 
@@ -97,9 +97,9 @@ def load_pretrained(
     """
     folder = _folder(source)
     config = _read_config(folder, options)
-    maker = _model_class(folder, config) if model_class is None else model_class
+    framework = _model_class(folder, config) if model_class is None else model_class
     with _open_weights(folder, weights, digest, options) as file:
-        model = _empty(file, maker, config, dtype)
+        model = _empty(file, framework, config, dtype)
         if not _fill(model, file, device, dtype):
             model = _converted(file, type(model), config, dtype).to(device)
     if model.can_generate():
@@ -231,13 +231,13 @@ def _model_class(folder: str, config: Any) -> Any:
     return found
 
 
-def _empty(file: File, maker: Any, config: Any, dtype: torch.dtype | None) -> Any:
+def _empty(file: File, framework: Any, config: Any, dtype: torch.dtype | None) -> Any:
     """The model, its parameters on the meta device."""
     kinds = [TORCH_DTYPES.get(file.info(name).dtype) for name in file]
     floating = [kind for kind in kinds if kind is not None and kind.is_floating_point]
     with no_init(), _default_dtype(dtype or next(iter(floating), None)):
         # Auto classes are made from a configuration by a function of theirs.
-        return maker(config) if _is_model(maker) else maker.from_config(config)
+        return framework(config) if _is_model(framework) else framework.from_config(config)
 
 
 def _fill(model: Any, file: File, device: torch.device | str, dtype: torch.dtype | None) -> bool:
@@ -273,14 +273,14 @@ def _data_name(info: TensorInfo) -> str:
     return info.tied_to or info.name
 
 
-def _converted(file: File, maker: type[Any], config: Any, dtype: torch.dtype | None) -> Any:
-    return maker.from_pretrained(
+def _converted(file: File, framework: type[Any], config: Any, dtype: torch.dtype | None) -> Any:
+    return framework.from_pretrained(
         None, config=config, state_dict=file.load(), dtype="auto" if dtype is None else dtype
     )
 
 
-def _is_model(maker: Any) -> bool:
-    return isinstance(maker, type) and issubclass(maker, transformers.PreTrainedModel)
+def _is_model(framework: Any) -> bool:
+    return isinstance(framework, type) and issubclass(framework, transformers.PreTrainedModel)
 
 
 @contextmanager

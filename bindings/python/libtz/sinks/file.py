@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import OptionError, SourceError
+from libtz.errors import OptionError, SourceError
 
 __all__ = ["FileSink"]
 

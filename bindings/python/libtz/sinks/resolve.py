@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ..errors import OptionError
-from ..options import WriteOptions
-from ..sources.resolve import file_url_path, scheme_of
-from ..sources.url import shown
-from .base import Sink
-from .file import FileSink
-from .stream import FileObjectSink
+from libtz.errors import OptionError
+from libtz.options import WriteOptions
+from libtz.sinks.base import Sink
+from libtz.sinks.file import FileSink
+from libtz.sinks.stream import FileObjectSink
+from libtz.sources.resolve import file_url_path, scheme_of
+from libtz.sources.url import shown
 
 __all__ = ["resolve"]
 
@@ -30,7 +30,7 @@ def resolve(target: Any, options: WriteOptions, *, header_size: int, file_size_m
         if scheme == "file":
             return FileSink(file_url_path(target))
         if scheme == "s3":
-            from .s3 import S3Sink  # brings botocore when it is used
+            from libtz.sinks.s3 import S3Sink  # brings botocore when it is used
 
             return S3Sink(
                 scheme + target[len(scheme) :],

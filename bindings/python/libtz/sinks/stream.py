@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import BinaryIO
 
-from ..errors import SourceError
+from libtz.errors import SourceError
 
 __all__ = ["FileObjectSink"]
 

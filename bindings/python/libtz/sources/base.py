@@ -24,7 +24,7 @@ class SourceStats:
         self.retries = 0  # tries that failed and were repeated
         self.throttled = 0  # answers that asked us to slow down (429, 503)
         self.starved = 0  # tries that failed in a row, with nothing received between
-        self.hedges = 0  # requests so much slower than others that they were begun anew elsewhere
+        self.restarts = 0  # requests so much slower than others that they were begun anew elsewhere
         self.bytes = 0  # bytes delivered into buffers
         self.bytes_direct = 0  # those of them that came past the page cache
         self.connections = 0  # connections opened

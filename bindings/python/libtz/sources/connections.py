@@ -27,9 +27,9 @@ from libtz.options import HttpOptions
 from libtz.sources.base import SourceStats
 from libtz.sources.failures import failure
 from libtz.sources.logs import discreet
-from libtz.sources.pace import Pace
 from libtz.sources.reply import Reply
 from libtz.sources.sockets import Sockets
+from libtz.sources.stragglers import Pace
 from libtz.sources.timed import TimedResponse
 from libtz.sources.tls import accept_unverified, authorities, check_certificates, proxies_for
 

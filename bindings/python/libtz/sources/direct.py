@@ -15,7 +15,7 @@ import sys
 from typing import Any
 
 from libtz._native import lib
-from libtz._pages import ask_for_huge_pages, map_pages
+from libtz.pages import ask_for_huge_pages, map_pages
 from libtz.sources.base import SourceStats
 
 __all__ = ["SIZE_MIN", "DirectFile"]

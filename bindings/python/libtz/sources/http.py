@@ -165,7 +165,7 @@ class HttpSource:
             if self._closed.is_set():
                 raise source_closed(self.url)
             if failure.is_hedge:
-                self.stats.add(hedges=1)
+                self.stats.add(restarts=1)
                 self._note(f"{failure.reason}; going on over another connection")
                 continue
             wait_s = tries.wait_after(failure, position())

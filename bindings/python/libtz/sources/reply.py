@@ -21,9 +21,9 @@ from typing import Any
 import urllib3.exceptions
 
 from libtz.sources.failures import failure
-from libtz.sources.pace import Pace
 from libtz.sources.retry import TryFailed
 from libtz.sources.sockets import Sockets
+from libtz.sources.stragglers import Pace
 from libtz.sources.timed import TimedReader, TimedResponse
 
 __all__ = ["Reply"]

@@ -67,12 +67,12 @@ class S3Access:
             if refused is not self._client:
                 return True  # another thread has renewed it meanwhile
             region = _region_in(headers, body)
-            if (300 <= status < 400 or status in _REFUSALS) and region is not None:
-                if region != self._client.meta.region_name:
-                    logger.info("%s: the bucket is in %s; asking there", self._url, region)
-                    self._region = region
-                    self._retire()
-                    return True
+            may_move = 300 <= status < 400 or status in _REFUSALS
+            if may_move and region not in (None, self._client.meta.region_name):
+                logger.info("%s: the bucket is in %s; asking there", self._url, region)
+                self._region = region
+                self._retire()
+                return True
             return status in _REFUSALS and not self._s3.anonymous and self._find_other_keys()
 
     def close(self) -> None:

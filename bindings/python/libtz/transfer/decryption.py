@@ -8,11 +8,11 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from libtz import _sodium
+from libtz import sodium
 from libtz._native.records import Cipher, Derivation, Record
-from libtz._sodium import KEY_SIZE, TAG_SIZE, WrongKeyError
 from libtz.errors import IntegrityError, OptionError
 from libtz.options import DecryptionOptions
+from libtz.sodium import KEY_SIZE, TAG_SIZE, WrongKeyError
 
 __all__ = ["Decryption", "DecryptionError", "DecryptionOptionError"]
 
@@ -32,7 +32,7 @@ class Decryption:
         """`label` is the file's, for messages."""
         self._options = options
         self._label = label
-        _sodium.require()
+        sodium.require()
         self._lock = threading.Lock()
         self._derivation: Derivation | None = None
         self._key: bytes | None = options.key
@@ -55,7 +55,7 @@ class Decryption:
     def _open(self, cipher: Cipher, number: int, piece: memoryview, key: bytes, name: str) -> bytes:
         tag = cipher.tags[number * TAG_SIZE : (number + 1) * TAG_SIZE]
         try:
-            return _sodium.open_piece(tag, piece, cipher.nonce, number, key)
+            return sodium.open_piece(tag, piece, cipher.nonce, number, key)
         except WrongKeyError:
             raise DecryptionError(
                 f"{self._label}, tensor {name!r}, piece {number}: it cannot be decrypted: the key"
@@ -98,7 +98,7 @@ class Decryption:
             )
         passphrase = self._passphrase()
         try:
-            return _sodium.derive_key(
+            return sodium.derive_key(
                 passphrase, derivation.salt, derivation.opslimit, derivation.memlimit
             )
         except OptionError as error:

@@ -25,10 +25,13 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from libtz._native import lib
 from libtz.sources.base import Source
+from libtz.transfer.concurrency import Ramp
 from libtz.transfer.progress import PERIOD_S, Progress
-from libtz.transfer.ramp import Ramp
 from libtz.transfer.schedule import Schedule
 from libtz.transfer.staging import Stopped
 from libtz.transfer.stats import WorkerTimes
@@ -63,7 +66,7 @@ class HostSlot(NamedTuple):
 class Target(Protocol):
     """Where the bytes of a transfer go."""
 
-    pointers: Any  # of the plan's allocations, for Plan.process; None in staged plans
+    addresses: NDArray[np.uint64]  # of the plan's allocations; none in staged plans
 
     def prepare(self, count: int) -> None:
         """Make the first `count` units exist. Never called by two threads at once."""
@@ -324,7 +327,7 @@ class Transfer:
                 number,
                 received,
                 slot.address if slot else 0,
-                self._target.pointers,
+                self._target.addresses,
                 self._settings.verify,
                 cursor,
             )

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from libtz._native import lib
 from libtz.transfer.engine import HostSlot, Request
-from libtz.transfer.memory import Arena, Block, allocate
+from libtz.transfer.memory import Arena, HostBuffer, allocate
 from libtz.transfer.schedule import Schedule
 from libtz.transfer.staging import SlotRing
 
@@ -26,17 +24,16 @@ class HostTarget:
     """See engine.Target. `existing` are blocks that need not be allocated, by unit."""
 
     def __init__(
-        self, schedule: Schedule, ring: SlotRing[HostSlot], existing: Mapping[int, Block]
+        self, schedule: Schedule, ring: SlotRing[HostSlot], existing: Mapping[int, HostBuffer]
     ) -> None:
         self._schedule = schedule
         self._ring = ring
         self._existing = existing
         self._arena = Arena(schedule.bytes_total)
-        self._blocks: list[Block | None] = [None] * len(schedule.unit_sizes)
+        self._blocks: list[HostBuffer | None] = [None] * len(schedule.unit_sizes)
         self._views: list[memoryview] = [memoryview(b"")] * len(schedule.unit_sizes)
-        self._addresses: NDArray[np.uint64] = np.zeros(len(schedule.unit_sizes), np.uint64)
         self._prepared = 0
-        self.pointers: Any = lib.pointers(self._addresses)
+        self.addresses: NDArray[np.uint64] = np.zeros(len(schedule.unit_sizes), np.uint64)
 
     def prepare(self, count: int) -> None:
         for unit in self._schedule.units[self._prepared : count].tolist():
@@ -45,7 +42,7 @@ class HostTarget:
                 block = self._arena.allocate(int(self._schedule.unit_sizes[unit]))
             self._blocks[unit] = block
             self._views[unit] = block.view()
-            self._addresses[unit] = block.address
+            self.addresses[unit] = block.address
         self._prepared = max(self._prepared, count)
 
     @property
@@ -53,7 +50,7 @@ class HostTarget:
         units: list[int] = self._schedule.units[: self._prepared].tolist()
         return units
 
-    def block(self, unit: int) -> Block:
+    def block(self, unit: int) -> HostBuffer:
         """A unit whose requests are done."""
         block = self._blocks[unit]
         if block is None:

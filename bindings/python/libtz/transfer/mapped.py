@@ -14,7 +14,7 @@ import numpy as np
 
 from libtz._native import lib
 from libtz.sources.file import FileSource
-from libtz.transfer.memory import Block
+from libtz.transfer.memory import HostBuffer
 from libtz.transfer.schedule import Schedule
 
 __all__ = ["MappedSource", "mapped_blocks"]
@@ -61,11 +61,11 @@ class MappedSource:
         if done != size:
             raise ValueError(f"buffers of {done} bytes for a range of {size}")
 
-    def block(self, offset: int, size: int) -> Block:
+    def block(self, offset: int, size: int) -> HostBuffer:
         """A part of the mapping."""
         if self._mapping is None:
             raise ValueError("the source is not open, or empty")
-        return Block(self._mapping, offset, size, lib.address(self._mapping) + offset)
+        return HostBuffer(self._mapping, offset, size, lib.address(self._mapping) + offset)
 
     def check_unchanged(self) -> None:
         self._file.check_unchanged()
@@ -77,7 +77,7 @@ class MappedSource:
 
 def mapped_blocks(
     source: MappedSource, schedule: Schedule, offsets: list[int], item_sizes: list[int]
-) -> dict[int, Block]:
+) -> dict[int, HostBuffer]:
     """Which allocations can be parts of the mapping: raw throughout, and aligned for their dtype.
 
     Every want is a whole tensor with an allocation of its own.

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from libtz._native import lib
-from libtz._pages import HAS_HUGE_PAGES, ask_for_huge_pages, map_pages
+from libtz.pages import HAS_HUGE_PAGES, ask_for_huge_pages, map_pages
 
-__all__ = ["ALIGNMENT", "HUGE_PAGE", "Arena", "Block", "allocate"]
+__all__ = ["ALIGNMENT", "HUGE_PAGE", "Arena", "HostBuffer", "allocate"]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -36,7 +36,7 @@ TAIL_MAX = 512 * KIB
 
 
 @dataclass(frozen=True)
-class Block:
+class HostBuffer:
     """`size` bytes of memory that live as long as anything holds `owner`, a writable buffer.
 
     They begin at `offset` in it, at `address` in the process.
@@ -51,7 +51,7 @@ class Block:
         return memoryview(self.owner)[self.offset : self.offset + self.size]
 
 
-def allocate(size: int) -> Block:
+def allocate(size: int) -> HostBuffer:
     """Memory of its own, zeroed, aligned to ALIGNMENT or more.
 
     MemoryError if there is none: a file of a few KiB can claim a tensor of any size.
@@ -60,11 +60,11 @@ def allocate(size: int) -> Block:
         owner: Any = bytearray(size + ALIGNMENT - 1)
         start = lib.address(owner)
         offset = -start % ALIGNMENT
-        return Block(owner, offset, size, start + offset)
+        return HostBuffer(owner, offset, size, start + offset)
     return _map(size)
 
 
-def _map(size: int) -> Block:
+def _map(size: int) -> HostBuffer:
     length = size
     if HAS_HUGE_PAGES and -size % HUGE_PAGE < HUGE_PAGE - TAIL_MAX:
         length += -size % HUGE_PAGE
@@ -78,7 +78,7 @@ def _map(size: int) -> Block:
             start = lib.address(mapping)
             offset = -start % HUGE_PAGE
         ask_for_huge_pages(mapping)
-    return Block(mapping, offset, size, start + offset)
+    return HostBuffer(mapping, offset, size, start + offset)
 
 
 class Arena:
@@ -87,10 +87,10 @@ class Arena:
     def __init__(self, expected: int) -> None:
         """`expected` is how much will be asked for in all, as far as known."""
         self._size = min(ARENA_SIZE, expected + -expected % HUGE_PAGE)
-        self._region: Block | None = None
+        self._region: HostBuffer | None = None
         self._used = 0
 
-    def allocate(self, size: int) -> Block:
+    def allocate(self, size: int) -> HostBuffer:
         if not HAS_HUGE_PAGES or size < HEAP_MAX or size >= MAPPING_MIN or size > self._size:
             return allocate(size)
         if self._region is None or self._used + size > self._region.size:
@@ -102,7 +102,7 @@ class Arena:
         self._used += length
         release = functools.partial(_release, region.owner, offset, length)
         address = region.address + offset - region.offset
-        return Block(lib.owned_buffer(address, size, release), 0, size, address)
+        return HostBuffer(lib.owned_buffer(address, size, release), 0, size, address)
 
 
 def _release(mapping: mmap.mmap, offset: int, length: int) -> None:

@@ -24,7 +24,7 @@ class TransferStats:
     bytes_direct: int = 0  # of those read, past the page cache
     requests: int = 0  # sent, repeated ones included
     retries: int = 0
-    hedges: int = 0  # requests far slower than the others, begun anew on another connection
+    restarts: int = 0  # requests far slower than the others, begun anew on another connection
     throttled: int = 0  # answers that asked us to slow down
     connections: int = 0  # opened for this load; what opening the file left is used again
     threads: int = 0

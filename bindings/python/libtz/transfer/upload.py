@@ -1,8 +1,8 @@
 """Loading to a device: staged requests, copied piece by piece into tensors that are there already.
 
 Receiving and checking happen in a ring of slots in pinned host memory; copies go to a stream of
-their own, and a slot comes back when the event behind its copies has passed. `HostLane` is the twin
-without a device, which runs the same code.
+their own, and a slot comes back when the event behind its copies has passed. `HostUpload` is
+the twin without a device, which runs the same code.
 """
 
 from __future__ import annotations
@@ -10,19 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from libtz._native import lib
 from libtz.transfer.engine import HostSlot, Request
 from libtz.transfer.host import host_slot
 from libtz.transfer.schedule import Schedule
 from libtz.transfer.staging import SlotRing, Use
 
-__all__ = ["CudaLane", "DeviceTarget", "HostLane", "Lane"]
+__all__ = ["CudaUpload", "DeviceTarget", "HostUpload", "Upload"]
 
 # Makes an uninitialised tensor for an entry of the file: (entry, device) -> (tensor, its bytes).
 MakeEmpty = Callable[[lib.Tensor, Any], tuple[Any, Any]]
 
 
-class Lane(Protocol):
+class Upload(Protocol):
     """A way to a device."""
 
     path: str
@@ -43,8 +46,8 @@ class Lane(Protocol):
         """Returns when all copies are over."""
 
 
-class HostLane:
-    """Plain copies: for tests, and to show what a lane is."""
+class HostUpload:
+    """Plain copies: for tests, and to show what a upload is."""
 
     path = "staged"
 
@@ -74,7 +77,7 @@ class HostLane:
         pass
 
 
-class CudaLane:
+class CudaUpload:
     """A stream of its own beside the caller's current one."""
 
     path = "pinned"
@@ -120,18 +123,18 @@ class CudaLane:
 class DeviceTarget:
     """See engine.Target. Units are wants, one each."""
 
-    pointers: Any = None
+    addresses: NDArray[np.uint64] = np.empty(0, np.uint64)
 
     def __init__(
         self,
         schedule: Schedule,
         ring: SlotRing[HostSlot],
-        lane: Lane,
+        upload: Upload,
         entries: Sequence[lib.Tensor],
     ) -> None:
         self._schedule = schedule
         self._ring = ring
-        self._lane = lane
+        self._lane = upload
         self._entries = entries
         self._tensors: list[Any] = [None] * len(entries)
         self._bytes: list[Any] = [None] * len(entries)

@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from libtz.arrays.base import Framework, device_of
+from libtz.checkpoint.slices import TensorSlice
 from libtz.compat._errors import RuntimeOptionError
 from libtz.compat.safetensors._raw import (
     TensorSpec,
@@ -34,10 +36,8 @@ from libtz.compat.safetensors._raw import (
 )
 from libtz.errors import Error as SafetensorError
 from libtz.errors import OptionError, SourceError
-from libtz.makers import Maker, device_of
+from libtz.opening import open as open_file
 from libtz.options import ReadOptions
-from libtz.reader import open as open_file
-from libtz.slices import TensorSlice
 
 __all__ = [
     "SafetensorError",
@@ -121,7 +121,7 @@ class safe_open:  # noqa: N801 - the name that code to be swapped uses
     def get_slice(self, name: str) -> SafeSlice:
         part = self._file.get_slice(self._known(name), self._device)
         if self._is_numpy:
-            _numpy_maker().require(part.dtype, name)
+            _numpy_framework().require(part.dtype, name)
         return SafeSlice(part, self._is_numpy)
 
     def __enter__(self) -> safe_open:
@@ -142,7 +142,7 @@ class safe_open:  # noqa: N801 - the name that code to be swapped uses
 
     def _load(self, names: list[str] | None) -> dict[str, Any]:
         if self._is_numpy:
-            return self._file.load_with(_numpy_maker(), names)
+            return self._file.load_with(_numpy_framework(), names)
         return self._file.load(names, self._device)
 
 
@@ -188,7 +188,7 @@ def _is_plain(part: Any) -> bool:
     return is_integer or part is Ellipsis
 
 
-def _numpy_maker() -> Maker:
-    from libtz.numpy import NumpyMaker
+def _numpy_framework() -> Framework:
+    from libtz.arrays.numpy_arrays import NumpyFramework
 
-    return NumpyMaker()
+    return NumpyFramework()

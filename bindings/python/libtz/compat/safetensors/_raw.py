@@ -6,13 +6,13 @@ import ctypes
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from libtz import writer
 from libtz._native import lib
 from libtz.compat._errors import TypeOptionError
 from libtz.compat.safetensors._writing import write, written
 from libtz.errors import OptionError
+from libtz.opening import open as open_file
 from libtz.options import ReadOptions
-from libtz.reader import open as open_file
+from libtz.writing import tz as writer
 
 __all__ = [
     "DTYPES",

@@ -8,8 +8,8 @@ from typing import Any
 
 from libtz._native import lib
 from libtz.compat._errors import TypeOptionError
-from libtz.foreign.safetensors_out import SafetensorsWriter
-from libtz.writer import TensorSpec
+from libtz.writing.safetensors import SafetensorsWriter
+from libtz.writing.tz import TensorSpec
 
 __all__ = ["write", "written"]
 

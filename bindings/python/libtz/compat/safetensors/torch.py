@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from libtz import _torch_save
 from libtz import torch as libtz_torch
-from libtz._torch_dtypes import FORMAT_NAMES, TORCH_DTYPES
+from libtz.arrays.torch_dtypes import FORMAT_NAMES, TORCH_DTYPES
 from libtz.compat._errors import RuntimeOptionError, ValueOptionError
 from libtz.compat.safetensors import safe_open
 from libtz.compat.safetensors._raw import DTYPES, described, file_bytes
@@ -25,7 +24,8 @@ from libtz.compat.safetensors._sharing import storage_size as storage_size
 from libtz.compat.safetensors._writing import write, written
 from libtz.errors import OptionError
 from libtz.format import TensorInfo
-from libtz.writer import TensorSpec
+from libtz.torch import tensor_bytes
+from libtz.writing.tz import TensorSpec
 
 __all__ = ["load", "load_file", "load_model", "safe_open", "save", "save_file", "save_model"]
 
@@ -140,7 +140,7 @@ def _specs(tensors: Mapping[str, torch.Tensor]) -> list[TensorSpec]:
         )
     try:
         for name, tensor in tensors.items():
-            _torch_save._check(name, tensor)
+            tensor_bytes.check(name, tensor)
     except OptionError as error:
         raise ValueOptionError(error.message) from None
     for group in _find_shared_tensors(tensors):
@@ -160,5 +160,5 @@ def _specs(tensors: Mapping[str, torch.Tensor]) -> list[TensorSpec]:
 
 
 def _blocks(tensor: torch.Tensor) -> Iterable[Any]:
-    data = _torch_save._data(tensor)
+    data = tensor_bytes.data_of(tensor)
     return [data] if isinstance(data, torch.Tensor) else data

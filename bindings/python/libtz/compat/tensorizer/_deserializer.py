@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from libtz import reader
-from libtz._torch_dtypes import TORCH_DTYPES
+from libtz import opening
+from libtz.arrays.torch_dtypes import TORCH_DTYPES
+from libtz.checkpoint.coreweave import CoreweaveFile
+from libtz.checkpoint.file import File
 from libtz.compat._errors import (
     NotImplementedOptionError,
     RuntimeOptionError,
@@ -29,7 +31,6 @@ from libtz.compat.tensorizer._loading import load_into, slots_of
 from libtz.compat.tensorizer._types import FilterFuncType, TensorType
 from libtz.compat.tensorizer.stream_io import ObjectReader, open_stream
 from libtz.errors import OptionError
-from libtz.foreign.tensors_in import TensorsFile
 from libtz.options import DecryptionOptions, ReadOptions
 from libtz.sources.resolve import scheme_of
 
@@ -66,7 +67,7 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
         verify_hash: bool = False,
         encryption: DecryptionParams | None = None,
     ) -> None:
-        self._file: reader.File | None = None
+        self._file: File | None = None
         self._file_obj: Any = None
         if plaid_mode or plaid_mode_buffers:
             warnings.warn(
@@ -109,7 +110,7 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
         ]
         self._layers = layers(self._entries)
 
-    def _opened(self) -> reader.File:
+    def _opened(self) -> File:
         if self._file is None:
             raise ValueOptionError("the deserializer is closed")
         return self._file
@@ -197,10 +198,10 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
             finally:
                 self._bytes_read += file.stats.bytes_read
 
-    def _must_have_hash(self, file: reader.File, verify_hash: bool | None) -> bool:
+    def _must_have_hash(self, file: File, verify_hash: bool | None) -> bool:
         """Whether tensors need a SHA-256; those of .tensors files are checked by it only then."""
         must_have = self._verify_hash if verify_hash is None else verify_hash
-        if isinstance(file, TensorsFile):
+        if isinstance(file, CoreweaveFile):
             file.checks_every_hash = must_have
         return must_have
 
@@ -269,7 +270,7 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
 
     def _module_number(self, entry: Entry) -> int:
         file = self._opened()
-        return file.note(entry.name).module if isinstance(file, TensorsFile) else 0
+        return file.note(entry.name).module if isinstance(file, CoreweaveFile) else 0
 
     # ---- Modules ----
 
@@ -360,9 +361,9 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
         self.close()
 
 
-def _require_hash(file: reader.File, name: str) -> None:
+def _require_hash(file: File, name: str) -> None:
     """Raises if a tensor that was loaded is one that nothing vouches for."""
-    if isinstance(file, TensorsFile):
+    if isinstance(file, CoreweaveFile):
         has_hash = file.note(name).has_sha256
     else:
         has_hash = file.verified != "none"
@@ -395,9 +396,9 @@ def _read_options(num_readers: int | None, encryption: DecryptionParams | None) 
     return options
 
 
-def _opened(source: Any, options: ReadOptions) -> reader.File:
-    file = reader.open(source, options=options)
-    if isinstance(file, TensorsFile) and file.is_encrypted and not options.decryption.is_given:
+def _opened(source: Any, options: ReadOptions) -> File:
+    file = opening.open(source, options=options)
+    if isinstance(file, CoreweaveFile) and file.is_encrypted and not options.decryption.is_given:
         file.close()
         raise CryptographyError(f"{file!r} is encrypted; give encryption=DecryptionParams…")
     return file

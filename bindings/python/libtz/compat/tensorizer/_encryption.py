@@ -6,11 +6,11 @@ import secrets
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from libtz import _sodium
-from libtz._sodium import KEY_SIZE, SALT_SIZE
+from libtz import sodium
 from libtz.compat._errors import TypeOptionError, ValueOptionError
 from libtz.compat.tensorizer._errors import translated
-from libtz.foreign.tensors_sealing import PasswordHash, SealingKey
+from libtz.sodium import KEY_SIZE, SALT_SIZE
+from libtz.writing.coreweave_sealing import PasswordHash, SealingKey
 
 __all__ = ["DecryptionParams", "EncryptionParams"]
 
@@ -97,7 +97,7 @@ class EncryptionParams:
 
     def _sealing_key(self) -> SealingKey:
         with translated():
-            _sodium.require()
+            sodium.require()
         return SealingKey(self.key, self._derivation)
 
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from libtz._structure import tensor_paths
+from libtz.checkpoint.coreweave import CoreweaveFile
+from libtz.checkpoint.file import File
 from libtz.compat.tensorizer._types import TensorPath, TensorType
 from libtz.errors import OptionError
-from libtz.foreign.tensors_in import TensorsFile
-from libtz.reader import File
+from libtz.structure import tensor_paths
 
 __all__ = ["Entry", "arranged", "entries_of", "layers", "leaves"]
 
@@ -41,7 +41,7 @@ def entries_of(file: File) -> list[Entry]:
     for info in map(file.info, file):
         path = paths.get(info.name, (info.name,))
         kind = _kind(file, info.name)
-        is_dotted = isinstance(file, TensorsFile) and file.is_dotted(info.name)
+        is_dotted = isinstance(file, CoreweaveFile) and file.is_dotted(info.name)
         entries.append(Entry(info.name, path, kind, is_dotted, info.dtype, info.shape, info.nbytes))
     return entries
 
@@ -50,7 +50,7 @@ _KINDS = {"parameter": TensorType.PARAM, "buffer": TensorType.BUFFER}
 
 
 def _kind(file: File, name: str) -> TensorType:
-    kind = file.kind(name) if isinstance(file, TensorsFile) else ""
+    kind = file.kind(name) if isinstance(file, CoreweaveFile) else ""
     return _KINDS.get(kind, TensorType.STATE_DICT)
 
 

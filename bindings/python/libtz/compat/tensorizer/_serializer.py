@@ -14,18 +14,18 @@ import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
 
-from libtz import _torch_save
 from libtz import numpy as libtz_numpy
-from libtz._torch_dtypes import FORMAT_NAMES
+from libtz.arrays.torch_dtypes import FORMAT_NAMES
 from libtz.compat._errors import TypeOptionError, ValueOptionError
 from libtz.compat.tensorizer._encryption import EncryptionParams
 from libtz.compat.tensorizer._errors import translated
 from libtz.compat.tensorizer._types import TensorPath, TensorType
 from libtz.compat.tensorizer.stream_io import ObjectWriter, open_stream
 from libtz.errors import OptionError
-from libtz.foreign.tensors_out import Blocks, Kind, TensorRecord, TensorsWriter
 from libtz.options import WriteOptions
 from libtz.sources.resolve import file_url_path, scheme_of
+from libtz.torch import saving, tensor_bytes
+from libtz.writing.coreweave import Blocks, CoreweaveWriter, Kind, TensorRecord
 
 __all__ = ["TensorSerializer"]
 
@@ -76,7 +76,7 @@ class TensorSerializer:
         limit_cpu_concurrency: int | None = None,
         format: Literal["tensors", "tz"] | None = None,
     ) -> None:
-        self._writer: TensorsWriter | None = None
+        self._writer: CoreweaveWriter | None = None
         self._is_closed = True  # until there is something to close
         if compress_tensors:
             raise ValueOptionError(
@@ -181,12 +181,12 @@ class TensorSerializer:
                 raise
             self._size = writer.data_size
 
-    def _open(self, records: list[TensorRecord], is_bulk: bool) -> TensorsWriter:
+    def _open(self, records: list[TensorRecord], is_bulk: bool) -> CoreweaveWriter:
         size_max = None
         if isinstance(self._target, str):  # S3
             known = sum(record.nbytes for record in records)
             size_max = max(KNOWN_SIZE_MAX, 4 * known) if is_bulk else UNKNOWN_SIZE_MAX
-        writer = TensorsWriter(
+        writer = CoreweaveWriter(
             self._target,
             records,
             key=self._key,
@@ -206,7 +206,7 @@ class TensorSerializer:
             if item.path in known:
                 raise OptionError(f"tensor {_shown(item.path)!r} is written twice")
             known.add(item.path)
-            _torch_save._check(_shown(item.path), _as_torch(item.tensor))
+            tensor_bytes.check(_shown(item.path), _as_torch(item.tensor))
             self._size += item.tensor.nbytes
         self._gathered += items
         for item in items:
@@ -219,9 +219,9 @@ class TensorSerializer:
         if all(len(path) == 1 and isinstance(path[0], str) for path in tensors):
             # The root module's tensors have names as in its state dict.
             named = {str(path[0]).removeprefix("."): tensor for path, tensor in tensors.items()}
-            _torch_save.save_file(named, self._target, copy_overlapping=True, options=self._options)
+            saving.save_file(named, self._target, copy_overlapping=True, options=self._options)
         else:
-            _torch_save.save(
+            saving.save(
                 _nested(tensors), self._target, copy_overlapping=True, options=self._options
             )
 
@@ -392,7 +392,7 @@ def _record(item: _Item) -> TensorRecord:
     else:
         is_meta = isinstance(tensor, torch.Tensor) and tensor.is_meta and not is_lazy(tensor)
         if not is_meta:
-            _torch_save._check(name, tensor)
+            tensor_bytes.check(name, tensor)
         if tensor.dtype not in FORMAT_NAMES:
             raise OptionError(f"tensor {name!r} has dtype {tensor.dtype}, which files cannot hold")
         dtype = FORMAT_NAMES[tensor.dtype]
@@ -411,7 +411,7 @@ def _blocks(tensor: Any) -> Blocks:
         tensor = tensor.detach().contiguous()
 
     def blocks() -> Iterable[Any]:
-        data = _torch_save._data(tensor)
+        data = tensor_bytes.data_of(tensor)
         return [data] if isinstance(data, torch.Tensor) else data
 
     return blocks

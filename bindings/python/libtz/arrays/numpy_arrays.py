@@ -1,0 +1,41 @@
+"""NumPy's arrays over host memory, and the types that NumPy has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from libtz.errors import OptionError
+from libtz.transfer.memory import HostBuffer
+
+__all__ = ["DTYPES", "NAMES", "NumpyFramework"]
+
+DTYPES = {
+    "bool": np.dtype("bool"),
+    **{f"u{8 * size}": np.dtype(f"<u{size}") for size in (1, 2, 4, 8)},
+    **{f"i{8 * size}": np.dtype(f"<i{size}") for size in (1, 2, 4, 8)},
+    **{f"f{8 * size}": np.dtype(f"<f{size}") for size in (2, 4, 8)},
+    **{f"c{8 * size}": np.dtype(f"<c{size}") for size in (8, 16)},
+}
+
+NAMES: dict[np.dtype[Any], str] = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class NumpyFramework:
+    """See arrays.base.Framework."""
+
+    def require(self, dtype: str, name: str) -> None:
+        if dtype not in DTYPES:
+            raise OptionError(f"tensor {name!r}: NumPy has no type for {dtype}; load it with torch")
+
+    def make(
+        self, block: HostBuffer | None, position: int, dtype: str, shape: Sequence[int]
+    ) -> NDArray[Any]:
+        kind = DTYPES[dtype]
+        if block is None:
+            return np.empty(shape, kind)
+        count = int(np.prod(shape, dtype=np.int64))
+        return np.frombuffer(block.owner, kind, count, block.offset + position).reshape(shape)

@@ -1,0 +1,53 @@
+"""PyTorch tensors over memory that libtz filled, and empty ones on devices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from libtz._native import lib
+from libtz.arrays.torch_dtypes import TORCH_DTYPES
+from libtz.errors import OptionError
+from libtz.format import dtype_name
+from libtz.transfer.memory import HostBuffer
+
+__all__ = ["TorchFramework", "make_empty"]
+
+
+class TorchFramework:
+    """See arrays.base.Framework. Each tensor has a storage of its own, of its own size."""
+
+    def require(self, dtype: str, name: str) -> None:
+        if dtype not in TORCH_DTYPES:
+            raise OptionError(
+                f"tensor {name!r}: PyTorch has no type for {dtype}; iter_buffers() gives its bytes"
+            )
+
+    def make(
+        self, block: HostBuffer | None, position: int, dtype: str, shape: Sequence[int]
+    ) -> torch.Tensor:
+        kind = TORCH_DTYPES[dtype]
+        if block is None:
+            return _empty(kind, "cpu").resize_(tuple(shape))
+        flat = torch.frombuffer(
+            block.owner, dtype=kind, count=math.prod(shape), offset=block.offset + position
+        )
+        return flat.resize_(tuple(shape))  # no view, which would be one of another tensor
+
+
+def make_empty(entry: lib.Tensor, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
+    """An uninitialised tensor, and its bytes as a flat tensor over the same storage."""
+    storage = torch.UntypedStorage(  # type: ignore[no-untyped-call]
+        entry.decoded_size, device=device
+    )
+    data = _empty(torch.uint8, device).set_(storage)
+    tensor = _empty(TORCH_DTYPES[dtype_name(entry.dtype)], device)
+    strides = [math.prod(entry.shape[axis + 1 :]) for axis in range(len(entry.shape))]
+    return tensor.set_(storage, 0, entry.shape, strides), data
+
+
+def _empty(kind: torch.dtype, device: torch.device | str) -> torch.Tensor:
+    # torch.empty() itself warns about some types.
+    return torch.empty(0, dtype=torch.uint8, device=device).view(kind).detach()

@@ -1,0 +1,60 @@
+"""Loading with another floating-point type than the file's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from libtz.arrays.torch_dtypes import TORCH_DTYPES
+from libtz.checkpoint.file import File
+from libtz.checkpoint.selection import Names, select
+from libtz.errors import OptionError
+
+__all__ = ["check_dtype", "is_cast", "load_as"]
+
+# Two numbers in a byte, which PyTorch cannot convert.
+_PACKED = torch.float4_e2m1fn_x2
+
+
+def check_dtype(dtype: Any) -> None:
+    """Raises OptionError unless floating-point tensors can become `dtype`; None leaves them."""
+    if dtype is None:
+        return
+    if not isinstance(dtype, torch.dtype) or not _is_floating(dtype):
+        raise OptionError(f"dtype is a floating-point type such as torch.bfloat16, not {dtype!r}")
+
+
+def is_cast(dtype: str) -> bool:
+    """Whether a type of the format is one that `dtype=` converts."""
+    kind = TORCH_DTYPES.get(dtype)
+    return kind is not None and _is_floating(kind)
+
+
+def _is_floating(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point and dtype != _PACKED
+
+
+def load_as(
+    file: File, names: Names, device: torch.device | str, dtype: torch.dtype | None
+) -> dict[str, torch.Tensor]:
+    """As `File.load`, with floating-point tensors of this type; each is converted when it is there,
+    so that no two copies of everything exist."""
+    if dtype is None:
+        return file.load(names, device)
+    if file._sha256 is not None:
+        loaded = file.load(names, device)
+        casts = {id(tensor): _cast(tensor, dtype) for tensor in loaded.values()}
+        return {name: casts[id(tensor)] for name, tensor in loaded.items()}
+    tensors: dict[str, torch.Tensor] = {}
+    before: tuple[Any, Any] = (None, None)
+    wanted = select(names, file)
+    for name, tensor in file.iter_tensors(wanted, device):
+        if tensor is not before[0]:  # tied tensors follow each other, as one object
+            before = tensor, _cast(tensor, dtype)
+        tensors[name] = before[1]
+    return {name: tensors[name] for name in wanted}
+
+
+def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return tensor.to(dtype) if _is_floating(tensor.dtype) else tensor

@@ -1,0 +1,111 @@
+"""The saving half of libtz.torch: tensors, modules and nested objects into .tz files.
+
+The model is never copied as a whole. A contiguous tensor in host memory is read where it lies; a
+non-contiguous one is made contiguous, one at a time; one on a device is copied piece by piece.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from libtz._native.lib import Node
+from libtz.arrays.torch_dtypes import FORMAT_NAMES
+from libtz.options import WriteOptions
+from libtz.structure import flatten
+from libtz.torch.tensor_bytes import check, data_of, extent, is_tensor
+from libtz.writing.overlap import find_ties
+from libtz.writing.tz import TensorSpec, Writer
+
+__all__ = ["save", "save_file", "save_model"]
+
+_DEFAULTS = WriteOptions()
+
+
+def save_file(
+    tensors: Mapping[str, torch.Tensor],
+    target: Any,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    copy_overlapping: bool = False,
+    options: WriteOptions = _DEFAULTS,
+) -> str:
+    """Writes the tensors, in their order, and returns the file digest ("blake3:…"), a pin for
+    loading.
+
+    Tensors that share memory with the same dtype, shape and start are stored once and tied again
+    when loaded. Any other overlap is an OptionError that names both, unless `copy_overlapping`
+    asks to store each on its own.
+    """
+    items = list(tensors.items())
+    return _write(items, target, metadata, (), copy_overlapping, options)
+
+
+def save_model(
+    module: torch.nn.Module,
+    target: Any,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    non_persistent: bool = False,
+    copy_overlapping: bool = False,
+    options: WriteOptions = _DEFAULTS,
+) -> str:
+    """Writes a module's parameters and persistent buffers under the names of its state dict.
+
+    `non_persistent` adds the other buffers, which modules normally compute for themselves: then
+    `load_model` can fill a module that was built on the meta device. Otherwise as `save_file`; tied
+    weights stay tied.
+    """
+    state = module.state_dict()
+    if non_persistent:
+        state |= dict(module.named_buffers(remove_duplicate=False))
+    return _write(list(state.items()), target, metadata, (), copy_overlapping, options)
+
+
+def save(
+    obj: Any,
+    target: Any,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    copy_overlapping: bool = False,
+    options: WriteOptions = _DEFAULTS,
+) -> str:
+    """Writes a nested object, such as the state dict of an optimizer, without pickle.
+
+    It may hold dict, list, tuple, None, bool, int, float, str, bytes and tensors; anything else
+    is an OptionError with its path. Otherwise as `save_file`. The tensors can also be read one by
+    one, under names made from their paths: `optimizer/state/0/exp_avg`.
+    """
+    flat = flatten(obj, is_tensor)
+    items = list(zip(flat.names, flat.tensors, strict=True))
+    return _write(items, target, metadata, flat.nodes, copy_overlapping, options)
+
+
+def _write(
+    items: Sequence[tuple[str, Any]],
+    target: Any,
+    metadata: Mapping[str, str] | None,
+    nodes: Sequence[Node],
+    copy_overlapping: bool,
+    options: WriteOptions,
+) -> str:
+    for name, tensor in items:
+        check(name, tensor)
+    ties = find_ties([extent(*item) for item in items], copy_overlapping=copy_overlapping)
+    specs = [
+        TensorSpec(
+            name,
+            FORMAT_NAMES[tensor.dtype],
+            tuple(tensor.shape),
+            None if tie is None else items[tie][0],
+        )
+        for (name, tensor), tie in zip(items, ties, strict=True)
+    ]
+    writer = Writer(target, specs, metadata=metadata, structure=nodes, options=options)
+    tensors = dict(items)
+    with writer:
+        for name in writer.pending:
+            writer.put(name, data_of(tensors[name]))
+    return writer.digest

@@ -1,0 +1,319 @@
+"""One load: from a list of wants to memory that holds them. Joins plan, target and engine."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from libtz._native import lib
+from libtz.errors import OptionError
+from libtz.format import dtype_name, item_size
+from libtz.options import ReadOptions
+from libtz.sources.base import Source
+from libtz.sources.file import FileSource
+from libtz.sources.memory import FileObjectSource, MemorySource
+from libtz.sources.resolve import BOUNCE_SHARE
+from libtz.transfer.engine import PIECE_SIZE, PIECE_SIZE_MAPPED, HostSlot, Settings, Transfer
+from libtz.transfer.host import HostTarget, host_slot
+from libtz.transfer.mapped import MappedSource, mapped_blocks
+from libtz.transfer.memory import HostBuffer
+from libtz.transfer.progress import Progress
+from libtz.transfer.records import RecordCheck
+from libtz.transfer.schedule import Schedule
+from libtz.transfer.staging import SlotRing
+from libtz.transfer.stats import TransferStats
+from libtz.transfer.upload import DeviceTarget, Upload
+
+__all__ = ["Job", "Policy", "Wants"]
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# Tensors up to this size share allocations of about a megabyte: less memory lost to pages, and few
+# requests and segments for many small tensors.
+SLAB_TENSOR_MAX = 64 * KIB
+SLAB_SIZE_MAX = MIB
+
+# Sixteen megabytes make a request's latency disappear; smaller files still give every thread some.
+REQUEST_SIZE = 16 * MIB
+REQUEST_SIZE_MIN = MIB
+REQUESTS_PER_THREAD = 4
+
+# Over a network a few connections fill most links, and the ramp adds more where they help. Locally
+# the threads only copy, check and decode, one per core; when the file has to come from the disk
+# they mostly wait, and more of them keep its queue filled.
+REMOTE_THREADS = 4
+LOCAL_THREADS_MAX = 8
+# Below this a second thread costs more than it saves.
+INLINE_SIZE_MAX = MIB
+
+
+@dataclass(frozen=True)
+class Wants:
+    """Tensors to load, none of them tied: owners only. A box may be part of one, and then the same
+    tensor may be wanted several times.
+
+    With `with_records` the second half are the record headers of the first, in the same order.
+    """
+
+    tensors: Sequence[lib.Tensor]
+    indices: NDArray[np.uint32]
+    boxes: Sequence[lib.Box] | None = None
+    with_records: bool = False
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How to load."""
+
+    options: ReadOptions
+    verify: int  # lib.VERIFY_*
+    is_streamed: bool = False  # tensors are taken one by one, and wait for that in bounded memory
+    observe: Callable[[memoryview], None] | None = None  # sees all bytes in file order
+    upload: Upload | None = None  # to a device; None: host memory
+    # Where the first wants are to be put, in their order; the others, and None, are allocated.
+    existing: Sequence[HostBuffer | None] | None = None
+    # Of .tensors files: checks tensors by their record headers, which are among the wants.
+    check: RecordCheck | None = None
+
+
+class Job:
+    """Use as a context manager by one thread. `wait` for a want, or `wait_all`; `placed` says where
+    it is, `release` tells that the caller has it."""
+
+    def __init__(self, source: Source, header: lib.Header, wants: Wants, policy: Policy) -> None:
+        self._begin = time.perf_counter()
+        self._source = source
+        self._wants = wants
+        self._policy = policy
+        self.check = policy.check
+        self._before = copy.copy(source.stats)
+        threads, threads_max = _threads(source, wants, policy)
+        budget = policy.options.host_memory_max
+        budget = (budget - budget // BOUNCE_SHARE) // (2 if policy.is_streamed else 1)
+        plan = _plan(header, wants, policy, threads, budget, isinstance(source, MappedSource))
+        begins = np.array([tensor.data_offset for tensor in wants.tensors], np.int64)
+        sizes = np.array([tensor.stored_size for tensor in wants.tensors], np.int64)
+        self._bytes_stored = int(sizes.sum())
+        self._schedule = schedule = Schedule(plan, begins, begins + sizes)
+        slot_size = plan.info.staging_size_max
+        slots = max(1, budget // slot_size) if slot_size else 0
+        self._slot_size = slot_size
+        make_slot = policy.upload.slot if policy.upload else host_slot
+        self._ring: SlotRing[HostSlot] = SlotRing(lambda: make_slot(slot_size), slots)
+        self.target = self._make_target(schedule)
+        if policy.check is not None and isinstance(self.target, HostTarget):
+            policy.check.begin(schedule, self.target, plan.placements)
+        settings = Settings(
+            threads=min(threads, slots or threads),
+            threads_max=min(threads_max, slots or threads_max),
+            verify=policy.verify,
+            piece_size=PIECE_SIZE_MAPPED if isinstance(source, MappedSource) else PIECE_SIZE,
+            window=budget if policy.is_streamed else None,
+            observe=policy.observe,
+            arrived=None if policy.check is None else policy.check.arrived,
+        )
+        progress = Progress(plan.info.bytes_read, source.url, policy.options.progress)
+        self._transfer = Transfer(source, schedule, self.target, settings, progress)
+        # Lists, since these are asked for one by one.
+        self._unit_of_want: list[int] = schedule.unit_of_want.tolist()
+        self._positions: list[int] = plan.placements["position"].tolist()
+        self._wants_of_unit = np.bincount(
+            schedule.unit_of_want[schedule.unit_of_want >= 0], minlength=len(schedule.unit_sizes)
+        )
+
+    def _make_target(self, schedule: Schedule) -> HostTarget | DeviceTarget:
+        policy, wants = self._policy, self._wants
+        if policy.upload is not None:
+            return DeviceTarget(schedule, self._ring, policy.upload, wants.tensors)
+        existing: dict[int, HostBuffer] = {}
+        if policy.existing is not None:
+            for want, block in enumerate(policy.existing):
+                unit = int(schedule.unit_of_want[want])
+                if block is not None and unit >= 0:
+                    existing[unit] = block
+        elif isinstance(self._source, MappedSource) and wants.boxes is None:
+            offsets = [tensor.data_offset for tensor in wants.tensors]
+            item_sizes = [item_size(dtype_name(tensor.dtype)) for tensor in wants.tensors]
+            existing = mapped_blocks(self._source, schedule, offsets, item_sizes)
+        return HostTarget(schedule, self._ring, existing)
+
+    def __enter__(self) -> Job:
+        try:
+            self._transfer.__enter__()
+        except BaseException as error:  # Ctrl-C, with threads under way
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._transfer.__exit__(kind, error, traceback)
+
+    def wait_all(self) -> None:
+        self._transfer.wait(self._schedule.request_count)
+        self._source.check_unchanged()
+
+    def wait(self, want: int) -> None:
+        end = int(self._schedule.want_end[want])
+        if self._wants.with_records:
+            # An empty tensor has a record too, which nothing else waits for.
+            end = max(end, int(self._schedule.want_end[want + len(self._wants) // 2]))
+        self._transfer.wait(end)
+        self._source.check_unchanged()
+        if isinstance(self.target, DeviceTarget):
+            self.target.publish()
+
+    def placed(self, want: int) -> tuple[HostBuffer | None, int]:
+        """In host memory: the block that holds the want, None for an empty one, and where in it."""
+        if not isinstance(self.target, HostTarget):
+            raise RuntimeError("this job loads to a device")
+        unit = self._unit_of_want[want]
+        if unit < 0:
+            return None, 0
+        return self.target.block(unit), self._positions[want]
+
+    @property
+    def is_on_device(self) -> bool:
+        return isinstance(self.target, DeviceTarget)
+
+    def device_tensor(self, want: int) -> Any:
+        """After `wait`, copies that are still under way precede what the caller's stream does with
+        it; after `wait_all`, they are over when the job is."""
+        if not isinstance(self.target, DeviceTarget):
+            raise RuntimeError("this job loads to host memory")
+        return self.target.tensor(want)
+
+    def release(self, want: int) -> None:
+        self._release(want)
+        if self._wants.with_records:
+            self._release(want + len(self._wants) // 2)
+
+    def _release(self, want: int) -> None:
+        unit = self._unit_of_want[want]
+        if unit < 0:
+            return
+        self._wants_of_unit[unit] -= 1
+        if self._wants_of_unit[unit] == 0:
+            self.target.forget(unit)
+            self._transfer.release(int(self._schedule.unit_sizes[unit]))
+
+    def begun(self) -> set[int]:
+        """When the job is over: the wants whose memory may have been written to."""
+        if not isinstance(self.target, HostTarget):
+            raise RuntimeError("this job loads to a device")
+        units = set(self.target.begun_units)
+        return {want for want, unit in enumerate(self._unit_of_want) if unit in units}
+
+    def stats(self, runs_read: int) -> TransferStats:
+        """Of what was done so far. `runs_read`: bytes of chunk entries that were read before."""
+        times = self._transfer.times
+        after = self._source.stats
+        before = self._before
+        info = self._schedule.plan.info
+        threads = self._transfer.thread_count
+        upload = self._policy.upload
+        return TransferStats(
+            path=upload.path
+            if upload
+            else self._host_path(after.bytes_direct - before.bytes_direct),
+            seconds=time.perf_counter() - self._begin,
+            seconds_receive=times.receive,
+            seconds_process=times.process,
+            seconds_upload=times.upload,
+            bytes_wanted=info.bytes_wanted,
+            bytes_stored=self._bytes_stored,
+            bytes_read=times.bytes_read + runs_read,
+            bytes_direct=after.bytes_direct - before.bytes_direct,
+            requests=after.requests - before.requests,
+            retries=after.retries - before.retries,
+            restarts=after.restarts - before.restarts,
+            throttled=after.throttled - before.throttled,
+            connections=after.connections - before.connections,
+            threads=threads,
+            host_memory=self._ring.made * self._slot_size
+            + threads * min(info.gap_size_max, PIECE_SIZE)
+            + after.memory,
+        )
+
+    def _host_path(self, bytes_direct: int) -> str:
+        if isinstance(self._source, MappedSource):
+            return "map"
+        return "direct" if 2 * bytes_direct > self._transfer.times.bytes_read else "copy"
+
+
+def _threads(source: Source, wants: Wants, policy: Policy) -> tuple[int, int]:
+    """How many threads to begin with, and how many at most."""
+    if source.sequential or policy.observe is not None:
+        return 1, 1
+    if isinstance(source, (FileSource, MappedSource, MemorySource, FileObjectSource)):
+        stored = sum(tensor.stored_size for tensor in wants.tensors)
+        if stored <= INLINE_SIZE_MAX:
+            return 1, 1
+        threads = min(LOCAL_THREADS_MAX, os.cpu_count() or 1)
+        if isinstance(source, FileSource) and source.is_cold(*_span(wants)):
+            threads = LOCAL_THREADS_MAX
+        return threads, threads
+    connections = policy.options.connections_max
+    return min(REMOTE_THREADS, connections), connections
+
+
+def _span(wants: Wants) -> tuple[int, int]:
+    begins = [tensor.data_offset for tensor in wants.tensors]
+    ends = [tensor.data_offset + tensor.stored_size for tensor in wants.tensors]
+    return min(begins), max(ends)
+
+
+def _want_flags(wants: Wants) -> NDArray[np.uint32] | None:
+    if not wants.with_records:
+        return None
+    half = len(wants) // 2
+    return np.repeat(np.array([0, lib.WANT_RECORD], np.uint32), half)
+
+
+def _plan(
+    header: lib.Header,
+    wants: Wants,
+    policy: Policy,
+    threads: int,
+    budget: int,
+    is_mapped: bool,
+) -> lib.Plan:
+    stored = sum(tensor.stored_size for tensor in wants.tensors)
+    share = max(REQUEST_SIZE_MIN, stored // (threads * REQUESTS_PER_THREAD))
+    size = min(share, REQUEST_SIZE, policy.options.request_size_max, budget // threads)
+    has_own_places = is_mapped or policy.existing is not None
+    while True:
+        plan = lib.Plan(
+            header,
+            wants.indices,
+            wants.boxes,
+            want_flags=_want_flags(wants),
+            flags=lib.PLAN_STAGED if policy.upload else 0,
+            request_size_max=size,
+            slab_size_max=0 if has_own_places else SLAB_SIZE_MAX,
+            slab_tensor_max=0 if has_own_places else SLAB_TENSOR_MAX,
+        )
+        if plan.info.staging_size_max <= budget:
+            return plan
+        if size == 1:
+            raise OptionError(
+                f"{header.label}: host_memory_max is too small for this file's chunks; staging one"
+                f" needs {plan.info.staging_size_max} bytes of the {budget} there are for it"
+            )
+        size = 1  # a request for each chunk

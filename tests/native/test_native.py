@@ -13,8 +13,8 @@ from tests.files import Tensor, make_file, random_tensor, sample
 import libtz
 from libtz._native import clib, ffi, lib, status
 from libtz.errors import FormatError, IntegrityError, OptionError
+from libtz.memory import allocate
 from libtz.structure import NodeKind
-from libtz.transfer.memory import allocate
 
 KIB = 1024
 

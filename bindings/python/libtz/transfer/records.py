@@ -19,7 +19,7 @@ from libtz._native import lib
 from libtz._native.records import Record, parse_record, record_range
 from libtz.errors import IntegrityError
 from libtz.transfer.decryption import Decryption
-from libtz.transfer.host import HostTarget
+from libtz.transfer.engine import Target
 from libtz.transfer.schedule import Schedule
 
 __all__ = ["RecordCheck", "RecordNote", "check_hashes", "record_wants"]
@@ -75,7 +75,12 @@ class RecordCheck:
         self._notes = notes  # by tensor; filled as they arrive
         self.has_all_hashes = True
 
-    def begin(self, schedule: Schedule, target: HostTarget, placements: Any) -> None:
+    @property
+    def rewrites(self) -> bool:
+        """Whether it changes the bytes it checks: encrypted ones become plain ones, in place."""
+        return self._decryption is not None
+
+    def begin(self, schedule: Schedule, target: Target, placements: Any) -> None:
         """Once, before the first request."""
         self._target = target
         count = len(self._indices)

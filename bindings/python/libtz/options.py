@@ -150,6 +150,10 @@ class HttpOptions:
     headers: Mapping[str, str] = field(default_factory=dict)  # sent to the URL's own host only
     timeout_s: float = 30.0  # a connection that stalls this long is dropped, and the range resumed
     connect_timeout_s: float = 10.0
+    open_deadline_s: float = 600.0  # reading a header, an index or a configuration takes no longer
+    # Give up when fewer bytes a second than this come over all connections, averaged over
+    # retry.deadline_s; 0: never. A telephone modem brought more; a gigabyte would take three days.
+    rate_min: int = 4 * KIB
     verify: bool | str = True  # False trusts any certificate; a path names a CA file or directory
     cert: str | tuple[str, str] | None = None  # client certificate: file, or (file, key file)
     proxies: Mapping[str, str] | None = None  # None: as the environment says; {}: no proxy
@@ -164,6 +168,8 @@ class HttpOptions:
         object.__setattr__(self, "headers", headers)
         _require_seconds(self.timeout_s, "HttpOptions.timeout_s")
         _require_seconds(self.connect_timeout_s, "HttpOptions.connect_timeout_s")
+        _require_seconds(self.open_deadline_s, "HttpOptions.open_deadline_s")
+        _require_integer(self.rate_min, "HttpOptions.rate_min", 0)
         if not isinstance(self.verify, (bool, str)) or self.verify == "":
             raise OptionError("HttpOptions.verify must be True, False or the path of a CA bundle")
         if not _is_certificate(self.cert):

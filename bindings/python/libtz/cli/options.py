@@ -14,7 +14,15 @@ import typing
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple, TypeVar
 
-__all__ = ["HELP", "LOADING", "add_command", "add_options", "make_options", "parse_size"]
+__all__ = [
+    "HELP",
+    "LOADING",
+    "VERBOSE_HELP",
+    "add_command",
+    "add_options",
+    "make_options",
+    "parse_size",
+]
 
 Options = TypeVar("Options")
 
@@ -30,6 +38,8 @@ HELP = {
     "chunk_size": "decoded bytes per chunk, a power of two from 64K to 64M (default: by file size)",
     "http.timeout_s": "drop a connection that stalls this long, and resume",
     "http.connect_timeout_s": "give up connecting after this long",
+    "http.open_deadline_s": "give up when reading the header takes longer",
+    "http.rate_min": "bytes a second, over all connections, below which a load is given up",
     "http.verify": "check the server's certificate; or PATH of the authorities to trust",
     "http.cert": "client certificate with its key, as one PEM file",
     "http.retry.attempts": "tries without progress before giving up",
@@ -51,6 +61,8 @@ HELP = {
     "decryption.operations_max": "passes that deriving a key may take",
     "decryption.memory_max": "memory that deriving a key may take",
 }
+
+VERBOSE_HELP = "say why things take longer: retries, redirects, throttling"
 
 NO_FLAG = {
     # Other users of the machine see command lines. boto3's files and variables hold such things,
@@ -84,6 +96,7 @@ _GROUPS = {
     "decryption": "encrypted .tensors files",
 }
 _SIZES = {
+    "http.rate_min",
     "host_memory_max",
     "meta_size_max",
     "request_size_max",
@@ -121,6 +134,10 @@ def add_command(
         allow_abbrev=False,
     )
     parser.set_defaults(run=run)
+    # Also after the command; left out there, it stays as it was before it.
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help=VERBOSE_HELP
+    )
     return parser
 
 
@@ -190,7 +207,9 @@ def _help(field: _Field) -> str:
 
 
 def _size_text(size: int) -> str:
-    return f"{size >> 20}M" if size % (1 << 20) == 0 else str(size)
+    if size and size % (1 << 20) == 0:
+        return f"{size >> 20}M"
+    return f"{size >> 10}K" if size and size % (1 << 10) == 0 else str(size)
 
 
 def _conversion(field: _Field) -> dict[str, Any]:

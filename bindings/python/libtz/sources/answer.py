@@ -9,7 +9,18 @@ from http import HTTPStatus
 from libtz.sources.reply import Reply
 from libtz.sources.retry import TryFailed
 
-__all__ = ["Identity", "changed", "check_coding", "check_range_answer", "is_empty_object"]
+__all__ = [
+    "Identity",
+    "changed",
+    "check_coding",
+    "check_range_answer",
+    "is_empty_object",
+    "read_unsized",
+]
+
+# An object whose size the server does not tell is read to its end up to this: indexes,
+# configurations and tokenizers, not weights.
+UNSIZED_SIZE_MAX = 64 * 1024 * 1024
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 _EMPTY_RANGE = re.compile(r"bytes \*/0+")
@@ -101,3 +112,17 @@ def is_empty_object(reply: Reply) -> bool:
     # Stores that name no size mean the same: any byte would have answered the first request.
     value = reply.headers.get("Content-Range", "bytes */0").strip()
     return _EMPTY_RANGE.fullmatch(value) is not None
+
+
+def read_unsized(reply: Reply) -> bytes:
+    """All of a body whose length is not known, if it is small and its end is marked."""
+    what = "the server ignores ranges and does not say how large the object is"
+    if "Transfer-Encoding" not in reply.headers:  # it ends with the connection, or that broke
+        raise TryFailed(f"{what}, nor where it ends; download it to a file first", retryable=False)
+    data = bytearray()
+    piece = memoryview(bytearray(64 * 1024))
+    while count := reply.readinto(piece):
+        data += piece[:count]
+        if len(data) > UNSIZED_SIZE_MAX:
+            raise TryFailed(f"{what}; download it to a file first", retryable=False)
+    return bytes(data)

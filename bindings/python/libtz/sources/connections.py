@@ -26,6 +26,7 @@ from libtz.errors import OptionError
 from libtz.options import HttpOptions
 from libtz.sources.base import SourceStats
 from libtz.sources.failures import failure
+from libtz.sources.floor import Floor
 from libtz.sources.logs import discreet
 from libtz.sources.reply import Reply
 from libtz.sources.sockets import Sockets
@@ -88,6 +89,7 @@ class Connections:
         self._stats = stats
         self._sockets = Sockets(stats)
         self._pace = Pace()
+        self.floor = Floor(options)
         self._adapter = requests.adapters.HTTPAdapter(
             pool_connections=HOSTS_MAX, pool_maxsize=connections_max, max_retries=0
         )
@@ -103,6 +105,7 @@ class Connections:
             target += "?" + parts.query
         if route.is_forwarded:
             target = f"{parts.scheme}://{parts.netloc}{target}"
+        self.floor.check()
         self._stats.add(requests=1)
         timeout_s = self._pace.head_timeout_s(self._options.timeout_s)
         timeout = urllib3.Timeout(connect=self._options.connect_timeout_s, read=timeout_s)
@@ -121,14 +124,17 @@ class Connections:
                     decode_content=False,
                 )
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
+            self.floor.note(0, time.monotonic() - started_s)
             # "from None": the chain could show a URL with a signature in it.
             failed = failure(error, timeout_s)
             if timeout_s < self._options.timeout_s and isinstance(error, _READ_TIMED_OUT):
                 failed.is_hedge = True
                 self._pace.note_hedge()
             raise failed from None
-        self._pace.note_head(time.monotonic() - started_s)
-        return Reply(response, self._sockets, self._pace, self._options.timeout_s)
+        waited_s = time.monotonic() - started_s
+        self._pace.note_head(waited_s)
+        self.floor.note(0, waited_s)
+        return Reply(response, self._sockets, self._pace, self.floor, self._options.timeout_s)
 
     def abort(self) -> None:
         """Wake every thread that waits for the network; their calls fail. Later ones do too."""

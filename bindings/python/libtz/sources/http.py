@@ -25,6 +25,7 @@ from libtz.sources.answer import (
     check_coding,
     check_range_answer,
     is_empty_object,
+    read_unsized,
 )
 from libtz.sources.base import (
     BufferCursor,
@@ -37,17 +38,16 @@ from libtz.sources.base import (
 from libtz.sources.connections import Connections
 from libtz.sources.logs import logger
 from libtz.sources.origin import HttpOrigin, Origin, Refusal
+from libtz.sources.redirects import REDIRECT_STATUSES, followed
 from libtz.sources.reply import Reply
 from libtz.sources.retry import Tries, TryFailed, retry_after_s
-from libtz.sources.url import origin_of, redirect_url, shown
+from libtz.sources.url import origin_of, shown
 
 __all__ = ["HttpSource"]
 
 # A few connections fill most links; the transfer adds more while they help.
 CONNECTIONS_FIRST = 4
 
-REDIRECTS_MAX = 5
-REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 THROTTLE_STATUSES = frozenset({429, 503})
 # Answers by which the target of a redirect says that its signed URL has expired or moved on.
 EXPIRED_STATUSES = frozenset({400, 401, 403, 404, 410}) | REDIRECT_STATUSES
@@ -74,7 +74,6 @@ class HttpSource(Source):
     size: int = 0
     identity: str | None = None
     sequential: bool = False
-    is_proven: bool = False
 
     def __init__(
         self,
@@ -94,6 +93,7 @@ class HttpSource(Source):
         self._identity: Identity | None = None
         # Where redirects led last, with the headers that may be sent there; None: to nowhere else.
         self._target: tuple[str, Mapping[str, str]] | None = None
+        self._whole: bytes | None = None  # all of a small object of unknown size
         self._stream: _Stream | None = None
         self._stream_lock = threading.Lock()
         self._closed = threading.Event()
@@ -117,7 +117,10 @@ class HttpSource(Source):
             raise ValueError("open() needs a buffer for the front")
         reply = self._persist(lambda: self._first_reply(len(front)), lambda: 0)
         count = min(self.size, len(front))
-        if reply.status == HTTPStatus.OK:
+        if self._whole is not None:
+            reply.close()
+            front[:count] = self._whole[:count]
+        elif reply.status == HTTPStatus.OK:
             self.sequential = True
             if self.size > count:
                 self._note(NO_RANGES)
@@ -127,10 +130,16 @@ class HttpSource(Source):
             self._read(BufferCursor(0, count, [front[:count]]), reply)
         return count
 
+    def limit(self, seconds: float | None) -> None:
+        self._connections.floor.limit(seconds)
+
     def read_into(self, offset: int, size: int, buffers: Iterable[memoryview]) -> None:
         check_range(offset, size, self.size)
         cursor = BufferCursor(offset, size, buffers)
-        self._read(cursor)
+        if self._whole is not None:
+            cursor.fill(self._whole)
+        else:
+            self._read(cursor)
         cursor.finish()
 
     def profile(self, begin: int, end: int, options: ReadOptions) -> Profile:
@@ -196,7 +205,7 @@ class HttpSource(Source):
         """Tell the log, and whoever watches, why this takes longer."""
         count = f" (try {tries + 1} of {self._options.retry.attempts})" if tries else ""
         logger.log(WARNING if tries else INFO, "%s: %s%s", self.url, text, count)
-        self.stats.trouble = text
+        self.stats.note_trouble(text)
 
     def _error(self, failure: TryFailed, tries: int) -> SourceError:
         tried = f" (given up after {tries} tries without progress)" if tries > 1 else ""
@@ -214,13 +223,10 @@ class HttpSource(Source):
         try:
             if reply.status == HTTPStatus.OK:
                 check_coding(reply)
-                if reply.length is None:
-                    raise TryFailed(
-                        "the server ignores ranges and does not say how large the object is;"
-                        " download it to a file first",
-                        retryable=False,
-                    )
                 size = reply.length
+                if size is None:
+                    self._whole = read_unsized(reply)
+                    size = len(self._whole)
             elif reply.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 size = 0
             else:
@@ -363,25 +369,10 @@ class HttpSource(Source):
             reason, _ = self._origin.explain(refusal)
             text = f"a redirect without a Location: {reason}"
             raise TryFailed(text, status=refusal.status, retryable=False)
-        if hops > REDIRECTS_MAX:
-            raise TryFailed(f"more than {REDIRECTS_MAX} redirects", retryable=False)
-        try:
-            target = redirect_url(url, location)
-            before, after = origin_of(url), origin_of(target)
-        except ValueError:
-            raise TryFailed(
-                "a redirect to something that is no HTTP URL", retryable=False
-            ) from None
-        if before[0] == "https" and after[0] == "http":
-            raise TryFailed(
-                f"a redirect from https to {shown(target)}, which is not encrypted, was refused",
-                retryable=False,
-            )
+        target = followed(url, headers, location, hops)
         if self._identity is None:
-            logger.info("%s: redirected to %s", self.url, shown(target))
-        # All headers of the caller count as credentials. Once dropped they stay dropped, even if a
-        # later redirect leads back.
-        return target, headers if before == after else {}
+            logger.info("%s: redirected to %s", self.url, shown(target[0]))
+        return target
 
     def _is_refusal(self, reply: Reply) -> bool:
         """Whether the reply brings no bytes, nor says that there are none."""
@@ -400,6 +391,8 @@ class HttpSource(Source):
         status = refusal.status
         if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and self._identity is not None:
             return changed("it is shorter now")
+        if status == HTTPStatus.PRECONDITION_FAILED and self._identity is not None:
+            return changed("another version is there now")
         if status in THROTTLE_STATUSES:
             self.stats.add(throttled=1)
         reason, retryable = self._origin.explain(refusal)

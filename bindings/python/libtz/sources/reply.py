@@ -21,6 +21,7 @@ from typing import Any
 import urllib3.exceptions
 
 from libtz.sources.failures import failure
+from libtz.sources.floor import Floor
 from libtz.sources.retry import TryFailed
 from libtz.sources.sockets import Sockets
 from libtz.sources.stragglers import Pace
@@ -46,7 +47,9 @@ class Reply:
     whole body was read keeps the connection for the next request; otherwise it is dropped.
     """
 
-    def __init__(self, response: Any, sockets: Sockets, pace: Pace, timeout_s: float) -> None:
+    def __init__(
+        self, response: Any, sockets: Sockets, pace: Pace, floor: Floor, timeout_s: float
+    ) -> None:
         self.status: int = response.status
         self.headers: Mapping[str, str] = response.headers
         self.length: int | None = _content_length(response.headers)
@@ -55,6 +58,7 @@ class Reply:
         self._response = response
         self._sockets = sockets
         self._pace = pace
+        self._floor = floor
         self._timeout_s = timeout_s
         self._window_s = 0.0
         self._window_bytes = 0
@@ -184,6 +188,7 @@ class Reply:
 
     def _note(self, duration_s: float, count: int) -> None:
         # Only time spent waiting for bytes counts: the caller may be busy for long in between.
+        self._floor.note(count, duration_s)
         self._waited_s += duration_s
         self._window_s += duration_s
         self._window_bytes += count
@@ -191,6 +196,7 @@ class Reply:
         self._pace_bytes += count
 
     def _check_rate(self) -> None:
+        self._floor.check()
         if self._pace_s >= self._pace.after_s:
             # A server without ranges would have to begin at the front again.
             is_range = self.status == http.client.PARTIAL_CONTENT

@@ -48,7 +48,7 @@ def system_authorities() -> bool | str:
 
 
 def check_certificates(verify: bool | str, cert: str | tuple[str, str] | None) -> None:
-    """`OptionError` if these files cannot be used. Nobody is asked for a pass phrase."""
+    """`OptionError` if these files cannot be used. Nobody is asked for a passphrase."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if isinstance(verify, str):
         is_folder = Path(verify).is_dir()
@@ -68,19 +68,17 @@ def _check_client_certificate(context: ssl.SSLContext, cert: str | tuple[str, st
     path, key_path = cert if isinstance(cert, tuple) else (cert, None)
     asked: list[None] = []
 
-    def no_pass_phrase() -> str:
+    def no_passphrase() -> str:
         asked.append(None)
         return ""
 
     try:
-        context.load_cert_chain(path, key_path, password=no_pass_phrase)
+        context.load_cert_chain(path, key_path, password=no_passphrase)
     except (OSError, ValueError) as error:
         where = path if key_path is None else f"{path} and {key_path}"
         if asked:
-            reason = (
-                f"the key in {key_path or path} is encrypted, and libtz asks for no pass phrase;"
-            )
-            reason += " decrypt it with openssl pkey"
+            reason = f"the key in {key_path or path} is encrypted; decrypt it with openssl pkey,"
+            reason += " since libtz does not ask for its passphrase"
         elif isinstance(error, ssl.SSLError) and key_path is None:
             reason = f"{_words(error)}; the file must hold the certificate and its key, as PEM"
         else:

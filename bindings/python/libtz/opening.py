@@ -118,9 +118,9 @@ def _open_header(source: Source, pin: bytes | None) -> tuple[lib.Header, memoryv
             opened = lib.Header.open(front, source.size, label=source.url, pin=pin)
         except FormatError as error:
             if source.size == 0:
-                error.message = (
-                    f"{source.url} cannot be read: it is empty (0 bytes), as after an upload that"
-                    f" broke off, or a folder's marker: {error.message}"
+                error.message += (
+                    "; there is nothing to read: the file is empty (0 bytes), as after an upload"
+                    " that broke off, or where it marks a folder"
                 )
             if error.code != "not-tz":
                 raise

@@ -59,6 +59,7 @@ class HostTarget:
 
     def forget(self, unit: int) -> None:
         """From now on the unit's memory is its tensors' alone."""
+        self.addresses[unit] = 0  # which libtz refuses to write to
         self._blocks[unit] = None
         self._views[unit] = memoryview(b"")
 

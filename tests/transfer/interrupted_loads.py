@@ -85,7 +85,7 @@ def run(seed: int) -> bool:
     chance = random.Random(seed)
     inside = [load_model, load, slices, iterate, leave_early][seed % 5]
     source = ScriptedSource(FILE.data, lambda number, place: time.sleep(PIECE_S))
-    opening.resolve_source = lambda *_: source  # type: ignore[assignment, attr-defined]
+    opening.resolve_source = lambda *_: source  # type: ignore[attr-defined]
     empty = {name: torch.nn.Buffer(torch.zeros(MIB, dtype=torch.uint8)) for name in FILE.tensors}
     module = torch.nn.Module()
     for name, buffer in empty.items():

@@ -19,11 +19,11 @@ from libtz.checkpoint.selection import Names, select
 from libtz.checkpoint.slices import Selection, TensorSlice, thin
 from libtz.errors import Error, IntegrityError, OptionError
 from libtz.format import TensorInfo, digest_text, dtype_name, parse_digest
+from libtz.memory import HostBuffer
 from libtz.options import ReadOptions
 from libtz.sources.base import Source
 from libtz.structure import NodeKind
 from libtz.transfer.load import Job, Policy, Wants
-from libtz.transfer.memory import HostBuffer
 from libtz.transfer.progress import Progress
 from libtz.transfer.records import RecordCheck
 from libtz.transfer.runs import fetch_runs
@@ -237,8 +237,7 @@ class File(Mapping[str, Any]):
         """
         framework, upload, move_to = self._for_device(device)
         with closing(self._iterate(names, framework, upload)) as tensors:
-            for name, tensor in tensors:
-                yield name, tensor if move_to is None else tensor.to(move_to)
+            yield from tensors if move_to is None else ((n, t.to(move_to)) for n, t in tensors)
 
     def iter_buffers(self, names: Names = None) -> Iterator[tuple[str, memoryview]]:
         """As `iter_tensors`, with the bytes of each tensor: for types that no library has."""

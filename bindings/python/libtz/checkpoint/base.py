@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from types import TracebackType
 from typing import Any, TypeVar, final
 
@@ -104,7 +105,7 @@ class Checkpoint(Mapping[str, T], ABC):
     @abstractmethod
     def read_items(
         self, items: Sequence[ReadItem], into: Destination[U], *, streamed: bool
-    ) -> Iterator[tuple[ReadItem, U]]:
+    ) -> Generator[tuple[ReadItem, U], None, None]:
         """Reads tensors and parts of tensors; the loading methods below are written in terms of it.
 
         Yields each item with its tensor. Tied tensors read whole are one object. If `streamed`,
@@ -190,9 +191,10 @@ class Checkpoint(Mapping[str, T], ABC):
 
     def _iterate(self, names: Names, into: Destination[U]) -> Iterator[tuple[str, U]]:
         items = list(map(ReadItem, select(names, self)))
-        for item, tensor in self.read_items(items, into, streamed=True):
-            yield item.name, tensor
-            del tensor  # before the next one is waited for
+        with closing(self.read_items(items, into, streamed=True)) as loaded:
+            for item, tensor in loaded:
+                yield item.name, tensor
+                del tensor  # before the next one is waited for
 
     def _load_regions(self, regions: Sequence[Region], into: Destination[T]) -> list[T]:
         items = [ReadItem(region.info.name, region) for region in regions]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from libtz._native import lib
@@ -102,7 +102,7 @@ class File(Checkpoint[T]):
 
     def read_items(
         self, items: Sequence[ReadItem], into: Destination[U], *, streamed: bool
-    ) -> Iterator[tuple[ReadItem, U]]:
+    ) -> Generator[tuple[ReadItem, U], None, None]:
         entries = self._catalog.entries(items)
         verification = self._verification()
         if self._sha256 is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from operator import itemgetter
@@ -83,7 +83,7 @@ class Loader:
         verification: Verification,
         *,
         streamed: bool,
-    ) -> Iterator[tuple[ReadItem, U]]:
+    ) -> Generator[tuple[ReadItem, U], None, None]:
         """See `Checkpoint.read_items`."""
         for entry in entries:
             into.framework.require(dtype_name(entry.tensor.dtype), entry.item.name)
@@ -113,7 +113,7 @@ class Loader:
 
     def _read_all(
         self, reads: _Reads, into: Destination[U], policy: Policy, verification: Verification
-    ) -> Iterator[tuple[ReadItem, U]]:
+    ) -> Generator[tuple[ReadItem, U], None, None]:
         made: dict[int, U] = {}
         with self._load(reads, policy, verification) as load:
             load.wait_all()
@@ -125,7 +125,7 @@ class Loader:
 
     def _read_one_by_one(
         self, reads: _Reads, into: Destination[U], policy: Policy, verification: Verification
-    ) -> Iterator[tuple[ReadItem, U]]:
+    ) -> Generator[tuple[ReadItem, U], None, None]:
         """Entries and numbers are in file order."""
         last = len(reads.tensors) - 1
         with self._load(reads, policy, verification) as load:

@@ -7,7 +7,16 @@ file could have replaced.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import (
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+    Set,
+)
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TypeVar
@@ -197,7 +206,7 @@ class Sharded(Checkpoint[T]):
 
     def read_items(
         self, items: Sequence[ReadItem], into: Destination[U], *, streamed: bool
-    ) -> Iterator[tuple[ReadItem, U]]:
+    ) -> Generator[tuple[ReadItem, U], None, None]:
         self._stats = TransferStats()
         for file, places in self._by_file(item.name for item in items):
             before = self._stats

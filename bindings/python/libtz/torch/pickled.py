@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -121,7 +121,7 @@ class Pickled(Checkpoint[torch.Tensor]):
 
     def read_items(
         self, items: Sequence[ReadItem], into: Destination[U], *, streamed: bool
-    ) -> Iterator[tuple[ReadItem, U]]:
+    ) -> Generator[tuple[ReadItem, U], None, None]:
         self._require_open()
         begin = time.perf_counter()
         size = 0

@@ -57,6 +57,7 @@ def read_index(
     location: Location, options: ReadOptions, *, suffixes: tuple[str, ...] = SUFFIXES
 ) -> dict[str, str]:
     """File names by tensor name."""
+
     def broken(reason: str) -> FormatError:
         return FormatError(f"{location}: {reason}", code="bad-index")
 

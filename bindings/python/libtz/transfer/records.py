@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -148,7 +147,7 @@ def check_hashes(
         state.update(data)
         if state.digest() != record.sha256:
             raise _differs(header, index, "SHA-256")
-    if record.crc32 is not None and zlib.crc32(data, zlib.crc32(record.hashed)) != record.crc32:
+    if record.crc32 is not None and lib.crc32(data, lib.crc32(record.hashed)) != record.crc32:
         raise _differs(header, index, "CRC-32")
 
 

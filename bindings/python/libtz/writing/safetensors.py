@@ -14,9 +14,9 @@ from typing import Any
 
 from libtz._native import lib
 from libtz.errors import OptionError
+from libtz.locations import resolve_sink
 from libtz.options import WriteOptions
 from libtz.sinks.base import Sink
-from libtz.locations import resolve_sink
 from libtz.writing.buffers import byte_view
 from libtz.writing.tz import TensorSpec
 

@@ -24,9 +24,9 @@ from typing import Any, Literal
 
 from libtz._native import lib
 from libtz.errors import Error, OptionError
+from libtz.locations import resolve_sink
 from libtz.options import WriteOptions
 from libtz.sinks.base import Sink
-from libtz.locations import resolve_sink
 from libtz.sources.url import shown
 from libtz.writing.buffers import byte_view, is_buffer
 from libtz.writing.pipeline import Pipeline

@@ -31,8 +31,8 @@ from libtz.compat.tensorizer._loading import load_into, slots_of
 from libtz.compat.tensorizer._types import FilterFuncType, TensorType
 from libtz.compat.tensorizer.stream_io import ObjectReader, open_stream
 from libtz.errors import OptionError
-from libtz.options import DecryptionOptions, ReadOptions
 from libtz.locations import Location
+from libtz.options import DecryptionOptions, ReadOptions
 
 __all__ = ["TensorDeserializer"]
 

@@ -22,8 +22,8 @@ from libtz.compat.tensorizer._errors import translated
 from libtz.compat.tensorizer._types import TensorPath, TensorType
 from libtz.compat.tensorizer.stream_io import ObjectWriter, open_stream
 from libtz.errors import OptionError
-from libtz.options import WriteOptions
 from libtz.locations import Location
+from libtz.options import WriteOptions
 from libtz.torch import saving, tensor_bytes
 from libtz.writing.coreweave import Blocks, CoreweaveWriter, Kind, TensorRecord
 

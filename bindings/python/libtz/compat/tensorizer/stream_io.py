@@ -15,8 +15,8 @@ from libtz.compat._errors import TypeOptionError, ValueOptionError
 from libtz.compat.tensorizer._credentials import s3_options
 from libtz.compat.tensorizer._errors import translated
 from libtz.errors import OptionError
-from libtz.options import HttpOptions, ReadOptions, S3Options, WriteOptions
 from libtz.locations import Location, resolve_sink, resolve_source
+from libtz.options import HttpOptions, ReadOptions, S3Options, WriteOptions
 from libtz.sources.base import Source
 
 __all__ = ["CAInfo", "CURLStreamFile", "RedisStreamFile", "open_stream"]

@@ -13,6 +13,7 @@ from libtz.sinks.base import Extent, Sink
 from libtz.sinks.stream import FileObjectSink
 from libtz.sources.base import Source
 from libtz.sources.memory import FileObjectSource, MemorySource
+from libtz.sources.small_files import read_whole
 from libtz.sources.url import shown
 
 __all__ = [
@@ -75,6 +76,12 @@ class Location:
 
     def source(self, options: ReadOptions) -> Source:
         return self.scheme.source(self.text, options)
+
+    def read(self, options: ReadOptions, *, size_max: int) -> bytes:
+        """All of a small file. A FormatError if it has more than `size_max` bytes."""
+        source = self.source(options)
+        source.limit(options.http.open_deadline_s)
+        return read_whole(source, size_max=size_max)
 
     def sink(self, options: WriteOptions, extent: Extent) -> Sink:
         if not self.scheme.is_writable:

@@ -46,8 +46,11 @@ def open(source: Any, *, digest: str | None = None, options: ReadOptions = _DEFA
         if _is_set(source):
             return _open_set(source, digest=digest, options=options)
     place = resolve_source(source, options)
+    place.is_proven = algorithm == "blake3"
     try:
+        place.limit(options.http.open_deadline_s)
         header, front = _open_header(place, pin if algorithm == "blake3" else None)
+        place.limit(None)
         if pin is not None and place.resident(0, 0) is not None:
             raise OptionError(
                 "a mapped file can change after it was checked, so local='map' and a digest exclude"
@@ -105,6 +108,11 @@ def _open_header(source: Source, pin: bytes | None) -> tuple[lib.Header, memoryv
         try:
             opened = lib.Header.open(front, source.size, label=source.url, pin=pin)
         except FormatError as error:
+            if source.size == 0:
+                error.message += (
+                    "; there is nothing to read: the file is empty (0 bytes), as after an upload"
+                    " that broke off, or where it marks a folder"
+                )
             if error.code != "not-tz":
                 raise
             if bytes(front[:5]) == b"|TZR|":

@@ -13,7 +13,6 @@ from typing import Any
 from libtz.errors import FormatError, OptionError
 from libtz.locations import Location, is_plain_name
 from libtz.options import ReadOptions
-from libtz.sources.small_files import read_whole
 
 __all__ = ["INDEX_SUFFIX", "folder_files", "read_index"]
 
@@ -72,7 +71,7 @@ def read_index(
     def no_constant(text: str) -> Any:
         raise broken(f"{text} is not JSON")
 
-    text = read_whole(location.source(options), size_max=INDEX_SIZE_MAX)
+    text = location.read(options, size_max=INDEX_SIZE_MAX)
     try:
         index = json.loads(
             text.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant

@@ -29,7 +29,6 @@ from libtz.format import TensorInfo
 from libtz.locations import Location, is_plain_name
 from libtz.opening import open as open_file
 from libtz.options import ReadOptions
-from libtz.sources.small_files import read_whole
 from libtz.torch.cast import load_as
 from libtz.torch.no_init import no_init
 
@@ -120,7 +119,7 @@ def fetch_tokenizer(
     target.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", *TOKENIZER_FILES):
         with _absence_of(origin.sibling(name), optional=name != "config.json"):
-            data = read_whole(origin.sibling(name).source(options), size_max=TOKENIZER_SIZE_MAX)
+            data = origin.sibling(name).read(options, size_max=TOKENIZER_SIZE_MAX)
             partial = target / f".{name}.{os.getpid()}"
             partial.write_bytes(data)
             partial.replace(target / name)
@@ -145,7 +144,7 @@ def _absence_of(location: Location, *, optional: bool) -> Iterator[None]:
 def _read_json(location: Location, options: ReadOptions, *, optional: bool = False) -> Any:
     text = None
     with _absence_of(location, optional=optional):
-        text = read_whole(location.source(options), size_max=CONFIG_SIZE_MAX)
+        text = location.read(options, size_max=CONFIG_SIZE_MAX)
     if text is None:
         return None
     try:

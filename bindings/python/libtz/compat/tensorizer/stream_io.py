@@ -7,7 +7,7 @@ import contextlib
 import io
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +18,8 @@ from libtz.errors import OptionError
 from libtz.locations import Location, resolve_sink, resolve_source
 from libtz.options import HttpOptions, ReadOptions, S3Options, WriteOptions
 from libtz.sources.base import Source
+from libtz.sources.s3_client import make_session
+from libtz.sources.tls import authorities, system_authorities
 
 __all__ = ["CAInfo", "CURLStreamFile", "RedisStreamFile", "open_stream"]
 
@@ -65,7 +67,7 @@ class CAInfo:
 class Place:
     """What a stream reads or writes, for those that can do it without the stream."""
 
-    url: str
+    url: str = field(repr=False)
     http: HttpOptions
     s3: S3Options
 
@@ -90,6 +92,7 @@ def open_stream(
     end: int | None = None,
     s3_region_name: str | None = None,
     s3_signature_version: str | None = None,
+    s3_session_token: str | None = None,
     certificate_handling: CAInfo | None = None,
 ) -> BinaryIO:
     """A file, http(s):// or s3:// object as a binary file object.
@@ -108,19 +111,21 @@ def open_stream(
     with translated():
         if location.is_local:
             return _open_local(location.text, mode, buffer_size, begin)
-        http = HttpOptions(verify=certificate_handling._verify if certificate_handling else True)
+        is_s3 = location.text.startswith("s3://")
+        http = HttpOptions(verify=_trusted(certificate_handling, is_s3=is_s3))
         if not is_read and not (location.scheme.is_writable and {"w", "b"} <= letters):
             raise ValueOptionError(f"mode {mode!r}: {_modes(location)}")
         if not is_read and begin:
             raise ValueOptionError("begin is for reading")
         s3 = S3Options()
-        if location.text.startswith("s3://"):
+        if is_s3:
             s3 = s3_options(
                 access_key=s3_access_key_id,
                 secret_key=s3_secret_access_key,
                 endpoint=s3_endpoint,
                 config_path=s3_config_path,
                 region=s3_region_name,
+                session_token=s3_session_token,
                 signature=s3_signature_version,
                 force_http=force_http,
                 is_read=is_read,
@@ -139,6 +144,14 @@ def _location(path_uri: Any) -> Location:
         return Location.of(text)
     except OptionError as error:
         raise ValueOptionError(str(error)) from None
+
+
+def _trusted(certificate_handling: CAInfo | None, *, is_s3: bool = False) -> bool | str:
+    """Which authorities: if nothing else names any, those that curl would trust."""
+    if certificate_handling is not None:
+        return certificate_handling._verify
+    bundle = make_session(S3Options()).get_config_variable("ca_bundle") if is_s3 else None
+    return True if authorities(True, bundle) is not True else system_authorities()
 
 
 def _modes(location: Location) -> str:
@@ -277,8 +290,7 @@ class CURLStreamFile(ObjectReader):
         with translated():
             if not uri.lower().startswith(("http://", "https://")):
                 raise ValueOptionError(f"{Location.of(uri)} is no http:// or https:// URL")
-            verify = certificate_handling._verify if certificate_handling else True
-            http = HttpOptions(verify=verify, headers=headers or {})
+            http = HttpOptions(verify=_trusted(certificate_handling), headers=headers or {})
             place = Place(uri, http, S3Options())
             super().__init__(place, begin, end, buffer_size or BUFFER_SIZE)
 

@@ -381,8 +381,8 @@ def _overlapping(groups: Sequence[_Group]) -> set[int]:
 def _block(tensor: torch.Tensor) -> HostBuffer:
     start, end = memory_of(tensor)
     size = end - start
-    # The module holds the tensor longer than anyone holds this.
-    return HostBuffer(lib.owned_buffer(start, size, lambda: None), 0, size, start)
+    # A thread may write to it when the module has dropped the tensor.
+    return HostBuffer(lib.owned_buffer(start, size, tensor), 0, size, start)
 
 
 def _assign(groups: Iterable[_Group], tensors: Iterable[torch.Tensor]) -> None:

@@ -12,9 +12,9 @@ from libtz.arrays.numpy_arrays import DTYPES, NAMES, NumpyFramework
 from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.selection import Names
 from libtz.errors import OptionError
+from libtz.locations import SourceLike
 from libtz.opening import open_as
 from libtz.options import ReadOptions, WriteOptions
-from libtz.sources.resolve import SourceLike
 from libtz.writing.overlap import Extent, find_ties
 from libtz.writing.tz import TensorSpec, Writer
 

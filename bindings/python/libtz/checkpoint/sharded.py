@@ -26,9 +26,8 @@ from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.slices import ReadItem
 from libtz.errors import Error, FormatError, OptionError
 from libtz.format import Format, TensorInfo, Verified
+from libtz.locations import Location
 from libtz.memory import HostBuffer
-from libtz.sources.url import shown
-from libtz.sources.whole import sibling
 from libtz.transfer.stats import TransferStats
 
 __all__ = ["Sharded", "check_shard"]
@@ -60,10 +59,10 @@ class Sharded(Checkpoint[T]):
     def __init__(
         self,
         framework: Framework[T],
-        location: str,
+        location: Location,
         names: Sequence[str],
         index: dict[str, str] | None,
-        open_file: Callable[[str], Checkpoint[T]],
+        open_file: Callable[[Location], Checkpoint[T]],
     ) -> None:
         """Called by `libtz.open`. `location` is any file of the folder."""
         super().__init__(framework)
@@ -100,7 +99,7 @@ class Sharded(Checkpoint[T]):
         return index
 
     def _shown(self, name: str) -> str:
-        return shown(sibling(self._location, name))
+        return str(self._location.sibling(name))
 
     def _file(self, name: str) -> Checkpoint[T]:
         with self._opening:
@@ -108,7 +107,7 @@ class Sharded(Checkpoint[T]):
                 raise OptionError(f"{self!r} is closed")
             file = self._files[name]
             if file is None:
-                file = self._open_file(sibling(self._location, name))
+                file = self._open_file(self._location.sibling(name))
                 try:
                     self._check(name, file)
                 except BaseException:
@@ -195,7 +194,7 @@ class Sharded(Checkpoint[T]):
 
     def __repr__(self) -> str:
         return (
-            f"<libtz.Checkpoint {shown(self._location)}: {len(self._files)} files,"
+            f"<libtz.Checkpoint {self._location}: {len(self._files)} files,"
             f" {len(self._index)} tensors>"
         )
 

@@ -9,9 +9,9 @@ import torch
 from libtz.arrays.torch_arrays import TorchFramework
 from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.selection import Names
+from libtz.locations import SourceLike
 from libtz.opening import open_as
 from libtz.options import ReadOptions
-from libtz.sources.resolve import SourceLike
 from libtz.structure import unflatten
 from libtz.torch.cast import check_dtype, load_as
 from libtz.torch.module import load_model

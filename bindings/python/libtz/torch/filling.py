@@ -153,8 +153,8 @@ def _is_direct(group: Group) -> bool:
 
 def _block(tensor: torch.Tensor) -> HostBuffer:
     start, end = memory_of(tensor)
-    # The module holds the tensor longer than anyone holds this.
-    return HostBuffer(lib.owned_buffer(start, end - start, lambda: None), 0, end - start, start)
+    # A thread may write to it when the module has dropped the tensor.
+    return HostBuffer(lib.owned_buffer(start, end - start, tensor), 0, end - start, start)
 
 
 def assign(groups: Iterable[Group], tensors: Iterable[torch.Tensor]) -> None:

@@ -18,7 +18,7 @@ import libtz
 import libtz.torch
 from libtz.arrays.torch_dtypes import TORCH_DTYPES
 from libtz.cli.main import main
-from libtz.torch.module import _block
+from libtz.torch.filling import _block
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -61,13 +61,13 @@ class TorchDevice:
     """See arrays.base.Device."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        self.device = device
 
     def upload(self) -> Upload | None:
-        return CudaUpload(self._device, make_empty) if self._device.type == "cuda" else None
+        return CudaUpload(self.device, make_empty) if self.device.type == "cuda" else None
 
     def copy(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.to(self._device)
+        return tensor.to(self.device)
 
 
 def make_empty(entry: lib.Tensor, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:

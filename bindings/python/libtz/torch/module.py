@@ -46,8 +46,9 @@ def load_model(
 
     Whatever does not fit is reported in one OptionError before anything is changed: names, shapes,
     types, memory that was freed, and tensors that cannot be filled, such as DTensors. Everything
-    that `libtz.open` and `Checkpoint.load` raise is raised too. An error while loading leaves tensors on
-    the meta device as they were; if others were being written, the error's `changed` names them.
+    that `libtz.open` and `Checkpoint.load` raise is raised too. An error while loading leaves
+    tensors on the meta device as they were; if others were being written, the error's `changed`
+    names them.
     """
     check_dtype(dtype)
     target = Target(_device(device), dtype)

@@ -61,9 +61,9 @@ def record(name: Any, tensor: torch.Tensor) -> TensorRecord:
 def write(target: Any, tensors: Tensors, key: SealingKey | None = None) -> str | None:
     records = [record(name, tensor) for name, tensor in tensors.items()]
     with CoreweaveWriter(target, records, key=key) as writer:
-        for tensor in tensors.values():
+        for name, tensor in tensors.items():
             data = None if tensor.is_meta else tensor_bytes.data_of(tensor.contiguous())
-            writer.put(lambda data=data: [] if data is None else [data])  # type: ignore[misc]
+            writer.put(name, lambda data=data: [] if data is None else [data])  # type: ignore[misc]
     return writer.digest
 
 

@@ -226,6 +226,10 @@ class FileSet(File):
     def iter_buffers(self, names: Names = None) -> Iterator[tuple[str, memoryview]]:
         return self._chain(names, lambda file, part: file.iter_buffers(part))
 
+    def storage_order(self) -> list[str]:
+        """The names in the order of the data, file after file; that of the set is its index's."""
+        return [name for file in self._all() for name in file]
+
     def _chain(self, names: Names, iterate: Any) -> Iterator[tuple[str, Any]]:
         self._stats = TransferStats()
         for file, part in self._by_file(select(names, self)):

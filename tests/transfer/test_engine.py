@@ -19,6 +19,7 @@ import libtz
 from libtz import opening
 from libtz.errors import IntegrityError, SourceError
 from libtz.options import ReadOptions
+from libtz.sources.base import Profile, Source
 from libtz.sources.memory import MemorySource
 from libtz.transfer import engine
 from libtz.transfer.concurrency import Ramp
@@ -29,7 +30,7 @@ from libtz.transfer.staging import SlotRing, Stopped
 MIB = 1 << 20
 
 
-class ScriptedSource:
+class ScriptedSource(Source):
     """Bytes in memory behind a script, which is called before each buffer is filled: with the
     number of the read, and the place in the file. Looks remote to the engine."""
 
@@ -64,6 +65,11 @@ class ScriptedSource:
                 place += len(buffer)
 
         self._memory.read_into(offset, size, scripted())
+
+    def profile(self, begin: int, end: int, options: ReadOptions) -> Profile:
+        if self.sequential:
+            return Profile(1, 1)
+        return Profile(min(4, options.connections_max), options.connections_max, ramps=True)
 
     def check_unchanged(self) -> None:
         pass

@@ -23,6 +23,8 @@ from libtz.torch import tensor_bytes
 from libtz.writing.coreweave import CoreweaveWriter, Kind, TensorRecord
 from libtz.writing.coreweave_sealing import PasswordHash, SealingKey
 
+pytestmark = pytest.mark.slow
+
 Tensors = Mapping[Any, torch.Tensor]
 
 # Each dtype with some bits that mean something; the bool ones are 0 and 1.
@@ -172,8 +174,8 @@ def test_modules_and_numbers_of_theirs(tmp_path: Path) -> None:
         TensorRecord(("a.b",), "f32", (2,), Kind.BUFFER, 65535),
     ]
     with CoreweaveWriter(path, records) as writer:
-        for _ in records:
-            writer.put(lambda: [np.zeros(1, np.float32)] * 2)
+        for record in records:
+            writer.put(record.name, lambda: [np.zeros(1, np.float32)] * 2)
     file = tensorizer.TensorDeserializer(path, device="cpu", lazy_load=True, verify_hash=True)
     found = [(number, kind, name) for number, kind, name, _ in file.read_tensors()]
     assert found == [(3, 0, "a.w"), (65535, 1, "a.b")]
@@ -218,7 +220,20 @@ def test_wrong_sizes_leave_no_file(tmp_path: Path, size: int) -> None:
         pytest.raises(OptionError, match="'x'"),
         CoreweaveWriter(tmp_path / "x.tensors", [record]) as writer,
     ):
-        writer.put(lambda: [bytes(size)])
+        writer.put("x", lambda: [bytes(size)])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("names", [["b"], ["a", "a"], ["a", "b", "c"], ["x"]])
+def test_data_under_another_name_are_refused(tmp_path: Path, names: list[str]) -> None:
+    """The sizes fit, so only the name can tell."""
+    records = [TensorRecord(("a",), "f32", (2,)), TensorRecord(("b",), "f32", (2,))]
+    with (
+        pytest.raises(OptionError, match=f"got '{names[-1]}', expected"),
+        CoreweaveWriter(tmp_path / "x.tensors", records) as writer,
+    ):
+        for name in names:
+            writer.put(name, lambda: [bytes(8)])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -238,7 +253,7 @@ from libtz.writing.coreweave import TensorRecord, CoreweaveWriter
 piece = bytes(1 << 20)
 def write(count):
     with CoreweaveWriter(sys.argv[1], [TensorRecord(("x",), "u8", (count << 20,))]) as writer:
-        writer.put(lambda: (piece for _ in range(count)))
+        writer.put("x", lambda: (piece for _ in range(count)))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 small = write(8)
 print(write(256) - small)

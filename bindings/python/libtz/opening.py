@@ -17,15 +17,15 @@ from libtz.checkpoint.shard_index import INDEX_SUFFIX, folder_files, read_index
 from libtz.checkpoint.sharded import FileSet
 from libtz.errors import FormatError, OptionError
 from libtz.format import parse_digest
+from libtz.memory import allocate
 from libtz.options import ReadOptions
 from libtz.sources.base import Source
 from libtz.sources.file import FileSource
+from libtz.sources.mapped import MappedSource
 from libtz.sources.resolve import resolve_source, scheme_of
 from libtz.sources.url import shown
 from libtz.sources.whole import location_name, location_of
 from libtz.transfer.decryption import DecryptionError
-from libtz.transfer.mapped import MappedSource
-from libtz.transfer.memory import allocate
 
 __all__ = ["open"]
 

@@ -19,11 +19,11 @@ from libtz.checkpoint.selection import Names, select
 from libtz.checkpoint.slices import Selection, TensorSlice, thin
 from libtz.errors import Error, IntegrityError, OptionError
 from libtz.format import TensorInfo, digest_text, dtype_name, parse_digest
+from libtz.memory import HostBuffer
 from libtz.options import ReadOptions
 from libtz.sources.base import Source
 from libtz.structure import NodeKind
 from libtz.transfer.load import Job, Policy, Wants
-from libtz.transfer.memory import HostBuffer
 from libtz.transfer.progress import Progress
 from libtz.transfer.records import RecordCheck
 from libtz.transfer.runs import fetch_runs

@@ -19,9 +19,9 @@ from libtz.checkpoint.selection import Names, select
 from libtz.checkpoint.slices import Selection
 from libtz.errors import Error, FormatError, OptionError
 from libtz.format import TensorInfo
+from libtz.memory import HostBuffer
 from libtz.sources.url import shown
 from libtz.sources.whole import sibling
-from libtz.transfer.memory import HostBuffer
 from libtz.transfer.stats import TransferStats
 
 __all__ = ["FileSet", "check_shard"]

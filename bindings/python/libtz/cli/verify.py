@@ -7,7 +7,7 @@ from typing import Any
 
 from libtz import opening
 from libtz.cli.digest import sha256_of
-from libtz.cli.options import LOADING, add_command, add_options, make_options
+from libtz.cli.options import add_command, add_options, make_options
 from libtz.errors import IntegrityError, OptionError
 from libtz.options import ReadOptions
 
@@ -37,7 +37,7 @@ def add_to(commands: Any) -> None:
         help="insist on what a tz file always gets: every tensor is decoded and compared with its"
         " content digest; formats without those are an error",
     )
-    add_options(parser, ReadOptions, leave_out=LOADING)
+    add_options(parser, ReadOptions, loads=False)
 
 
 def run(arguments: argparse.Namespace) -> None:

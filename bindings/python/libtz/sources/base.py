@@ -6,13 +6,52 @@ and hands out the memory they go to; everything about sockets, retries and crede
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from libtz.errors import SourceError
+from libtz.memory import HostBuffer
+from libtz.options import ReadOptions
 
-__all__ = ["BufferCursor", "Source", "SourceStats", "check_range", "source_closed"]
+__all__ = [
+    "INLINE_SIZE_MAX",
+    "LOCAL_THREADS_MAX",
+    "BufferCursor",
+    "Profile",
+    "Source",
+    "SourceStats",
+    "check_range",
+    "local_profile",
+    "source_closed",
+]
+
+# How much is received before it is checked. Smaller pieces make the cost of the calls visible; a
+# larger piece has partly left the CPU's cache when it is checked.
+PIECE_SIZE = 1 << 20
+# Where bytes only have to be copied, one thread per core is enough. Where they come from a disk,
+# threads mostly wait, and this many keep its queue filled.
+LOCAL_THREADS_MAX = 8
+# Below this size a second local thread costs more than it saves.
+INLINE_SIZE_MAX = 1 << 20
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How a range of a source is read best."""
+
+    threads: int  # to begin with
+    threads_max: int
+    piece_size: int = PIECE_SIZE  # bytes to receive before they are checked
+    ramps: bool = False  # requests wait for a server, so more of them at once may help
+
+
+def local_profile(size: int, *, piece_size: int = PIECE_SIZE) -> Profile:
+    """For `size` bytes that only have to be copied: up to one thread per core."""
+    threads = 1 if size <= INLINE_SIZE_MAX else min(LOCAL_THREADS_MAX, os.cpu_count() or 1)
+    return Profile(threads, threads, piece_size)
 
 
 class SourceStats:
@@ -68,6 +107,15 @@ class Source(Protocol):
         `SourceError` is raised.
         """
         ...
+
+    def profile(self, begin: int, end: int, options: ReadOptions) -> Profile:
+        """How to read [begin, end). Valid after `open`."""
+        ...
+
+    def resident(self, offset: int, size: int) -> HostBuffer | None:
+        """[offset, offset + size) as memory that already holds it, and that tensors may share;
+        None if the bytes have to be read."""
+        return None
 
     def check_unchanged(self) -> None:
         """Raise `SourceError` if the object is known to have changed since `open`."""

@@ -17,7 +17,7 @@ from http import HTTPStatus
 from typing import TypeVar
 
 from libtz.errors import SourceError
-from libtz.options import HttpOptions
+from libtz.options import HttpOptions, ReadOptions
 from libtz.sources.answer import (
     Identity,
     changed,
@@ -25,7 +25,14 @@ from libtz.sources.answer import (
     check_range_answer,
     is_empty_object,
 )
-from libtz.sources.base import BufferCursor, SourceStats, check_range, source_closed
+from libtz.sources.base import (
+    BufferCursor,
+    Profile,
+    Source,
+    SourceStats,
+    check_range,
+    source_closed,
+)
 from libtz.sources.connections import Connections
 from libtz.sources.origin import HttpOrigin, Origin
 from libtz.sources.reply import Reply
@@ -33,6 +40,9 @@ from libtz.sources.retry import Tries, TryFailed, retry_after_s
 from libtz.sources.url import origin_of, redirect_url, shown
 
 __all__ = ["HttpSource"]
+
+# A few connections fill most links; the transfer adds more while they help.
+CONNECTIONS_FIRST = 4
 
 REDIRECTS_MAX = 5
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
@@ -55,7 +65,7 @@ class _Stream:
         self.position = position
 
 
-class HttpSource:
+class HttpSource(Source):
     """See `base.Source`. `connections_max` is how many threads are expected to read at once."""
 
     size: int = 0
@@ -116,6 +126,12 @@ class HttpSource:
         cursor = BufferCursor(offset, size, buffers)
         self._read(cursor)
         cursor.finish()
+
+    def profile(self, begin: int, end: int, options: ReadOptions) -> Profile:
+        if self.sequential:
+            return Profile(1, 1)
+        connections = options.connections_max
+        return Profile(min(CONNECTIONS_FIRST, connections), connections, ramps=True)
 
     def check_unchanged(self) -> None:
         """Nothing to do: every answer was held against the first one's identity."""

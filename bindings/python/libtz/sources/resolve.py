@@ -9,16 +9,14 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from urllib.request import url2pathname
 
 from libtz.errors import OptionError
+from libtz.memory import MemoryBudget
 from libtz.options import ReadOptions
 from libtz.sources.base import Source
 from libtz.sources.file import FileSource
 from libtz.sources.memory import FileObjectSource, MemorySource
 from libtz.sources.url import shown
 
-__all__ = ["BOUNCE_SHARE", "SourceLike", "file_url_path", "resolve_source", "scheme_of"]
-
-# This part of the host memory is for direct reads of local files.
-BOUNCE_SHARE = 16
+__all__ = ["SourceLike", "file_url_path", "resolve_source", "scheme_of"]
 
 SourceLike: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO"
 
@@ -64,7 +62,7 @@ def _from_name(name: str, options: ReadOptions) -> Source:
 
 
 def _file(path: str, options: ReadOptions) -> FileSource:
-    return FileSource(path, bounce_memory_max=options.host_memory_max // BOUNCE_SHARE)
+    return FileSource(path, bounce_memory_max=MemoryBudget.split(options).bounce)
 
 
 def scheme_of(name: str) -> str | None:

@@ -14,10 +14,10 @@ from libtz.arrays.torch_dtypes import TORCH_DTYPES
 from libtz.checkpoint.file import File
 from libtz.errors import Error, OptionError
 from libtz.format import TensorInfo
+from libtz.memory import HostBuffer
 from libtz.opening import open as open_file
 from libtz.options import ReadOptions
 from libtz.torch.cast import check_dtype, is_cast, load_as
-from libtz.transfer.memory import HostBuffer
 
 __all__ = ["load_model"]
 

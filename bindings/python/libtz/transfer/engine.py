@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libtz._native import lib
+from libtz.memory import HostBuffer
 from libtz.sources.base import Source
 from libtz.transfer.concurrency import Ramp
 from libtz.transfer.progress import PERIOD_S, Progress
@@ -36,12 +37,10 @@ from libtz.transfer.schedule import Schedule
 from libtz.transfer.staging import Stopped
 from libtz.transfer.stats import WorkerTimes
 
-__all__ = ["PIECE_SIZE", "PIECE_SIZE_MAPPED", "HostSlot", "Settings", "Target", "Transfer"]
+__all__ = ["SCRATCH_SIZE_MAX", "HostSlot", "Settings", "Target", "Transfer"]
 
-# What is received before it is checked: less makes the calls show, more has left the cache. For
-# bytes that are there already only the former counts.
-PIECE_SIZE = 1 << 20
-PIECE_SIZE_MAPPED = 1 << 24
+# What nobody wants is read into memory of at most this size.
+SCRATCH_SIZE_MAX = 1 << 20
 
 # How long a worker that waits for the consumer takes to see that there is room again.
 WINDOW_POLL_S = 0.002
@@ -72,7 +71,23 @@ class Target(Protocol):
         """Make the first `count` units exist. Never called by two threads at once."""
 
     def view(self, allocation: int) -> memoryview:
-        """An allocation that exists."""
+        """An allocation that exists. Staged plans have none."""
+
+    def buffer(self, unit: int) -> HostBuffer:
+        """A unit in host memory whose requests are done. A device has none."""
+
+    def tensor(self, unit: int) -> Any:
+        """A unit on a device whose requests are done. Host memory becomes tensors elsewhere."""
+
+    @property
+    def begun_units(self) -> list[int]:
+        """Units that were prepared, in the order of their first use."""
+
+    def publish(self) -> None:
+        """What the caller does with the units from now on sees all that has arrived."""
+
+    def forget(self, unit: int) -> None:
+        """From now on the unit is its tensors' alone."""
 
     def acquire(self) -> HostSlot:
         """Staging memory for one request. Waits; raises Stopped after `stop`."""
@@ -92,7 +107,7 @@ class Settings:
     threads: int  # to begin with
     threads_max: int
     verify: int  # lib.VERIFY_*
-    piece_size: int = PIECE_SIZE
+    piece_size: int
     window: int | None = None  # bytes of units that may be waiting for the consumer
     observe: Callable[[memoryview], None] | None = None  # sees all bytes in order; for one thread
     # Is told of each request whose bytes are there, by its worker, before anyone waiting is.
@@ -234,7 +249,7 @@ class Transfer:
     # ---- The workers' side ----
 
     def _new_worker(self) -> _Worker:
-        size = min(self._plan.info.gap_size_max, PIECE_SIZE)  # read and forgotten, so never much
+        size = min(self._plan.info.gap_size_max, SCRATCH_SIZE_MAX)
         return _Worker(scratch=memoryview(bytearray(size)))
 
     def _start_threads(self) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from libtz import sodium
+from libtz._native import lib
 from libtz.errors import OptionError
 from libtz.options import WriteOptions
 from libtz.sinks.base import Sink
@@ -186,7 +186,7 @@ class CoreweaveWriter:
         if seal is None:
             for block in _checked(header.record, blocks()):
                 if header.has_crc32:
-                    header.crc32 = zlib.crc32(block, header.crc32)
+                    header.crc32 = lib.crc32(block, header.crc32)
                 header.sha256.update(block)
             return header.finish(b"" if self._key is None else self._key.block(b"", []))
 

@@ -17,6 +17,7 @@ from libtz.cli.options import add_command, add_options, make_options
 from libtz.cli.output import note, print_json, size_text
 from libtz.errors import IntegrityError, OptionError
 from libtz.options import DecryptionOptions, ReadOptions, WriteOptions
+from libtz.sources.url import shown
 from libtz.structure import NodeKind, tensor_paths
 from libtz.writing.coreweave import CoreweaveWriter, TensorRecord
 from libtz.writing.safetensors import SafetensorsWriter, unit_size
@@ -64,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
     convert = _CONVERTERS.get(arguments.target.rpartition(".")[2].lower())
     if convert is None:
         raise OptionError(
-            f"{arguments.target}: the name must end with .tz, .safetensors or .tensors"
+            f"{shown(arguments.target)}: the name must end with .tz, .safetensors or .tensors"
         )
     read_options = make_options(ReadOptions, arguments)
     write_options = make_options(WriteOptions, arguments)
@@ -106,7 +107,7 @@ def _open(source: str, digest: str | None, options: ReadOptions) -> Any:
     if digest is not None:
         raise OptionError("files of torch.save have no digest that could be checked")
     if importlib.util.find_spec("torch") is None:
-        raise OptionError(f"{source} is read by PyTorch, which is not installed")
+        raise OptionError(f"{shown(source)} is read by PyTorch, which is not installed")
     from libtz.torch.pickled import Pickled
 
     return Pickled(source, options)
@@ -145,6 +146,7 @@ def _to_safetensors(source: SourceContents, target: Any, options: WriteOptions) 
     return {"digest": writer.digest, "content_digest": None}
 
 
+<<<<<<< HEAD
 def _to_tensors(source: SourceContents, target: Any, options: WriteOptions) -> dict[str, Any]:
     paths = _tensors_paths(source.file)
     records = {
@@ -155,6 +157,21 @@ def _to_tensors(source: SourceContents, target: Any, options: WriteOptions) -> d
         left_out = ", ".join(source.file.metadata)
         note(f"metadata are left out, {target} cannot hold them: {left_out}")
     writer = CoreweaveWriter(target, records.values(), options=options)
+=======
+def _to_tensors(file: File, target: Any, options: WriteOptions) -> dict[str, Any]:
+    paths = _tensors_paths(file)
+    infos = {name: file.info(name) for name in file}
+    places = {name: place for place, name in enumerate(infos)}
+    # Tied tensors follow their owner, whose data are then read once.
+    names = sorted(infos, key=lambda name: (places[infos[name].tied_to or name], places[name]))
+    records = [
+        TensorRecord(paths.get(name, (name,)), infos[name].dtype, infos[name].shape)
+        for name in names
+    ]
+    if file.metadata:
+        note(f"metadata are left out, {shown(target)} cannot hold them: {', '.join(file.metadata)}")
+    writer = CoreweaveWriter(target, records, options=options)
+>>>>>>> main
     with writer:
         for name, data in source.iter_buffers(records):
             writer.put(records[name].name, partial(list, [data]))

@@ -228,12 +228,16 @@ def test_wrong_sizes_leave_no_file(tmp_path: Path, size: int) -> None:
 def test_data_under_another_name_are_refused(tmp_path: Path, names: list[str]) -> None:
     """The sizes fit, so only the name can tell."""
     records = [TensorRecord(("a",), "f32", (2,)), TensorRecord(("b",), "f32", (2,))]
-    with (
-        pytest.raises(OptionError, match=f"got '{names[-1]}', expected"),
-        CoreweaveWriter(tmp_path / "x.tensors", records) as writer,
-    ):
-        for name in names:
-            writer.put(name, lambda: [bytes(8)])
+    *right, wrong = names
+
+    def write() -> None:
+        with CoreweaveWriter(tmp_path / "x.tensors", records) as writer:
+            for name in right:
+                writer.put(name, lambda: [bytes(8)])
+            writer.put(wrong, lambda: [bytes(8)])
+
+    with pytest.raises(OptionError, match=f"got '{wrong}', expected"):
+        write()
     assert list(tmp_path.iterdir()) == []
 
 

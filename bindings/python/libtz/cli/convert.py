@@ -146,7 +146,6 @@ def _to_safetensors(source: SourceContents, target: Any, options: WriteOptions) 
     return {"digest": writer.digest, "content_digest": None}
 
 
-<<<<<<< HEAD
 def _to_tensors(source: SourceContents, target: Any, options: WriteOptions) -> dict[str, Any]:
     paths = _tensors_paths(source.file)
     records = {
@@ -155,23 +154,8 @@ def _to_tensors(source: SourceContents, target: Any, options: WriteOptions) -> d
     }
     if source.file.metadata:
         left_out = ", ".join(source.file.metadata)
-        note(f"metadata are left out, {target} cannot hold them: {left_out}")
+        note(f"metadata are left out, {shown(target)} cannot hold them: {left_out}")
     writer = CoreweaveWriter(target, records.values(), options=options)
-=======
-def _to_tensors(file: File, target: Any, options: WriteOptions) -> dict[str, Any]:
-    paths = _tensors_paths(file)
-    infos = {name: file.info(name) for name in file}
-    places = {name: place for place, name in enumerate(infos)}
-    # Tied tensors follow their owner, whose data are then read once.
-    names = sorted(infos, key=lambda name: (places[infos[name].tied_to or name], places[name]))
-    records = [
-        TensorRecord(paths.get(name, (name,)), infos[name].dtype, infos[name].shape)
-        for name in names
-    ]
-    if file.metadata:
-        note(f"metadata are left out, {shown(target)} cannot hold them: {', '.join(file.metadata)}")
-    writer = CoreweaveWriter(target, records, options=options)
->>>>>>> main
     with writer:
         for name, data in source.iter_buffers(records):
             writer.put(records[name].name, partial(list, [data]))

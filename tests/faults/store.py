@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -44,7 +45,9 @@ def range_answer(call: Call, data: bytes) -> Answer:
 
 
 @contextlib.contextmanager
-def scripted_store(answer: Callable[[Call], Answer]) -> Iterator[tuple[str, list[Call]]]:
+def scripted_store(
+    answer: Callable[[Call], Answer], tls: ssl.SSLContext | None = None
+) -> Iterator[tuple[str, list[Call]]]:
     """Its endpoint, and the calls that it gets."""
     calls: list[Call] = []
 
@@ -75,10 +78,15 @@ def scripted_store(answer: Callable[[Call], Answer]) -> Iterator[tuple[str, list
     for method in ("GET", "PUT", "POST", "DELETE"):
         setattr(Handler, f"do_{method}", Handler.handle_any)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        # Handshakes are made in the threads of connections, not in the one that accepts.
+        server.socket = tls.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", calls
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.server_address[1]}", calls
     finally:
         server.shutdown()
         server.server_close()

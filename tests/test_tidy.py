@@ -23,6 +23,8 @@ LAYERS = (
     ("format", "memory", "structure"),
     ("sources",),
     ("sinks",),
+    ("schemes",),
+    ("locations",),
     ("transfer",),
     ("arrays",),
     ("checkpoint", "writing"),

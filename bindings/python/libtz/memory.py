@@ -126,7 +126,7 @@ class Arena:
         self._used += length
         release = functools.partial(_release, region.owner, offset, length)
         address = region.address + offset - region.offset
-        return HostBuffer(lib.owned_buffer(address, size, release), 0, size, address)
+        return HostBuffer(lib.owned_buffer(address, size, region.owner, release), 0, size, address)
 
 
 def _release(mapping: mmap.mmap, offset: int, length: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -116,6 +117,9 @@ class Job:
         )
         progress = Progress(plan.info.bytes_read, source.url, policy.options.progress)
         self._transfer = Transfer(source, schedule, self.target, settings, progress)
+        # Two signals in a row can end an iteration without leaving the job.
+        self._abandon = weakref.finalize(self, self._transfer.abandon)
+        self._abandon.atexit = False
         # Lists, since these are asked for one by one.
         self._unit_of_want: list[int] = schedule.unit_of_want.tolist()
         self._positions: list[int] = plan.placements["position"].tolist()
@@ -154,7 +158,10 @@ class Job:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._transfer.__exit__(kind, error, traceback)
+        try:
+            self._transfer.__exit__(kind, error, traceback)
+        finally:
+            self._abandon.detach()
 
     def wait_all(self) -> None:
         self._transfer.wait(self._schedule.request_count)

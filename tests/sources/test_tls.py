@@ -65,7 +65,7 @@ def refusal(url: str, kind: type[Error] = SourceError, **options: Any) -> str:
     begin_s = time.monotonic()
     with pytest.raises(kind) as caught:
         read(url, **options)
-    assert time.monotonic() - begin_s < 3
+    assert time.monotonic() - begin_s < 8  # all tries take twice as long at the least
     return str(caught.value)
 
 
@@ -193,10 +193,10 @@ def test_a_client_certificate_that_is_wanted_is_asked_for(certificate: Certifica
     context.load_cert_chain(certificate.path, certificate.key_path)
     context.load_verify_locations(certificate.path)
     context.verify_mode = ssl.CERT_REQUIRED
-    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
-        context.maximum_version = version
-        with FaultServer(DATA, tls=context) as server:
-            assert "http.cert" in refusal(server.url(), verify=certificate.path)
+    # Of a later version the refusal follows the handshake, and may be lost with the connection.
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with FaultServer(DATA, tls=context) as server:
+        assert "http.cert" in refusal(server.url(), verify=certificate.path)
 
 
 @pytest.mark.parametrize(

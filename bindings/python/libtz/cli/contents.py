@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from libtz._native import lib
-from libtz.checkpoint.sharded import FileSet
+from libtz.checkpoint.base import Checkpoint
 from libtz.errors import IntegrityError
 from libtz.format import TensorInfo, digest_text
 
@@ -15,7 +15,7 @@ __all__ = ["SourceContents", "computed_digests"]
 EMPTY = digest_text(lib.blake3(b""))
 
 
-def computed_digests(file: Any, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+def computed_digests(file: Checkpoint[Any], names: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Names and content digests, computed from the tensors, which are read one at a time."""
     before: tuple[memoryview | None, str] = (None, "")
     for name, data in file.iter_buffers(names):
@@ -28,10 +28,9 @@ class SourceContents:
     """A checkpoint that is converted. It remembers the digest of every tensor that is read, so that
     the result can be compared with the source rather than with itself."""
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: Checkpoint[Any]) -> None:
         self.file = file
-        names = file.storage_order() if isinstance(file, FileSet) else list(file)
-        self.infos: dict[str, TensorInfo] = {name: file.info(name) for name in names}
+        self.infos: dict[str, TensorInfo] = {name: file.info(name) for name in file.storage_order()}
         # By the name of the tensor that holds the data. What the header says counts more than what
         # was read: it was written down when the file was.
         self._digests: dict[str, str] = {}
@@ -59,7 +58,7 @@ class SourceContents:
                 self._digests[owner] = digest_text(lib.blake3(data))
             yield name, data
 
-    def compare(self, written: Any, target: str) -> None:
+    def compare(self, written: Checkpoint[Any], target: str) -> None:
         """Raises an IntegrityError unless `written` holds the same tensors under the same names."""
 
         def differs(name: str, what: str) -> IntegrityError:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from libtz import opening
+from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.shard_index import INDEX_SUFFIX
 from libtz.cli.contents import SourceContents
 from libtz.cli.digest import sha256_of
@@ -101,7 +102,7 @@ def _compare(contents: SourceContents, target: str, digest: str, options: ReadOp
         raise IntegrityError(f"{target} does not hold the bytes that were written to it")
 
 
-def _open(source: str, digest: str | None, options: ReadOptions) -> Any:
+def _open(source: str, digest: str | None, options: ReadOptions) -> Checkpoint[Any]:
     if not source.lower().removesuffix(INDEX_SUFFIX).endswith(PICKLED_SUFFIXES):
         return opening.open(source, digest=digest, options=options)
     if digest is not None:
@@ -162,7 +163,7 @@ def _to_tensors(source: SourceContents, target: Any, options: WriteOptions) -> d
     return {"digest": writer.digest, "content_digest": None}
 
 
-def _tensors_paths(file: Any) -> dict[str, tuple[str | int, ...]]:
+def _tensors_paths(file: Checkpoint[Any]) -> dict[str, tuple[str | int, ...]]:
     """Paths by name; none of a flat file."""
     nodes = file.structure()
     paths = tensor_paths(nodes)

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from libtz.arrays.base import device_of
+from libtz.arrays.torch_arrays import TorchFramework
 from libtz.errors import OptionError
-from libtz.opening import open as open_file
+from libtz.opening import open_as
 from libtz.options import ReadOptions
 from libtz.torch.cast import check_dtype
 from libtz.torch.filling import Filling
@@ -17,8 +17,6 @@ from libtz.torch.names import FileNames, Rename
 from libtz.torch.slots import Target
 
 __all__ = ["load_model"]
-
-_DEFAULTS = ReadOptions()
 
 
 def load_model(
@@ -30,7 +28,7 @@ def load_model(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     digest: str | None = None,
-    options: ReadOptions = _DEFAULTS,
+    options: ReadOptions | None = None,
 ) -> tuple[list[str], list[str]]:
     """Loads a file into a module. Returns the names in the module that the file does not have, and
     those of the file that the module does not have; both are empty if `strict`.
@@ -48,12 +46,12 @@ def load_model(
 
     Whatever does not fit is reported in one OptionError before anything is changed: names, shapes,
     types, memory that was freed, and tensors that cannot be filled, such as DTensors. Everything
-    that `libtz.open` and `File.load` raise is raised too. An error while loading leaves tensors on
+    that `libtz.open` and `Checkpoint.load` raise is raised too. An error while loading leaves tensors on
     the meta device as they were; if others were being written, the error's `changed` names them.
     """
     check_dtype(dtype)
     target = Target(_device(device), dtype)
-    with open_file(source, digest=digest, options=options) as file:
+    with open_as(TorchFramework(), source, digest=digest, options=options) as file:
         fit = fit_of(module, FileNames(file, rename), strict, target)
         refuse(file, fit.problems)
         Filling(file, fit, target).run()
@@ -63,7 +61,9 @@ def load_model(
 def _device(device: torch.device | str | None) -> torch.device | None:
     if device is None:
         return None
-    place = device_of(device)  # raises if it cannot be used
-    if place is not None and place.type == "meta":
+    found = TorchFramework().device(device)  # raises if it cannot be used
+    if found is None:
+        return torch.device("cpu")
+    if found.device.type == "meta":
         raise OptionError("device='meta': tensors there have no values to be loaded")
-    return torch.device("cpu") if place is None else place
+    return found.device

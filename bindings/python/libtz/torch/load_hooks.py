@@ -243,7 +243,7 @@ def _taken_back(places: list[tuple[Slot, torch.Tensor]]) -> list[torch.Tensor]:
 
 
 def _version(tensor: torch.Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
+    return 0 if is_lazy(tensor) or tensor.is_inference() else tensor._version
 
 
 def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:

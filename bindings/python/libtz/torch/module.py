@@ -48,9 +48,9 @@ def load_model(
     `rename` gives the name in the module for a name in the file: a function, or a mapping of those
     that differ, as in `rename=lambda name: name.removeprefix("module.")`.
 
-    A module that changes how it is loaded, with hooks of `load_state_dict` or methods of its own, is
-    loaded by that: the whole file is then read into memory first, and hooks see what PyTorch would
-    show them. Other modules are filled as the bytes arrive.
+    A module that changes how it is loaded, with hooks of `load_state_dict` or methods of its own,
+    is loaded through them: the whole file is then read into memory first, and hooks see what
+    PyTorch would show them. Other modules are filled as the bytes arrive.
 
     Whatever does not fit is reported in one OptionError before anything is changed: names, shapes,
     types, memory that was freed, and tensors that cannot be filled, such as DTensors. Everything

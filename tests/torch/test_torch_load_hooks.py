@@ -23,6 +23,10 @@ from libtz.torch import load_file, load_model, no_init, save_file, save_model
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+def untyped(module: nn.Module) -> Any:
+    return module  # PyTorch's methods for hooks have no types
+
+
 class Joined(nn.Module):
     """Takes q, k and v of older files, and the older name of its scale."""
 
@@ -30,7 +34,7 @@ class Joined(nn.Module):
         super().__init__()
         self.qkv = nn.Parameter(torch.zeros(6, 2))
         self.scale = nn.Parameter(torch.zeros(2))
-        self.register_load_state_dict_pre_hook(self.translate)
+        untyped(self).register_load_state_dict_pre_hook(self.translate)
 
     @staticmethod
     def translate(module: Any, state: Any, prefix: str, *rest: Any) -> None:
@@ -70,8 +74,9 @@ class Forgiving(nn.Linear):
 
     def __init__(self) -> None:
         super().__init__(2, 2)
+        nn.init.zeros_(self.bias)
         self.total = 0.0
-        self.register_load_state_dict_post_hook(self.finish)
+        untyped(self).register_load_state_dict_post_hook(self.finish)
 
     @staticmethod
     def finish(module: Any, keys: Any) -> None:
@@ -151,7 +156,9 @@ def assert_same_states(net: nn.Module, expected: nn.Module) -> None:
         assert torch.equal(found[name], tensor), name
 
 
-@pytest.mark.parametrize("kind", sorted(CASES.keys() - {"old spectral norm", "lazy"}))
+@pytest.mark.parametrize(
+    "kind", sorted(CASES.keys() - {"old spectral norm", "lazy", "a post-hook"})
+)
 def test_modules_without_memory_become_real_through_hooks(kind: str) -> None:
     make, tensors = CASES[kind]
     stored, target = tensors(), io.BytesIO()
@@ -166,7 +173,10 @@ def test_modules_without_memory_become_real_through_hooks(kind: str) -> None:
     assert {name: p.requires_grad for name, p in net.named_parameters()} == before
     load_model(net, target, dtype=torch.float64)
     assert {p.dtype for p in net.parameters()} == {torch.float64}
-    assert all(torch.equal(a, b.double()) for a, b in zip(net.parameters(), expected.parameters()))
+    assert all(
+        torch.equal(a, b.double())
+        for a, b in zip(net.parameters(), expected.parameters(), strict=True)
+    )
 
 
 def test_what_hooks_do_not_mend_is_refused_before_anything_is_written() -> None:
@@ -203,14 +213,14 @@ def test_hooks_that_raise_name_what_changed() -> None:
     target = io.BytesIO()
     save_model(nn.Linear(2, 2), target)
     net = nn.Linear(2, 2)
-    net.register_load_state_dict_pre_hook(fail)
+    untyped(net).register_load_state_dict_pre_hook(fail)
     before = state_of(net)
     with pytest.raises(libtz.Error, match="ZeroDivisionError: a hook") as caught:
         load_model(net, target)
     assert caught.value.changed == ()
     assert_same_as(net, before)
     net = nn.Linear(2, 2)
-    net.register_load_state_dict_post_hook(fail)
+    untyped(net).register_load_state_dict_post_hook(fail)
     with pytest.raises(libtz.Error, match="ZeroDivisionError: a hook") as caught:
         load_model(net, target)
     assert set(caught.value.changed) == {"weight", "bias"}

@@ -10,7 +10,7 @@ import torch
 from libtz._native import lib
 from libtz.arrays.torch_dtypes import TORCH_DTYPES
 from libtz.arrays.torch_memory import memory_of
-from libtz.checkpoint.file import File
+from libtz.checkpoint.base import Checkpoint
 from libtz.errors import Error, OptionError
 from libtz.memory import HostBuffer
 from libtz.torch.cast import load_as
@@ -23,7 +23,7 @@ __all__ = ["Filling", "assign"]
 class Filling:
     """First what can fail without a trace, then what is written in place, then assignments."""
 
-    def __init__(self, file: File, fit: Fit, target: Target) -> None:
+    def __init__(self, file: Checkpoint[torch.Tensor], fit: Fit, target: Target) -> None:
         self._file = file
         self._fit = fit
         self._target = target

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from libtz.arrays.base import device_of
-from libtz.checkpoint.file import File
+from libtz.arrays.torch_arrays import TorchFramework
+from libtz.checkpoint.base import Checkpoint
 from libtz.errors import OptionError
-from libtz.opening import open as open_file
+from libtz.opening import open_as
 from libtz.options import ReadOptions
 from libtz.torch.cast import check_dtype, load_as
 from libtz.torch.filling import Filling
@@ -19,8 +19,6 @@ from libtz.torch.names import FileNames, Rename, strangers
 from libtz.torch.slots import Target
 
 __all__ = ["load_model"]
-
-_DEFAULTS = ReadOptions()
 
 
 def load_model(
@@ -32,7 +30,7 @@ def load_model(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     digest: str | None = None,
-    options: ReadOptions = _DEFAULTS,
+    options: ReadOptions | None = None,
 ) -> tuple[list[str], list[str]]:
     """Loads a file into a module. Returns the names in the module that the file does not have, and
     those of the file that the module does not have; both are empty if `strict`.
@@ -54,12 +52,13 @@ def load_model(
 
     Whatever does not fit is reported in one OptionError before anything is changed: names, shapes,
     types, memory that was freed, and tensors that cannot be filled, such as DTensors. Everything
-    that `libtz.open` and `File.load` raise is raised too. An error while loading leaves tensors on
-    the meta device as they were; if others were being written, the error's `changed` names them.
+    that `libtz.open` and `Checkpoint.load` raise is raised too. An error while loading leaves
+    tensors on the meta device as they were; if others were being written, the error's `changed`
+    names them.
     """
     check_dtype(dtype)
     target = Target(_device(device), dtype)
-    with open_file(source, digest=digest, options=options) as file:
+    with open_as(TorchFramework(), source, digest=digest, options=options) as file:
         names = FileNames(file, rename)
         if has_load_hooks(module, names.__contains__):
             return _load_by_hooks(module, file, names, strict, target)
@@ -70,7 +69,11 @@ def load_model(
 
 
 def _load_by_hooks(
-    module: torch.nn.Module, file: File, names: FileNames, strict: bool, target: Target
+    module: torch.nn.Module,
+    file: Checkpoint[torch.Tensor],
+    names: FileNames,
+    strict: bool,
+    target: Target,
 ) -> tuple[list[str], list[str]]:
     load = HookedLoad(module, target, is_converting=False)
     device = "cpu" if target.device is None else target.device
@@ -91,7 +94,9 @@ def _load_by_hooks(
 def _device(device: torch.device | str | None) -> torch.device | None:
     if device is None:
         return None
-    place = device_of(device)  # raises if it cannot be used
-    if place is not None and place.type == "meta":
+    found = TorchFramework().device(device)  # raises if it cannot be used
+    if found is None:
+        return torch.device("cpu")
+    if found.device.type == "meta":
         raise OptionError("device='meta': tensors there have no values to be loaded")
-    return torch.device("cpu") if place is None else place
+    return found.device

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from libtz.checkpoint.file import File
+import torch
+
+from libtz.checkpoint.base import Checkpoint
 from libtz.errors import OptionError
 from libtz.format import TensorInfo
 
@@ -21,7 +23,7 @@ Rename = Mapping[str, str] | Callable[[str], str] | None
 class FileNames:
     """A file's tensors by the names that they have in the module."""
 
-    def __init__(self, file: File, rename: Rename) -> None:
+    def __init__(self, file: Checkpoint[torch.Tensor], rename: Rename) -> None:
         self._file = file
         self._stored = _renamed(file, rename)
 
@@ -36,7 +38,7 @@ class FileNames:
         return self._file.info(name if self._stored is None else self._stored[name])
 
 
-def _renamed(file: File, rename: Rename) -> dict[str, str] | None:
+def _renamed(file: Checkpoint[torch.Tensor], rename: Rename) -> dict[str, str] | None:
     if rename is None:
         return None
     if not callable(rename) and not isinstance(rename, Mapping):

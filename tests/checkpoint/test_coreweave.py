@@ -315,12 +315,16 @@ def test_a_whole_file_can_be_pinned(large: tuple[Path, dict[str, torch.Tensor]])
         with libtz.open(path, digest=digest, options=options) as file:
             assert all(same(t, state[n]) for n, t in file.load().items())
             assert file.verified == "pinned"
-    with libtz.open(path, digest=other, options=small) as file:
-        with pytest.raises(libtz.IntegrityError):
-            file.load()
-    with libtz.open(path, digest=digest, options=small) as file:
-        with pytest.raises(libtz.OptionError):
-            file.load(["t0"])
+    with (
+        libtz.open(path, digest=other, options=small) as file,
+        pytest.raises(libtz.IntegrityError),
+    ):
+        file.load()
+    with (
+        libtz.open(path, digest=digest, options=small) as file,
+        pytest.raises(libtz.OptionError),
+    ):
+        file.load(["t0"])
     with pytest.raises(libtz.IntegrityError):
         libtz.open(path, digest=other)
 

@@ -49,7 +49,9 @@ def open(source: Any, *, digest: str | None = None, options: ReadOptions = _DEFA
     place.is_proven = algorithm == "blake3"
     try:
         place.limit(options.http.open_deadline_s)
-        header, front = _open_header(place, pin if algorithm == "blake3" else None)
+        header, front = _open_header(
+            place, pin if algorithm == "blake3" else None, options.open_size_max
+        )
         place.limit(None)
         if pin is not None and place.resident(0, 0) is not None:
             raise OptionError(
@@ -100,7 +102,7 @@ def _open_set(location: Location, *, digest: str | None, options: ReadOptions) -
     return FileSet(location, sorted(set(index.values())), index, open_file)
 
 
-def _open_header(source: Source, pin: bytes | None) -> tuple[lib.Header, memoryview]:
+def _open_header(source: Source, pin: bytes | None, size_max: int) -> tuple[lib.Header, memoryview]:
     """The header, and what is known of the file's front."""
     front = memoryview(bytearray(FRONT_SIZE))
     front = front[: source.open(front)]
@@ -123,6 +125,11 @@ def _open_header(source: Source, pin: bytes | None) -> tuple[lib.Header, memoryv
                 raise
         if isinstance(opened, lib.Header):
             return opened, front[: opened.info.header_size]
+        if opened > size_max:
+            raise OptionError(
+                f"{source.url}: its header needs {opened} bytes to be opened, more than"
+                f" ReadOptions.open_size_max allows ({size_max})"
+            )
         # A mapping of its own takes memory only as bytes really arrive.
         longer = allocate(opened).view()
         longer[: len(front)] = front

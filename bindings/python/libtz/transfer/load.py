@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from libtz._native import lib
 from libtz.errors import OptionError
 from libtz.format import dtype_name, item_size
-from libtz.memory import HostBuffer, MemoryBudget
+from libtz.memory import HostBuffer, MemoryBudget, check_decoded_size
 from libtz.options import ReadOptions
 from libtz.sources.base import INLINE_SIZE_MAX, Profile, Source
 from libtz.transfer.engine import SCRATCH_SIZE_MAX, HostSlot, Settings, Target, Transfer
@@ -97,6 +97,8 @@ class Job:
         budget = MemoryBudget.split(policy.options, is_streamed=policy.is_streamed)
         has_memory = self._resident is not None or policy.existing is not None
         plan = _plan(header, wants, policy, profile.threads, budget.staging, not has_memory)
+        if policy.upload is None or policy.options.decoded_size_max is not None:
+            _check_size(plan, policy, source.url)
         self._schedule = schedule = Schedule(plan, begins, ends)
         slot_size = plan.info.staging_size_max
         slots = max(1, budget.staging // slot_size) if slot_size else 0
@@ -271,6 +273,15 @@ def _want_flags(wants: Wants) -> NDArray[np.uint32] | None:
         return None
     half = len(wants) // 2
     return np.repeat(np.array([0, lib.WANT_RECORD], np.uint32), half)
+
+
+def _check_size(plan: lib.Plan, policy: Policy, label: str) -> None:
+    """Before any memory is taken for what is wanted: all of it, or one tensor of an iteration."""
+    sizes = plan.placements["size"]
+    size = plan.info.bytes_wanted
+    if policy.is_streamed:
+        size = int(sizes.max()) if len(sizes) else 0
+    check_decoded_size(size, policy.options, label)
 
 
 def _plan(

@@ -22,12 +22,13 @@ from typing import Any
 import torch
 import transformers
 
+from libtz.arrays.torch_arrays import TorchFramework
 from libtz.arrays.torch_dtypes import TORCH_DTYPES
-from libtz.checkpoint.file import File
+from libtz.checkpoint.base import Checkpoint
 from libtz.errors import FormatError, OptionError, SourceError
 from libtz.format import TensorInfo
 from libtz.locations import Location, is_plain_name
-from libtz.opening import open as open_file
+from libtz.opening import open_as
 from libtz.options import ReadOptions
 from libtz.torch.cast import load_as
 from libtz.torch.no_init import no_init
@@ -158,11 +159,11 @@ def _read_json(location: Location, options: ReadOptions, *, optional: bool = Fal
 
 def _open_weights(
     folder: Location, weights: str | None, digest: str | None, options: ReadOptions
-) -> File:
+) -> Checkpoint[torch.Tensor]:
     if weights is not None:
         if not is_plain_name(weights):
             raise OptionError(f"weights is the name of a file in the folder, not {weights!r}")
-        return open_file(folder.sibling(weights), digest=digest, options=options)
+        return open_as(TorchFramework(), folder.sibling(weights), digest=digest, options=options)
     if folder.is_local:
         found = [name for name in WEIGHTS if Path(folder.sibling(name).text).exists()]
         if len({".tz" in name for name in found}) > 1:
@@ -172,7 +173,7 @@ def _open_weights(
     for name in WEIGHTS:
         location = folder.sibling(name)
         with _absence_of(location, optional=True):
-            return open_file(location, digest=digest, options=options)
+            return open_as(TorchFramework(), location, digest=digest, options=options)
     raise SourceError(
         f"{folder} has no weights (or they may not be read): {', '.join(WEIGHTS)}",
         url=str(folder),
@@ -215,7 +216,9 @@ def _model_class(folder: Location, config: Any) -> Any:
     return found
 
 
-def _empty(file: File, framework: Any, config: Any, dtype: torch.dtype | None) -> Any:
+def _empty(
+    file: Checkpoint[torch.Tensor], framework: Any, config: Any, dtype: torch.dtype | None
+) -> Any:
     """The model, its parameters on the meta device."""
     kinds = [TORCH_DTYPES.get(file.info(name).dtype) for name in file]
     floating = [kind for kind in kinds if kind is not None and kind.is_floating_point]
@@ -224,7 +227,12 @@ def _empty(file: File, framework: Any, config: Any, dtype: torch.dtype | None) -
         return framework(config) if _is_model(framework) else framework.from_config(config)
 
 
-def _fill(model: Any, file: File, device: torch.device | str, dtype: torch.dtype | None) -> bool:
+def _fill(
+    model: Any,
+    file: Checkpoint[torch.Tensor],
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+) -> bool:
     """Makes the file's tensors the model's own; False, with nothing done, if names, shapes or types
     have to be changed by transformers."""
     if dtype is not None and getattr(model, "_keep_in_fp32_modules", None):
@@ -257,7 +265,9 @@ def _data_name(info: TensorInfo) -> str:
     return info.tied_to or info.name
 
 
-def _converted(file: File, framework: type[Any], config: Any, dtype: torch.dtype | None) -> Any:
+def _converted(
+    file: Checkpoint[torch.Tensor], framework: type[Any], config: Any, dtype: torch.dtype | None
+) -> Any:
     return framework.from_pretrained(
         None, config=config, state_dict=file.load(), dtype="auto" if dtype is None else dtype
     )

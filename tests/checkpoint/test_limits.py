@@ -84,6 +84,15 @@ def test_the_machine_is_the_limit_by_default(zeros: Path, monkeypatch: pytest.Mo
         assert list(file.load(["b"])) == ["b"]
 
 
+def test_a_mapping_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "random.tz"
+    tensors = {"w": np.random.default_rng(1).integers(0, 255, 4 * MIB, np.uint8)}
+    libtz.numpy.save_file(tensors, path)
+    options = ReadOptions(decoded_size_max=MIB, local="map")
+    with libtz.open(path, options=options) as file:
+        assert len(file.load()["w"]) == 4 * MIB
+
+
 def test_the_command_line_has_the_limits(
     zeros: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -100,7 +109,7 @@ def test_headers_are_limited() -> None:
     file = io.BytesIO()
     libtz.numpy.save_file(names, file)
     small = ReadOptions(open_size_max=MIB)
-    with pytest.raises(OptionError, match=r"header needs \d+ bytes.* open_size_max allows .1048576"):
+    with pytest.raises(OptionError, match=r"header needs \d+ bytes.*open_size_max allows .1048576"):
         libtz.open(file.getvalue(), options=small)
     with libtz.open(file.getvalue()) as opened:
         assert len(opened) == 1500

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +84,25 @@ def test_the_machine_is_the_limit_by_default(zeros: Path, monkeypatch: pytest.Mo
         with pytest.raises(MemoryError, match=r"12,582,912 bytes, and 10,485,760"):
             file.load()
         assert list(file.load(["b"])) == ["b"]
+
+
+def test_a_set_is_limited_as_a_whole(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        tensors = {f"w{number}": np.zeros(2 * MIB, np.uint8)}
+        libtz.numpy.save_file(tensors, tmp_path / f"{number}.tz")
+    names = {f"w{number}": f"{number}.tz" for number in (1, 2, 3)}
+    index = tmp_path / "model.tz.index.json"
+    index.write_text(json.dumps({"weight_map": names}))
+    with libtz.open(index, options=LIMITED) as file:
+        with pytest.raises(OptionError, match="6291456 bytes are to be decoded"):
+            file.load()
+        assert list(file.load(["w1", "w3"])) == ["w1", "w3"]
+        assert len(list(file.iter_tensors())) == 3
+
+
+def test_an_open_file_is_not_pickled(zeros: Path) -> None:
+    with libtz.open(zeros) as file, pytest.raises(TypeError, match="open it anew"):
+        pickle.dumps(file)
 
 
 def test_a_mapping_takes_no_memory(tmp_path: Path) -> None:

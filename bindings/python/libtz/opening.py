@@ -126,9 +126,9 @@ def _open_set(
         )
     open_file = partial(open_as, framework, options=options)
     if not names[0].endswith(INDEX_SUFFIX):
-        return Sharded(framework, location, names, None, open_file)
+        return Sharded(framework, location, names, None, open_file, options)
     index = read_index(location, options)
-    return Sharded(framework, location, sorted(set(index.values())), index, open_file)
+    return Sharded(framework, location, sorted(set(index.values())), index, open_file, options)
 
 
 def _open_header(source: Source, pin: bytes | None, size_max: int) -> tuple[lib.Header, memoryview]:

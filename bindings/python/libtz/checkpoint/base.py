@@ -97,6 +97,11 @@ class Checkpoint(Mapping[str, T], ABC):
     def info(self, name: str) -> TensorInfo:
         """What is stored under a name, without reading the tensor. KeyError if there is none."""
 
+    def storage_order(self) -> list[str]:
+        """All names in the order in which their data lie in the file, or in the files of a set. In
+        a file that is the writer's order; the index of a set may have another."""
+        return list(self)
+
     def structure(self) -> list[Node]:
         """The nodes of a nested object in preorder, with tensors by name; empty for a flat set of
         tensors. `libtz.torch.load` puts the object together."""

@@ -201,6 +201,9 @@ class Sharded(Checkpoint[T]):
             f" {len(self._index)} tensors>"
         )
 
+    def storage_order(self) -> list[str]:
+        return [tensor for file in self._all() for tensor in file.storage_order()]
+
     def info(self, name: str) -> TensorInfo:
         return self._file(self._index[name]).info(name)
 

@@ -428,7 +428,8 @@ def test_more_than_there_is_memory_for_is_no_traceback(tmp_path: Path) -> None:
     process = tz("load", str(path), preexec_fn=limit)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert err.decode().startswith("tz: there is no memory for 68,719,476,736 bytes")
+    assert err.decode().startswith("tz: ")
+    assert "there is no memory for 68,719,476,736 bytes" in err.decode()
 
 
 def test_ctrl_c_is_clean(tmp_path: Path) -> None:

@@ -88,7 +88,8 @@ def open_as(
             place.limit(None)
             place, options = whole_in_memory(place, front, sha256, options)
             sha256 = None
-        header, front = _header(place, front, pin if algorithm == "blake3" else None)
+        blake3 = pin if algorithm == "blake3" else None
+        header, front = _header(place, front, blake3, options.open_size_max)
         place.limit(None)
         if algorithm == "sha256" and header.info.format == lib.FORMAT_TZ:
             raise OptionError(
@@ -137,9 +138,9 @@ def _open_set(
         )
     open_file = partial(open_as, framework, options=options)
     if not names[0].endswith(INDEX_SUFFIX):
-        return Sharded(framework, location, names, None, open_file)
+        return Sharded(framework, location, names, None, open_file, options)
     index = read_index(location, options)
-    return Sharded(framework, location, sorted(set(index.values())), index, open_file)
+    return Sharded(framework, location, sorted(set(index.values())), index, open_file, options)
 
 
 def _front(source: Source) -> memoryview:
@@ -148,7 +149,9 @@ def _front(source: Source) -> memoryview:
     return front[: source.open(front)]
 
 
-def _header(source: Source, front: memoryview, pin: bytes | None) -> tuple[lib.Header, memoryview]:
+def _header(
+    source: Source, front: memoryview, pin: bytes | None, size_max: int
+) -> tuple[lib.Header, memoryview]:
     """The header, and all of its bytes."""
     while True:
         try:
@@ -169,6 +172,11 @@ def _header(source: Source, front: memoryview, pin: bytes | None) -> tuple[lib.H
                 raise
         if isinstance(opened, lib.Header):
             return opened, front[: opened.info.header_size]
+        if opened > size_max:
+            raise OptionError(
+                f"{source.url}: its header needs {opened} bytes to be opened, more than"
+                f" ReadOptions.open_size_max allows ({size_max})"
+            )
         # A mapping of its own takes memory only as bytes really arrive.
         longer = allocate(opened).view()
         longer[: len(front)] = front

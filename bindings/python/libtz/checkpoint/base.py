@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from types import TracebackType
-from typing import Any, TypeVar, final
+from typing import Any, NoReturn, TypeVar, final
 
 from libtz._native.lib import Node
 from libtz.arrays.base import BufferFramework, Destination, Framework
@@ -210,6 +210,12 @@ class Checkpoint(Mapping[str, T], ABC):
         return [loaded[id(item)] for item in items]
 
     # ---- The end ----
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} cannot be pickled or copied, since it holds an open source; open it anew in"
+            " the other process"
+        )
 
     def __enter__(self: Self) -> Self:
         return self

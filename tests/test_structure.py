@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import struct
 import sys
+import time
 from collections import Counter, OrderedDict, defaultdict
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -180,3 +182,57 @@ def test_sharing_that_explodes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
         value = [value, value]
     with pytest.raises(OptionError, match="more than 1000 values"):
         flatten(value, is_leaf)
+
+
+def test_sharing_is_counted_before_anything_is_done() -> None:
+    """Ten lists within each other, each ten times: a billion values, and no time for them."""
+    value: Any = [1]
+    for _ in range(60):
+        value = [value] * 10
+    begun = time.monotonic()
+    with pytest.raises(OptionError, match="more than one|several places|a file holds at most"):
+        flatten({"a": value, "b": Leaf()}, is_leaf)
+    value = [1]
+    for _ in range(7):
+        value = [value] * 10
+    with pytest.raises(OptionError, match="several places would be stored as 12345679 values"):
+        flatten([value], is_leaf)
+    assert time.monotonic() - begun < 2
+    shared = (0.9, 0.999)
+    groups = {"groups": [{"betas": shared} for _ in range(1000)]}
+    assert round_trip(groups) == groups
+
+
+def test_cycles_and_long_lists_among_shared_ones() -> None:
+    cycle: list[Any] = [[1] * 10]
+    cycle += [cycle, cycle, cycle[0]]
+    with pytest.raises(OptionError, match="cycle"):
+        flatten(cycle, is_leaf)
+    flat: list[Any] = list(range(200_000))
+    assert len(flatten([flat, flat], is_leaf).nodes) == 400_003
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (np.float64(0.1), 0.1),
+        (np.float32(0.1), float(np.float32(0.1))),
+        (np.float16(-0.0), -0.0),
+        (np.int64(-(1 << 63)), -(1 << 63)),
+        (np.uint8(200), 200),
+        (np.uint64(7), 7),
+        (np.bool_(True), True),
+        (np.str_("text"), "text"),
+        (np.bytes_(b"bytes"), b"bytes"),
+    ],
+)
+def test_numpy_s_scalars_become_python_s(value: Any, plain: Any) -> None:
+    assert same(round_trip({"x": [value]}), {"x": [plain]})
+
+
+@pytest.mark.parametrize("value", [np.longdouble(0.1), np.complex64(1), np.datetime64(1, "s")])
+def test_other_scalars_of_numpy_are_refused(value: Any) -> None:
+    with pytest.raises(OptionError, match=r"\$\[0\]: cannot save an object of type numpy"):
+        flatten([value], is_leaf)
+    with pytest.raises(OptionError, match=r"\$\[0\]: the integer does not fit"):
+        flatten([np.uint64(1 << 63)], is_leaf)

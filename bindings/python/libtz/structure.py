@@ -1,10 +1,12 @@
 """Python objects and the nodes of a file's structure section (section 9 of the specification).
 
 What can be saved: dict (and OrderedDict and Counter, which come back as dict), list, tuple, None,
-bool, int within 64 bits, float (to the bit, NaN payloads included), str, bytes and tensors. Types
-are taken exactly: a subclass carries meaning that a file cannot keep, so it is refused and named by
-its path, as in `$.optimizer.state[0].foo`. Sharing of containers is not kept; tensors that share
-memory are tied.
+bool, int within 64 bits, float (to the bit, NaN payloads included), str, bytes and tensors. NumPy's
+scalars come back as Python's of the same value. Other types are taken exactly: a subclass carries
+meaning that a file cannot keep (a namedtuple its fields, a defaultdict its function), so it is
+refused and named by its path, as in `$.optimizer.state[0].foo`. Sharing of containers is not kept,
+and bounded, since a few lists within each other can stand for billions of values; tensors that
+share memory are tied.
 
 Names of tensors come from their path, so that a nested file can be listed and read one by one:
 steps are joined with `/`, as in `optimizer/state/0/exp_avg`. To keep names unique and valid,
@@ -24,6 +26,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
+import numpy as np
+
 from libtz._native.lib import Node
 from libtz.errors import OptionError
 
@@ -31,6 +35,8 @@ __all__ = ["Flattened", "NodeKind", "flatten", "tensor_paths", "unflatten"]
 
 DEPTH_MAX = 128  # [TZ1-53]
 NODE_COUNT_MAX = 1 << 26  # [TZ1-53]
+# Values that are there only since a container stands in more than one place.
+REPEATED_MAX = 1 << 20
 INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
 
 ROOT_TENSOR_NAME = "value"
@@ -82,6 +88,7 @@ _CONTAINERS: dict[type, NodeKind] = {
 
 def flatten(root: Any, is_tensor: Callable[[Any], bool]) -> Flattened:
     """Takes `root` apart. Raises OptionError with the path of what cannot be saved."""
+    _check_size(root)
     flat = Flattened()
     path: list[_Step] = []
     stack: list[Iterator[_Child]] = [iter([(None, None, root)])]
@@ -110,6 +117,60 @@ def flatten(root: Any, is_tensor: Callable[[Any], bool]) -> Flattened:
     return flat
 
 
+def _check_size(root: Any) -> None:
+    """Counts all values, each container once, before any work is done for them."""
+    totals: dict[int, int] = {}  # of finished containers, with all that is in them
+    distinct = 0
+    stack: list[tuple[Any, Iterator[Any]]] = [(None, iter([root]))]
+    counts = [0]
+    open_ids: set[int] = set()
+    while stack:
+        container, children = stack[-1]
+        for child in children:
+            if type(child) not in _CONTAINERS:
+                counts[-1] += 1
+                distinct += 1
+            elif id(child) in totals:
+                counts[-1] += totals[id(child)]
+            elif id(child) not in open_ids:  # a cycle is found later, by its depth
+                open_ids.add(id(child))
+                distinct += 1
+                values = child.values() if isinstance(child, dict) else child
+                stack.append((child, iter(values)))
+                counts.append(1)
+                break
+        else:
+            stack.pop()
+            total = counts.pop()
+            if stack:
+                totals[id(container)] = total
+                open_ids.discard(id(container))
+                counts[-1] += total
+    if total > NODE_COUNT_MAX:
+        raise OptionError(f"$: {total} values; a file holds at most {NODE_COUNT_MAX}")
+    if total - distinct > REPEATED_MAX:
+        raise OptionError(
+            f"$: lists or dicts that stand in several places would be stored as {total} values,"
+            f" though there are {distinct}; sharing is not kept, so store each once"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """A scalar of NumPy as Python's, if that holds the same value; everything else as it is."""
+    if isinstance(value, np.generic) and type(value) in _NUMPY_SCALARS:
+        return value.item()
+    return value
+
+
+_NUMPY_SCALARS = {
+    np.bool_,
+    np.str_,
+    np.bytes_,
+    *(np.dtype(f"{kind}{size}").type for kind in "iu" for size in (1, 2, 4, 8)),
+    *(np.dtype(f"f{size}").type for size in (2, 4, 8)),
+}
+
+
 def _add_node(
     flat: Flattened,
     key: str | int | None,
@@ -118,10 +179,13 @@ def _add_node(
     is_tensor: Callable[[Any], bool],
 ) -> Iterator[_Child] | None:
     """Appends the node of `value`; returns the children of a container, None for a leaf."""
+    value = _plain(value)
     leaf = _LEAVES.get(type(value))
     if leaf is not None:
         if leaf is NodeKind.INT and not INT_MIN <= value <= INT_MAX:
-            raise OptionError(f"{_path_text(path)}: the integer does not fit 64 bits")
+            raise OptionError(
+                f"{_path_text(path)}: the integer does not fit 64 bits; store str() of it"
+            )
         if leaf is NodeKind.STR:
             _check_text(value, path)
         flat.nodes.append(Node(leaf, key, value))
@@ -142,7 +206,8 @@ def _add_node(
     kind = type(value)
     raise OptionError(
         f"{_path_text(path)}: cannot save an object of type {kind.__module__}.{kind.__qualname__}; "
-        "a file holds dict, list, tuple, None, bool, int, float, str, bytes and tensors"
+        "a file holds dict, list, tuple, None, bool, int, float, str, bytes and tensors, so convert"
+        " it to these"
     )
 
 

@@ -180,7 +180,7 @@ def test_sharing_that_explodes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     value: Any = []
     for _ in range(100):
         value = [value, value]
-    with pytest.raises(OptionError, match="more than 1000 values"):
+    with pytest.raises(OptionError, match="a file holds at most 1000"):
         flatten(value, is_leaf)
 
 
@@ -190,12 +190,12 @@ def test_sharing_is_counted_before_anything_is_done() -> None:
     for _ in range(60):
         value = [value] * 10
     begun = time.monotonic()
-    with pytest.raises(OptionError, match="more than one|several places|a file holds at most"):
+    with pytest.raises(OptionError, match="a file holds at most"):
         flatten({"a": value, "b": Leaf()}, is_leaf)
     value = [1]
     for _ in range(7):
         value = [value] * 10
-    with pytest.raises(OptionError, match="several places would be stored as 12345679 values"):
+    with pytest.raises(OptionError, match="several places would be stored as 21111112 values"):
         flatten([value], is_leaf)
     assert time.monotonic() - begun < 2
     shared = (0.9, 0.999)

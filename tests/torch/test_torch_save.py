@@ -360,14 +360,14 @@ def test_random_number_states_go_on_as_they_would_have() -> None:
         "numpy": np.random.get_state(),
         "rate": np.float64(0.1),
     }
-    expected = (torch.rand(5), random.random(), random.gauss(), np.random.rand(5))
+    expected = (torch.rand(5), random.random(), random.gauss(0, 1), np.random.rand(5))
     target = io.BytesIO()
     save(states, target)
     loaded = load(target)
     torch.set_rng_state(loaded["torch"])
     random.setstate(loaded["python"])
     np.random.set_state(loaded["numpy"])
-    found = (torch.rand(5), random.random(), random.gauss(), np.random.rand(5))
+    found = (torch.rand(5), random.random(), random.gauss(0, 1), np.random.rand(5))
     assert torch.equal(found[0], expected[0])
     assert found[1:3] == expected[1:3]
     assert np.array_equal(found[3], expected[3])

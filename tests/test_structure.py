@@ -73,7 +73,7 @@ def test_names_are_unique_and_clean(value: Any) -> None:
     names = flatten(value, is_leaf).names
     assert len(set(names)) == len(names)
     for name in names:
-        assert name.encode()
+        name.encode()  # raises for what is no UTF-8
         assert not any(ord(c) < 0x20 or 0x7F <= ord(c) <= 0x9F for c in name)
 
 

@@ -297,7 +297,8 @@ def test_parametrizations_that_compute_with_values_say_so() -> None:
         nn.utils.parametrizations.orthogonal(nn.Linear(3, 3))
     with pytest.raises(RuntimeError, match="of mine"), no_init():
         raise RuntimeError("of mine")
-    source, net = (nn.utils.parametrizations.orthogonal(nn.Linear(3, 3)) for _ in range(2))
+    source: Any = nn.utils.parametrizations.orthogonal(nn.Linear(3, 3))
+    net: Any = nn.utils.parametrizations.orthogonal(nn.Linear(3, 3))
     target = io.BytesIO()
     save_model(source, target)
     assert load_model(net, target) == ([], [])

@@ -180,7 +180,7 @@ def test_sharing_that_explodes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     value: Any = []
     for _ in range(100):
         value = [value, value]
-    with pytest.raises(OptionError, match="a file holds at most 1000"):
+    with pytest.raises(OptionError, match="more than 1000 values"):
         flatten(value, is_leaf)
 
 

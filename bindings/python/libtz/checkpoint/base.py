@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from types import TracebackType
-from typing import Any, TypeVar, final
+from typing import Any, NoReturn, TypeVar, final
 
 from libtz._native.lib import Node
 from libtz.arrays.base import BufferFramework, Destination, Framework
@@ -97,6 +97,11 @@ class Checkpoint(Mapping[str, T], ABC):
     def info(self, name: str) -> TensorInfo:
         """What is stored under a name, without reading the tensor. KeyError if there is none."""
 
+    def storage_order(self) -> list[str]:
+        """All names in the order in which their data lie in the file, or in the files of a set. In
+        a file that is the writer's order; the index of a set may have another."""
+        return list(self)
+
     def structure(self) -> list[Node]:
         """The nodes of a nested object in preorder, with tensors by name; empty for a flat set of
         tensors. `libtz.torch.load` puts the object together."""
@@ -148,7 +153,7 @@ class Checkpoint(Mapping[str, T], ABC):
         was checked.
         """
         into = self._destination(device)
-        wanted = select(names, self)
+        wanted = self._select(names)
         items = list(map(ReadItem, wanted))
         loaded = {item.name: each for item, each in self.read_items(items, into, streamed=False)}
         return {name: loaded[name] for name in wanted}
@@ -186,11 +191,14 @@ class Checkpoint(Mapping[str, T], ABC):
         regions = [Region.of(self.info(name), index) for name, index in slices]
         return self._load_regions(regions, into)
 
+    def _select(self, names: Names) -> list[str]:
+        return select(names, self)
+
     def _destination(self, device: Any) -> Destination[T]:
         return Destination(self._framework, self._framework.device(device))
 
     def _iterate(self, names: Names, into: Destination[U]) -> Iterator[tuple[str, U]]:
-        items = list(map(ReadItem, select(names, self)))
+        items = list(map(ReadItem, self._select(names)))
         with closing(self.read_items(items, into, streamed=True)) as loaded:
             for item, tensor in loaded:
                 yield item.name, tensor
@@ -202,6 +210,12 @@ class Checkpoint(Mapping[str, T], ABC):
         return [loaded[id(item)] for item in items]
 
     # ---- The end ----
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} cannot be pickled or copied, since it holds an open source; open it anew in"
+            " the other process"
+        )
 
     def __enter__(self: Self) -> Self:
         return self

@@ -63,9 +63,9 @@ def save_model(
     shapes and types stay as they are. Returns the file digest. The module is only read, and its
     tensors must not change meanwhile.
 
-    OptionError, before anything is written, names a tensor that has no bytes of its own to save: one
-    on the meta device or in freed memory, a DTensor, a quantized or sparse tensor, or an extra state
-    that is no tensor. SourceError if the target cannot be written. Otherwise as `save_file`.
+    OptionError, before anything is written, names a tensor that has no bytes of its own to save:
+    one on the meta device or in freed memory, a DTensor, a quantized or sparse tensor, or an extra
+    state that is no tensor. SourceError if the target cannot be written. Otherwise as `save_file`.
     """
     state = module.state_dict()
     if non_persistent:

@@ -216,16 +216,44 @@ def test_types(tmp_path: Path) -> None:
     assert torch.get_default_dtype() == before
 
 
-@pytest.mark.parametrize("name", ["BertModel", "AutoModel", "AutoModelForSequenceClassification"])
+@pytest.mark.parametrize("name", ["BertModel", "AutoModel"])
 def test_another_class_than_was_saved(tmp_path: Path, name: str) -> None:
-    """Names have another prefix, some weights are not wanted, others are made anew."""
-    as_tz(bert(), tmp_path)
-    torch.manual_seed(3)
+    """Names have another prefix, and some weights are not wanted."""
+    model = bert("BertForPreTraining")
+    as_tz(model, tmp_path)
     loaded = load_pretrained(tmp_path, model_class=getattr(transformers, name))
-    bert().save_pretrained(tmp_path / "plain")
-    torch.manual_seed(3)
-    framework = getattr(transformers, name)
-    assert_same(loaded, framework.from_pretrained(tmp_path / "plain"))
+    assert_same(loaded, model.bert)
+
+
+@pytest.mark.parametrize("name", ["BertModel", "AutoModelForSequenceClassification"])
+def test_no_tensor_is_made_up(tmp_path: Path, name: str) -> None:
+    as_tz(bert(), tmp_path)
+    with pytest.raises(OptionError, match=r"pooler\.dense\.weight"):
+        load_pretrained(tmp_path, model_class=getattr(transformers, name))
+
+
+@pytest.mark.parametrize("missing", ["bert.encoder.layer.1.output.dense.weight", "cls.predictions"])
+def test_files_that_lack_tensors(tmp_path: Path, missing: str) -> None:
+    model = bert()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    state = {k: v.clone() for k, v in model.state_dict().items() if not k.startswith(missing)}
+    libtz.torch.save_file(state, tmp_path / "model.tz")
+    with pytest.raises(OptionError, match=missing):
+        load_pretrained(tmp_path)
+
+
+def test_experts_that_are_missing(tmp_path: Path) -> None:
+    """transformers merges those of a layer into one tensor."""
+    config = transformers.MixtralConfig(**TINY, num_key_value_heads=2, num_local_experts=3)
+    transformers.MixtralForCausalLM(config).save_pretrained(tmp_path)
+    state = libtz.torch.load_file(tmp_path)
+    name = next(name for name in state if "experts.2" in name)
+    del state[name]
+    (tmp_path / "model.safetensors").unlink()
+    libtz.torch.save_file(state, tmp_path / "model.tz")
+    with pytest.raises(OptionError, match="experts"):
+        load_pretrained(tmp_path)
 
 
 def test_merged_experts(tmp_path: Path) -> None:

@@ -169,7 +169,9 @@ fn addTests(b: *std.Build, root: *std.Build.Module) void {
     const tests = b.addTest(.{ .root_module = root, .use_llvm = true });
     b.top_level_steps.get("check").?.step.dependOn(&tests.step);
     const run = b.addRunArtifact(tests);
-    b.step("test", "Run the unit tests").dependOn(&run.step);
+    const quick = b.step("test-quick", "Run the unit tests and those of tz.h");
+    quick.dependOn(&run.step);
+    b.step("test", "Run all tests, those of the fuzzers too").dependOn(quick);
 }
 
 /// Tests of tz.h: against the library's own declarations, and as C callers use it.
@@ -179,7 +181,7 @@ fn addInterfaceTests(
     root: *std.Build.Module,
     libraries: Libraries,
 ) void {
-    const step = &b.top_level_steps.get("test").?.step;
+    const step = &b.top_level_steps.get("test-quick").?.step;
     const header = b.addTranslateC(.{
         .root_source_file = b.path("libtz/include/tz.h"),
         .target = target,

@@ -3,7 +3,6 @@
 import signal
 
 import pytest
-
 from tests.servers import certificate, nginx, seaweed
 
 __all__ = ["certificate", "nginx", "seaweed"]

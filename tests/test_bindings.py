@@ -18,6 +18,8 @@ import build_native
 from libtz._native import lib
 from libtz.format import digest_text, dtype_name
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 BINDINGS = ROOT / "bindings"
 INCLUDE = ROOT / "libtz" / "include"

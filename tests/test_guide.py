@@ -12,6 +12,8 @@ from tests.servers import Nginx
 
 from libtz.cli.main import main
 
+pytestmark = pytest.mark.slow
+
 GUIDE = Path(__file__).parents[1] / "docs" / "GUIDE.md"
 
 

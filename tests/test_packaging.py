@@ -23,6 +23,8 @@ import build_native
 import check_wheels
 from libtz._native import lib
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 
 FOREIGN = "aarch64-linux-musl"

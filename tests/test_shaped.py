@@ -11,6 +11,8 @@ import pytest
 from bench.shaped import Link, shaped
 from tests.faults.server import Fault, FaultServer
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 
 

@@ -164,6 +164,9 @@ const char *tz_cpu_level(void);
 /* CRC-32C of the bytes, continued from `initial` (0 for a new one). `data` may be NULL when size is 0. */
 uint32_t tz_crc32c(uint32_t initial, const void *data, size_t size);
 
+/* The CRC-32 of zlib and gzip, in the same way. Record headers of .tensors files have it. */
+uint32_t tz_crc32(uint32_t initial, const void *data, size_t size);
+
 /* BLAKE3-256 of the bytes. */
 void tz_blake3(const void *data, size_t size, uint8_t digest[32]);
 

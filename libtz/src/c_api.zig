@@ -47,6 +47,10 @@ export fn tz_crc32c(initial: u32, data: ?[*]const u8, size: usize) u32 {
     return checksum.crc32c(initial, if (data) |pointer| pointer[0..size] else &.{});
 }
 
+export fn tz_crc32(initial: u32, data: ?[*]const u8, size: usize) u32 {
+    return checksum.crc32(initial, if (data) |pointer| pointer[0..size] else &.{});
+}
+
 export fn tz_blake3(data: ?[*]const u8, size: usize, digest: *Digest) void {
     digest.* = checksum.blake3(if (data) |pointer| pointer[0..size] else &.{});
 }

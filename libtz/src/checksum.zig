@@ -1,5 +1,5 @@
 //! Checksums as the rest of the library sees them: CRC-32C against accidents, BLAKE3 against
-//! everybody. Both run on the best kernels of the running CPU.
+//! everybody, CRC-32 for a foreign format. All run on the best kernels of the running CPU.
 
 const std = @import("std");
 const dispatch = @import("dispatch.zig");
@@ -8,6 +8,11 @@ const Blake3State = @import("kernel_table.zig").Blake3State;
 /// CRC-32C of `bytes`, continuing from `initial`: 0 at the start, the last result after that.
 pub fn crc32c(initial: u32, bytes: []const u8) u32 {
     return dispatch.kernels().crc32c(initial, bytes.ptr, bytes.len);
+}
+
+/// CRC-32 of `bytes` as zlib has it, continuing in the same way.
+pub fn crc32(initial: u32, bytes: []const u8) u32 {
+    return dispatch.kernels().crc32(initial, bytes.ptr, bytes.len);
 }
 
 /// Copies `source` to `destination`, which do not overlap, and returns the CRC-32C as above.

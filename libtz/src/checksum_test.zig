@@ -4,7 +4,9 @@ const std = @import("std");
 const builtin = @import("builtin");
 const testing = std.testing;
 const checksum = @import("checksum.zig");
-const crc32c = @import("checksum/crc32c.zig");
+const Crc32 = @import("checksum/crc32.zig").Crc32;
+const Crc32On = @import("checksum/crc32.zig").Crc32On;
+const Polynomial = @import("checksum/crc32.zig").Polynomial;
 const cpu = @import("cpu.zig");
 const dispatch = @import("dispatch.zig");
 const KernelTable = @import("kernel_table.zig").KernelTable;
@@ -12,7 +14,9 @@ const KernelTable = @import("kernel_table.zig").KernelTable;
 /// Around every border in the kernels: words, cache lines, the parts of `hw3`, the steps of
 /// `fold`, the pieces of a copy.
 const crc_sizes = blk: {
-    const borders = [_]usize{ 8, 64, 256, 512, 3 * 256, 6 * 256, 16 * 1024, 3 * 8192, 6 * 8192 };
+    const borders = [_]usize{
+        8, 64, 128, 192, 256, 512, 3 * 256, 6 * 256, 16 * 1024, 3 * 8192, 6 * 8192,
+    };
     const offsets = [_]isize{ -65, -9, -8, -1, 0, 1, 7, 8, 63, 64, 255, 256 };
     var sizes: [borders.len * offsets.len]usize = undefined;
     for (borders, 0..) |border, row| {
@@ -22,6 +26,8 @@ const crc_sizes = blk: {
     }
     break :blk sizes;
 };
+
+const polynomials = [_]Polynomial{ .castagnoli, .zlib };
 
 const Levels = struct {
     next_index: usize = 0,
@@ -74,43 +80,72 @@ test "CRC-32C: the vectors of RFC 3720, B.4" {
     }
 }
 
-test "CRC-32C: the scalar twin is the definition, bit by bit" {
+test "CRC-32: the check value of the catalogue of CRCs, and others that zlib gives" {
+    var levels: Levels = .{};
+    while (levels.next()) |table| {
+        try testing.expectEqual(0xcbf4_3926, table.crc32(0, "123456789", 9));
+        try testing.expectEqual(0x190a_55ad, table.crc32(0, &@as([32]u8, @splat(0)), 32));
+        try testing.expectEqual(0xd202_ef8d, table.crc32(0, "\x00", 1));
+        try testing.expectEqual(0, table.crc32(0, "", 0));
+    }
+}
+
+test "CRCs: the scalar twins are the definition, bit by bit" {
     var bytes: [600]u8 = undefined;
     fillRandom(&bytes, 1);
-    for (0..bytes.len) |size| {
+    inline for (polynomials) |polynomial| for (0..bytes.len) |size| {
         var register: u32 = 0x1234_5678;
         for (bytes[0..size]) |byte| {
             register ^= byte;
             for (0..8) |_| {
                 const is_odd = register & 1 != 0;
                 register >>= 1;
-                if (is_odd) register ^= 0x82f6_3b78;
+                if (is_odd) register ^= @backingInt(polynomial);
             }
         }
-        try testing.expectEqual(register, crc32c.scalar(0x1234_5678, bytes[0..size]));
-    }
+        const found = Crc32(polynomial).scalar(0x1234_5678, bytes[0..size]);
+        try testing.expectEqual(register, found);
+    };
 }
 
-test "CRC-32C: every level is the scalar twin at every border, whole and in two pieces" {
+// The CPU that runs this may have one kind of carry-less multiplication, or none.
+test "CRCs: folding any number of lanes is the scalar twin, with the product by its definition" {
+    var bytes: [1100]u8 = undefined;
+    fillRandom(&bytes, 7);
+    inline for (polynomials) |polynomial| inline for (.{ 1, 2, 4 }) |lane_count| {
+        const Crc = Crc32On(polynomial, .{
+            .has_instruction = false,
+            .lane_count = lane_count,
+            .is_emulated = true,
+        });
+        for (0..bytes.len) |size| {
+            const expected = Crc.scalar(0x1234_5678, bytes[0..size]);
+            try testing.expectEqual(expected, Crc.best(0x1234_5678, bytes[0..size]));
+        }
+    };
+}
+
+test "CRCs: every level is the scalar twin at every border, whole and in two pieces" {
     // The input ends where the memory ends, so that reading one byte further is a fault.
     const memory = try Guarded.init(64 * 1024);
     defer memory.deinit();
     fillRandom(memory.bytes, 2);
 
-    for (crc_sizes) |size| {
+    inline for (polynomials) |polynomial| for (crc_sizes) |size| {
         const bytes = memory.bytes[memory.bytes.len - size ..];
-        const expected = ~crc32c.scalar(~@as(u32, 0xdead_beef), bytes);
+        const expected = ~Crc32(polynomial).scalar(~@as(u32, 0xdead_beef), bytes);
         var levels: Levels = .{};
         while (levels.next()) |table| {
-            try testing.expectEqual(expected, table.crc32c(0xdead_beef, bytes.ptr, size));
+            const kernel = if (polynomial == .zlib) table.crc32 else table.crc32c;
+            try testing.expectEqual(expected, kernel(0xdead_beef, bytes.ptr, size));
             for ([_]usize{ 0, 1, 8, 100, size / 2 }) |cut| {
                 const first = @min(cut, size);
-                const crc = table.crc32c(0xdead_beef, bytes.ptr, first);
-                const whole = table.crc32c(crc, bytes.ptr + first, size - first);
+                const crc = kernel(0xdead_beef, bytes.ptr, first);
+                const whole = kernel(crc, bytes.ptr + first, size - first);
                 try testing.expectEqual(expected, whole);
             }
         }
-    }
+    };
 }
 
 test "CRC-32C and copy: the same checksum, all bytes copied, none besides" {
@@ -122,7 +157,7 @@ test "CRC-32C and copy: the same checksum, all bytes copied, none besides" {
 
     for (crc_sizes) |size| {
         const from = source.bytes[source.bytes.len - size ..];
-        const expected = ~crc32c.scalar(~@as(u32, 7), from);
+        const expected = ~Crc32(.castagnoli).scalar(~@as(u32, 7), from);
         // Up to the end of memory, and with other alignments of the destination.
         for ([_]usize{ 0, 1, 8, 63, 64 }) |gap| {
             const end = destination.bytes.len - gap;
@@ -224,8 +259,12 @@ test "what the library imports is what the chosen kernels say" {
     var bytes: [5000]u8 = undefined;
     fillRandom(&bytes, 6);
     const crc = checksum.crc32c(0, &bytes);
-    try testing.expectEqual(~crc32c.scalar(0xffff_ffff, &bytes), crc);
+    try testing.expectEqual(~Crc32(.castagnoli).scalar(0xffff_ffff, &bytes), crc);
     try testing.expectEqual(crc, checksum.crc32c(checksum.crc32c(0, bytes[0..999]), bytes[999..]));
+
+    const zlib = checksum.crc32(0, &bytes);
+    try testing.expectEqual(~Crc32(.zlib).scalar(0xffff_ffff, &bytes), zlib);
+    try testing.expectEqual(zlib, checksum.crc32(checksum.crc32(0, bytes[0..999]), bytes[999..]));
 
     var copy: [5000]u8 = undefined;
     try testing.expectEqual(crc, checksum.crc32cCopy(0, &copy, &bytes));

@@ -107,7 +107,9 @@ pub const Header = struct {
     }
 };
 
-/// Opens a tz file of `file_size` bytes from its beginning. Section 13 of the specification gives the order of checks.
+/// Opens a tz file of `file_size` bytes from its beginning. Section 13 of the specification gives the
+/// order of checks. Bytes are copied first, then checked and parsed: the caller's may be a mapping that
+/// another process writes to.
 pub fn open(
     gpa: Allocator,
     front: []const u8,
@@ -116,34 +118,40 @@ pub fn open(
     diagnostic: *status.Diagnostic,
 ) status.Error!Outcome {
     if (front.len > file_size) return error.Argument;
-    const first = @min(file_size, format.preamble_size);
+    const first: usize = @intCast(@min(file_size, format.preamble_size));
+    var buffer: [format.preamble_size]u8 = undefined;
+    const copied = buffer[0..@min(front.len, first)];
+    @memcpy(copied, front[0..copied.len]);
     if (options.pin) |pin| {
-        if (front.len < first) return .{ .need_more = first };
-        if (first < format.preamble_size or
-            !std.mem.eql(u8, &checksum.blake3(front[0..format.preamble_size]), pin))
-        {
+        if (copied.len < first) return .{ .need_more = first };
+        if (first < buffer.len or !std.mem.eql(u8, &checksum.blake3(&buffer), pin)) {
             return diagnostic.fail(error.Digest, 61, 0);
         }
     }
-    try preambles.checkMagic(front, diagnostic);
-    if (front.len < first) return .{ .need_more = first };
-    const preamble: Preamble = try .decode(front, file_size, diagnostic);
+    try preambles.checkMagic(copied, diagnostic);
+    if (copied.len < first) return .{ .need_more = first };
+    const preamble: Preamble = try .decode(copied, file_size, diagnostic);
     if (preamble.open_size > options.open_size_max) return diagnostic.fail(error.Limit, 0, 48);
     if (front.len < preamble.open_size) return .{ .need_more = preamble.open_size };
-    return .{ .header = try decode(gpa, preamble, front[0..@intCast(preamble.open_size)], diagnostic) };
+    const rest = front[format.preamble_size..@intCast(preamble.open_size)];
+    return .{ .header = try decode(gpa, preamble, &buffer, rest, diagnostic) };
 }
 
+/// `rest` follows the first bytes up to `open_size`.
 fn decode(
     gpa: Allocator,
     preamble: Preamble,
-    front: []const u8,
+    first: *const [format.preamble_size]u8,
+    rest: []const u8,
     diagnostic: *status.Diagnostic,
 ) status.Error!*Header {
     var arena: std.heap.ArenaAllocator = .init(gpa);
     errdefer arena.deinit();
     const allocator = arena.allocator();
-    const directory = try directories.decode(preamble, front, diagnostic);
-    const kept = try allocator.dupe(u8, front);
+    const kept = try allocator.alloc(u8, first.len + rest.len);
+    @memcpy(kept[0..first.len], first);
+    @memcpy(kept[first.len..], rest);
+    const directory = try directories.decode(preamble, kept, diagnostic);
     const index = try tensor_table.decode(allocator, preamble, directory, kept, diagnostic);
     const structure: Structure = if (directory.structure) |section| try structures.decode(
         gpa,
@@ -157,12 +165,11 @@ fn decode(
         try metadata.decode(allocator, section.slice(kept), section.offset, diagnostic)
     else
         &.{};
-    const present = try allocator.alloc(?[*]const u8, index.tensors.len);
-    @memset(present, null);
+    const runs: Runs = try .init(allocator, index, preamble, directory.chunks.record_size);
     const self = try allocator.create(Header);
     self.* = .{
         .gpa = gpa,
-        .arena = arena,
+        .arena = arena, // nothing is taken from it from here on
         .format = .tz,
         .index = index,
         .pairs = pairs,
@@ -173,14 +180,8 @@ fn decode(
         .chunk_count = preamble.chunk_count,
         .incompatible_flags = preamble.incompatible_flags,
         .compatible_flags = preamble.compatible_flags,
-        .file_digest = checksum.blake3(front[0..format.preamble_size]),
-        .runs = .{
-            .table_offset = preamble.open_size,
-            .table_end = preamble.header_size,
-            .record_size = directory.chunks.record_size,
-            .incompatible_flags = preamble.incompatible_flags,
-            .present = present,
-        },
+        .file_digest = checksum.blake3(first),
+        .runs = runs,
     };
     return self;
 }

@@ -272,3 +272,154 @@ test "a cycle of ties is one tie" {
     defer builder.deinit();
     try expect(!builder.hasData(0) and !builder.hasData(1) and builder.hasData(2));
 }
+
+/// Memory of the caller that somebody else writes to, at the worst of times: right before the
+/// allocation `turn`.
+const ChangingBytes = struct {
+    byte: *u8,
+    changed: u8,
+    turn: usize,
+    count: usize = 0,
+
+    fn allocator(self: *ChangingBytes) Allocator {
+        return .{ .ptr = self, .vtable = &.{
+            .alloc = alloc,
+            .resize = Allocator.noResize,
+            .remap = Allocator.noRemap,
+            .free = free,
+        } };
+    }
+
+    fn alloc(context: *anyopaque, size: usize, alignment: std.mem.Alignment, from: usize) ?[*]u8 {
+        const self: *ChangingBytes = @ptrCast(@alignCast(context));
+        if (self.count == self.turn) self.byte.* = self.changed;
+        self.count += 1;
+        return std.testing.allocator.rawAlloc(size, alignment, from);
+    }
+
+    fn free(_: *anyopaque, memory: []u8, alignment: std.mem.Alignment, from: usize) void {
+        std.testing.allocator.rawFree(memory, alignment, from);
+    }
+};
+
+test "a header is what was checked, whatever happens to the caller's bytes meanwhile" {
+    const file = try makeFile(std.testing.allocator);
+    defer std.testing.allocator.free(file);
+    const pin = checksum.blake3(file[0..format.preamble_size]);
+    const name = std.mem.indexOf(u8, file, "emptyw").? + 2;
+    for (0..100) |turn| {
+        file[name] = 'p';
+        var changing: ChangingBytes = .{ .byte = &file[name], .changed = 'P', .turn = turn };
+        const header = open(changing.allocator(), file, .{ .pin = &pin }) catch |err| {
+            try expectEqual(error.Checksum, err);
+            continue;
+        };
+        defer header.deinit();
+        try expect(header.index.find("empty") != null);
+        if (changing.count < turn) break;
+    } else return error.NeverRanThrough;
+}
+
+test "chunk entries are what was checked, whatever happens to the caller's bytes meanwhile" {
+    const file = try makeFile(std.testing.allocator);
+    defer std.testing.allocator.free(file);
+    var header = try open(std.testing.allocator, file, .{});
+    const begin: usize = @intCast(header.open_size);
+    const digest = begin + 20; // of the first chunk, by which its data would be checked
+    const original = file[digest];
+    header.deinit();
+    for (0..100) |turn| {
+        file[digest] = original;
+        header = try open(std.testing.allocator, file, .{});
+        defer header.deinit();
+        var changing: ChangingBytes = .{
+            .byte = &file[digest],
+            .changed = ~original,
+            .turn = turn,
+        };
+        var diagnostic: Diagnostic = .{};
+        const runs = &header.runs.?;
+        const table = file[begin..];
+        runs.put(changing.allocator(), header.index, begin, table, &diagnostic) catch |err| {
+            try expectEqual(error.Checksum, err);
+            continue;
+        };
+        var chunks = try header.chunks(runs.owners[0]);
+        const chunk = chunks.next() orelse return error.NoChunk;
+        try expectEqual(original, chunk.digest.?[4]);
+        if (changing.count < turn) break;
+    } else return error.NeverRanThrough;
+}
+
+test "names of a foreign header are what was checked as well" {
+    const json = "{\"name\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}";
+    var file = [_]u8{ json.len, 0, 0, 0, 0, 0, 0, 0 } ++ json.* ++ "\x01".*;
+    for (0..100) |turn| {
+        file[10] = 'n';
+        var changing: ChangingBytes = .{ .byte = &file[10], .changed = 0x80, .turn = turn };
+        var diagnostic: Diagnostic = .{};
+        const opened = headers.openForeign(
+            .safetensors,
+            changing.allocator(),
+            &file,
+            file.len,
+            .{},
+            &diagnostic,
+        ) catch |err| {
+            try expectEqual(error.Json, err);
+            continue;
+        };
+        defer opened.header.deinit();
+        try std.testing.expectEqualStrings("name", opened.header.index.tensors[0].name);
+        if (changing.count < turn) break;
+    } else return error.NeverRanThrough;
+}
+
+test "putting the entries of each tensor by itself takes no longer for tensors without chunks" {
+    const gpa = std.testing.allocator;
+    var arena_state: std.heap.ArenaAllocator = .init(gpa);
+    defer arena_state.deinit();
+    const arena = arena_state.allocator();
+    const with_data = 4_000;
+    const without = 100_000;
+    const list = try arena.alloc(builders.Spec, with_data + without);
+    for (list, 0..) |*spec, number| {
+        // Half of those with data before the others, half after them.
+        const is_empty = number >= with_data / 2 and number < with_data / 2 + without;
+        spec.* = .{
+            .name = try std.fmt.allocPrint(arena, "{d:0>6}", .{number}),
+            .shape = if (is_empty) &.{0} else &.{1},
+            .dtype = u8_code,
+        };
+    }
+    var diagnostic: Diagnostic = .{};
+    const builder: *Builder = try .init(gpa, list, .{}, &diagnostic);
+    defer builder.deinit();
+    for (list, 0..) |_, spec| {
+        if (!builder.hasData(spec)) continue;
+        var image: [128]u8 = undefined;
+        var entries: [1]encode.Entry = undefined;
+        _ = try encode.encodeChunks(gpa, u8_code, 1 << 20, .off, "x", &image, &entries);
+        _ = try builder.putChunks(spec, &entries);
+        try builder.putContent(spec, checksum.blake3("x"));
+    }
+    const file = try gpa.alloc(u8, @intCast(builder.header_size));
+    defer gpa.free(file);
+    const file_size = try builder.finish(file);
+    const header = switch (try headers.open(gpa, file, file_size, .{}, &diagnostic)) {
+        .header => |header| header,
+        .need_more => return error.NeedMore,
+    };
+    defer header.deinit();
+    const runs = &header.runs.?;
+    const begin = std.Io.Clock.cpu_thread.now(std.testing.io).nanoseconds;
+    for (0..with_data) |number| {
+        const offset = header.open_size + number * format.chunk_record_size;
+        const run = file[@intCast(offset)..][0..format.chunk_record_size];
+        try runs.put(gpa, header.index, offset, run, &diagnostic);
+    }
+    const spent = std.Io.Clock.cpu_thread.now(std.testing.io).nanoseconds - begin;
+    try expectEqual(0, try runs.missing(gpa, header.index, null, 0, &.{}));
+    // To pass over the empty ones for each of them would take 4,000 times 100,000 steps.
+    try expect(spent < 300 * std.time.ns_per_ms);
+}

@@ -12,6 +12,9 @@ const TieredKernels = @import("codec/tiered_job.zig").Kernels;
 pub const KernelTable = extern struct {
     level: Level,
 
+    /// The CRC-32 of zlib, as the next.
+    crc32: *const fn (initial: u32, data: [*]const u8, size: usize) callconv(.c) u32,
+
     /// CRC-32C of `size` bytes, continuing from `initial` (0 at the start).
     crc32c: *const fn (initial: u32, data: [*]const u8, size: usize) callconv(.c) u32,
 

@@ -6,7 +6,7 @@ const std = @import("std");
 const kernel_options = @import("kernel_options");
 const Level = @import("cpu.zig").Level;
 const KernelTable = @import("kernel_table.zig").KernelTable;
-const crc32c = @import("checksum/crc32c.zig");
+const Crc32 = @import("checksum/crc32.zig").Crc32;
 const blake3 = @import("checksum/blake3.zig");
 const tiered = @import("codec/tiered_kernels.zig");
 
@@ -15,8 +15,9 @@ pub const panic = std.debug.no_panic;
 
 const table: KernelTable = .{
     .level = std.meta.stringToEnum(Level, kernel_options.level).?,
-    .crc32c = crc32c.kernel,
-    .crc32c_copy = crc32c.copyKernel,
+    .crc32 = Crc32(.zlib).kernel,
+    .crc32c = Crc32(.castagnoli).kernel,
+    .crc32c_copy = Crc32(.castagnoli).copyKernel,
     .blake3 = blake3.hash,
     .blake3_init = blake3.init,
     .blake3_update = blake3.update,

@@ -5,8 +5,8 @@ const std = @import("std");
 const bytes = @import("bytes.zig");
 const checksum = @import("checksum.zig");
 const chunk_table = @import("chunk_table.zig");
-const format = @import("format.zig");
 const Index = @import("index.zig").Index;
+const Preamble = @import("preamble.zig").Preamble;
 const status = @import("status.zig");
 
 const Allocator = std.mem.Allocator;
@@ -19,11 +19,41 @@ pub const Runs = struct {
     table_end: u64,
     record_size: usize,
     incompatible_flags: u64,
+    /// The tensors with runs, in the order of the file.
+    owners: []const u32,
     /// Per tensor: its checked run, or null.
     present: []?[*]const u8,
     /// Never moved nor freed before the header is: plans point into them, and are executed while
     /// further runs are put.
     blocks: std.ArrayList([]u8) = .empty,
+
+    /// Nothing fetched yet. The lists come from `arena`.
+    pub fn init(
+        arena: Allocator,
+        index: Index,
+        preamble: Preamble,
+        record_size: usize,
+    ) error{OutOfMemory}!Runs {
+        var count: usize = 0;
+        for (index.tensors) |tensor| count += @intFromBool(tensor.hasChunks());
+        const owners = try arena.alloc(u32, count);
+        count = 0;
+        for (index.order) |tensor| {
+            if (!index.tensors[tensor].hasChunks()) continue;
+            owners[count] = tensor;
+            count += 1;
+        }
+        const present = try arena.alloc(?[*]const u8, index.tensors.len);
+        @memset(present, null);
+        return .{
+            .table_offset = preamble.open_size,
+            .table_end = preamble.header_size,
+            .record_size = record_size,
+            .incompatible_flags = preamble.incompatible_flags,
+            .owners = owners,
+            .present = present,
+        };
+    }
 
     pub fn deinit(self: *Runs, gpa: Allocator) void {
         for (self.blocks.items) |block| gpa.free(block);
@@ -44,7 +74,8 @@ pub const Runs = struct {
         };
     }
 
-    /// Takes every run that lies wholly in `raw`, the bytes of the file from `offset` on.
+    /// Takes every run that lies wholly in `raw`, the bytes of the file from `offset` on. Copied first,
+    /// then checked, as headers are.
     pub fn put(
         self: *Runs,
         gpa: Allocator,
@@ -54,45 +85,53 @@ pub const Runs = struct {
         diagnostic: *status.Diagnostic,
     ) status.Error!void {
         const end = bytes.add(offset, raw.len) orelse return error.Argument;
-        const first = self.firstFrom(index, offset);
-        var copied: []u8 = &.{};
-        var copied_offset: u64 = 0;
-        for (index.order[first..]) |tensor| {
-            if (!index.tensors[tensor].hasChunks()) continue;
-            const run = self.place(index, tensor);
-            if (run.offset + run.size > end) break;
+        const covered = self.within(index, offset, end);
+        const skipped = for (covered, 0..) |tensor, number| {
+            if (self.present[tensor] == null) break number;
+        } else return;
+        // One block for all runs of this call.
+        const owners = covered[skipped..];
+        const first = self.place(index, owners[0]);
+        const last = self.place(index, owners[owners.len - 1]);
+        const size: usize = @intCast(last.offset + last.size - first.offset);
+        try self.blocks.ensureUnusedCapacity(gpa, 1);
+        const copied = try gpa.dupe(u8, raw[@intCast(first.offset - offset)..][0..size]);
+        self.blocks.appendAssumeCapacity(copied);
+        var is_used = false;
+        errdefer if (!is_used) gpa.free(self.blocks.pop().?);
+        for (owners) |tensor| {
             if (self.present[tensor] != null) continue;
-            const source = raw[@intCast(run.offset - offset)..][0..@intCast(run.size)];
-            try self.check(index, tensor, source, run.offset, diagnostic);
-            if (copied.len == 0) {
-                // One block for all runs of this call, up to the last that fits.
-                copied_offset = run.offset;
-                const stop = @min(end, self.table_end);
-                try self.blocks.ensureUnusedCapacity(gpa, 1);
-                copied = try gpa.dupe(u8, raw[@intCast(run.offset - offset)..@intCast(stop - offset)]);
-                self.blocks.appendAssumeCapacity(copied);
-            }
-            self.present[tensor] = copied[@intCast(run.offset - copied_offset)..].ptr;
+            const run = self.place(index, tensor);
+            const kept = copied[@intCast(run.offset - first.offset)..][0..@intCast(run.size)];
+            try self.check(index, tensor, kept, run.offset, diagnostic);
+            self.present[tensor] = kept.ptr;
+            is_used = true;
         }
     }
 
-    /// The first place in the writer's order whose run may begin at or after `offset`.
-    fn firstFrom(self: *const Runs, index: Index, offset: u64) usize {
-        // Tensors without chunks have no place; search linearly only over those next to the answer.
-        var begin: usize = 0;
-        var end: usize = index.order.len;
-        while (begin < end) {
-            const middle = begin + (end - begin) / 2;
-            var probe = middle;
-            while (probe > begin and !index.tensors[index.order[probe]].hasChunks()) probe -= 1;
-            const tensor = index.order[probe];
-            if (index.tensors[tensor].hasChunks() and self.place(index, tensor).offset >= offset) {
-                end = probe;
-            } else {
-                begin = middle + 1;
+    /// The tensors whose runs lie wholly in a range of the file.
+    fn within(self: *const Runs, index: Index, begin: u64, end: u64) []const u32 {
+        const Bound = struct { runs: *const Runs, index: Index, offset: u64 };
+        const from = std.sort.partitionPoint(u32, self.owners, Bound{
+            .runs = self,
+            .index = index,
+            .offset = begin,
+        }, struct {
+            fn isBefore(bound: Bound, tensor: u32) bool {
+                return bound.runs.place(bound.index, tensor).offset < bound.offset;
             }
-        }
-        return begin;
+        }.isBefore);
+        const count = std.sort.partitionPoint(u32, self.owners[from..], Bound{
+            .runs = self,
+            .index = index,
+            .offset = end,
+        }, struct {
+            fn fits(bound: Bound, tensor: u32) bool {
+                const run = bound.runs.place(bound.index, tensor);
+                return run.offset + run.size <= bound.offset;
+            }
+        }.fits);
+        return self.owners[from..][0..count];
     }
 
     /// TZ1-38 to TZ1-42 for a run's bytes, which lie at `offset`.
@@ -126,12 +165,9 @@ pub const Runs = struct {
     ) status.CallError!usize {
         var wanted: std.ArrayList(Range) = .empty;
         defer wanted.deinit(gpa);
-        // By index.order the runs ascend in the file already, if ties, which may come before their
-        // owners, are left out; only a chosen subset needs sorting.
-        for (tensors orelse index.order) |tensor| {
+        for (tensors orelse self.owners) |tensor| {
             if (tensor >= index.tensors.len) return error.Argument;
             const owner = index.owner(tensor);
-            if (tensors == null and owner != tensor) continue;
             if (!index.tensors[owner].hasChunks() or self.present[owner] != null) continue;
             try wanted.append(gpa, self.place(index, owner));
         }

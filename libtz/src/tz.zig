@@ -38,7 +38,7 @@ test {
     std.testing.refAllDecls(@This());
     _ = @import("box.zig");
     _ = @import("bytes.zig");
-    _ = @import("checksum/crc32c.zig");
+    _ = @import("checksum/crc32.zig");
     _ = @import("decoder_fault_test.zig");
     _ = @import("foreign/coreweave.zig");
     _ = @import("foreign/coreweave_dtype.zig");

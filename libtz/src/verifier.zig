@@ -29,8 +29,8 @@ pub const Verifier = struct {
     content: checksum.Blake3,
     /// End of the data that were checked.
     end: u64,
-    /// A decoded chunk and the decoder's scratch memory; made when the first compressed chunk comes.
-    decoded: []u8 = &.{},
+    /// A compressed chunk, then decoded, and the decoder's scratch memory; made when the first comes.
+    workspace: []u8 = &.{},
     compressed: bool = false,
     /// The first byte of padding that is not zero.
     bad_padding: ?u64 = null,
@@ -48,7 +48,7 @@ pub const Verifier = struct {
 
     pub fn deinit(self: *Verifier) void {
         self.gpa.free(self.run);
-        self.gpa.free(self.decoded);
+        self.gpa.free(self.workspace);
     }
 
     /// What to put next; of size 0 when nothing is left.
@@ -89,10 +89,10 @@ pub const Verifier = struct {
         diagnostic.tensor = tensor;
         if (self.chunks == null) {
             const runs = &self.header.runs.?;
-            try runs.check(index, tensor, bytes, range.offset, diagnostic);
             self.gpa.free(self.run);
             self.run = &.{};
-            self.run = try self.gpa.dupe(u8, bytes);
+            self.run = try self.gpa.dupe(u8, bytes); // what is checked is what is used after it
+            try runs.check(index, tensor, self.run, range.offset, diagnostic);
             self.chunks = .init(index.tensors[tensor], self.run, runs.record_size, index.chunk_size);
             self.content = .init();
             return;
@@ -125,28 +125,38 @@ pub const Verifier = struct {
         self: *Verifier,
         chunk: chunk_table.Chunk,
         dtype: u16,
-        stored: []const u8,
+        given: []const u8,
         diagnostic: *Diagnostic,
     ) status.Error!void {
+        const is_raw = chunk.codec == format.codec_raw;
+        // A decoder's input must be what was checked, so it is copied first.
+        const stored = if (is_raw) given else try self.copy(given);
         if (checksum.crc32c(0, stored) != chunk.crc or
             !std.mem.eql(u8, &checksum.blake3(stored), chunk.digest.?))
         {
             return diagnostic.fail(error.Checksum, 43, chunk.offset);
         }
-        if (chunk.codec == format.codec_raw) return self.content.update(stored);
+        if (is_raw) return self.content.update(stored);
         self.compressed = true;
         if (dtypes.byCode(dtype) == null) return diagnostic.fail(error.Feature, 60, chunk.offset);
-        if (self.decoded.len == 0) {
-            const chunk_size: usize = @intCast(self.header.index.chunk_size);
-            self.decoded = try self.gpa.alloc(u8, chunk_size + codecs.decode_scratch_size);
-        }
-        const decoded = self.decoded[0..chunk.decoded_length];
-        const scratch = self.decoded[self.decoded.len - codecs.decode_scratch_size ..];
+        const chunk_size: usize = @intCast(self.header.index.chunk_size);
+        const decoded = self.workspace[chunk_size..][0..chunk.decoded_length];
+        const scratch = self.workspace[2 * chunk_size ..];
         codecs.decode(chunk.codec, dtype, stored, decoded, scratch) catch |err| switch (err) {
             error.Codec => return diagnostic.fail(error.Codec, 44, chunk.offset),
             error.Feature => return diagnostic.fail(error.Feature, 40, chunk.offset),
         };
         self.content.update(decoded);
+    }
+
+    fn copy(self: *Verifier, stored: []const u8) error{OutOfMemory}![]const u8 {
+        if (self.workspace.len == 0) {
+            const chunk_size: usize = @intCast(self.header.index.chunk_size);
+            const size = 2 * chunk_size + codecs.decode_scratch_size;
+            self.workspace = try self.gpa.alloc(u8, size);
+        }
+        @memcpy(self.workspace[0..stored.len], stored);
+        return self.workspace[0..stored.len];
     }
 
     /// The verdict that needs the whole file; error.Sequence before all of it was put.

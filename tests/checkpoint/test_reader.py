@@ -51,7 +51,7 @@ def raw(tensor: Any) -> bytes:
     size = tensor.numel() * tensor.element_size()
     if size == 0:
         return b""
-    return bytes(lib.owned_buffer(tensor.data_ptr(), size, lambda: None))
+    return bytes(lib.owned_buffer(tensor.data_ptr(), size, tensor))
 
 
 def assert_loaded(tensors: dict[str, Any], file: File) -> None:

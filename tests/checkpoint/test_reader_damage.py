@@ -13,6 +13,8 @@ from tests.kept import keep
 import libtz
 from libtz.options import ReadOptions
 
+pytestmark = pytest.mark.slow
+
 SEED = 20261123
 CASES = 10_000
 PARTS = 10

@@ -30,6 +30,7 @@ from libtz.cli.options import make_options, parse_size
 from libtz.cli.output import printable, size_text
 from libtz.cli.verify import verify
 from libtz.errors import OptionError
+from libtz.fields import fields_of
 from libtz.format import TensorInfo
 from libtz.options import HttpOptions, ReadOptions, RetryPolicy, S3Options, WriteOptions
 
@@ -336,21 +337,43 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str], command: str) -> None:
     assert "secret" not in out
 
 
-def option_paths(kind: Any, prefix: str = "") -> set[str]:
-    found = set()
-    for field in dataclasses.fields(kind):
-        value = getattr(kind(), field.name)
-        if dataclasses.is_dataclass(value):
-            found |= option_paths(type(value), f"{prefix}{field.name}.")
-        else:
-            found.add(prefix + field.name)
-    return found
+@pytest.mark.parametrize("options", [ReadOptions, WriteOptions])
+def test_every_option_is_described(options: Any) -> None:
+    for field in fields_of(options):  # TypeError for one that has no description at all
+        text = field.option.description
+        assert len(text) > 10, field.path
+        assert text[0] != text[0].upper() or text.split()[0].isupper(), f"{field.path}: {text}"
+        assert not text.endswith("."), f"{field.path}: {text}"
+        assert (field.option.unit == "seconds") == field.path.endswith("_s"), field.path
 
 
-def test_every_option_has_a_flag_or_a_reason_not_to() -> None:
-    paths = option_paths(ReadOptions) | option_paths(WriteOptions)
-    assert paths == set(cli_options.HELP) | cli_options.NO_FLAG
-    assert not set(cli_options.HELP) & cli_options.NO_FLAG
+def test_only_secrets_and_mappings_have_no_flag() -> None:
+    fields = [*fields_of(ReadOptions), *fields_of(WriteOptions)]
+    assert {field.path for field in fields if not field.option.has_flag} == {
+        "decryption.key",
+        "decryption.passphrase",
+        "http.headers",
+        "http.proxies",
+        "s3.access_key_id",
+        "s3.secret_access_key",
+        "s3.session_token",
+        "s3.sse_customer_key",
+    }
+
+
+def test_an_option_without_a_description_is_refused() -> None:
+    @dataclasses.dataclass
+    class Undescribed:
+        verify: bool = True
+
+    with pytest.raises(TypeError, match=r"Undescribed\.verify has no description"):
+        list(fields_of(Undescribed))
+
+
+def test_docstrings_list_the_options() -> None:
+    assert ReadOptions.__doc__
+    for name in ("host_memory_max", "connections_max", "http", "decryption"):
+        assert f"- `{name}`" in ReadOptions.__doc__
 
 
 def test_flags_reach_the_options() -> None:

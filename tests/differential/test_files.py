@@ -11,6 +11,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import pytest
 import tz_describe
 import tz_kit
 import tz_reference as tz
@@ -18,6 +19,8 @@ import tz_vectors
 from hypothesis import HealthCheck, given, settings
 from tests.differential.strategies import Model, Mutated, models, mutated_files
 from tests.implementations import IMPLEMENTATIONS, REFERENCE, Description, Implementation
+
+pytestmark = pytest.mark.slow
 
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large]
 THOROUGH = settings(max_examples=250, deadline=None, suppress_health_check=SLOW)

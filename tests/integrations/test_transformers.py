@@ -23,7 +23,10 @@ transformers = pytest.importorskip("transformers")
 from libtz.integrations import transformers as integration  # noqa: E402
 from libtz.integrations.transformers import fetch_tokenizer, load_pretrained  # noqa: E402
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # what transformers says is its own business
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # transformers warns about its own
+]
 
 TINY = {
     "hidden_size": 16,

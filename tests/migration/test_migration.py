@@ -18,6 +18,8 @@ import torch
 from tests.libsodium import needs_libsodium
 from tests.servers import Nginx, Seaweed
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parent / "scripts"
 NEEDS: dict[str, Any] = dict.fromkeys(("tensorizer_encryption", "tensorizer_vllm"), needs_libsodium)
 SERVERS = {"tensorizer_s3"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+import zlib
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from tests.files import Tensor, make_file, random_tensor, sample
 import libtz
 from libtz._native import clib, ffi, lib, status
 from libtz.errors import FormatError, IntegrityError, OptionError
+from libtz.memory import allocate
 from libtz.structure import NodeKind
-from libtz.transfer.memory import allocate
 
 KIB = 1024
 
@@ -46,6 +47,11 @@ def test_structs_of_other_sizes_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
 def test_checksums() -> None:
     assert lib.crc32c(b"123456789") == 0xE3069283
     assert lib.crc32c(b"6789", lib.crc32c(b"12345")) == 0xE3069283
+    data = np.random.default_rng(0).bytes(100_003)
+    for begin, end in ((0, 0), (0, 1), (1, 64), (3, 400), (0, 100_003)):
+        some = data[begin:end]
+        assert lib.crc32(some) == zlib.crc32(some)
+        assert lib.crc32(some, 0x12345678) == zlib.crc32(some, 0x12345678)
     whole = lib.Blake3()
     for part in (b"abc", b"", bytearray(5000), memoryview(b"xyz")[1:]):
         whole.update(part)

@@ -14,11 +14,11 @@ from tests.files import File, Tensor, make_file, random_tensor, weights
 
 import libtz
 from libtz._native import lib
+from libtz.memory import allocate
 from libtz.sources import direct
 from libtz.sources.base import SourceStats
 from libtz.sources.direct import BLOCK_SIZE, SIZE_MIN, DirectFile
 from libtz.sources.file import FileSource
-from libtz.transfer.memory import allocate
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="direct I/O is Linux's")
 

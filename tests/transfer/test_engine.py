@@ -19,6 +19,7 @@ import libtz
 from libtz import opening
 from libtz.errors import IntegrityError, SourceError
 from libtz.options import ReadOptions
+from libtz.sources.base import Profile, Source
 from libtz.sources.memory import MemorySource
 from libtz.transfer import engine
 from libtz.transfer.concurrency import Ramp
@@ -29,12 +30,12 @@ from libtz.transfer.staging import SlotRing, Stopped
 MIB = 1 << 20
 
 
-class ScriptedSource:
+class ScriptedSource(Source):
     """Bytes in memory behind a script, which is called before each buffer is filled: with the
     number of the read, and the place in the file. Looks remote to the engine."""
 
     url = "scripted"
-    identity = None
+    identity: str | None = None
 
     def __init__(
         self, data: bytes, script: Callable[[int, int], None], *, sequential: bool = False
@@ -64,6 +65,11 @@ class ScriptedSource:
                 place += len(buffer)
 
         self._memory.read_into(offset, size, scripted())
+
+    def profile(self, begin: int, end: int, options: ReadOptions) -> Profile:
+        if self.sequential:
+            return Profile(1, 1)
+        return Profile(min(4, options.connections_max), options.connections_max, ramps=True)
 
     def check_unchanged(self) -> None:
         pass
@@ -207,7 +213,7 @@ def test_ctrl_c_while_threads_start_ends_everything(
     def start_and_interrupt(thread: threading.Thread) -> None:
         start(thread)
         if threading.current_thread() is threading.main_thread():
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     def script(number: int, place: int) -> None:
         if not source.closed.wait(30):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from libtz._native import lib
-from libtz.transfer.memory import ALIGNMENT, ARENA_SIZE, HUGE_PAGE, Arena, HostBuffer, allocate
+from libtz.memory import ALIGNMENT, ARENA_SIZE, HUGE_PAGE, Arena, HostBuffer, allocate
 
 KIB = 1024
 MIB = 1024 * KIB

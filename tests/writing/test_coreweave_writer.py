@@ -23,6 +23,8 @@ from libtz.torch import tensor_bytes
 from libtz.writing.coreweave import CoreweaveWriter, Kind, TensorRecord
 from libtz.writing.coreweave_sealing import PasswordHash, SealingKey
 
+pytestmark = pytest.mark.slow
+
 Tensors = Mapping[Any, torch.Tensor]
 
 # Each dtype with some bits that mean something; the bool ones are 0 and 1.

@@ -18,6 +18,8 @@ from libtz.errors import SourceError
 from libtz.options import HttpOptions, RetryPolicy, S3Options, WriteOptions
 from libtz.writing.tz import TensorSpec
 
+pytestmark = pytest.mark.slow
+
 MIB = 1024 * 1024
 BUCKET = "writer"
 

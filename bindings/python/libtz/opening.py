@@ -17,15 +17,11 @@ from libtz.checkpoint.shard_index import INDEX_SUFFIX, folder_files, read_index
 from libtz.checkpoint.sharded import FileSet
 from libtz.errors import FormatError, OptionError
 from libtz.format import parse_digest
+from libtz.locations import Location, resolve_source
+from libtz.memory import allocate
 from libtz.options import ReadOptions
 from libtz.sources.base import Source
-from libtz.sources.file import FileSource
-from libtz.sources.resolve import resolve_source, scheme_of
-from libtz.sources.url import shown
-from libtz.sources.whole import location_name, location_of
 from libtz.transfer.decryption import DecryptionError
-from libtz.transfer.mapped import MappedSource
-from libtz.transfer.memory import allocate
 
 __all__ = ["open"]
 
@@ -45,18 +41,21 @@ def open(source: Any, *, digest: str | None = None, options: ReadOptions = _DEFA
     then can only be loaded whole.
     """
     algorithm, pin = parse_digest(digest) if digest is not None else (None, None)
-    if is_set(source):
-        return _open_set(source, digest=digest, options=options)
+    if isinstance(source, (str, os.PathLike, Location)):
+        source = Location.of(source)
+        if _is_set(source):
+            return _open_set(source, digest=digest, options=options)
     place = resolve_source(source, options)
-    if options.local == "map" and isinstance(place, FileSource):
-        if pin is not None:
+    place.is_proven = algorithm == "blake3"
+    try:
+        place.limit(options.http.open_deadline_s)
+        header, front = _open_header(place, pin if algorithm == "blake3" else None)
+        place.limit(None)
+        if pin is not None and place.resident(0, 0) is not None:
             raise OptionError(
                 "a mapped file can change after it was checked, so local='map' and a digest exclude"
                 " each other; leave local='copy'"
             )
-        place = MappedSource(place)
-    try:
-        header, front = _open_header(place, pin if algorithm == "blake3" else None)
         if algorithm == "sha256" and header.info.format == lib.FORMAT_TZ:
             raise OptionError(
                 f"{place.url} is a tz file; pin it by its own digest, as `tz digest` prints it"
@@ -73,30 +72,25 @@ def open(source: Any, *, digest: str | None = None, options: ReadOptions = _DEFA
         raise
 
 
-def is_set(source: Any) -> bool:
-    """Whether a source is a folder or an index, by its name."""
-    if not isinstance(source, (str, os.PathLike)):
-        return False
-    location = location_of(source)
+def _is_set(location: Location) -> bool:
+    """Whether it is a folder or an index, by its name."""
     # Path.is_dir() raises on names that are too long.
-    is_folder = scheme_of(location) is None and os.path.isdir(location)  # noqa: PTH112
-    return is_folder or location_name(location).endswith(INDEX_SUFFIX)
+    is_folder = location.is_local and os.path.isdir(location.text)  # noqa: PTH112
+    return is_folder or location.name.endswith(INDEX_SUFFIX)
 
 
-def _open_set(source: Any, *, digest: str | None, options: ReadOptions) -> File:
+def _open_set(location: Location, *, digest: str | None, options: ReadOptions) -> File:
     """What `libtz.open` returns for a folder or an index: of a folder with one file, that file."""
-    location = location_of(source)
-    if not location_name(location).endswith(INDEX_SUFFIX):
-        names = folder_files(Path(location))
-        # Where `sibling` finds the files of the folder.
-        location = os.path.join(location, names[0])  # noqa: PTH118
+    if not location.name.endswith(INDEX_SUFFIX):
+        names = folder_files(Path(location.text))
+        location = location.folder().sibling(names[0])
         if len(names) == 1 and not names[0].endswith(INDEX_SUFFIX):
             return open(location, digest=digest, options=options)
     else:
-        names = [location_name(location)]
+        names = [location.name]
     if digest is not None:
         raise OptionError(
-            f"{shown(location)} is one of a set of files, and a digest pins one file; `tz convert`"
+            f"{location} is one of a set of files, and a digest pins one file; `tz convert`"
             " makes one file of a set, and prints its digest"
         )
     open_file = partial(open, options=options)
@@ -114,6 +108,11 @@ def _open_header(source: Source, pin: bytes | None) -> tuple[lib.Header, memoryv
         try:
             opened = lib.Header.open(front, source.size, label=source.url, pin=pin)
         except FormatError as error:
+            if source.size == 0:
+                error.message += (
+                    "; there is nothing to read: the file is empty (0 bytes), as after an upload"
+                    " that broke off, or where it marks a folder"
+                )
             if error.code != "not-tz":
                 raise
             if bytes(front[:5]) == b"|TZR|":

@@ -1,18 +1,28 @@
 """Every option of libtz as frozen values, defined once and passed whole.
 
-Each is checked when it is made, so that a mistake is an `OptionError` at the line that made it. No
-`repr` shows a secret: header values, keys and proxy addresses are left out.
+They are checked when they are made, so a mistake is an `OptionError` at the line that made it. No
+`repr` shows a secret: header values, keys and proxy addresses are left out. The command line makes
+its flags from these fields and their descriptions.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from libtz.errors import OptionError
+from libtz.fields import (
+    documented,
+    option,
+    option_group,
+    require_bool,
+    require_choice,
+    require_integer,
+    require_seconds,
+    require_type,
+)
 from libtz.sodium import KEY_SIZE
 
 __all__ = [
@@ -36,6 +46,7 @@ CHUNK_SIZE_MAX = 64 * MIB
 REQUEST_SIZE_MIN = 64 * KIB
 # Room for a few chunks of the usual 1 MiB on their way; larger chunks may need more than this.
 HOST_MEMORY_MIN = 8 * MIB
+SSE_KEY_SIZE = 32  # AES-256, the only cipher that S3 has for keys of its customers
 # Past this a client is a load test; servers and file-descriptor limits object first.
 CONNECTIONS_MAX = 1024
 
@@ -95,64 +106,63 @@ def _secret_mapping(value: Any, name: str) -> SecretMapping:
     return SecretMapping(value)
 
 
-def _require_seconds(value: Any, name: str, *, zero_ok: bool = False) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value < 0 or (value == 0 and not zero_ok):
-        at_least = "at least 0" if zero_ok else "more than 0"
-        raise OptionError(f"{name} must be a number of seconds, {at_least}; got {value!r}")
-
-
-def _require_integer(value: Any, name: str, minimum: int, maximum: int | None = None) -> None:
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
-    if not is_integer or value < minimum or (maximum is not None and value > maximum):
-        upper = "" if maximum is None else f" and at most {maximum}"
-        raise OptionError(f"{name} must be an integer, at least {minimum}{upper}; got {value!r}")
-
-
-def _require_bool(value: Any, name: str) -> None:
-    if not isinstance(value, bool):
-        raise OptionError(f"{name} must be True or False; got {value!r}")
-
-
-def _require_choice(value: Any, name: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        listed = ", ".join(repr(choice) for choice in choices)
-        raise OptionError(f"{name} must be one of {listed}; got {value!r}")
-
-
-def _require_type(value: Any, name: str, wanted: type) -> None:
-    if not isinstance(value, wanted):
-        raise OptionError(f"{name} must be a {wanted.__name__}, not {type(value).__name__}")
-
-
+@documented
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
     """When to try a request again. Counts start anew whenever a try made progress."""
 
-    attempts: int = 8  # tries without progress, the first one included; 1 means no retry
-    backoff_s: float = 0.25  # the first wait; each further one is twice as long, with jitter
-    backoff_max_s: float = 15.0
-    retry_after_max_s: float = 60.0  # a server may ask for a longer wait by Retry-After, up to this
-    deadline_s: float = 300.0  # give up when the last progress is this long ago
+    attempts: int = option(8, "tries without progress before giving up; 1 means no retry")
+    backoff_s: float = option(
+        0.25, "first wait before trying again; it doubles each time, with jitter", unit="seconds"
+    )
+    backoff_max_s: float = option(15.0, "longest wait before trying again", unit="seconds")
+    retry_after_max_s: float = option(
+        60.0, "longest wait that a server may ask for", unit="seconds"
+    )
+    deadline_s: float = option(
+        300.0, "give up when nothing has arrived for this long", unit="seconds"
+    )
 
     def __post_init__(self) -> None:
-        _require_integer(self.attempts, "RetryPolicy.attempts", 1)
+        require_integer(self.attempts, "RetryPolicy.attempts", 1)
         for name in ("backoff_s", "backoff_max_s", "retry_after_max_s"):
-            _require_seconds(getattr(self, name), f"RetryPolicy.{name}", zero_ok=True)
-        _require_seconds(self.deadline_s, "RetryPolicy.deadline_s")
+            require_seconds(getattr(self, name), f"RetryPolicy.{name}", zero_ok=True)
+        require_seconds(self.deadline_s, "RetryPolicy.deadline_s")
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class HttpOptions:
-    """How to talk to an HTTP server; S3 requests obey all of it but `headers`."""
+    """How to talk to an HTTP server, an S3 store included."""
 
-    headers: Mapping[str, str] = field(default_factory=dict)  # sent to the URL's own host only
-    timeout_s: float = 30.0  # a connection that stalls this long is dropped, and the range resumed
-    connect_timeout_s: float = 10.0
-    verify: bool | str = True  # False trusts any certificate; a path names a CA file or directory
-    cert: str | tuple[str, str] | None = None  # client certificate: file, or (file, key file)
-    proxies: Mapping[str, str] | None = None  # None: as the environment says; {}: no proxy
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    headers: Mapping[str, str] = option(
+        SecretMapping({}), "headers to send, to the URL's own host only", has_flag=False
+    )
+    timeout_s: float = option(
+        30.0, "drop a connection that stalls this long, and resume", unit="seconds"
+    )
+    connect_timeout_s: float = option(10.0, "give up connecting after this long", unit="seconds")
+    open_deadline_s: float = option(
+        600.0, "give up when reading a header or an index takes longer", unit="seconds"
+    )
+    # A telephone modem brought more; a gigabyte would take three days.
+    rate_min: int = option(
+        4 * KIB,
+        "give up when fewer bytes a second come over all connections, averaged over"
+        " retry.deadline_s; 0: never",
+        unit="bytes",
+    )
+    verify: bool | str = option(
+        True, "check the server's certificate; or the path of the authorities to trust"
+    )
+    # A str, or a pair: certificate and key.
+    cert: str | tuple[str, str] | None = option(
+        None, "client certificate with its key, as one PEM file"
+    )
+    proxies: Mapping[str, str] | None = option(
+        None, "proxies by scheme (default: as the environment says; {}: none)", has_flag=False
+    )
+    retry: RetryPolicy = option_group(RetryPolicy, "retries")
 
     def __post_init__(self) -> None:
         headers = _secret_mapping(self.headers, "HttpOptions.headers")
@@ -161,8 +171,10 @@ class HttpOptions:
         if len({name.lower() for name in headers}) != len(headers):
             raise OptionError("HttpOptions.headers names a header twice; case does not count")
         object.__setattr__(self, "headers", headers)
-        _require_seconds(self.timeout_s, "HttpOptions.timeout_s")
-        _require_seconds(self.connect_timeout_s, "HttpOptions.connect_timeout_s")
+        require_seconds(self.timeout_s, "HttpOptions.timeout_s")
+        require_seconds(self.connect_timeout_s, "HttpOptions.connect_timeout_s")
+        require_seconds(self.open_deadline_s, "HttpOptions.open_deadline_s")
+        require_integer(self.rate_min, "HttpOptions.rate_min", 0)
         if not isinstance(self.verify, (bool, str)) or self.verify == "":
             raise OptionError("HttpOptions.verify must be True, False or the path of a CA bundle")
         if not _is_certificate(self.cert):
@@ -170,7 +182,7 @@ class HttpOptions:
         if self.proxies is not None:
             proxies = _secret_mapping(self.proxies, "HttpOptions.proxies")
             object.__setattr__(self, "proxies", proxies)
-        _require_type(self.retry, "HttpOptions.retry", RetryPolicy)
+        require_type(self.retry, "HttpOptions.retry", RetryPolicy)
 
 
 def _check_header(name: str, value: str) -> None:
@@ -192,26 +204,49 @@ def _is_certificate(value: Any) -> bool:
     return is_pair and all(isinstance(part, str) and part for part in value)
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class S3Options:
     """Where an S3 store is and who asks. Whatever is None, boto3's own configuration decides."""
 
-    endpoint: str | None = None  # plain HTTP is used only when this says http://
-    region: str | None = None
-    profile: str | None = None
-    anonymous: bool = False  # send unsigned requests
-    addressing_style: Literal["auto", "path", "virtual"] | None = None
-    version_id: str | None = None  # read this version of the object
-    access_key_id: str | None = field(default=None, repr=False)
-    secret_access_key: str | None = field(default=None, repr=False)
-    session_token: str | None = field(default=None, repr=False)
+    # Plain HTTP is used only when this says http://.
+    endpoint: str | None = option(
+        None, "URL of an S3-compatible store (default: as boto3 is configured, or AWS)"
+    )
+    region: str | None = option(None, "the store's region")
+    profile: str | None = option(
+        None, "profile of the AWS configuration files that holds the credentials"
+    )
+    anonymous: bool = option(False, "send unsigned requests")
+    addressing_style: Literal["auto", "path", "virtual"] | None = option(
+        None, "how bucket names go into URLs"
+    )
+    version_id: str | None = option(None, "read this version of the object")
+    requester_pays: bool = option(False, "pay for requests to buckets whose owners do not")
+    sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = option(
+        None, "how the store is to encrypt what is written"
+    )
+    sse_kms_key_id: str | None = option(None, "key of its key service to encrypt with")
+    sse_customer_key: bytes | None = option(
+        None,
+        "a key of your own, 32 bytes, that the store encrypts with and does not keep (SSE-C)",
+        has_flag=False,
+        repr=False,
+    )
+    access_key_id: str | None = option(None, "key to sign with", has_flag=False, repr=False)
+    secret_access_key: str | None = option(None, "its secret half", has_flag=False, repr=False)
+    session_token: str | None = option(
+        None, "token that belongs to temporary keys", has_flag=False, repr=False
+    )
 
     def __post_init__(self) -> None:
-        _require_bool(self.anonymous, "S3Options.anonymous")
+        require_bool(self.anonymous, "S3Options.anonymous")
+        require_bool(self.requester_pays, "S3Options.requester_pays")
         self._check_strings()
+        self._check_encryption()
         if self.addressing_style is not None:
             choices = ("auto", "path", "virtual")
-            _require_choice(self.addressing_style, "S3Options.addressing_style", choices)
+            require_choice(self.addressing_style, "S3Options.addressing_style", choices)
         if self.endpoint is not None and not _ENDPOINT.fullmatch(self.endpoint):
             raise OptionError(
                 "S3Options.endpoint must be http:// or https://, a host, perhaps a port and a path;"
@@ -224,12 +259,24 @@ class S3Options:
         if self.anonymous and (self.access_key_id is not None or self.profile is not None):
             raise OptionError("S3Options: anonymous excludes keys and profile")
 
+    def _check_encryption(self) -> None:
+        if self.sse is not None:
+            require_choice(self.sse, "S3Options.sse", ("AES256", "aws:kms", "aws:kms:dsse"))
+        if self.sse_kms_key_id is not None and not (self.sse or "").startswith("aws:kms"):
+            raise OptionError('S3Options.sse_kms_key_id needs sse="aws:kms" or "aws:kms:dsse"')
+        key = self.sse_customer_key
+        if key is not None and (not isinstance(key, bytes) or len(key) != SSE_KEY_SIZE):
+            raise OptionError(f"S3Options.sse_customer_key must be {SSE_KEY_SIZE} bytes")
+        if key is not None and self.sse is not None:
+            raise OptionError("S3Options: give sse or sse_customer_key, not both")
+
     def _check_strings(self) -> None:
         for name in (
             "endpoint",
             "region",
             "profile",
             "version_id",
+            "sse_kms_key_id",
             "access_key_id",
             "secret_access_key",
             "session_token",
@@ -239,19 +286,25 @@ class S3Options:
                 raise OptionError(f"S3Options.{name} must be None or a non-empty str")
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class DecryptionOptions:
     """How to decrypt .tensors files: with a key, or the passphrase that the key was derived from.
     Give one of the first four. Without the key nobody can change a tensor's values unseen, but take
     away all of them (it is zeros then), or the tensor: `digest="sha256:…"` stops that."""
 
-    key: bytes | None = field(default=None, repr=False)
-    passphrase: str | bytes | None = field(default=None, repr=False)
-    key_file: str | None = None  # holds the key's 32 bytes
-    passphrase_file: str | None = None  # without a line break at its end
-    # What deriving a key may cost: a file that asks for more is refused before any work.
-    operations_max: int = 4
-    memory_max: int = 1024 * MIB
+    key: bytes | None = option(None, "the key, 32 bytes", has_flag=False, repr=False)
+    passphrase: str | bytes | None = option(
+        None, "the passphrase that the key was derived from", has_flag=False, repr=False
+    )
+    key_file: str | None = option(None, "file with the 32 bytes of an encrypted file's key")
+    # A line break at its end is part of the passphrase.
+    passphrase_file: str | None = option(
+        None, "file with the passphrase that the key was derived from"
+    )
+    # A file that asks for more is refused before any work.
+    operations_max: int = option(4, "passes that deriving a key may take")
+    memory_max: int = option(1024 * MIB, "memory that deriving a key may take", unit="bytes")
 
     @property
     def is_given(self) -> bool:
@@ -275,56 +328,76 @@ class DecryptionOptions:
                 raise OptionError(f"DecryptionOptions.{name} must be None or a path")
         if self._given() > 1:
             raise OptionError("DecryptionOptions: give one of key, passphrase and their files")
-        _require_integer(self.operations_max, "DecryptionOptions.operations_max", 1)
-        _require_integer(self.memory_max, "DecryptionOptions.memory_max", 8192)
+        require_integer(self.operations_max, "DecryptionOptions.operations_max", 1)
+        require_integer(self.memory_max, "DecryptionOptions.memory_max", 8192)
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
     """How to open and load a source."""
 
-    verify: bool = True  # check every chunk's checksum; a pinned digest is checked regardless
-    # "copy" reads what is not in the page cache past it; "map" fills it, and later changes show.
-    local: Literal["copy", "map"] = "copy"
-    host_memory_max: int = 256 * MIB  # beyond the result itself
-    # Zeros to make for tensors of .tensors files that have a shape but no values.
-    meta_size_max: int = 1024 * MIB
-    connections_max: int = 32
-    request_size_max: int = 64 * MIB
-    progress: bool | None = None  # None: a bar on a terminal only
-    http: HttpOptions = field(default_factory=HttpOptions)
-    s3: S3Options = field(default_factory=S3Options)
-    decryption: DecryptionOptions = field(default_factory=DecryptionOptions)
+    verify: bool = option(
+        True, "check every chunk's checksum; a pinned digest is checked regardless", is_loading=True
+    )
+    # "copy" reads what is not in the page cache past it; "map" fills it.
+    local: Literal["copy", "map"] = option(
+        "copy",
+        "copy local files into memory, or map them (later changes to the file show)",
+        is_loading=True,
+    )
+    host_memory_max: int = option(
+        256 * MIB, "host memory to use beside the tensors", unit="bytes", is_loading=True
+    )
+    meta_size_max: int = option(
+        1024 * MIB,
+        "zeros to make for tensors that a .tensors file has no values of",
+        unit="bytes",
+        is_loading=True,
+    )
+    connections_max: int = option(32, "parallel requests to a server", is_loading=True)
+    request_size_max: int = option(
+        64 * MIB, "bytes to ask for in one request", unit="bytes", is_loading=True
+    )
+    progress: bool | None = option(None, "show a progress bar (default: on a terminal)")
+    http: HttpOptions = option_group(HttpOptions, "HTTP (and S3)")
+    s3: S3Options = option_group(S3Options, "S3")
+    decryption: DecryptionOptions = option_group(DecryptionOptions, "encrypted .tensors files")
 
     def __post_init__(self) -> None:
-        _require_bool(self.verify, "ReadOptions.verify")
-        _require_choice(self.local, "ReadOptions.local", ("copy", "map"))
-        _require_integer(self.host_memory_max, "ReadOptions.host_memory_max", HOST_MEMORY_MIN)
-        _require_integer(self.meta_size_max, "ReadOptions.meta_size_max", 0)
-        _require_integer(self.connections_max, "ReadOptions.connections_max", 1, CONNECTIONS_MAX)
-        _require_integer(self.request_size_max, "ReadOptions.request_size_max", REQUEST_SIZE_MIN)
+        require_bool(self.verify, "ReadOptions.verify")
+        require_choice(self.local, "ReadOptions.local", ("copy", "map"))
+        require_integer(self.host_memory_max, "ReadOptions.host_memory_max", HOST_MEMORY_MIN)
+        require_integer(self.meta_size_max, "ReadOptions.meta_size_max", 0)
+        require_integer(self.connections_max, "ReadOptions.connections_max", 1, CONNECTIONS_MAX)
+        require_integer(self.request_size_max, "ReadOptions.request_size_max", REQUEST_SIZE_MIN)
         if self.progress is not None:
-            _require_bool(self.progress, "ReadOptions.progress")
-        _require_type(self.http, "ReadOptions.http", HttpOptions)
-        _require_type(self.s3, "ReadOptions.s3", S3Options)
-        _require_type(self.decryption, "ReadOptions.decryption", DecryptionOptions)
+            require_bool(self.progress, "ReadOptions.progress")
+        require_type(self.http, "ReadOptions.http", HttpOptions)
+        require_type(self.s3, "ReadOptions.s3", S3Options)
+        require_type(self.decryption, "ReadOptions.decryption", DecryptionOptions)
 
 
+@documented
 @dataclass(frozen=True, kw_only=True)
 class WriteOptions:
     """How to write a file."""
 
-    compress: Literal["auto", "off"] = "auto"
-    chunk_size: int | None = None  # decoded bytes per chunk; None lets the writer choose
-    http: HttpOptions = field(default_factory=HttpOptions)  # time-outs, TLS and retries of S3
-    s3: S3Options = field(default_factory=S3Options)
+    compress: Literal["auto", "off"] = option("auto", "compress chunks where that pays, or never")
+    chunk_size: int | None = option(
+        None,
+        "decoded bytes per chunk, a power of two from 64K to 64M (default: by file size)",
+        unit="bytes",
+    )
+    http: HttpOptions = option_group(HttpOptions, "HTTP (and S3)")
+    s3: S3Options = option_group(S3Options, "S3")
 
     def __post_init__(self) -> None:
-        _require_choice(self.compress, "WriteOptions.compress", ("auto", "off"))
+        require_choice(self.compress, "WriteOptions.compress", ("auto", "off"))
         if self.chunk_size is not None:
             name = "WriteOptions.chunk_size"
-            _require_integer(self.chunk_size, name, CHUNK_SIZE_MIN, CHUNK_SIZE_MAX)
+            require_integer(self.chunk_size, name, CHUNK_SIZE_MIN, CHUNK_SIZE_MAX)
             if self.chunk_size & (self.chunk_size - 1):
                 raise OptionError(f"{name} must be a power of two; got {self.chunk_size}")
-        _require_type(self.http, "WriteOptions.http", HttpOptions)
-        _require_type(self.s3, "WriteOptions.s3", S3Options)
+        require_type(self.http, "WriteOptions.http", HttpOptions)
+        require_type(self.s3, "WriteOptions.s3", S3Options)

@@ -65,7 +65,8 @@ pub fn decode(
         needed.* = header_size;
         return null;
     }
-    const json = front[length_size..@intCast(header_size)];
+    // A copy, which cannot change while it is read; the names point into it.
+    const json = try arena.dupe(u8, front[length_size..@intCast(header_size)]);
     var parser: Parser = .{ .arena = arena, .reader = .{ .text = json }, .diagnostic = diagnostic };
     try parser.parse();
     const order = try parser.arrange(file_size - header_size, header_size);

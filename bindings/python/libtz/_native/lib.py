@@ -14,15 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libtz._native import clib, ffi
+from libtz._native.checksums import Blake3, blake3, crc32, crc32c
 from libtz._native.memory import address, exported, owned_buffer
 from libtz._native.status import NONE32, NONE64, check, new_diagnostic, status_name
-from libtz._native.tables import (
-    Node,
-    read_node,
-    record_dtype,
-    text,
-    view,
-)
+from libtz._native.tables import Node, read_node, record_dtype, text, view
 from libtz._native.writing import ENTRY, Builder, BuilderInfo, TensorSpec, encode_chunks
 
 __all__ = [
@@ -44,6 +39,7 @@ __all__ = [
     "address",
     "blake3",
     "cpu_level",
+    "crc32",
     "crc32c",
     "dtype",
     "dtype_code",
@@ -96,7 +92,7 @@ VERIFY_CRC: int = clib.TZ_VERIFY_CRC
 VERIFY_DIGEST: int = clib.TZ_VERIFY_DIGEST
 
 
-# ---- Version, checksums, data types --------------------------------------------------------------
+# ---- Version, data types -------------------------------------------------------------------------
 
 
 def version() -> str:
@@ -105,35 +101,6 @@ def version() -> str:
 
 def cpu_level() -> str:
     return ffi.string(clib.tz_cpu_level()).decode()
-
-
-def crc32c(data: Any, initial: int = 0) -> int:
-    with exported(data) as source:
-        return clib.tz_crc32c(initial, source, len(source))
-
-
-def blake3(data: Any) -> bytes:
-    digest = ffi.new("uint8_t[32]")
-    with exported(data) as source:
-        clib.tz_blake3(source, len(source), digest)
-    return bytes(digest)
-
-
-class Blake3:
-    """BLAKE3 of a stream, in the manner of hashlib."""
-
-    def __init__(self) -> None:
-        self._state = ffi.new("tz_blake3_state *")
-        clib.tz_blake3_init(self._state)
-
-    def update(self, data: Any) -> None:
-        with exported(data) as source:
-            clib.tz_blake3_update(self._state, source, len(source))
-
-    def digest(self) -> bytes:
-        digest = ffi.new("uint8_t[32]")
-        clib.tz_blake3_final(self._state, digest)
-        return bytes(digest)
 
 
 class DtypeInfo(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from libtz.errors import OptionError
 from libtz.format import item_size
-from libtz.transfer.memory import HostBuffer
+from libtz.memory import HostBuffer
 from libtz.transfer.upload import CudaUpload, Upload
 
 __all__ = ["BufferFramework", "Framework", "default_framework", "device_of", "for_device"]

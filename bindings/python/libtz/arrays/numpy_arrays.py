@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libtz.errors import OptionError
-from libtz.transfer.memory import HostBuffer
+from libtz.memory import HostBuffer
 
 __all__ = ["DTYPES", "NAMES", "NumpyFramework"]
 

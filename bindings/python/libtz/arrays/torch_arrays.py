@@ -11,7 +11,7 @@ from libtz._native import lib
 from libtz.arrays.torch_dtypes import TORCH_DTYPES
 from libtz.errors import OptionError
 from libtz.format import dtype_name
-from libtz.transfer.memory import HostBuffer
+from libtz.memory import HostBuffer
 
 __all__ = ["TorchFramework", "make_empty"]
 

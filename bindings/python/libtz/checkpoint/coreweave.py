@@ -24,10 +24,9 @@ from libtz.checkpoint.selection import Names
 from libtz.checkpoint.slices import Selection
 from libtz.errors import FormatError, OptionError
 from libtz.format import TensorInfo, dtype_name, item_size
+from libtz.memory import HostBuffer, allocate
 from libtz.transfer.decryption import Decryption, DecryptionOptionError
 from libtz.transfer.load import Job, Wants
-from libtz.transfer.mapped import MappedSource
-from libtz.transfer.memory import HostBuffer, allocate
 from libtz.transfer.records import RecordCheck, RecordNote, record_wants
 from libtz.transfer.upload import Upload
 
@@ -48,9 +47,6 @@ class CoreweaveFile(File):
         self.checks_every_hash = True
         self._has_hashes: bool | None = None  # unknown until something was loaded
         self._key: Decryption | None = None
-        if self.is_encrypted and isinstance(self._source, MappedSource):
-            # Decrypting is done in place, and a mapping would keep what it did.
-            self._source = self._source.unmapped
         self._notes: dict[int, RecordNote] = {}  # of tensors that were
 
     @property

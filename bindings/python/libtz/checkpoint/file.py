@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple
 
@@ -19,11 +19,11 @@ from libtz.checkpoint.selection import Names, select
 from libtz.checkpoint.slices import Selection, TensorSlice, thin
 from libtz.errors import Error, IntegrityError, OptionError
 from libtz.format import TensorInfo, digest_text, dtype_name, parse_digest
+from libtz.memory import HostBuffer
 from libtz.options import ReadOptions
 from libtz.sources.base import Source
 from libtz.structure import NodeKind
 from libtz.transfer.load import Job, Policy, Wants
-from libtz.transfer.memory import HostBuffer
 from libtz.transfer.progress import Progress
 from libtz.transfer.records import RecordCheck
 from libtz.transfer.runs import fetch_runs
@@ -236,8 +236,8 @@ class File(Mapping[str, Any]):
         end may go on with the file, unless the server has stalled: after five seconds it is closed.
         """
         framework, upload, move_to = self._for_device(device)
-        for name, tensor in self._iterate(names, framework, upload):
-            yield name, tensor if move_to is None else tensor.to(move_to)
+        with closing(self._iterate(names, framework, upload)) as tensors:
+            yield from tensors if move_to is None else ((n, t.to(move_to)) for n, t in tensors)
 
     def iter_buffers(self, names: Names = None) -> Iterator[tuple[str, memoryview]]:
         """As `iter_tensors`, with the bytes of each tensor: for types that no library has."""
@@ -351,7 +351,7 @@ class File(Mapping[str, Any]):
 
     def _iterate(
         self, names: Names, framework: Framework, upload: Upload | None
-    ) -> Iterator[tuple[str, Any]]:
+    ) -> Generator[tuple[str, Any], None, None]:
         picks = self._picks(names)
         order = {pick.owner: pick.entry.order for pick in picks if pick.entry.tie is None}
         for pick in picks:

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from libtz.errors import FormatError, OptionError
+from libtz.locations import Location, is_plain_name
 from libtz.options import ReadOptions
-from libtz.sources.url import shown
-from libtz.sources.whole import is_plain_name, read_whole
 
 __all__ = ["INDEX_SUFFIX", "folder_files", "read_index"]
 
@@ -54,13 +53,12 @@ def folder_files(folder: Path) -> list[str]:
 
 
 def read_index(
-    location: str, options: ReadOptions, *, suffixes: tuple[str, ...] = SUFFIXES
+    location: Location, options: ReadOptions, *, suffixes: tuple[str, ...] = SUFFIXES
 ) -> dict[str, str]:
     """File names by tensor name."""
-    where = shown(location)
 
     def broken(reason: str) -> FormatError:
-        return FormatError(f"{where}: {reason}", code="bad-index")
+        return FormatError(f"{location}: {reason}", code="bad-index")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members: dict[str, Any] = {}
@@ -73,7 +71,7 @@ def read_index(
     def no_constant(text: str) -> Any:
         raise broken(f"{text} is not JSON")
 
-    text = read_whole(location, options, size_max=INDEX_SIZE_MAX)
+    text = location.read(options, size_max=INDEX_SIZE_MAX)
     try:
         index = json.loads(
             text.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant

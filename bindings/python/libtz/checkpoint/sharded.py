@@ -19,9 +19,8 @@ from libtz.checkpoint.selection import Names, select
 from libtz.checkpoint.slices import Selection
 from libtz.errors import Error, FormatError, OptionError
 from libtz.format import TensorInfo
-from libtz.sources.url import shown
-from libtz.sources.whole import sibling
-from libtz.transfer.memory import HostBuffer
+from libtz.locations import Location
+from libtz.memory import HostBuffer
 from libtz.transfer.stats import TransferStats
 
 __all__ = ["FileSet", "check_shard"]
@@ -49,10 +48,10 @@ class FileSet(File):
 
     def __init__(
         self,
-        location: str,
+        location: Location,
         names: Sequence[str],
         index: dict[str, str] | None,
-        open_file: Callable[[str], File],
+        open_file: Callable[[Location], File],
     ) -> None:
         """Called by `libtz.open`. `location` is any file of the folder."""
         self._location = location
@@ -88,7 +87,7 @@ class FileSet(File):
         return index
 
     def _shown(self, name: str) -> str:
-        return shown(sibling(self._location, name))
+        return str(self._location.sibling(name))
 
     def _file(self, name: str) -> File:
         with self._opening:
@@ -96,7 +95,7 @@ class FileSet(File):
                 raise OptionError(f"{self!r} is closed")
             file = self._files[name]
             if file is None:
-                file = self._open_file(sibling(self._location, name))
+                file = self._open_file(self._location.sibling(name))
                 try:
                     self._check(name, file)
                 except BaseException:
@@ -181,7 +180,7 @@ class FileSet(File):
 
     def __repr__(self) -> str:
         return (
-            f"<libtz.FileSet {shown(self._location)}: {len(self._files)} files,"
+            f"<libtz.FileSet {self._location}: {len(self._files)} files,"
             f" {len(self._index_of)} tensors>"
         )
 

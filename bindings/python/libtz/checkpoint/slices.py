@@ -12,7 +12,7 @@ import numpy as np
 from libtz._native import lib
 from libtz.errors import OptionError
 from libtz.format import TensorInfo, item_size
-from libtz.transfer.memory import HostBuffer
+from libtz.memory import HostBuffer
 
 __all__ = ["Selection", "TensorSlice", "thin"]
 

@@ -10,8 +10,9 @@ from typing import Any
 from libtz import opening
 from libtz._native import lib
 from libtz.checkpoint.file import File
-from libtz.cli.options import HELP, LOADING, add_command, add_options, make_options
+from libtz.cli.options import add_command, add_options, make_options
 from libtz.cli.output import print_json, printable
+from libtz.fields import fields_of
 from libtz.format import TensorInfo, digest_text
 from libtz.options import ReadOptions
 
@@ -46,11 +47,12 @@ def add_to(commands: Any) -> None:
     parser.add_argument("new", metavar="B", help="path or URL")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     keys = {f"decryption.{name}" for name in KEYS}
-    add_options(parser, ReadOptions, leave_out=LOADING | keys)
+    add_options(parser, ReadOptions, loads=False, leave_out=keys)
+    descriptions = {field.path: field.option.description for field in fields_of(ReadOptions)}
     for side in SIDES:
         for name in KEYS:
             flag = f"--{side}-decryption-{name.replace('_', '-')}"
-            text = f"{HELP[f'decryption.{name}']}, for {side.upper()}"
+            text = f"{descriptions[f'decryption.{name}']}, for {side.upper()}"
             parser.add_argument(flag, dest=f"{side}.{name}", metavar="FILE", help=text)
 
 

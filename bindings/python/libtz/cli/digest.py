@@ -7,10 +7,10 @@ import hashlib
 from typing import Any
 
 from libtz import opening
-from libtz.cli.options import LOADING, add_command, add_options, make_options
+from libtz.cli.options import add_command, add_options, make_options
 from libtz.cli.output import print_json
+from libtz.locations import resolve_source
 from libtz.options import ReadOptions
-from libtz.sources.resolve import resolve_source
 from libtz.transfer.progress import Progress
 
 __all__ = ["add_to", "sha256_of"]
@@ -35,7 +35,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument("source", metavar="FILE", help="path or URL")
     parser.add_argument("--content", action="store_true", help="print the content digest instead")
     parser.add_argument("--json", action="store_true", help="print both, as JSON")
-    add_options(parser, ReadOptions, leave_out=LOADING)
+    add_options(parser, ReadOptions, loads=False)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from libtz import opening
 from libtz.checkpoint.file import File
-from libtz.cli.options import LOADING, add_command, add_options, make_options
+from libtz.cli.options import add_command, add_options, make_options
 from libtz.cli.output import print_json, print_table, printable, size_text
 from libtz.options import ReadOptions
 
@@ -28,7 +28,7 @@ def add_to(commands: Any) -> None:
     parser.add_argument("source", metavar="FILE", help="path or URL")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     parser.add_argument("--digest", help="refuse any file but the one with this digest")
-    add_options(parser, ReadOptions, leave_out=LOADING)
+    add_options(parser, ReadOptions, loads=False)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -1,8 +1,5 @@
-"""Flags for the fields of ReadOptions and WriteOptions: names, types and defaults are taken from
-there.
-
-Only the help is written here, once for every command; a field without help has no flag, and a test
-holds that every field is either here or in NO_FLAG.
+"""Command-line flags for the fields of ReadOptions and WriteOptions. Names, types, defaults and
+descriptions are all taken from there (see `libtz.fields`).
 """
 
 from __future__ import annotations
@@ -11,81 +8,16 @@ import argparse
 import dataclasses
 import re
 import typing
-from collections.abc import Callable, Collection, Iterator
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
 
-__all__ = ["HELP", "LOADING", "add_command", "add_options", "make_options", "parse_size"]
+from libtz.fields import Field, fields_of
+
+__all__ = ["VERBOSE_HELP", "add_command", "add_options", "make_options", "parse_size"]
+
+VERBOSE_HELP = "say why things take longer: retries, redirects, throttling"
 
 Options = TypeVar("Options")
-
-HELP = {
-    "verify": "check every chunk's checksum; a pinned digest is checked regardless",
-    "local": "copy local files into memory, or map them (later changes to the file show)",
-    "host_memory_max": "host memory to use beside the tensors",
-    "meta_size_max": "zeros to make for tensors that a .tensors file has no values of",
-    "connections_max": "parallel requests to a server",
-    "request_size_max": "bytes to ask for in one request",
-    "progress": "show a progress bar (default: on a terminal)",
-    "compress": "compress chunks where that pays, or never",
-    "chunk_size": "decoded bytes per chunk, a power of two from 64K to 64M (default: by file size)",
-    "http.timeout_s": "drop a connection that stalls this long, and resume",
-    "http.connect_timeout_s": "give up connecting after this long",
-    "http.verify": "check the server's certificate; or PATH of the authorities to trust",
-    "http.cert": "client certificate with its key, as one PEM file",
-    "http.retry.attempts": "tries without progress before giving up",
-    "http.retry.backoff_s": "first wait before trying again; it doubles each time",
-    "http.retry.backoff_max_s": "longest wait before trying again",
-    "http.retry.retry_after_max_s": "longest wait that a server may ask for",
-    "http.retry.deadline_s": "give up when nothing has arrived for this long",
-    "s3.endpoint": "URL of an S3-compatible store (default: as boto3 is configured, or AWS)",
-    "s3.region": "its region",
-    "s3.profile": "profile of the AWS configuration files that holds the credentials",
-    "s3.anonymous": "send unsigned requests",
-    "s3.addressing_style": "how bucket names go into URLs",
-    "s3.version_id": "read this version of the object",
-    "decryption.key_file": "file with the 32 bytes of an encrypted file's key",
-    "decryption.passphrase_file": "file with the passphrase that the key was derived from",
-    "decryption.operations_max": "passes that deriving a key may take",
-    "decryption.memory_max": "memory that deriving a key may take",
-}
-
-NO_FLAG = {
-    # Other users of the machine see command lines. boto3's files and variables hold such things,
-    # and HTTP_PROXY and ~/.netrc.
-    "s3.access_key_id",
-    "s3.secret_access_key",
-    "s3.session_token",
-    "http.headers",
-    "http.proxies",
-    "decryption.key",
-    "decryption.passphrase",
-}
-
-# What commands that load no tensors leave out.
-LOADING = frozenset(
-    {
-        "verify",
-        "local",
-        "host_memory_max",
-        "meta_size_max",
-        "connections_max",
-        "request_size_max",
-    }
-)
-
-_GROUPS = {
-    "": "options",
-    "http": "HTTP (and S3)",
-    "s3": "S3",
-    "decryption": "encrypted .tensors files",
-}
-_SIZES = {
-    "host_memory_max",
-    "meta_size_max",
-    "request_size_max",
-    "chunk_size",
-    "decryption.memory_max",
-}
 
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
 
@@ -96,12 +28,6 @@ def parse_size(text: str) -> int:
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 512K, 64M or 1048576")
     return int(match[1]) << (10 * " KMGT".index(match[2].upper() or " "))
-
-
-class _Field(NamedTuple):
-    path: str  # "http.retry.attempts"
-    kind: Any  # its type, without None
-    default: Any
 
 
 def add_command(
@@ -117,90 +43,82 @@ def add_command(
         allow_abbrev=False,
     )
     parser.set_defaults(run=run)
+    # Also after the command; left out there, it stays as it was before it.
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help=VERBOSE_HELP
+    )
     return parser
 
 
 def add_options(
     parser: argparse.ArgumentParser,
-    *kinds: type[Any],
+    *classes: type[Any],
+    loads: bool = True,
     leave_out: Collection[str] = (),
 ) -> None:
-    """Gives the parser a flag for each field of these options, nested ones included."""
+    """Gives the parser a flag for each field of these options, nested ones included. A command that
+    loads no tensors (`loads=False`) gets none for options that are about loading."""
     groups: dict[str, Any] = {}
-    seen: set[str] = set()
-    for kind in kinds:
-        for field in _fields(kind):
-            if field.path in NO_FLAG or field.path in leave_out or field.path in seen:
-                continue
-            seen.add(field.path)
-            place = field.path.partition(".")[0] if "." in field.path else ""
-            if place not in groups:
-                groups[place] = parser.add_argument_group(_GROUPS[place])
-            groups[place].add_argument(
-                "--" + field.path.replace(".", "-").replace("_", "-"),
-                dest=field.path,
-                default=argparse.SUPPRESS,
-                help=_help(field),
-                **_conversion(field),
-            )
+    fields = {field.path: field for cls in classes for field in fields_of(cls)}
+    for path, field in fields.items():
+        about = field.option
+        if not about.has_flag or (about.is_loading and not loads) or path in leave_out:
+            continue
+        if field.group not in groups:
+            groups[field.group] = parser.add_argument_group(field.group or "options")
+        groups[field.group].add_argument(
+            "--" + path.replace(".", "-").replace("_", "-"),
+            dest=path,
+            default=argparse.SUPPRESS,
+            help=_help(field),
+            **_conversion(field),
+        )
 
 
-def make_options(kind: type[Options], arguments: argparse.Namespace) -> Options:
+def make_options(cls: type[Options], arguments: argparse.Namespace) -> Options:
     """The options with what was given on the command line; everything else as it is by default."""
-    options: Options = _make(kind, vars(arguments), "")
+    options: Options = _make(cls, vars(arguments), "")
     return options
 
 
-def _make(kind: type[Any], given: dict[str, Any], prefix: str) -> Any:
+def _make(cls: type[Any], given: dict[str, Any], prefix: str) -> Any:
     values = {}
-    for field in dataclasses.fields(kind):
+    for field in dataclasses.fields(cls):
         path = prefix + field.name
         if path in given:
             values[field.name] = given[path]
         elif any(name.startswith(path + ".") for name in given):
-            inner = typing.get_type_hints(kind)[field.name]
+            inner = typing.get_type_hints(cls)[field.name]
             values[field.name] = _make(inner, given, path + ".")
-    return kind(**values)
+    return cls(**values)
 
 
-def _fields(kind: type[Any], prefix: str = "") -> Iterator[_Field]:
-    hints = typing.get_type_hints(kind)
-    defaults = kind()
-    for field in dataclasses.fields(kind):
-        hint = hints[field.name]
-        if dataclasses.is_dataclass(hint):
-            yield from _fields(typing.cast(Any, hint), f"{prefix}{field.name}.")
-        else:
-            known = [one for one in typing.get_args(hint) if one is not type(None)]
-            is_optional = type(None) in typing.get_args(hint)
-            inner = known[0] if is_optional and len(known) == 1 else hint
-            yield _Field(prefix + field.name, inner, getattr(defaults, field.name))
-
-
-def _help(field: _Field) -> str:
-    text = HELP[field.path]
+def _help(field: Field) -> str:
+    text = field.option.description
     if field.default is None or isinstance(field.default, bool) or "default" in text:
         return text
-    shown = _size_text(field.default) if field.path in _SIZES else field.default
-    return f"{text} (default: {shown})"
+    is_size = field.option.unit == "bytes"
+    return f"{text} (default: {_size_text(field.default) if is_size else field.default})"
 
 
 def _size_text(size: int) -> str:
-    return f"{size >> 20}M" if size % (1 << 20) == 0 else str(size)
+    for letter, shift in (("M", 20), ("K", 10)):
+        if size and size % (1 << shift) == 0:
+            return f"{size >> shift}{letter}"
+    return str(size)
 
 
-def _conversion(field: _Field) -> dict[str, Any]:
+def _conversion(field: Field) -> dict[str, Any]:
     """What argparse needs to know about a type."""
-    if field.kind is bool:
+    if field.type is bool:
         return {"action": argparse.BooleanOptionalAction}
-    if typing.get_origin(field.kind) is typing.Literal:
-        return {"choices": typing.get_args(field.kind)}
-    if field.path in _SIZES:
+    if typing.get_origin(field.type) is typing.Literal:
+        return {"choices": typing.get_args(field.type)}
+    if field.option.unit == "bytes":
         return {"type": parse_size, "metavar": "SIZE"}
-    if field.kind in (int, float):
-        metavar = "SECONDS" if field.path.endswith("_s") else "N"
-        return {"type": field.kind, "metavar": metavar}
-    if bool in typing.get_args(field.kind):
+    if field.type in (int, float):
+        return {"type": field.type, "metavar": "SECONDS" if field.option.unit else "N"}
+    if bool in typing.get_args(field.type):
         return {"type": _yes_no_or_text, "metavar": "yes|no|PATH"}
     return {"metavar": field.path.rpartition(".")[2].upper()}
 

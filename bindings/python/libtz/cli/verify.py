@@ -7,9 +7,10 @@ from typing import Any
 
 from libtz import opening
 from libtz.cli.digest import sha256_of
-from libtz.cli.options import LOADING, add_command, add_options, make_options
+from libtz.cli.options import add_command, add_options, make_options
 from libtz.errors import IntegrityError, OptionError
 from libtz.options import ReadOptions
+from libtz.sources.url import shown
 
 __all__ = ["add_to", "verify"]
 
@@ -37,7 +38,7 @@ def add_to(commands: Any) -> None:
         help="insist on what a tz file always gets: every tensor is decoded and compared with its"
         " content digest; formats without those are an error",
     )
-    add_options(parser, ReadOptions, leave_out=LOADING)
+    add_options(parser, ReadOptions, loads=False)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -65,5 +66,5 @@ def verify(source: Any, digest: str | None, options: ReadOptions, *, content: bo
     if digest is None:
         return False
     if sha256_of(source, options) != digest:
-        raise IntegrityError(f"{source} is not the file that the digest pins")
+        raise IntegrityError(f"{shown(source)} is not the file that the digest pins")
     return True

@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import torch
 
@@ -30,12 +29,10 @@ from libtz.integrations.transformers_config import (
     model_class_of,
     read_json,
 )
+from libtz.locations import Location, is_plain_name
 from libtz.opening import open as open_file
 from libtz.options import ReadOptions
 from libtz.sinks.file import FileSink
-from libtz.sources.resolve import scheme_of
-from libtz.sources.url import shown
-from libtz.sources.whole import is_plain_name, location_of, read_whole, sibling
 from libtz.torch.cast import check_dtype, load_as
 
 __all__ = ["fetch_tokenizer", "load_pretrained"]
@@ -107,8 +104,8 @@ def load_pretrained(
         IntegrityError, SourceError: as `libtz.open` and `libtz.torch.load_file`.
     """
     check_dtype(dtype)
-    folder = _folder(source)
-    location = sibling(folder, "config.json")
+    folder = Location.of(source).folder()
+    location = folder.sibling("config.json")
     values = read_json(location, options)
     with _open_weights(folder, weights, digest, options) as file:
         config = checked_config(values, location, len(file))
@@ -119,7 +116,7 @@ def load_pretrained(
         if not _fill(model, file, device, dtype):
             model = _converted(file, type(model), config, dtype).to(device)
     if model.can_generate():
-        location = sibling(folder, "generation_config.json")
+        location = folder.sibling("generation_config.json")
         settings = read_json(location, options, optional=True)
         if settings is not None:
             model.generation_config = generation_config(settings, location)
@@ -143,7 +140,7 @@ def fetch_tokenizer(
         SourceError: a file could not be read or written.
         OptionError: a folder is where a file should be.
     """
-    origin = _folder(source)
+    origin = Location.of(source).folder()
     target = Path(folder)
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -152,8 +149,8 @@ def fetch_tokenizer(
             f"{target} cannot be made: {error.strerror or type(error).__name__}", url=str(target)
         ) from error
     for name in ("config.json", *TOKENIZER_FILES):
-        with absence_of(sibling(origin, name), optional=name != "config.json"):
-            data = read_whole(sibling(origin, name), options, size_max=TOKENIZER_SIZE_MAX)
+        with absence_of(origin.sibling(name), optional=name != "config.json"):
+            data = origin.sibling(name).read(options, size_max=TOKENIZER_SIZE_MAX)
             sink = FileSink(target / name)
             try:
                 sink.write_at(0, memoryview(data))
@@ -166,36 +163,26 @@ def fetch_tokenizer(
 # ---- Files ---------------------------------------------------------------------------------------
 
 
-def _folder(source: str | os.PathLike[str]) -> str:
-    """A location such that `sibling` names files of the folder."""
-    location = location_of(source)
-    if scheme_of(location) in ("http", "https"):
-        parts = urlsplit(location)
-        path = parts.path.rstrip("/") + "/"
-        return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
-    return location if location.endswith(("/", os.sep)) else location + "/"
-
-
 def _open_weights(
-    folder: str, weights: str | None, digest: str | None, options: ReadOptions
+    folder: Location, weights: str | None, digest: str | None, options: ReadOptions
 ) -> File:
     if weights is not None:
         if not is_plain_name(weights):
             raise OptionError(f"weights is the name of a file in the folder, not {weights!r}")
-        return open_file(sibling(folder, weights), digest=digest, options=options)
-    if scheme_of(folder) is None:
-        found = [name for name in WEIGHTS if Path(sibling(folder, name)).exists()]
+        return open_file(folder.sibling(weights), digest=digest, options=options)
+    if folder.is_local:
+        found = [name for name in WEIGHTS if Path(folder.sibling(name).text).exists()]
         if len({".tz" in name for name in found}) > 1:
             raise OptionError(
                 f"{folder} holds weights in two formats; give weights=, one of {', '.join(found)}"
             )
     for name in WEIGHTS:
-        location = sibling(folder, name)
+        location = folder.sibling(name)
         with absence_of(location, optional=True):
             return open_file(location, digest=digest, options=options)
     raise SourceError(
-        f"{shown(folder)} has no weights (or they may not be read): {', '.join(WEIGHTS)}",
-        url=shown(folder),
+        f"{folder} has no weights (or they may not be read): {', '.join(WEIGHTS)}",
+        url=str(folder),
     )
 
 

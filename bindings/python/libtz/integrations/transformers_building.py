@@ -16,6 +16,7 @@ from torch.nn.modules import module as torch_module
 from libtz.arrays.torch_dtypes import TORCH_DTYPES
 from libtz.checkpoint.file import File
 from libtz.integrations.transformers_config import bad_config, typed_errors
+from libtz.locations import Location
 from libtz.torch.no_init import no_init
 
 __all__ = ["empty_model"]
@@ -32,7 +33,7 @@ _DEFAULT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def empty_model(
-    framework: Any, config: Any, file: File, dtype: torch.dtype | None, location: str
+    framework: Any, config: Any, file: File, dtype: torch.dtype | None, location: Location
 ) -> Any:
     """The model that the configuration from `location` describes, its parameters on the meta
     device. FormatError if it cannot be built, or asks for much more than `file` holds."""
@@ -57,7 +58,7 @@ def _new(framework: Any, config: Any) -> Any:
 
 
 @contextmanager
-def _bounded_building(location: str, tensor_count: int) -> Iterator[None]:
+def _bounded_building(location: Location, tensor_count: int) -> Iterator[None]:
     """Stops the building of a model that has far more modules than the file has tensors. Only for
     models built by the same thread."""
     thread = threading.get_ident()
@@ -88,7 +89,7 @@ def _bounded_building(location: str, tensor_count: int) -> Iterator[None]:
             hook.remove()
 
 
-def _check_sizes(outline: Any, file: File, location: str) -> None:
+def _check_sizes(outline: Any, file: File, location: Location) -> None:
     infos = [file.info(name) for name in file]
     # Tied parameters are not tied yet, so they may count twice.
     elements_max = 2 * sum(math.prod(info.shape) for info in infos) + ELEMENTS_MIN

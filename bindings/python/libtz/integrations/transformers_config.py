@@ -18,10 +18,8 @@ import torch
 import transformers
 
 from libtz.errors import Error, FormatError, OptionError, SourceError
+from libtz.locations import Location
 from libtz.options import ReadOptions
-from libtz.sources.resolve import scheme_of
-from libtz.sources.url import shown
-from libtz.sources.whole import read_whole
 
 __all__ = [
     "absence_of",
@@ -83,22 +81,22 @@ _PLAIN_ATTENTION = (None, "eager", "sdpa")
 
 
 @contextmanager
-def absence_of(location: str, *, optional: bool) -> Iterator[None]:
+def absence_of(location: Location, *, optional: bool) -> Iterator[None]:
     """Passes over a file that is not there."""
     try:
         yield
     except SourceError as error:
-        is_local = scheme_of(location) is None
-        is_absent = not Path(location).exists() if is_local else error.status in _ABSENT
+        is_here = location.is_local and Path(location.text).exists()
+        is_absent = not is_here if location.is_local else error.status in _ABSENT
         if not (optional and is_absent):
             raise
 
 
-def read_json(location: str, options: ReadOptions, *, optional: bool = False) -> Any:
+def read_json(location: Location, options: ReadOptions, *, optional: bool = False) -> Any:
     """The object of a JSON file; None if the file is optional and absent."""
     text = None
     with absence_of(location, optional=optional):
-        text = read_whole(location, options, size_max=CONFIG_SIZE_MAX)
+        text = location.read(options, size_max=CONFIG_SIZE_MAX)
     if text is None:
         return None
     try:
@@ -110,12 +108,12 @@ def read_json(location: str, options: ReadOptions, *, optional: bool = False) ->
     return value
 
 
-def bad_config(location: str, reason: str) -> FormatError:
-    return FormatError(f"{shown(location)}: {reason}", code="bad-config")
+def bad_config(location: Location, reason: str) -> FormatError:
+    return FormatError(f"{location}: {reason}", code="bad-config")
 
 
 @contextmanager
-def typed_errors(location: str, reason: str) -> Iterator[None]:
+def typed_errors(location: Location, reason: str) -> Iterator[None]:
     """Whatever transformers raises on odd values becomes a FormatError."""
     try:
         yield
@@ -128,13 +126,13 @@ def typed_errors(location: str, reason: str) -> Iterator[None]:
 # ---- Configurations ------------------------------------------------------------------------------
 
 
-def checked_config(values: dict[str, Any], location: str, tensor_count: int) -> Any:
+def checked_config(values: dict[str, Any], location: Location, tensor_count: int) -> Any:
     """The configuration of transformers that `values`, read from `location`, describe. The file
     of the weights has `tensor_count` tensors, which bounds the number of layers."""
     model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
         raise OptionError(
-            f"{shown(location)}: this transformers has no model type {model_type!r}; models that"
+            f"{location}: this transformers has no model type {model_type!r}; models that"
             " bring their own code are not loaded"
         )
     described = _Cleaner(location, max(tensor_count, LAYERS_MIN)).clean(values)
@@ -147,7 +145,7 @@ def checked_config(values: dict[str, Any], location: str, tensor_count: int) -> 
 class _Cleaner:
     """Copies the values of a configuration without what names code, and checks sizes."""
 
-    def __init__(self, location: str, layers_max: int) -> None:
+    def __init__(self, location: Location, layers_max: int) -> None:
         self._location = location
         self._layers_max = layers_max
 
@@ -174,7 +172,7 @@ class _Cleaner:
         for key in _QUANTIZATION_KEYS:
             if values.get(key) is not None:
                 raise OptionError(
-                    f"{shown(self._location)}: quantized models are built by transformers alone;"
+                    f"{self._location}: quantized models are built by transformers alone;"
                     " load the weights by libtz.torch.load_file"
                 )
         is_timm = values.get("model_type") in _TIMM_TYPES
@@ -183,12 +181,12 @@ class _Cleaner:
             is_plain = isinstance(name, str) and _TIMM_NAME.fullmatch(name) is not None
             if not (is_timm and is_plain):
                 raise OptionError(
-                    f"{shown(self._location)}: names a model of another repository,"
+                    f"{self._location}: names a model of another repository,"
                     f" {str(name)[:80]!r}; load the weights by libtz.torch.load_file"
                 )
         if is_timm and values.get("model_args"):
             raise OptionError(
-                f"{shown(self._location)}: gives arguments to a function of timm (model_args); load"
+                f"{self._location}: gives arguments to a function of timm (model_args); load"
                 " the weights by libtz.torch.load_file"
             )
 
@@ -220,7 +218,7 @@ def _short(value: int) -> str:
     return str(value) if value.bit_length() < 128 else f"a number of {value.bit_length()} bits"
 
 
-def _check_attention(config: Any, location: str) -> None:
+def _check_attention(config: Any, location: Location) -> None:
     """No value may have come to be the name of a kernel, by whatever way."""
     pending, seen = [config], set()
     while pending:
@@ -239,7 +237,7 @@ def _check_attention(config: Any, location: str) -> None:
             pending += value
 
 
-def generation_config(values: dict[str, Any], location: str) -> Any:
+def generation_config(values: dict[str, Any], location: Location) -> Any:
     """Settings of text generation; keys that transformers does not know are left out."""
     known = vars(transformers.GenerationConfig())  # type: ignore[no-untyped-call]
     with typed_errors(location, "not a configuration of text generation"):
@@ -255,7 +253,7 @@ def generation_config(values: dict[str, Any], location: str) -> Any:
 # ---- Models --------------------------------------------------------------------------------------
 
 
-def model_class_of(values: dict[str, Any], config: Any, location: str) -> Any:
+def model_class_of(values: dict[str, Any], config: Any, location: Location) -> Any:
     """The class of transformers that config.json names, if it is one for this configuration."""
     names = values.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
@@ -266,12 +264,10 @@ def model_class_of(values: dict[str, Any], config: Any, location: str) -> Any:
             found = getattr(transformers, name, None)
     if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
         raise OptionError(
-            f"{shown(location)}: names no model of transformers ({str(names)[:80]}); give"
-            " model_class"
+            f"{location}: names no model of transformers ({str(names)[:80]}); give model_class"
         )
     if found.config_class is None or not isinstance(config, found.config_class):
         raise OptionError(
-            f"{shown(location)}: {name} is no model of the type {config.model_type}; give"
-            " model_class"
+            f"{location}: {name} is no model of the type {config.model_type}; give model_class"
         )
     return found

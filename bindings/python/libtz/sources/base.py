@@ -6,13 +6,57 @@ and hands out the memory they go to; everything about sockets, retries and crede
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 from libtz.errors import SourceError
+from libtz.memory import HostBuffer
+from libtz.options import ReadOptions
 
-__all__ = ["BufferCursor", "Source", "SourceStats", "check_range", "source_closed"]
+__all__ = [
+    "INLINE_SIZE_MAX",
+    "LOCAL_THREADS_MAX",
+    "BufferCursor",
+    "Profile",
+    "Source",
+    "SourceStats",
+    "check_range",
+    "local_profile",
+    "source_closed",
+]
+
+# How much is received before it is checked. Smaller pieces make the cost of the calls visible; a
+# larger piece has partly left the CPU's cache when it is checked.
+PIECE_SIZE = 1 << 20
+# Where bytes only have to be copied, one thread per core is enough. Where they come from a disk,
+# threads mostly wait, and this many keep its queue filled.
+LOCAL_THREADS_MAX = 8
+# Below this size a second local thread costs more than it saves.
+INLINE_SIZE_MAX = 1 << 20
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How a range of a source is read best."""
+
+    threads: int  # to begin with
+    threads_max: int
+    piece_size: int = PIECE_SIZE  # bytes to receive before they are checked
+    ramps: bool = False  # requests wait for a server, so more of them at once may help
+
+
+def local_profile(size: int, *, piece_size: int = PIECE_SIZE) -> Profile:
+    """For `size` bytes that only have to be copied: up to one thread per core."""
+    threads = 1 if size <= INLINE_SIZE_MAX else min(LOCAL_THREADS_MAX, os.cpu_count() or 1)
+    return Profile(threads, threads, piece_size)
+
+
+# Long enough to be read.
+TROUBLE_SHOWN_S = 5.0
 
 
 class SourceStats:
@@ -29,12 +73,23 @@ class SourceStats:
         self.bytes_direct = 0  # those of them that came past the page cache
         self.connections = 0  # connections opened
         self.memory = 0  # bytes of memory the source has taken to read through
+        self._trouble = ("", 0.0)  # why something takes longer, in words, and when that was
 
     def add(self, **counts: int) -> None:
         """Add to the counters named."""
         with self._lock:
             for name, count in counts.items():
                 setattr(self, name, getattr(self, name) + count)
+
+    def note_trouble(self, text: str) -> None:
+        """Something takes longer for this reason."""
+        self._trouble = (text, time.monotonic())
+
+    @property
+    def trouble(self) -> str:
+        """What slows things down right now, for whoever watches; "" if nothing does."""
+        text, noted_s = self._trouble
+        return text if time.monotonic() - noted_s < TROUBLE_SHOWN_S else ""
 
 
 class Source(Protocol):
@@ -51,6 +106,9 @@ class Source(Protocol):
     identity: str | None
     sequential: bool
     stats: SourceStats
+    # Set before `open` where a pinned digest will prove every byte: copies of other servers, which
+    # give them another ETag, will do then.
+    is_proven: bool = False
 
     def open(self, front: memoryview) -> int:
         """Read the first min(size, len(front)) bytes in one request; set size and identity.
@@ -68,6 +126,20 @@ class Source(Protocol):
         `SourceError` is raised.
         """
         ...
+
+    def profile(self, begin: int, end: int, options: ReadOptions) -> Profile:
+        """How to read [begin, end). Valid after `open`."""
+        ...
+
+    def resident(self, offset: int, size: int) -> HostBuffer | None:
+        """[offset, offset + size) as memory that already holds it, and that tensors may share;
+        None if the bytes have to be read."""
+        return None
+
+    def limit(self, seconds: float | None) -> None:
+        """Let reads fail that have not ended so many seconds from now. Only those of a network may
+        take for ever; None takes the limit away."""
+        return None
 
     def check_unchanged(self) -> None:
         """Raise `SourceError` if the object is known to have changed since `open`."""
@@ -118,6 +190,13 @@ class BufferCursor:
         self._free = self._free[count:]
         self.offset += count
         self.remaining -= count
+
+    def fill(self, data: bytes) -> None:
+        """Deliver the range out of all of the source's bytes."""
+        while self.remaining:
+            free = self.free()
+            free[:] = data[self.offset : self.offset + len(free)]
+            self.advance(len(free))
 
     def finish(self) -> None:
         """Let the iterator see that its last buffer is full."""

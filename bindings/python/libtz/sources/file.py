@@ -8,7 +8,18 @@ import threading
 from collections.abc import Iterable
 
 from libtz.errors import SourceError
-from libtz.sources.base import BufferCursor, SourceStats, check_range, source_closed
+from libtz.options import ReadOptions
+from libtz.sources.base import (
+    INLINE_SIZE_MAX,
+    LOCAL_THREADS_MAX,
+    BufferCursor,
+    Profile,
+    Source,
+    SourceStats,
+    check_range,
+    local_profile,
+    source_closed,
+)
 from libtz.sources.direct import DirectFile
 
 __all__ = ["FileSource"]
@@ -26,7 +37,7 @@ BOUNCE_MEMORY_MAX = 16 * 1024 * 1024
 _COPY_SIZE_MAX = 8 * 1024 * 1024  # memory one such read may take
 
 
-class FileSource:
+class FileSource(Source):
     """A regular file. Its identity is time of change, size and inode, checked by the caller's
     `check_unchanged()` at the end of a load. Ranges that are not in the page cache are read past
     it, and stay out of it.
@@ -124,7 +135,13 @@ class FileSource:
                 url=self.url,
             )
 
-    def is_cold(self, begin: int, end: int) -> bool:
+    def profile(self, begin: int, end: int, options: ReadOptions) -> Profile:
+        size = end - begin
+        if size > INLINE_SIZE_MAX and self._is_cold(begin, end):
+            return Profile(LOCAL_THREADS_MAX, LOCAL_THREADS_MAX)
+        return local_profile(size)
+
+    def _is_cold(self, begin: int, end: int) -> bool:
         """Whether most of [begin, end) would come from the disk, past the page cache."""
         self._acquire()
         try:

@@ -7,12 +7,21 @@ from collections.abc import Iterable
 from typing import BinaryIO
 
 from libtz.errors import OptionError, SourceError
-from libtz.sources.base import BufferCursor, SourceStats, check_range, source_closed
+from libtz.options import ReadOptions
+from libtz.sources.base import (
+    BufferCursor,
+    Profile,
+    Source,
+    SourceStats,
+    check_range,
+    local_profile,
+    source_closed,
+)
 
 __all__ = ["FileObjectSource", "MemorySource"]
 
 
-class MemorySource:
+class MemorySource(Source):
     """A bytes-like object. It must not be changed or resized while the source is open."""
 
     url: str = "<memory>"
@@ -45,6 +54,9 @@ class MemorySource:
         cursor.finish()
         self.stats.add(requests=1, bytes=size)
 
+    def profile(self, begin: int, end: int, options: ReadOptions) -> Profile:
+        return local_profile(end - begin)
+
     def check_unchanged(self) -> None:
         pass
 
@@ -52,7 +64,7 @@ class MemorySource:
         self._view = None
 
 
-class FileObjectSource:
+class FileObjectSource(Source):
     """A seekable binary file object, from its first byte on. It stays open when this is closed.
 
     There is one file position, so a lock makes reads take turns; it also moves the object's
@@ -117,6 +129,9 @@ class FileObjectSource:
 
     def _failed(self, error: Exception) -> SourceError:
         return SourceError(f"{self.url} cannot be read: {error}", url=self.url)
+
+    def profile(self, begin: int, end: int, options: ReadOptions) -> Profile:
+        return local_profile(end - begin)
 
     def check_unchanged(self) -> None:
         with self._lock:

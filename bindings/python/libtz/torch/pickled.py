@@ -19,10 +19,8 @@ from libtz.checkpoint.shard_index import INDEX_SUFFIX, read_index
 from libtz.checkpoint.sharded import check_shard
 from libtz.errors import FormatError, OptionError, SourceError
 from libtz.format import TensorInfo
+from libtz.locations import Location
 from libtz.options import ReadOptions
-from libtz.sources.resolve import scheme_of
-from libtz.sources.url import shown
-from libtz.sources.whole import location_of, sibling
 from libtz.structure import NodeKind, flatten
 from libtz.torch.tensor_bytes import check, data_of, extent, is_tensor
 from libtz.writing.buffers import byte_view
@@ -38,13 +36,13 @@ class Pickled:
     no memory of their own; files in the form before PyTorch 1.6 are read into memory."""
 
     def __init__(self, source: str, options: ReadOptions) -> None:
-        location = location_of(source)
-        if scheme_of(location) is not None:
-            raise OptionError(f"{shown(location)}: PyTorch reads local files only; fetch it first")
-        if location.endswith(INDEX_SUFFIX):
+        location = Location.of(source)
+        if not location.is_local:
+            raise OptionError(f"{location}: PyTorch reads local files only; fetch it first")
+        if location.name.endswith(INDEX_SUFFIX):
             value: Any = _load_set(location, options)
         else:
-            value = _load(location)
+            value = _load(location.text)
         self._nodes: list[Node] = []
         if type(value) is not dict or not all(
             type(name) is str and is_tensor(each) for name, each in value.items()
@@ -116,11 +114,11 @@ def _load(path: str) -> Any:
     return dict(value) if isinstance(value, dict) else value
 
 
-def _load_set(location: str, options: ReadOptions) -> dict[str, torch.Tensor]:
+def _load_set(location: Location, options: ReadOptions) -> dict[str, torch.Tensor]:
     index = read_index(location, options, suffixes=SHARD_SUFFIXES)
     tensors: dict[str, torch.Tensor] = {}
     for file in sorted(set(index.values())):
-        path = sibling(location, file)
+        path = location.sibling(file).text
         part = _load(path)
         if not isinstance(part, dict):
             raise FormatError(f"{path}: it holds no dict of tensors", code="bad-set")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from libtz.memory import Arena, HostBuffer, allocate
 from libtz.transfer.engine import HostSlot, Request
-from libtz.transfer.memory import Arena, HostBuffer, allocate
 from libtz.transfer.schedule import Schedule
 from libtz.transfer.staging import SlotRing
 
-__all__ = ["HostTarget", "host_slot"]
+__all__ = ["HostTarget", "host_slot", "resident_buffers"]
 
 
 def host_slot(size: int) -> HostSlot:
@@ -50,15 +51,20 @@ class HostTarget:
         units: list[int] = self._schedule.units[: self._prepared].tolist()
         return units
 
-    def block(self, unit: int) -> HostBuffer:
-        """A unit whose requests are done."""
+    def buffer(self, unit: int) -> HostBuffer:
         block = self._blocks[unit]
         if block is None:
             raise RuntimeError(f"allocation {unit} is gone, or not there yet")
         return block
 
+    def tensor(self, unit: int) -> Any:
+        raise RuntimeError("this load goes to host memory")
+
+    def publish(self) -> None:
+        pass
+
     def forget(self, unit: int) -> None:
-        """From now on the unit's memory is its tensors' alone."""
+        self.addresses[unit] = 0  # which libtz refuses to write to
         self._blocks[unit] = None
         self._views[unit] = memoryview(b"")
 
@@ -76,3 +82,27 @@ class HostTarget:
 
     def close(self) -> None:
         pass
+
+
+def resident_buffers(
+    resident: HostBuffer, schedule: Schedule, offsets: list[int], item_sizes: list[int]
+) -> dict[int, HostBuffer]:
+    """Which allocations can be parts of memory that is there already: those that are raw
+    throughout, and aligned for their dtype.
+
+    Every want is a whole tensor with an allocation of its own, at `offsets[want]` in the memory.
+    """
+    segments = schedule.plan.segments
+    received = np.zeros(len(schedule.unit_sizes), np.int64)
+    allocations = segments["allocation"]
+    is_direct = allocations < len(received)
+    np.add.at(received, allocations[is_direct], segments["size"][is_direct].astype(np.int64))
+    buffers = {}
+    for want, unit in enumerate(schedule.unit_of_want.tolist()):
+        if unit < 0 or (resident.address + offsets[want]) % item_sizes[want]:
+            continue
+        # The chunks of a raw tensor lie one after another: only the last is no multiple of 64.
+        size = int(schedule.unit_sizes[unit])
+        if received[unit] == size:
+            buffers[unit] = resident.part(offsets[want], size)
+    return buffers

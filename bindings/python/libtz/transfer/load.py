@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-import os
 import time
+import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -16,15 +16,11 @@ from numpy.typing import NDArray
 from libtz._native import lib
 from libtz.errors import OptionError
 from libtz.format import dtype_name, item_size
+from libtz.memory import HostBuffer, MemoryBudget
 from libtz.options import ReadOptions
-from libtz.sources.base import Source
-from libtz.sources.file import FileSource
-from libtz.sources.memory import FileObjectSource, MemorySource
-from libtz.sources.resolve import BOUNCE_SHARE
-from libtz.transfer.engine import PIECE_SIZE, PIECE_SIZE_MAPPED, HostSlot, Settings, Transfer
-from libtz.transfer.host import HostTarget, host_slot
-from libtz.transfer.mapped import MappedSource, mapped_blocks
-from libtz.transfer.memory import HostBuffer
+from libtz.sources.base import INLINE_SIZE_MAX, Profile, Source
+from libtz.transfer.engine import SCRATCH_SIZE_MAX, HostSlot, Settings, Target, Transfer
+from libtz.transfer.host import HostTarget, host_slot, resident_buffers
 from libtz.transfer.progress import Progress
 from libtz.transfer.records import RecordCheck
 from libtz.transfer.schedule import Schedule
@@ -46,14 +42,6 @@ SLAB_SIZE_MAX = MIB
 REQUEST_SIZE = 16 * MIB
 REQUEST_SIZE_MIN = MIB
 REQUESTS_PER_THREAD = 4
-
-# Over a network a few connections fill most links, and the ramp adds more where they help. Locally
-# the threads only copy, check and decode, one per core; when the file has to come from the disk
-# they mostly wait, and more of them keep its queue filled.
-REMOTE_THREADS = 4
-LOCAL_THREADS_MAX = 8
-# Below this a second thread costs more than it saves.
-INLINE_SIZE_MAX = MIB
 
 
 @dataclass(frozen=True)
@@ -99,33 +87,39 @@ class Job:
         self._policy = policy
         self.check = policy.check
         self._before = copy.copy(source.stats)
-        threads, threads_max = _threads(source, wants, policy)
-        budget = policy.options.host_memory_max
-        budget = (budget - budget // BOUNCE_SHARE) // (2 if policy.is_streamed else 1)
-        plan = _plan(header, wants, policy, threads, budget, isinstance(source, MappedSource))
         begins = np.array([tensor.data_offset for tensor in wants.tensors], np.int64)
         sizes = np.array([tensor.stored_size for tensor in wants.tensors], np.int64)
+        ends = begins + sizes
+        span = (int(begins.min()), int(ends.max())) if len(wants) else (0, 0)
         self._bytes_stored = int(sizes.sum())
-        self._schedule = schedule = Schedule(plan, begins, begins + sizes)
+        profile = _profile(source, span, self._bytes_stored, policy)
+        self._resident = _resident(source, span, wants, policy)
+        budget = MemoryBudget.split(policy.options, is_streamed=policy.is_streamed)
+        has_memory = self._resident is not None or policy.existing is not None
+        plan = _plan(header, wants, policy, profile.threads, budget.staging, not has_memory)
+        self._schedule = schedule = Schedule(plan, begins, ends)
         slot_size = plan.info.staging_size_max
-        slots = max(1, budget // slot_size) if slot_size else 0
+        slots = max(1, budget.staging // slot_size) if slot_size else 0
         self._slot_size = slot_size
         make_slot = policy.upload.slot if policy.upload else host_slot
         self._ring: SlotRing[HostSlot] = SlotRing(lambda: make_slot(slot_size), slots)
-        self.target = self._make_target(schedule)
-        if policy.check is not None and isinstance(self.target, HostTarget):
+        self.target = self._make_target(schedule, span[0])
+        if policy.check is not None:
             policy.check.begin(schedule, self.target, plan.placements)
         settings = Settings(
-            threads=min(threads, slots or threads),
-            threads_max=min(threads_max, slots or threads_max),
+            threads=min(profile.threads, slots or profile.threads),
+            threads_max=min(profile.threads_max, slots or profile.threads_max),
             verify=policy.verify,
-            piece_size=PIECE_SIZE_MAPPED if isinstance(source, MappedSource) else PIECE_SIZE,
-            window=budget if policy.is_streamed else None,
+            piece_size=profile.piece_size,
+            window=budget.window if policy.is_streamed else None,
             observe=policy.observe,
             arrived=None if policy.check is None else policy.check.arrived,
         )
         progress = Progress(plan.info.bytes_read, source.url, policy.options.progress)
         self._transfer = Transfer(source, schedule, self.target, settings, progress)
+        # Two signals in a row can end an iteration without leaving the job.
+        self._abandon = weakref.finalize(self, self._transfer.abandon)
+        self._abandon.atexit = False
         # Lists, since these are asked for one by one.
         self._unit_of_want: list[int] = schedule.unit_of_want.tolist()
         self._positions: list[int] = plan.placements["position"].tolist()
@@ -133,7 +127,8 @@ class Job:
             schedule.unit_of_want[schedule.unit_of_want >= 0], minlength=len(schedule.unit_sizes)
         )
 
-    def _make_target(self, schedule: Schedule) -> HostTarget | DeviceTarget:
+    def _make_target(self, schedule: Schedule, begin: int) -> Target:
+        """`begin`: where the resident memory begins in the source."""
         policy, wants = self._policy, self._wants
         if policy.upload is not None:
             return DeviceTarget(schedule, self._ring, policy.upload, wants.tensors)
@@ -143,10 +138,10 @@ class Job:
                 unit = int(schedule.unit_of_want[want])
                 if block is not None and unit >= 0:
                     existing[unit] = block
-        elif isinstance(self._source, MappedSource) and wants.boxes is None:
-            offsets = [tensor.data_offset for tensor in wants.tensors]
+        elif self._resident is not None:
+            offsets = [tensor.data_offset - begin for tensor in wants.tensors]
             item_sizes = [item_size(dtype_name(tensor.dtype)) for tensor in wants.tensors]
-            existing = mapped_blocks(self._source, schedule, offsets, item_sizes)
+            existing = resident_buffers(self._resident, schedule, offsets, item_sizes)
         return HostTarget(schedule, self._ring, existing)
 
     def __enter__(self) -> Job:
@@ -163,7 +158,10 @@ class Job:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._transfer.__exit__(kind, error, traceback)
+        try:
+            self._transfer.__exit__(kind, error, traceback)
+        finally:
+            self._abandon.detach()
 
     def wait_all(self) -> None:
         self._transfer.wait(self._schedule.request_count)
@@ -176,27 +174,22 @@ class Job:
             end = max(end, int(self._schedule.want_end[want + len(self._wants) // 2]))
         self._transfer.wait(end)
         self._source.check_unchanged()
-        if isinstance(self.target, DeviceTarget):
-            self.target.publish()
+        self.target.publish()
 
     def placed(self, want: int) -> tuple[HostBuffer | None, int]:
         """In host memory: the block that holds the want, None for an empty one, and where in it."""
-        if not isinstance(self.target, HostTarget):
-            raise RuntimeError("this job loads to a device")
         unit = self._unit_of_want[want]
         if unit < 0:
             return None, 0
-        return self.target.block(unit), self._positions[want]
+        return self.target.buffer(unit), self._positions[want]
 
     @property
     def is_on_device(self) -> bool:
-        return isinstance(self.target, DeviceTarget)
+        return self._policy.upload is not None
 
     def device_tensor(self, want: int) -> Any:
         """After `wait`, copies that are still under way precede what the caller's stream does with
         it; after `wait_all`, they are over when the job is."""
-        if not isinstance(self.target, DeviceTarget):
-            raise RuntimeError("this job loads to host memory")
         return self.target.tensor(want)
 
     def release(self, want: int) -> None:
@@ -215,8 +208,6 @@ class Job:
 
     def begun(self) -> set[int]:
         """When the job is over: the wants whose memory may have been written to."""
-        if not isinstance(self.target, HostTarget):
-            raise RuntimeError("this job loads to a device")
         units = set(self.target.begun_units)
         return {want for want, unit in enumerate(self._unit_of_want) if unit in units}
 
@@ -227,11 +218,8 @@ class Job:
         before = self._before
         info = self._schedule.plan.info
         threads = self._transfer.thread_count
-        upload = self._policy.upload
         return TransferStats(
-            path=upload.path
-            if upload
-            else self._host_path(after.bytes_direct - before.bytes_direct),
+            path=self._path(after.bytes_direct - before.bytes_direct),
             seconds=time.perf_counter() - self._begin,
             seconds_receive=times.receive,
             seconds_process=times.process,
@@ -247,36 +235,35 @@ class Job:
             connections=after.connections - before.connections,
             threads=threads,
             host_memory=self._ring.made * self._slot_size
-            + threads * min(info.gap_size_max, PIECE_SIZE)
+            + threads * min(info.gap_size_max, SCRATCH_SIZE_MAX)
             + after.memory,
         )
 
-    def _host_path(self, bytes_direct: int) -> str:
-        if isinstance(self._source, MappedSource):
+    def _path(self, bytes_direct: int) -> str:
+        if self._policy.upload is not None:
+            return self._policy.upload.path
+        if self._resident is not None:
             return "map"
         return "direct" if 2 * bytes_direct > self._transfer.times.bytes_read else "copy"
 
 
-def _threads(source: Source, wants: Wants, policy: Policy) -> tuple[int, int]:
-    """How many threads to begin with, and how many at most."""
-    if source.sequential or policy.observe is not None:
-        return 1, 1
-    if isinstance(source, (FileSource, MappedSource, MemorySource, FileObjectSource)):
-        stored = sum(tensor.stored_size for tensor in wants.tensors)
-        if stored <= INLINE_SIZE_MAX:
-            return 1, 1
-        threads = min(LOCAL_THREADS_MAX, os.cpu_count() or 1)
-        if isinstance(source, FileSource) and source.is_cold(*_span(wants)):
-            threads = LOCAL_THREADS_MAX
-        return threads, threads
-    connections = policy.options.connections_max
-    return min(REMOTE_THREADS, connections), connections
+def _profile(source: Source, span: tuple[int, int], stored: int, policy: Policy) -> Profile:
+    """How to read `stored` bytes that lie in this span of the source."""
+    profile = source.profile(*span, policy.options)
+    if policy.observe is not None or (stored <= INLINE_SIZE_MAX and not profile.ramps):
+        return replace(profile, threads=1, threads_max=1)
+    return profile
 
 
-def _span(wants: Wants) -> tuple[int, int]:
-    begins = [tensor.data_offset for tensor in wants.tensors]
-    ends = [tensor.data_offset + tensor.stored_size for tensor in wants.tensors]
-    return min(begins), max(ends)
+def _resident(
+    source: Source, span: tuple[int, int], wants: Wants, policy: Policy
+) -> HostBuffer | None:
+    """The span as memory that whole tensors can be views of, if the source has it."""
+    has_destination = policy.upload is not None or policy.existing is not None
+    is_changed = policy.check is not None and policy.check.rewrites
+    if has_destination or is_changed or wants.boxes is not None:
+        return None
+    return source.resident(span[0], span[1] - span[0])
 
 
 def _want_flags(wants: Wants) -> NDArray[np.uint32] | None:
@@ -292,12 +279,12 @@ def _plan(
     policy: Policy,
     threads: int,
     budget: int,
-    is_mapped: bool,
+    allocates: bool,
 ) -> lib.Plan:
+    """`allocates`: the load makes the memory of its tensors, so small ones may share some."""
     stored = sum(tensor.stored_size for tensor in wants.tensors)
     share = max(REQUEST_SIZE_MIN, stored // (threads * REQUESTS_PER_THREAD))
     size = min(share, REQUEST_SIZE, policy.options.request_size_max, budget // threads)
-    has_own_places = is_mapped or policy.existing is not None
     while True:
         plan = lib.Plan(
             header,
@@ -306,8 +293,8 @@ def _plan(
             want_flags=_want_flags(wants),
             flags=lib.PLAN_STAGED if policy.upload else 0,
             request_size_max=size,
-            slab_size_max=0 if has_own_places else SLAB_SIZE_MAX,
-            slab_tensor_max=0 if has_own_places else SLAB_TENSOR_MAX,
+            slab_size_max=SLAB_SIZE_MAX if allocates else 0,
+            slab_tensor_max=SLAB_TENSOR_MAX if allocates else 0,
         )
         if plan.info.staging_size_max <= budget:
             return plan

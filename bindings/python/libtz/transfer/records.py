@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from libtz._native import lib
 from libtz._native.records import Record, parse_record, record_range
 from libtz.errors import IntegrityError
 from libtz.transfer.decryption import Decryption
-from libtz.transfer.host import HostTarget
+from libtz.transfer.engine import Target
 from libtz.transfer.schedule import Schedule
 
 __all__ = ["RecordCheck", "RecordNote", "check_hashes", "record_wants"]
@@ -75,7 +74,12 @@ class RecordCheck:
         self._notes = notes  # by tensor; filled as they arrive
         self.has_all_hashes = True
 
-    def begin(self, schedule: Schedule, target: HostTarget, placements: Any) -> None:
+    @property
+    def rewrites(self) -> bool:
+        """Whether it changes the bytes it checks: encrypted ones become plain ones, in place."""
+        return self._decryption is not None
+
+    def begin(self, schedule: Schedule, target: Target, placements: Any) -> None:
         """Once, before the first request."""
         self._target = target
         count = len(self._indices)
@@ -143,7 +147,7 @@ def check_hashes(
         state.update(data)
         if state.digest() != record.sha256:
             raise _differs(header, index, "SHA-256")
-    if record.crc32 is not None and zlib.crc32(data, zlib.crc32(record.hashed)) != record.crc32:
+    if record.crc32 is not None and lib.crc32(data, lib.crc32(record.hashed)) != record.crc32:
         raise _differs(header, index, "CRC-32")
 
 

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libtz._native import lib
+from libtz.memory import allocate
 from libtz.sources.base import Source
-from libtz.transfer.memory import allocate
 
 __all__ = ["fetch_runs"]
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libtz._native import lib
+from libtz.memory import HostBuffer
 from libtz.transfer.engine import HostSlot, Request
 from libtz.transfer.host import host_slot
 from libtz.transfer.schedule import Schedule
@@ -134,7 +135,7 @@ class DeviceTarget:
     ) -> None:
         self._schedule = schedule
         self._ring = ring
-        self._lane = upload
+        self._upload = upload
         self._entries = entries
         self._tensors: list[Any] = [None] * len(entries)
         self._bytes: list[Any] = [None] * len(entries)
@@ -147,7 +148,7 @@ class DeviceTarget:
             self._prepared = count
 
     def _fill(self, units: Sequence[int]) -> None:
-        made = self._lane.empty([self._entries[unit] for unit in units])
+        made = self._upload.empty([self._entries[unit] for unit in units])
         for unit, (tensor, data) in zip(units, made, strict=True):
             self._tensors[unit], self._bytes[unit] = tensor, data
 
@@ -157,8 +158,16 @@ class DeviceTarget:
             self._fill([unit])  # an empty one: no request needed it
         return self._tensors[unit]
 
+    @property
+    def begun_units(self) -> list[int]:
+        units: list[int] = self._schedule.units[: self._prepared].tolist()
+        return units
+
+    def buffer(self, unit: int) -> HostBuffer:
+        raise RuntimeError("this load goes to a device")
+
     def publish(self) -> None:
-        self._lane.publish()
+        self._upload.publish()
 
     def forget(self, unit: int) -> None:
         self._tensors[unit] = self._bytes[unit] = None
@@ -179,11 +188,11 @@ class DeviceTarget:
             )
             for want_offset, size, position, want, _ in pieces
         ]
-        self._ring.release(slot, self._lane.copy(pairs))
+        self._ring.release(slot, self._upload.copy(pairs))
 
     def stop(self) -> None:
         self._ring.stop()
 
     def close(self) -> None:
         # Slots and tensors may go now: nothing copies between them any more.
-        self._lane.synchronize()
+        self._upload.synchronize()

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from libtz import sodium
+from libtz._native import lib
 from libtz.errors import OptionError
+from libtz.locations import resolve_sink
 from libtz.options import WriteOptions
 from libtz.sinks.base import Sink
-from libtz.sinks.resolve import resolve
 from libtz.writing.buffers import byte_view
 from libtz.writing.coreweave_layout import END, Kind, Layout, RecordHeader, TensorRecord
 from libtz.writing.coreweave_sealing import SealingKey, TensorSeal
@@ -128,7 +128,7 @@ class CoreweaveWriter:
             self.abort()
 
     def open(self) -> None:
-        self._sink = resolve(
+        self._sink = resolve_sink(
             self._target,
             self._options,
             header_size=self._layout.data_begin,
@@ -177,7 +177,7 @@ class CoreweaveWriter:
         if seal is None:
             for block in _checked(header.record, blocks()):
                 if header.has_crc32:
-                    header.crc32 = zlib.crc32(block, header.crc32)
+                    header.crc32 = lib.crc32(block, header.crc32)
                 header.sha256.update(block)
             return header.finish(b"" if self._key is None else self._key.block(b"", []))
 

@@ -12,11 +12,11 @@ import hashlib
 import json
 import math
 import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
+from libtz._native import lib
 from libtz.errors import OptionError
 from libtz.format import item_size
 
@@ -198,7 +198,7 @@ class RecordHeader:
         padding = bytes(self.size - end)
         self._before = before
         self._after = padding + struct.pack("<q", record.nbytes)
-        self.crc32 = zlib.crc32(self._after, zlib.crc32(before))
+        self.crc32 = lib.crc32(self._after, lib.crc32(before))
         self.sha256 = hashlib.sha256(before)
         self.sha256.update(self._after)
 

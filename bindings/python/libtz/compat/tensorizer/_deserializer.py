@@ -31,8 +31,9 @@ from libtz.compat.tensorizer._loading import load_into, slots_of
 from libtz.compat.tensorizer._types import FilterFuncType, TensorType
 from libtz.compat.tensorizer.stream_io import ObjectReader, open_stream
 from libtz.errors import OptionError
+from libtz.locations import Location
 from libtz.options import DecryptionOptions, ReadOptions
-from libtz.sources.resolve import scheme_of
+from libtz.torch import tensor_bytes
 
 __all__ = ["TensorDeserializer"]
 
@@ -320,6 +321,7 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
             for name, stored in file.iter_tensors(present):
                 tensor = slots[name].tensor
                 if tensor is not None:
+                    tensor_bytes.check(name, tensor)
                     results[name] = torch.equal(_bits(tensor.detach().cpu()), _bits(stored))
         return all(results.values()), list(results.items())
 
@@ -408,7 +410,7 @@ def _resolved(file_obj: Any, options: ReadOptions) -> tuple[Any, Any, ReadOption
     """What `libtz.open` takes, and a file object that is to be closed at the end."""
     if isinstance(file_obj, bytes):
         file_obj = os.fsdecode(file_obj)
-    if isinstance(file_obj, str) and scheme_of(file_obj) not in (None, "file"):
+    if isinstance(file_obj, str) and not Location.of(file_obj).is_local:
         file_obj = open_stream(file_obj)
     if isinstance(file_obj, int):
         file_obj = os.fdopen(file_obj, "rb")

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from libtz._native import lib
+from libtz.options import ReadOptions
 from libtz.pages import HAS_HUGE_PAGES, ask_for_huge_pages, map_pages
 
-__all__ = ["ALIGNMENT", "HUGE_PAGE", "Arena", "HostBuffer", "allocate"]
+__all__ = ["ALIGNMENT", "HUGE_PAGE", "Arena", "HostBuffer", "MemoryBudget", "allocate"]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -33,6 +34,8 @@ ARENA_SIZE = 64 * MIB
 MAPPING_MIN = 16 * MIB
 # A tail of small pages longer than this takes longer to fill than a whole huge page.
 TAIL_MAX = 512 * KIB
+# One part in this many of the host memory is for direct reads.
+BOUNCE_SHARE = 16
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,27 @@ class HostBuffer:
 
     def view(self) -> memoryview:
         return memoryview(self.owner)[self.offset : self.offset + self.size]
+
+    def part(self, begin: int, size: int) -> HostBuffer:
+        """Bytes [begin, begin + size) of it, which keep all of it alive."""
+        return HostBuffer(self.owner, self.offset + begin, size, self.address + begin)
+
+
+@dataclass(frozen=True)
+class MemoryBudget:
+    """How `ReadOptions.host_memory_max` is divided among those that take memory beyond the result,
+    in bytes."""
+
+    bounce: int  # aligned memory for direct reads of what does not lie aligned in the file
+    staging: int  # bytes that are received here, and go elsewhere when they are checked
+    window: int  # of an iteration: tensors that are complete, and wait for the consumer
+
+    @classmethod
+    def split(cls, options: ReadOptions, *, is_streamed: bool = False) -> MemoryBudget:
+        bounce = options.host_memory_max // BOUNCE_SHARE
+        rest = options.host_memory_max - bounce
+        staging = rest // 2 if is_streamed else rest
+        return cls(bounce, staging, rest - staging)
 
 
 def allocate(size: int) -> HostBuffer:
@@ -102,7 +126,7 @@ class Arena:
         self._used += length
         release = functools.partial(_release, region.owner, offset, length)
         address = region.address + offset - region.offset
-        return HostBuffer(lib.owned_buffer(address, size, release), 0, size, address)
+        return HostBuffer(lib.owned_buffer(address, size, region.owner, release), 0, size, address)
 
 
 def _release(mapping: mmap.mmap, offset: int, length: int) -> None:

@@ -1,0 +1,140 @@
+"""Fields of options: each carries what a person needs to know of it, and the checks of its value.
+
+`option(8, "tries before giving up")` is a dataclass field. The command line makes its flags from
+these fields, and `documented` adds them to the class's docstring.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from libtz.errors import OptionError
+
+__all__ = [
+    "Field",
+    "Option",
+    "documented",
+    "fields_of",
+    "option",
+    "option_group",
+    "require_bool",
+    "require_choice",
+    "require_integer",
+    "require_seconds",
+    "require_type",
+]
+
+Unit = Literal["bytes", "seconds"]
+
+_KEY = "libtz"
+
+Class = TypeVar("Class", bound=type)
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is known of a field besides its type and default."""
+
+    description: str  # begins with a small letter and has no full stop: it is a line of `--help`
+    unit: Unit | None = None
+    has_flag: bool = True  # not for secrets: other users of the machine see command lines
+    is_loading: bool = False  # means nothing to commands that load no tensors
+
+
+class Field(typing.NamedTuple):
+    """A field of options, or of the options nested in them."""
+
+    path: str  # "http.retry.attempts"
+    group: str  # "HTTP"; empty for fields that are not nested
+    type: Any  # without None
+    default: Any
+    option: Option
+
+
+def option(
+    default: Any,
+    description: str,
+    *,
+    unit: Unit | None = None,
+    has_flag: bool = True,
+    is_loading: bool = False,
+    repr: bool = True,
+) -> Any:
+    """A field of options. The arguments are those of `Option`, and `repr` of `dataclasses.field`"""
+    about = Option(description, unit, has_flag, is_loading)
+    return dataclasses.field(default=default, repr=repr, metadata={_KEY: about})
+
+
+def option_group(cls: Callable[[], Any], title: str) -> Any:
+    """A field that holds further options. The flags of those stand under the title."""
+    return dataclasses.field(default_factory=cls, metadata={_KEY: title})
+
+
+def fields_of(cls: type[Any], prefix: str = "", group: str = "") -> Iterator[Field]:
+    """All fields of options, nested ones included. TypeError for a field that was not made by the
+    functions above."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        path, hint, about = prefix + field.name, hints[field.name], field.metadata.get(_KEY)
+        if isinstance(about, Option):
+            yield Field(path, group, _without_none(hint), field.default, about)
+        elif isinstance(about, str):
+            yield from fields_of(hint, f"{path}.", group or about)
+        else:
+            raise TypeError(f"{cls.__name__}.{field.name} has no description")
+
+
+def _without_none(hint: Any) -> Any:
+    known = [one for one in typing.get_args(hint) if one is not type(None)]
+    is_optional = type(None) in typing.get_args(hint)
+    return known[0] if is_optional and len(known) == 1 else hint
+
+
+def documented(cls: Class) -> Class:
+    """Class decorator: lists the fields in the docstring, each with its description."""
+    lines = []
+    for field in dataclasses.fields(cls):
+        about = field.metadata[_KEY]
+        if isinstance(about, Option):
+            unit = f" ({about.unit})" if about.unit else ""
+            lines.append(f"- `{field.name}`{unit}: {about.description}")
+        else:
+            lines.append(f"- `{field.name}`: {field.type}")
+    if cls.__doc__:  # `python -OO` drops them
+        cls.__doc__ += "\n\n" + "\n".join(lines)
+    return cls
+
+
+def require_seconds(value: Any, name: str, *, zero_ok: bool = False) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value < 0 or (value == 0 and not zero_ok):
+        at_least = "at least 0" if zero_ok else "more than 0"
+        raise OptionError(f"{name} must be a number of seconds, {at_least}; got {value!r}")
+
+
+def require_integer(value: Any, name: str, minimum: int, maximum: int | None = None) -> None:
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    if not is_integer or value < minimum or (maximum is not None and value > maximum):
+        upper = "" if maximum is None else f" and at most {maximum}"
+        raise OptionError(f"{name} must be an integer, at least {minimum}{upper}; got {value!r}")
+
+
+def require_bool(value: Any, name: str) -> None:
+    if not isinstance(value, bool):
+        raise OptionError(f"{name} must be True or False; got {value!r}")
+
+
+def require_choice(value: Any, name: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise OptionError(f"{name} must be one of {listed}; got {value!r}")
+
+
+def require_type(value: Any, name: str, wanted: type) -> None:
+    if not isinstance(value, wanted):
+        raise OptionError(f"{name} must be a {wanted.__name__}, not {type(value).__name__}")

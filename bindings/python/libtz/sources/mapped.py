@@ -1,0 +1,75 @@
+"""A local file mapped into memory, so that tensors can be views of the mapping.
+
+The mapping is private: writing to such a tensor changes a copy of its pages, never the file. What
+others write into the file does show in the tensors, checked or not, and if they truncate the file,
+touching what is gone kills the process.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterable
+
+from libtz._native import lib
+from libtz.memory import HostBuffer
+from libtz.options import ReadOptions
+from libtz.sources.base import Profile, Source, check_range, local_profile
+from libtz.sources.file import FileSource
+
+__all__ = ["MappedSource"]
+
+# Mapped bytes are not received before they are checked, so only the cost of the calls matters.
+PIECE_SIZE = 1 << 24
+
+
+class MappedSource(Source):
+    """A local file whose bytes are in memory already.
+
+    A buffer of the mapping itself needs no reading: checking it brings in its pages. (Asking the
+    kernel for them beforehand was measured to be no faster.) Any other buffer is read as usual.
+    """
+
+    size: int = 0
+    identity: str | None = None
+    sequential: bool = False
+
+    def __init__(self, file: FileSource) -> None:
+        self._file = file
+        self.url = file.url
+        self.stats = file.stats
+        self._mapping: mmap.mmap | None = None
+
+    def open(self, front: memoryview) -> int:
+        count = self._file.open(front)
+        self.size, self.identity = self._file.size, self._file.identity
+        if self.size:
+            # Private, and writable since PyTorch has no read-only tensors.
+            self._mapping = mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_COPY)
+        return count
+
+    def read_into(self, offset: int, size: int, buffers: Iterable[memoryview]) -> None:
+        done = 0
+        for buffer in buffers:
+            if buffer.obj is self._mapping:
+                self.stats.add(bytes=len(buffer))
+            else:
+                self._file.read_into(offset + done, len(buffer), [buffer])
+            done += len(buffer)
+        if done != size:
+            raise ValueError(f"buffers of {done} bytes for a range of {size}")
+
+    def profile(self, begin: int, end: int, options: ReadOptions) -> Profile:
+        return local_profile(end - begin, piece_size=PIECE_SIZE)
+
+    def resident(self, offset: int, size: int) -> HostBuffer | None:
+        check_range(offset, size, self.size)
+        if self._mapping is None:
+            return None
+        return HostBuffer(self._mapping, offset, size, lib.address(self._mapping) + offset)
+
+    def check_unchanged(self) -> None:
+        self._file.check_unchanged()
+
+    def close(self) -> None:
+        self._mapping = None
+        self._file.close()

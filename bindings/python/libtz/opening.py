@@ -8,30 +8,36 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from libtz._native import lib
+from libtz.arrays.base import Framework, default_framework
+from libtz.checkpoint.base import Checkpoint
+from libtz.checkpoint.catalog import Catalog
 from libtz.checkpoint.coreweave import CoreweaveFile
 from libtz.checkpoint.file import File
+from libtz.checkpoint.loader import Loader
 from libtz.checkpoint.shard_index import INDEX_SUFFIX, folder_files, read_index
-from libtz.checkpoint.sharded import FileSet
+from libtz.checkpoint.sharded import Sharded
 from libtz.errors import FormatError, OptionError
 from libtz.format import parse_digest
-from libtz.locations import Location, resolve_source
+from libtz.locations import Location, SourceLike, resolve_source
 from libtz.memory import allocate
 from libtz.options import ReadOptions
 from libtz.sources.base import Source
 from libtz.transfer.decryption import DecryptionError
 
-__all__ = ["open"]
+__all__ = ["open", "open_as"]
+
+T = TypeVar("T")
 
 # Holds the header of most models, and of small ones everything.
 FRONT_SIZE = 1 << 20
 
-_DEFAULTS = ReadOptions()
 
-
-def open(source: Any, *, digest: str | None = None, options: ReadOptions = _DEFAULTS) -> File:
+def open(
+    source: SourceLike, *, digest: str | None = None, options: ReadOptions | None = None
+) -> Checkpoint[Any]:
     """Opens a .tz, .safetensors or .tensors file: a path, a URL (file, http, https, s3), bytes, or
     a seekable binary file; or a sharded set, by its folder or its *.index.json. Use the result as a
     context manager.
@@ -39,12 +45,27 @@ def open(source: Any, *, digest: str | None = None, options: ReadOptions = _DEFA
     `digest` pins the file. "blake3:…" is a tz file's digest and covers all of it: any other file is
     an IntegrityError before it is parsed. "sha256:…" is of a whole file in another format, which
     then can only be loaded whole.
+
+    Tensors are PyTorch's where it is installed, else NumPy's. `libtz.torch.open` and
+    `libtz.numpy.open` say which, also to type checkers.
     """
+    return open_as(default_framework(), source, digest=digest, options=options)
+
+
+def open_as(
+    framework: Framework[T],
+    source: SourceLike | Location,
+    *,
+    digest: str | None = None,
+    options: ReadOptions | None = None,
+) -> Checkpoint[T]:
+    """As `open`, with tensors of this framework."""
+    options = options or ReadOptions()
     algorithm, pin = parse_digest(digest) if digest is not None else (None, None)
     if isinstance(source, (str, os.PathLike, Location)):
         source = Location.of(source)
         if _is_set(source):
-            return _open_set(source, digest=digest, options=options)
+            return _open_set(framework, source, digest=digest, options=options)
     place = resolve_source(source, options)
     place.is_proven = algorithm == "blake3"
     try:
@@ -65,8 +86,14 @@ def open(source: Any, *, digest: str | None = None, options: ReadOptions = _DEFA
                 f"{place.url} is not encrypted, so anybody can have written it; leave"
                 " ReadOptions.decryption out to read it nevertheless"
             )
-        kind = CoreweaveFile if header.info.format == lib.FORMAT_TENSORS else File
-        return kind(place, header, front, options, digest)
+        opened = CoreweaveFile if header.info.format == lib.FORMAT_TENSORS else File
+        return opened(
+            framework,
+            Catalog(header),
+            Loader(place, header, front, options),
+            is_pinned=algorithm == "blake3",
+            sha256=pin if algorithm == "sha256" else None,
+        )
     except BaseException:
         place.close()
         raise
@@ -79,13 +106,15 @@ def _is_set(location: Location) -> bool:
     return is_folder or location.name.endswith(INDEX_SUFFIX)
 
 
-def _open_set(location: Location, *, digest: str | None, options: ReadOptions) -> File:
+def _open_set(
+    framework: Framework[T], location: Location, *, digest: str | None, options: ReadOptions
+) -> Checkpoint[T]:
     """What `libtz.open` returns for a folder or an index: of a folder with one file, that file."""
     if not location.name.endswith(INDEX_SUFFIX):
         names = folder_files(Path(location.text))
         location = location.folder().sibling(names[0])
         if len(names) == 1 and not names[0].endswith(INDEX_SUFFIX):
-            return open(location, digest=digest, options=options)
+            return open_as(framework, location, digest=digest, options=options)
     else:
         names = [location.name]
     if digest is not None:
@@ -93,11 +122,11 @@ def _open_set(location: Location, *, digest: str | None, options: ReadOptions) -
             f"{location} is one of a set of files, and a digest pins one file; `tz convert`"
             " makes one file of a set, and prints its digest"
         )
-    open_file = partial(open, options=options)
+    open_file = partial(open_as, framework, options=options)
     if not names[0].endswith(INDEX_SUFFIX):
-        return FileSet(location, names, None, open_file)
+        return Sharded(framework, location, names, None, open_file)
     index = read_index(location, options)
-    return FileSet(location, sorted(set(index.values())), index, open_file)
+    return Sharded(framework, location, sorted(set(index.values())), index, open_file)
 
 
 def _open_header(source: Source, pin: bytes | None) -> tuple[lib.Header, memoryview]:

@@ -351,7 +351,7 @@ class Plan:
         self,
         header: Header,
         tensors: NDArray[np.uint32],
-        boxes: Sequence[Box] | None = None,
+        boxes: Sequence[Box | None] | None = None,
         *,
         want_flags: NDArray[np.uint32] | None = None,
         flags: int = 0,
@@ -360,8 +360,8 @@ class Plan:
         slab_size_max: int = 0,
         slab_tensor_max: int = 0,
     ) -> None:
-        """`boxes` has one per tensor; None wants all of each. `want_flags`: WANT_RECORD and the
-        like for each."""
+        """`boxes` has one per tensor, None where all of it is wanted. `want_flags`:
+        WANT_RECORD and the like for each."""
         self._header = header  # must outlive the plan
         wants, corners = _wants(tensors, boxes)
         if want_flags is not None:
@@ -427,15 +427,16 @@ class Plan:
             check(status, diagnostic, where=header.label, name_of=header.name)
 
 
-def _wants(tensors: NDArray[np.uint32], boxes: Sequence[Box] | None) -> tuple[Any, Any]:
+def _wants(tensors: NDArray[np.uint32], boxes: Sequence[Box | None] | None) -> tuple[Any, Any]:
     """The array of tz_want, and the memory that it points to."""
     wants = np.zeros(len(tensors), _WANT)
     wants["tensor"] = tensors
     if boxes is None:
         return wants, None
-    corners = np.array([n for begin, end in boxes for n in (*begin, *end)], np.uint64)
-    ranks = np.array([len(begin) for begin, _ in boxes], np.uint64)
-    # A scalar has no corners; its only box is all of it.
+    # A scalar has no corners; its only box is all of it, as it is without a box.
+    bounds = [box or ((), ()) for box in boxes]
+    corners = np.array([n for begin, end in bounds for n in (*begin, *end)], np.uint64)
+    ranks = np.array([len(begin) for begin, _ in bounds], np.uint64)
     begins = address(corners) + 8 * (2 * (np.cumsum(ranks) - ranks)).astype(np.uint64)
     has_corners = ranks > 0
     wants["begin"] = np.where(has_corners, begins, 0)

@@ -12,7 +12,7 @@ from typing import Any
 
 from libtz import opening
 from libtz._native import lib
-from libtz.checkpoint.file import File
+from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.shard_index import INDEX_SUFFIX
 from libtz.cli.options import add_command, add_options, make_options
 from libtz.cli.output import note, print_json, size_text
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(report["digest"])
 
 
-def _open(source: str, digest: str | None, options: ReadOptions) -> Any:
+def _open(source: str, digest: str | None, options: ReadOptions) -> Checkpoint[Any]:
     if not source.lower().removesuffix(INDEX_SUFFIX).endswith(PICKLED_SUFFIXES):
         return opening.open(source, digest=digest, options=options)
     if digest is not None:
@@ -104,7 +104,7 @@ def _open(source: str, digest: str | None, options: ReadOptions) -> Any:
     return Pickled(source, options)
 
 
-def _to_tz(file: Any, target: Any, options: WriteOptions) -> dict[str, Any]:
+def _to_tz(file: Checkpoint[Any], target: Any, options: WriteOptions) -> dict[str, Any]:
     infos = [file.info(name) for name in file]
     specs = [TensorSpec(info.name, info.dtype, info.shape, info.tied_to) for info in infos]
     places = {spec.name: place for place, spec in enumerate(specs)}
@@ -120,7 +120,7 @@ def _to_tz(file: Any, target: Any, options: WriteOptions) -> dict[str, Any]:
     return report | {"digest": writer.digest, "content_digest": writer.content_digest}
 
 
-def _to_safetensors(file: Any, target: Any, options: WriteOptions) -> dict[str, Any]:
+def _to_safetensors(file: Checkpoint[Any], target: Any, options: WriteOptions) -> dict[str, Any]:
     if file.structure():
         raise OptionError("the file holds a nested object, which a .safetensors file cannot")
     infos = {name: file.info(name) for name in file}
@@ -142,7 +142,7 @@ def _to_safetensors(file: Any, target: Any, options: WriteOptions) -> dict[str, 
     return _report(infos.values()) | {"digest": writer.digest, "content_digest": None}
 
 
-def _to_tensors(file: File, target: Any, options: WriteOptions) -> dict[str, Any]:
+def _to_tensors(file: Checkpoint[Any], target: Any, options: WriteOptions) -> dict[str, Any]:
     paths = _tensors_paths(file)
     infos = {name: file.info(name) for name in file}
     places = {name: place for place, name in enumerate(infos)}
@@ -161,7 +161,7 @@ def _to_tensors(file: File, target: Any, options: WriteOptions) -> dict[str, Any
     return _report(infos.values()) | {"digest": writer.digest, "content_digest": None}
 
 
-def _tensors_paths(file: File) -> dict[str, tuple[str | int, ...]]:
+def _tensors_paths(file: Checkpoint[Any]) -> dict[str, tuple[str | int, ...]]:
     """Paths by name; none of a flat file."""
     nodes = file.structure()
     paths = tensor_paths(nodes)

@@ -9,7 +9,7 @@ from typing import Any
 
 from libtz import opening
 from libtz._native import lib
-from libtz.checkpoint.file import File
+from libtz.checkpoint.base import Checkpoint
 from libtz.cli.options import add_command, add_options, make_options
 from libtz.cli.output import print_json, printable
 from libtz.fields import fields_of
@@ -77,7 +77,7 @@ def _options(arguments: argparse.Namespace, side: str) -> ReadOptions:
     return replace(options, decryption=replace(options.decryption, **keys))
 
 
-def _compare(old: File, new: File) -> dict[str, Any]:
+def _compare(old: Checkpoint[Any], new: Checkpoint[Any]) -> dict[str, Any]:
     common = [name for name in old if name in new]
     before = {name: old.info(name) for name in old}
     after = {name: new.info(name) for name in new}
@@ -121,7 +121,7 @@ def _described(info: TensorInfo, digest: str | None = None) -> dict[str, Any]:
     }
 
 
-def _digests(file: File, infos: Sequence[TensorInfo]) -> dict[str, str]:
+def _digests(file: Checkpoint[Any], infos: Sequence[TensorInfo]) -> dict[str, str]:
     """From the header where it has them; tensors without are read, one at a time."""
     known = {info.name: info.content_digest for info in infos if info.content_digest is not None}
     unknown = [info.name for info in infos if info.content_digest is None]

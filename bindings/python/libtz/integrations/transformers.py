@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 
-from libtz.checkpoint.file import File
+from libtz.arrays.torch_arrays import TorchFramework
+from libtz.checkpoint.base import Checkpoint
 from libtz.errors import Error, OptionError, SourceError
 from libtz.format import TensorInfo
 from libtz.integrations.transformers_building import empty_model
@@ -30,7 +31,7 @@ from libtz.integrations.transformers_config import (
     read_json,
 )
 from libtz.locations import Location, is_plain_name
-from libtz.opening import open as open_file
+from libtz.opening import open_as
 from libtz.options import ReadOptions
 from libtz.sinks.file import FileSink
 from libtz.torch.cast import check_dtype, load_as
@@ -165,11 +166,11 @@ def fetch_tokenizer(
 
 def _open_weights(
     folder: Location, weights: str | None, digest: str | None, options: ReadOptions
-) -> File:
+) -> Checkpoint[torch.Tensor]:
     if weights is not None:
         if not is_plain_name(weights):
             raise OptionError(f"weights is the name of a file in the folder, not {weights!r}")
-        return open_file(folder.sibling(weights), digest=digest, options=options)
+        return open_as(TorchFramework(), folder.sibling(weights), digest=digest, options=options)
     if folder.is_local:
         found = [name for name in WEIGHTS if Path(folder.sibling(name).text).exists()]
         if len({".tz" in name for name in found}) > 1:
@@ -179,7 +180,7 @@ def _open_weights(
     for name in WEIGHTS:
         location = folder.sibling(name)
         with absence_of(location, optional=True):
-            return open_file(location, digest=digest, options=options)
+            return open_as(TorchFramework(), location, digest=digest, options=options)
     raise SourceError(
         f"{folder} has no weights (or they may not be read): {', '.join(WEIGHTS)}",
         url=str(folder),
@@ -189,7 +190,12 @@ def _open_weights(
 # ---- Weights -------------------------------------------------------------------------------------
 
 
-def _fill(model: Any, file: File, device: torch.device | str, dtype: torch.dtype | None) -> bool:
+def _fill(
+    model: Any,
+    file: Checkpoint[torch.Tensor],
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+) -> bool:
     """Makes the file's tensors the model's own; False, with nothing done, if names, shapes or types
     have to be changed by transformers."""
     if dtype is not None and getattr(model, "_keep_in_fp32_modules", None):
@@ -222,7 +228,9 @@ def _data_name(info: TensorInfo) -> str:
     return info.tied_to or info.name
 
 
-def _converted(file: File, framework: type[Any], config: Any, dtype: torch.dtype | None) -> Any:
+def _converted(
+    file: Checkpoint[torch.Tensor], framework: type[Any], config: Any, dtype: torch.dtype | None
+) -> Any:
     """A model that transformers fills with the file's tensors, if they are all that it needs."""
     state = file.load()
     try:

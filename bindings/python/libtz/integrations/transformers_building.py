@@ -14,7 +14,7 @@ import transformers
 from torch.nn.modules import module as torch_module
 
 from libtz.arrays.torch_dtypes import TORCH_DTYPES
-from libtz.checkpoint.file import File
+from libtz.checkpoint.base import Checkpoint
 from libtz.integrations.transformers_config import bad_config, typed_errors
 from libtz.locations import Location
 from libtz.torch.no_init import no_init
@@ -33,7 +33,11 @@ _DEFAULT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def empty_model(
-    framework: Any, config: Any, file: File, dtype: torch.dtype | None, location: Location
+    framework: Any,
+    config: Any,
+    file: Checkpoint[torch.Tensor],
+    dtype: torch.dtype | None,
+    location: Location,
 ) -> Any:
     """The model that the configuration from `location` describes, its parameters on the meta
     device. FormatError if it cannot be built, or asks for much more than `file` holds."""
@@ -89,7 +93,7 @@ def _bounded_building(location: Location, tensor_count: int) -> Iterator[None]:
             hook.remove()
 
 
-def _check_sizes(outline: Any, file: File, location: Location) -> None:
+def _check_sizes(outline: Any, file: Checkpoint[torch.Tensor], location: Location) -> None:
     infos = [file.info(name) for name in file]
     # Tied parameters are not tied yet, so they may count twice.
     elements_max = 2 * sum(math.prod(info.shape) for info in infos) + ELEMENTS_MIN

@@ -54,7 +54,7 @@ class Wants:
 
     tensors: Sequence[lib.Tensor]
     indices: NDArray[np.uint32]
-    boxes: Sequence[lib.Box] | None = None
+    boxes: Sequence[lib.Box | None] | None = None
     with_records: bool = False
 
     def __len__(self) -> int:

@@ -15,7 +15,7 @@ from libtz._native import lib
 from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.shard_index import INDEX_SUFFIX
 from libtz.cli.options import add_command, add_options, make_options
-from libtz.cli.output import note, print_json, size_text
+from libtz.cli.output import note, print_json, print_line, size_text
 from libtz.cli.verify import verify
 from libtz.errors import OptionError
 from libtz.format import TensorInfo
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
         f"{report['write_s']:.2f} s ({rate}/s), verified in "
         f"{report['total_s'] - report['write_s']:.2f} s"
     )
-    print(report["digest"])
+    print_line(report["digest"])
 
 
 def _open(source: str, digest: str | None, options: ReadOptions) -> Checkpoint[Any]:

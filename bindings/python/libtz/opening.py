@@ -70,7 +70,9 @@ def open_as(
     place.is_proven = algorithm == "blake3"
     try:
         place.limit(options.http.open_deadline_s)
-        header, front = _open_header(place, pin if algorithm == "blake3" else None)
+        header, front = _open_header(
+            place, pin if algorithm == "blake3" else None, options.open_size_max
+        )
         place.limit(None)
         if pin is not None and place.resident(0, 0) is not None:
             raise OptionError(
@@ -124,12 +126,12 @@ def _open_set(
         )
     open_file = partial(open_as, framework, options=options)
     if not names[0].endswith(INDEX_SUFFIX):
-        return Sharded(framework, location, names, None, open_file)
+        return Sharded(framework, location, names, None, open_file, options)
     index = read_index(location, options)
-    return Sharded(framework, location, sorted(set(index.values())), index, open_file)
+    return Sharded(framework, location, sorted(set(index.values())), index, open_file, options)
 
 
-def _open_header(source: Source, pin: bytes | None) -> tuple[lib.Header, memoryview]:
+def _open_header(source: Source, pin: bytes | None, size_max: int) -> tuple[lib.Header, memoryview]:
     """The header, and what is known of the file's front."""
     front = memoryview(bytearray(FRONT_SIZE))
     front = front[: source.open(front)]
@@ -152,6 +154,11 @@ def _open_header(source: Source, pin: bytes | None) -> tuple[lib.Header, memoryv
                 raise
         if isinstance(opened, lib.Header):
             return opened, front[: opened.info.header_size]
+        if opened > size_max:
+            raise OptionError(
+                f"{source.url}: its header needs {opened} bytes to be opened, more than"
+                f" ReadOptions.open_size_max allows ({size_max})"
+            )
         # A mapping of its own takes memory only as bytes really arrive.
         longer = allocate(opened).view()
         longer[: len(front)] = front

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from types import TracebackType
-from typing import Any, TypeVar, final
+from typing import Any, NoReturn, TypeVar, final
 
 from libtz._native.lib import Node
 from libtz.arrays.base import BufferFramework, Destination, Framework
@@ -96,6 +96,11 @@ class Checkpoint(Mapping[str, T], ABC):
     @abstractmethod
     def info(self, name: str) -> TensorInfo:
         """What is stored under a name, without reading the tensor. KeyError if there is none."""
+
+    def storage_order(self) -> list[str]:
+        """All names in the order in which their data lie in the file, or in the files of a set. In
+        a file that is the writer's order; the index of a set may have another."""
+        return list(self)
 
     def structure(self) -> list[Node]:
         """The nodes of a nested object in preorder, with tensors by name; empty for a flat set of
@@ -202,6 +207,12 @@ class Checkpoint(Mapping[str, T], ABC):
         return [loaded[id(item)] for item in items]
 
     # ---- The end ----
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} cannot be pickled or copied, since it holds an open source; open it anew in"
+            " the other process"
+        )
 
     def __enter__(self: Self) -> Self:
         return self

@@ -30,6 +30,9 @@ def folder_files(folder: Path) -> list[str]:
         suffix: [name for name in names if name.endswith((suffix, suffix + INDEX_SUFFIX))]
         for suffix in SUFFIXES
     }
+    for suffix in SUFFIXES:  # as transformers would choose, whatever else lies there
+        if f"model{suffix}{INDEX_SUFFIX}" in names:
+            return [f"model{suffix}{INDEX_SUFFIX}"]
     listed = ", ".join([name for group in found.values() for name in group][:4])
     suffixes = [suffix for suffix, group in found.items() if group]
     if not suffixes:
@@ -38,8 +41,6 @@ def folder_files(folder: Path) -> list[str]:
         raise OptionError(f"{folder} holds models in two formats; open one by its name: {listed}")
     (suffix,) = suffixes
     indexes = [name for name in found[suffix] if name.endswith(INDEX_SUFFIX)]
-    if f"model{suffix}{INDEX_SUFFIX}" in indexes:
-        return [f"model{suffix}{INDEX_SUFFIX}"]
     if len(indexes) > 1:
         raise OptionError(f"{folder} has several indexes; open one: {', '.join(indexes)}")
     files = indexes or found[suffix]

@@ -7,13 +7,15 @@ from typing import Any
 import torch
 
 from libtz.arrays.torch_arrays import TorchFramework
+from libtz.checkpoint.base import Checkpoint
 from libtz.errors import OptionError
 from libtz.opening import open_as
 from libtz.options import ReadOptions
-from libtz.torch.cast import check_dtype
+from libtz.torch.cast import check_dtype, load_as
 from libtz.torch.filling import Filling
 from libtz.torch.fit import fit_of, refuse
-from libtz.torch.names import FileNames, Rename
+from libtz.torch.load_hooks import HookedLoad, has_load_hooks
+from libtz.torch.names import FileNames, Rename, strangers
 from libtz.torch.slots import Target
 
 __all__ = ["load_model"]
@@ -44,18 +46,49 @@ def load_model(
     `rename` gives the name in the module for a name in the file: a function, or a mapping of those
     that differ, as in `rename=lambda name: name.removeprefix("module.")`.
 
+    A module that changes how it is loaded, with hooks of `load_state_dict` or methods of its own,
+    is loaded through them: the whole file is then read into memory first, and hooks see what
+    PyTorch would show them. Other modules are filled as the bytes arrive.
+
     Whatever does not fit is reported in one OptionError before anything is changed: names, shapes,
     types, memory that was freed, and tensors that cannot be filled, such as DTensors. Everything
-    that `libtz.open` and `Checkpoint.load` raise is raised too. An error while loading leaves tensors on
-    the meta device as they were; if others were being written, the error's `changed` names them.
+    that `libtz.open` and `Checkpoint.load` raise is raised too. An error while loading leaves
+    tensors on the meta device as they were; if others were being written, the error's `changed`
+    names them.
     """
     check_dtype(dtype)
     target = Target(_device(device), dtype)
     with open_as(TorchFramework(), source, digest=digest, options=options) as file:
-        fit = fit_of(module, FileNames(file, rename), strict, target)
+        names = FileNames(file, rename)
+        if has_load_hooks(module, names.__contains__):
+            return _load_by_hooks(module, file, names, strict, target)
+        fit = fit_of(module, names, strict, target)
         refuse(file, fit.problems)
         Filling(file, fit, target).run()
     return fit.missing, fit.unexpected
+
+
+def _load_by_hooks(
+    module: torch.nn.Module,
+    file: Checkpoint[torch.Tensor],
+    names: FileNames,
+    strict: bool,
+    target: Target,
+) -> tuple[list[str], list[str]]:
+    load = HookedLoad(module, target, is_converting=False)
+    device = "cpu" if target.device is None else target.device
+    stored = load_as(file, None, device, target.dtype)
+    load.rehearse({name: stored[names.info(name).name] for name in names})
+    refuse(file, load.problems)
+    if strict and not load.has_post_hooks:
+        refuse(file, strangers(load.missing, load.unexpected))
+    load.apply()
+    if strict and (lines := strangers(load.missing, load.unexpected)):
+        listed = "".join(f"\n  - {line}" for line in lines)
+        error = OptionError(f"{file!r} does not fit the module, its hooks included:{listed}")
+        error.changed = load.changed
+        raise error
+    return load.missing, load.unexpected
 
 
 def _device(device: torch.device | str | None) -> torch.device | None:

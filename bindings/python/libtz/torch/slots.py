@@ -21,7 +21,7 @@ __all__ = ["Group", "Slot", "Target", "groups_of", "overlapping", "problem_of"]
 PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 # Weights in these types mean the same numbers; those in 8 bits come with scales.
-_UNSCALED = ("f16", "bf16", "f32", "f64")
+UNSCALED_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -80,18 +80,19 @@ class Target:
         own, stored = group.tensor.dtype, group.infos[0].dtype
         if self.dtype is not None and is_cast(stored):
             return self.dtype
-        is_free = group.tensor.is_meta and own in map(TORCH_DTYPES.get, _UNSCALED)
-        return TORCH_DTYPES[stored] if is_free and stored in _UNSCALED else own
+        new = TORCH_DTYPES.get(stored)
+        is_free = group.tensor.is_meta and own in UNSCALED_TYPES
+        return new if is_free and new in UNSCALED_TYPES else own
 
     def is_replaced(self, group: Group) -> bool:
         """Whether the group gets other memory."""
+        return self.has_other_place(group) or group.tensor.dtype != self.dtype_of(group)
+
+    def has_other_place(self, group: Group) -> bool:
+        """Whether it gets other memory whatever its type becomes."""
         tensor = group.tensor
-        return (
-            tensor.is_meta
-            or tensor.device != self.device_of(group)
-            or tensor.dtype != self.dtype_of(group)
-            or _has_own_overlap(tensor)
-        )
+        is_moved = tensor.is_meta or tensor.device != self.device_of(group)
+        return is_moved or _has_own_overlap(tensor)
 
     def is_moved(self, group: Group) -> bool:
         """Of a group that the file does not have."""

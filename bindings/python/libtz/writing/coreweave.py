@@ -94,13 +94,22 @@ class CoreweaveWriter:
             size = None if self._key is None else self._key.block_size(record.nbytes)
             self._declared.append(self._layout.add(record, size))
 
-    def put(self, blocks: Blocks, done: Callable[[], None] | None = None) -> None:
-        """The bytes of the next tensor in pieces. `blocks` is called twice, by a thread and
-        possibly later; then `done` is called by the caller's."""
+    def put(
+        self,
+        name: str | tuple[str | int, ...],
+        blocks: Blocks,
+        done: Callable[[], None] | None = None,
+    ) -> None:
+        """The bytes of a tensor in pieces. Tensors come in the declared order, each under the
+        `name` of its record. `blocks` is called twice, by a thread and possibly later; then `done`
+        is called by the caller's."""
         if self._sink is None or self._pool is None:
             raise OptionError("a CoreweaveWriter is used in a with block")
-        if not self._declared:
-            raise OptionError("all tensors that were declared are written")
+        if not self._declared or self._declared[0].record.name != name:
+            expected = repr(self._declared[0].record.name) if self._declared else "nothing more"
+            raise OptionError(
+                f"tensors are written in the declared order; got {name!r}, expected {expected}"
+            )
         header = self._declared.popleft()
         size = header.record.nbytes
         while self._waiting and self._waiting_size + size > WAITING_SIZE_MAX:

@@ -166,15 +166,16 @@ class TensorSerializer:
             if self._format == "tz":
                 self._gather(items)
                 return
-            records = [_record(item) for item in items]
+            declared = [(_record(item), item) for item in items]
+            records = [record for record, _ in declared]
             writer = self._writer
             if writer is None:
                 writer = self._writer = self._open(records, is_bulk)
                 records = []
             try:
                 writer.declare(records)
-                for item in items:
-                    writer.put(_blocks(item.tensor), item.done)
+                for record, item in declared:
+                    writer.put(record.name, _blocks(item.tensor), item.done)
                 writer.drain()
             except BaseException:
                 self.abort()

@@ -174,6 +174,9 @@ class File(Checkpoint[T]):
         loader = getattr(self, "_loader", None)  # none if it was not made
         if loader is None or loader.is_closed:
             return
-        if loader.source.holds_resources:
-            warnings.warn(f"{self!r} was not closed", ResourceWarning, source=self)
-        loader.close()
+        try:
+            if loader.source.holds_resources:
+                message = f"{self!r} was not closed"
+                warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
+        finally:
+            loader.close()

@@ -19,7 +19,7 @@ from libtz.arrays.torch_dtypes import TORCH_DTYPES
 from libtz.checkpoint.slices import ReadItem
 from libtz.errors import IntegrityError, OptionError
 from libtz.options import ReadOptions
-from libtz.transfer.engine import HostSlot
+from libtz.transfer.target import HostSlot
 from libtz.transfer.staging import Use
 from libtz.transfer.upload import HostUpload, Upload
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libtz.memory import Arena, HostBuffer, allocate
-from libtz.transfer.engine import HostSlot, Request
 from libtz.transfer.schedule import Schedule
 from libtz.transfer.staging import SlotRing
+from libtz.transfer.target import HostSlot, Request
 
 __all__ = ["HostTarget", "host_slot", "resident_buffers"]
 
@@ -22,7 +22,7 @@ def host_slot(size: int) -> HostSlot:
 
 
 class HostTarget:
-    """See engine.Target. `existing` are blocks that need not be allocated, by unit."""
+    """See `target.Target`. `existing` are blocks that need not be allocated, by unit."""
 
     def __init__(
         self, schedule: Schedule, ring: SlotRing[HostSlot], existing: Mapping[int, HostBuffer]

@@ -19,13 +19,14 @@ from libtz.format import dtype_name, item_size
 from libtz.memory import HostBuffer, MemoryBudget, check_decoded_size
 from libtz.options import ReadOptions
 from libtz.sources.base import INLINE_SIZE_MAX, Profile, Source
-from libtz.transfer.engine import SCRATCH_SIZE_MAX, HostSlot, Settings, Target, Transfer
+from libtz.transfer.engine import SCRATCH_SIZE_MAX, Settings, Transfer
 from libtz.transfer.host import HostTarget, host_slot, resident_buffers
 from libtz.transfer.progress import Progress
 from libtz.transfer.records import RecordCheck
 from libtz.transfer.schedule import Schedule
 from libtz.transfer.staging import SlotRing
 from libtz.transfer.stats import TransferStats
+from libtz.transfer.target import HostSlot, Target
 from libtz.transfer.upload import DeviceTarget, Upload
 
 __all__ = ["Job", "Policy", "Wants"]

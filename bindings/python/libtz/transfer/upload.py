@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from libtz._native import lib
 from libtz.memory import HostBuffer
-from libtz.transfer.engine import HostSlot, Request
 from libtz.transfer.host import host_slot
 from libtz.transfer.schedule import Schedule
 from libtz.transfer.staging import SlotRing, Use
+from libtz.transfer.target import HostSlot, Request
 
 __all__ = ["CudaUpload", "DeviceTarget", "HostUpload", "Upload"]
 
@@ -122,7 +122,7 @@ class CudaUpload:
 
 
 class DeviceTarget:
-    """See engine.Target. Units are wants, one each."""
+    """See `target.Target`. Units are wants, one each."""
 
     addresses: NDArray[np.uint64] = np.empty(0, np.uint64)
 

@@ -33,7 +33,7 @@ from libtz.transfer.schedule import Schedule
 from libtz.transfer.signals import HeldSignals
 from libtz.transfer.staging import Stopped
 from libtz.transfer.stats import WorkerTimes
-from libtz.transfer.target import HostSlot, Request, Target
+from libtz.transfer.target import Request, StagingBuffer, Target
 
 __all__ = ["SCRATCH_SIZE_MAX", "Settings", "Transfer"]
 
@@ -344,7 +344,7 @@ class Transfer:
     def _buffers(
         self,
         request: Request,
-        slot: HostSlot | None,
+        slot: StagingBuffer | None,
         worker: _Worker,
         process: Callable[[int], None],
     ) -> Iterator[memoryview]:
@@ -369,7 +369,7 @@ class Transfer:
                     processed = received
 
     def _segments(
-        self, request: Request, slot: HostSlot | None, scratch: memoryview
+        self, request: Request, slot: StagingBuffer | None, scratch: memoryview
     ) -> Iterator[memoryview]:
         begin = request.segment_begin
         segments = self._plan.segments[begin : begin + request.segment_count]

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from libtz.memory import HostBuffer
 
-__all__ = ["HostSlot", "Request", "Target"]
+__all__ = ["Request", "StagingBuffer", "Target"]
 
 
 class Request(NamedTuple):
-    """As tz_request."""
+    """A range of the source and what becomes of it: the fields of `tz_request`."""
 
     offset: int
     size: int
@@ -24,7 +24,7 @@ class Request(NamedTuple):
     staging_size: int
 
 
-class HostSlot(NamedTuple):
+class StagingBuffer(NamedTuple):
     """Staging memory of one request."""
 
     view: memoryview
@@ -59,14 +59,14 @@ class Target(Protocol):
     def forget(self, unit: int) -> None:
         """From now on the unit is its tensors' alone."""
 
-    def acquire(self) -> HostSlot:
+    def acquire(self) -> StagingBuffer:
         """Staging memory for one request. Waits; raises Stopped after `stop`."""
 
-    def deliver(self, request: Request, slot: HostSlot) -> None:
+    def deliver(self, request: Request, slot: StagingBuffer) -> None:
         """The request is checked and decoded: carry it on if need be, take the slot back."""
 
     def stop(self) -> None:
-        """Wake whoever waits in `acquire`."""
+        """Wake threads that wait in `acquire`."""
 
     def close(self) -> None:
         """All workers have ended. Returns when nothing touches the slots any more."""

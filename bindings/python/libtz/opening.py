@@ -67,7 +67,8 @@ def open(source: Any, *, digest: str | None = None, options: ReadOptions = _DEFA
         if options.decryption.is_given and not header.info.is_encrypted:
             raise DecryptionError(
                 f"{place.url} is not encrypted, so anybody can have written it; leave"
-                " ReadOptions.decryption out to read it nevertheless"
+                " ReadOptions.decryption out to read it nevertheless",
+                code="not-encrypted",
             )
         kind = CoreweaveFile if header.info.format == lib.FORMAT_TENSORS else File
         return kind(place, header, front, options, digest)

@@ -90,7 +90,7 @@ class File(Mapping[str, Any]):
         self._header = header
         self._front = front
         self._options = options
-        self._is_pinned = False
+        self._is_pinned, self._pin = False, digest or ""
         if digest is not None:
             algorithm, pin = parse_digest(digest)
             self._is_pinned = algorithm == "blake3"
@@ -326,8 +326,8 @@ class File(Mapping[str, Any]):
         observe = None if observer is None else observer.update
         with self._job(wants.whole(), upload=upload, observe=observe) as job:
             job.wait_all()
-            if observer is not None and observer.digest() != self._sha256:
-                raise IntegrityError(f"{self._source.url} is not the file that the digest pins")
+            if observer and (found := f"sha256:{observer.digest().hex()}") != self._pin:
+                raise IntegrityError.wrong_pin(self._source.url, self._pin, found)
             tensors = [
                 self._made(job, want, framework, entry)
                 for want, entry in enumerate(wants.entries.values())

@@ -11,6 +11,7 @@ transformers is patched, and no code comes from the folder.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -191,6 +192,7 @@ def _open_weights(
     raise SourceError(
         f"{shown(folder)} has no weights (or they may not be read): {', '.join(WEIGHTS)}",
         url=shown(folder),
+        errno=errno.ENOENT,
     )
 
 

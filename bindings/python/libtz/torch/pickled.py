@@ -7,6 +7,7 @@ list has had holes, so this is for files that are to be converted once, not for 
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -101,7 +102,7 @@ class Pickled:
 def _load(path: str) -> Any:
     """A state dict as a plain dict."""
     if not os.path.isfile(path):  # noqa: PTH113
-        raise SourceError(f"{path}: there is no such file", url=path)
+        raise SourceError(f"{path}: there is no such file", url=path, errno=errno.ENOENT)
     try:
         try:
             value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -100,10 +100,11 @@ def open_scripted(
     *,
     sequential: bool = False,
     **options: Any,
-) -> tuple[libtz.File, ScriptedSource]:
+) -> tuple[libtz.Checkpoint[Any], ScriptedSource]:
     source = ScriptedSource(data, script, sequential=sequential)
     monkeypatch.setattr(opening, "resolve_source", lambda *_: source)
-    return libtz.open(source, options=ReadOptions(**options)), source
+    anything: Any = source
+    return libtz.open(anything, options=ReadOptions(**options)), source
 
 
 def contents(file: File) -> dict[str, bytes]:

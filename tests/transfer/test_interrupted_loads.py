@@ -21,7 +21,7 @@ from tests.transfer.test_engine import ScriptedSource
 
 from libtz._native import lib
 from libtz.options import ReadOptions
-from libtz.torch.module import _block
+from libtz.torch.filling import _block
 from libtz.transfer.load import Job, Policy, Wants
 from libtz.transfer.signals import HeldSignals
 

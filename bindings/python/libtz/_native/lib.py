@@ -181,8 +181,7 @@ class Header:
     """
 
     def __init__(self, handle: Any, label: str) -> None:
-        self.handle = handle
-        self.label = label
+        self.handle, self.label = handle, label
         out = ffi.new("tz_header_info *", {"struct_size": ffi.sizeof("tz_header_info")})
         check(clib.tz_header_get(handle, out), where=label)
         values = {name: getattr(out, name) for name in HeaderInfo._fields}
@@ -210,8 +209,8 @@ class Header:
         cls, function: Any, front: Any, file_size: int, label: str, pin: bytes | None
     ) -> Header | int:
         digest = ffi.NULL if pin is None else ffi.new("uint8_t[32]", pin)
-        options = ffi.new("tz_open_options *", {"struct_size": ffi.sizeof("tz_open_options")})
-        options.pin = digest
+        size = ffi.sizeof("tz_open_options")
+        options = ffi.new("tz_open_options *", {"struct_size": size, "pin": digest})
         out, needed = ffi.new("tz_header **"), ffi.new("uint64_t *")
         diagnostic = new_diagnostic()
         with exported(front) as source:
@@ -266,8 +265,8 @@ class Header:
         return int(index[0])
 
     def order(self) -> NDArray[np.uint32]:
-        pointer = clib.tz_header_order(self.handle)
-        return view(pointer, self.info.tensor_count, np.dtype(np.uint32), self.handle)
+        count, dtype = self.info.tensor_count, np.dtype(np.uint32)
+        return view(clib.tz_header_order(self.handle), count, dtype, self.handle)
 
     def pair(self, index: int) -> tuple[str, str]:
         out = ffi.new("tz_pair *")
@@ -353,7 +352,7 @@ class Plan:
         self,
         header: Header,
         tensors: NDArray[np.uint32],
-        boxes: Sequence[Box] | None = None,
+        boxes: Sequence[Box | None] | None = None,
         *,
         want_flags: NDArray[np.uint32] | None = None,
         flags: int = 0,
@@ -362,8 +361,8 @@ class Plan:
         slab_size_max: int = 0,
         slab_tensor_max: int = 0,
     ) -> None:
-        """`boxes` has one per tensor; None wants all of each. `want_flags`: WANT_RECORD and the
-        like for each."""
+        """`boxes` has one per tensor, None where all of it is wanted. `want_flags`:
+        WANT_RECORD and the like for each."""
         self._header = header  # must outlive the plan
         wants, corners = _wants(tensors, boxes)
         if want_flags is not None:
@@ -429,15 +428,16 @@ class Plan:
             check(status, diagnostic, where=header.label, name_of=header.name)
 
 
-def _wants(tensors: NDArray[np.uint32], boxes: Sequence[Box] | None) -> tuple[Any, Any]:
+def _wants(tensors: NDArray[np.uint32], boxes: Sequence[Box | None] | None) -> tuple[Any, Any]:
     """The array of tz_want, and the memory that it points to."""
     wants = np.zeros(len(tensors), _WANT)
     wants["tensor"] = tensors
     if boxes is None:
         return wants, None
-    corners = np.array([n for begin, end in boxes for n in (*begin, *end)], np.uint64)
-    ranks = np.array([len(begin) for begin, _ in boxes], np.uint64)
-    # A scalar has no corners; its only box is all of it.
+    # A scalar has no corners; its only box is all of it, as it is without a box.
+    bounds = [box or ((), ()) for box in boxes]
+    corners = np.array([n for begin, end in bounds for n in (*begin, *end)], np.uint64)
+    ranks = np.array([len(begin) for begin, _ in bounds], np.uint64)
     begins = address(corners) + 8 * (2 * (np.cumsum(ranks) - ranks)).astype(np.uint64)
     has_corners = ranks > 0
     wants["begin"] = np.where(has_corners, begins, 0)

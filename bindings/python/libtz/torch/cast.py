@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from libtz.arrays.torch_dtypes import TORCH_DTYPES
-from libtz.checkpoint.file import File
+from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.selection import Names, select
 from libtz.errors import OptionError
 
@@ -36,16 +36,15 @@ def _is_floating(dtype: torch.dtype) -> bool:
 
 
 def load_as(
-    file: File, names: Names, device: torch.device | str, dtype: torch.dtype | None
+    file: Checkpoint[torch.Tensor],
+    names: Names,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
 ) -> dict[str, torch.Tensor]:
-    """As `File.load`, with floating-point tensors of this type; each is converted when it is there,
-    so that no two copies of everything exist."""
+    """As `Checkpoint.load`, with floating-point tensors of this type. Each is converted as soon as
+    it is there, so that no two copies of everything exist."""
     if dtype is None:
         return file.load(names, device)
-    if file._sha256 is not None:
-        loaded = file.load(names, device)
-        casts = {id(tensor): _cast(tensor, dtype) for tensor in loaded.values()}
-        return {name: casts[id(tensor)] for name, tensor in loaded.items()}
     tensors: dict[str, torch.Tensor] = {}
     before: tuple[Any, Any] = (None, None)
     wanted = select(names, file)

@@ -153,7 +153,7 @@ class Checkpoint(Mapping[str, T], ABC):
         was checked.
         """
         into = self._destination(device)
-        wanted = select(names, self)
+        wanted = self._select(names)
         items = list(map(ReadItem, wanted))
         loaded = {item.name: each for item, each in self.read_items(items, into, streamed=False)}
         return {name: loaded[name] for name in wanted}
@@ -191,11 +191,14 @@ class Checkpoint(Mapping[str, T], ABC):
         regions = [Region.of(self.info(name), index) for name, index in slices]
         return self._load_regions(regions, into)
 
+    def _select(self, names: Names) -> list[str]:
+        return select(names, self)
+
     def _destination(self, device: Any) -> Destination[T]:
         return Destination(self._framework, self._framework.device(device))
 
     def _iterate(self, names: Names, into: Destination[U]) -> Iterator[tuple[str, U]]:
-        items = list(map(ReadItem, select(names, self)))
+        items = list(map(ReadItem, self._select(names)))
         with closing(self.read_items(items, into, streamed=True)) as loaded:
             for item, tensor in loaded:
                 yield item.name, tensor

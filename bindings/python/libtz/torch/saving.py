@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from libtz._native.lib import Node
+from libtz.arrays.numpy_arrays import NAMES
 from libtz.arrays.torch_dtypes import FORMAT_NAMES
+from libtz.errors import OptionError
 from libtz.options import WriteOptions
 from libtz.structure import flatten
 from libtz.torch.tensor_bytes import check, data_of, extent, is_tensor
@@ -74,13 +78,27 @@ def save(
 ) -> str:
     """Writes a nested object, such as the state dict of an optimizer, without pickle.
 
-    It may hold dict, list, tuple, None, bool, int, float, str, bytes and tensors; anything else
-    is an OptionError with its path. Otherwise as `save_file`. The tensors can also be read one by
+    It may hold dict, list, tuple, None, bool, int within 64 bits, float, str, bytes, tensors, and
+    NumPy's scalars and arrays, which come back as Python's scalars and as tensors: random-number
+    states of PyTorch, Python and `numpy.random.get_state()` are such objects. Anything else is an
+    OptionError with its path. Otherwise as `save_file`. The tensors can also be read one by
     one, under names made from their paths: `optimizer/state/0/exp_avg`.
     """
-    flat = flatten(obj, is_tensor)
-    items = list(zip(flat.names, flat.tensors, strict=True))
+    flat = flatten(obj, lambda value: is_tensor(value) or type(value) is np.ndarray)
+    items = [
+        (name, _from_numpy(name, value) if type(value) is np.ndarray else value)
+        for name, value in zip(flat.names, flat.tensors, strict=True)
+    ]
     return _write(items, target, metadata, flat.nodes, copy_overlapping, options)
+
+
+def _from_numpy(name: str, array: NDArray[Any]) -> torch.Tensor:
+    if array.dtype.newbyteorder("<") not in NAMES:
+        raise OptionError(f"tensor {name!r} is an array of dtype {array.dtype}; save numbers")
+    is_usable = array.flags.writeable and array.dtype.isnative
+    if not is_usable or any(stride < 0 or stride % array.itemsize for stride in array.strides):
+        array = np.array(array, array.dtype.newbyteorder("="), order="C")
+    return torch.from_numpy(array)
 
 
 def _write(

@@ -98,8 +98,8 @@ def _compare(contents: SourceContents, target: str, digest: str, options: ReadOp
     pin = digest if digest.startswith("blake3:") else None
     with opening.open(target, digest=pin, options=options) as written:
         contents.compare(written, target)
-    if pin is None and sha256_of(target, options) != digest:
-        raise IntegrityError(f"{target} does not hold the bytes that were written to it")
+    if pin is None and (found := sha256_of(target, options)) != digest:
+        raise IntegrityError.wrong_pin(target, digest, found)
 
 
 def _open(source: str, digest: str | None, options: ReadOptions) -> Checkpoint[Any]:

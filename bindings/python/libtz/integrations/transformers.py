@@ -12,6 +12,7 @@ comes from elsewhere.
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,7 @@ def _open_weights(
     raise SourceError(
         f"{folder} has no weights (or they may not be read): {', '.join(WEIGHTS)}",
         url=str(folder),
+        errno=errno.ENOENT,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -73,8 +74,10 @@ class FileSource(Source):
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             self.close()
-            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
-            raise SourceError(f"{self.url} cannot be opened: it is {kind}", url=self.url)
+            is_folder = stat.S_ISDIR(status.st_mode)
+            kind = "a directory" if is_folder else "no regular file"
+            text = f"{self.url} cannot be opened: it is {kind}"
+            raise SourceError(text, url=self.url, errno=errno.EISDIR if is_folder else None)
         self.size = status.st_size
         self.identity = _identity(status)
         self._direct = DirectFile.of(fd, self.size, self.stats, self._bounce_memory_max)
@@ -189,7 +192,8 @@ class FileSource(Source):
 
     def _failed(self, action: str, error: Exception) -> SourceError:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return SourceError(f"{self.url} cannot be {action}: {reason}", url=self.url)
+        text = f"{self.url} cannot be {action}: {reason}"
+        return SourceError(text, url=self.url, errno=getattr(error, "errno", None))
 
 
 def _identity(status: os.stat_result) -> str:

@@ -131,7 +131,8 @@ class FileObjectSource(Source):
         return int(count)
 
     def _failed(self, error: Exception) -> SourceError:
-        return SourceError(f"{self.url} cannot be read: {error}", url=self.url)
+        text = f"{self.url} cannot be read: {error}"
+        return SourceError(text, url=self.url, errno=getattr(error, "errno", None))
 
     def profile(self, begin: int, end: int, options: ReadOptions) -> Profile:
         return local_profile(end - begin)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from libtz.errors import OptionError, SourceError
+from libtz.errors import Error, OptionError, SourceError
 from libtz.sources.failures import failure
 from libtz.sources.logs import discreet, plain_text
 from libtz.sources.url import shown
@@ -128,11 +128,13 @@ def s3_errors(
     """Turn what botocore raises, and what the store answers to it, into ours."""
     from botocore import exceptions
 
-    error: Exception
+    error: Error
     try:
         with discreet():
             yield
         return
+    except Error:
+        raise
     except exceptions.ClientError as caught:
         error = _client_error(url, caught, is_write=is_write, has_checksum=has_checksum)
     except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as caught:

@@ -77,7 +77,8 @@ def test_inspect_is_a_table(capsys: pytest.CaptureFixture[str], model: str) -> N
     assert lines[1].split() == ["b", "f32", "3x4", "48", "B", "48", "B"]
     assert [line.split()[0] for line in lines[1:7]] == list(TENSORS)
     assert "metadata        note = ü\\n" in lines
-    assert any(line.split()[:2] == ["digest", libtz.open(model).digest] for line in lines)
+    with libtz.open(model) as file:
+        assert any(line.split()[:2] == ["digest", file.digest] for line in lines)
 
 
 def test_inspect_for_programs(capsys: pytest.CaptureFixture[str], model: str) -> None:

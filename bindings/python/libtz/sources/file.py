@@ -60,7 +60,8 @@ class FileSource(Source):
         self.stats = SourceStats()
         self._fd: int | None = None
         self._direct: DirectFile | None = None
-        self._lock = threading.Lock()
+        # Reentrant: the garbage collector may close a file in the middle of anything.
+        self._lock = threading.RLock()
         self._readers = 0
         self._is_closing = False
 
@@ -168,10 +169,12 @@ class FileSource(Source):
     # closes it when close() came in the middle of reads.
     def _acquire(self) -> int:
         with self._lock:
-            if self._fd is None or self._is_closing:
+            self._readers += 1  # first, so that close() in this very thread leaves it open
+            fd = self._fd
+            if fd is None or self._is_closing:
+                self._release()
                 raise source_closed(self.url)
-            self._readers += 1
-            return self._fd
+            return fd
 
     def _release(self) -> None:
         with self._lock:

@@ -26,6 +26,7 @@ class MemorySource(Source):
 
     identity: str | None = None
     sequential: bool = False
+    holds_resources: bool = False
 
     def __init__(self, data: bytes | bytearray | memoryview, *, url: str = "<memory>") -> None:
         """`url` is where the bytes came from, for messages."""
@@ -75,6 +76,7 @@ class FileObjectSource(Source):
     size: int = 0
     identity: str | None = None
     sequential: bool = False
+    holds_resources: bool = False
 
     def __init__(self, file: BinaryIO) -> None:
         name = getattr(file, "name", None)

@@ -25,8 +25,6 @@ from libtz.writing.tz import TensorSpec, Writer
 
 __all__ = ["save", "save_file", "save_model"]
 
-_DEFAULTS = WriteOptions()
-
 
 def save_file(
     tensors: Mapping[str, torch.Tensor],
@@ -34,7 +32,7 @@ def save_file(
     *,
     metadata: Mapping[str, str] | None = None,
     copy_overlapping: bool = False,
-    options: WriteOptions = _DEFAULTS,
+    options: WriteOptions | None = None,
 ) -> str:
     """Writes the tensors, in their order, and returns the file digest ("blake3:…"), a pin for
     loading.
@@ -54,7 +52,7 @@ def save_model(
     metadata: Mapping[str, str] | None = None,
     non_persistent: bool = False,
     copy_overlapping: bool = False,
-    options: WriteOptions = _DEFAULTS,
+    options: WriteOptions | None = None,
 ) -> str:
     """Writes a module's parameters and persistent buffers under the names of its state dict.
 
@@ -79,7 +77,7 @@ def save(
     *,
     metadata: Mapping[str, str] | None = None,
     copy_overlapping: bool = False,
-    options: WriteOptions = _DEFAULTS,
+    options: WriteOptions | None = None,
 ) -> str:
     """Writes a nested object, such as the state dict of an optimizer, without pickle.
 
@@ -112,7 +110,7 @@ def _write(
     metadata: Mapping[str, str] | None,
     nodes: Sequence[Node],
     copy_overlapping: bool,
-    options: WriteOptions,
+    options: WriteOptions | None,
 ) -> str:
     for name, tensor in items:
         check(name, tensor)

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "bindings" / "python" / "libtz"
 # A module imports from its own package and from rows above it. docs/ARCHITECTURE.md prints this.
 LAYERS = (
     ("errors",),
-    ("fields", "machine", "pages", "sodium"),
+    ("fields", "machine", "pages", "sodium", "text"),
     ("options",),
     ("_native",),
     ("format", "memory", "structure"),

@@ -15,7 +15,7 @@ from libtz.checkpoint.shard_index import INDEX_SUFFIX
 from libtz.cli.contents import SourceContents
 from libtz.cli.digest import sha256_of
 from libtz.cli.options import add_command, add_options, make_options
-from libtz.cli.output import note, print_json, size_text
+from libtz.cli.output import note, print_json, print_line, size_text
 from libtz.errors import IntegrityError, OptionError
 from libtz.options import DecryptionOptions, ReadOptions, WriteOptions
 from libtz.sources.url import shown
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
         f"{report['write_s']:.2f} s ({rate}/s), compared with the source in "
         f"{report['total_s'] - report['write_s']:.2f} s"
     )
-    print(report["digest"])
+    print_line(report["digest"])
 
 
 def _compare(contents: SourceContents, target: str, digest: str, options: ReadOptions) -> None:

@@ -59,8 +59,13 @@ def save_model(
     """Writes a module's parameters and persistent buffers under the names of its state dict.
 
     `non_persistent` adds the other buffers, which modules normally compute for themselves: then
-    `load_model` can fill a module that was built on the meta device. Otherwise as `save_file`; tied
-    weights stay tied.
+    `load_model` can fill a module that was built on the meta device. Tied weights stay tied, and
+    shapes and types stay as they are. Returns the file digest. The module is only read, and its
+    tensors must not change meanwhile.
+
+    OptionError, before anything is written, names a tensor that has no bytes of its own to save:
+    one on the meta device or in freed memory, a DTensor, a quantized or sparse tensor, or an extra
+    state that is no tensor. SourceError if the target cannot be written. Otherwise as `save_file`.
     """
     state = module.state_dict()
     if non_persistent:

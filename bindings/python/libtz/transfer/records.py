@@ -18,8 +18,8 @@ from libtz._native import lib
 from libtz._native.records import Record, parse_record, record_range
 from libtz.errors import IntegrityError
 from libtz.transfer.decryption import Decryption
-from libtz.transfer.engine import Target
 from libtz.transfer.schedule import Schedule
+from libtz.transfer.target import Target
 
 __all__ = ["RecordCheck", "RecordNote", "check_hashes", "record_wants"]
 

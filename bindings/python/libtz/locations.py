@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol, TypeAlias, TypeGuard
+from typing import Any, BinaryIO, Protocol, TypeAlias, TypeGuard, cast
 
 from numpy.typing import NDArray
 
@@ -121,7 +121,7 @@ def resolve_source(source: SourceLike | Location | Any, options: ReadOptions) ->
     if _is_buffer(source):
         return MemorySource(source)
     if hasattr(source, "read") and hasattr(source, "seek"):
-        return FileObjectSource(source)
+        return FileObjectSource(cast(BinaryIO, source))
     raise OptionError(
         "a source is a path, a URL, a buffer or a seekable binary file, not"
         f" {type(source).__name__}"

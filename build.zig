@@ -42,6 +42,11 @@ const levels_x86_64 = [_]Level{
         .add = x86.featureSet(&.{ .crc32, .aes, .pclmul }),
     },
     .{
+        .name = "v3_vaes",
+        .model = &x86.cpu.x86_64_v3,
+        .add = x86.featureSet(&.{ .crc32, .aes, .pclmul, .vaes, .vpclmulqdq }),
+    },
+    .{
         .name = "v4",
         .model = &x86.cpu.x86_64_v4,
         .add = x86.featureSet(&.{

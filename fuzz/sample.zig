@@ -237,13 +237,13 @@ fn putEntries(arena: Allocator, random: std.Random, builder: *builders.Builder, 
         const decoded_length: u32 = @intCast(@min(builder.chunk_size, left));
         entry.* = .{
             .stored_length = decoded_length,
-            .codec = format.codec_raw,
+            .codec = tz.codec.raw,
             .crc = random.int(u32),
             .digest = undefined,
         };
         random.bytes(&entry.digest);
         if (compressed and decoded_length > 1 and random.boolean()) {
-            entry.codec = format.codec_tiered;
+            entry.codec = tz.codec.preferred.id;
             entry.stored_length = random.intRangeLessThan(u32, 1, decoded_length);
         }
     }

@@ -7,7 +7,7 @@ const checksum = @import("checksum.zig");
 const dispatch = @import("dispatch.zig");
 const encode = @import("encode.zig");
 const headers = @import("header.zig");
-const jobs = @import("codec/tiered_job.zig");
+const tasks = @import("codec/tiered_task.zig");
 const status = @import("status.zig");
 const KernelTable = @import("kernel_table.zig").KernelTable;
 const Verifier = @import("verifier.zig").Verifier;
@@ -24,9 +24,9 @@ var faulty: KernelTable = undefined;
 var sound: *const KernelTable = undefined;
 
 /// One bit of the last element of a sub-block comes out wrong.
-fn decodeWithFault(job: *const jobs.DecodeJob) callconv(.c) jobs.DecodeVerdict {
-    const verdict = sound.tiered.decode(job);
-    job.destination[job.element_count * job.layout.elementSize() - 1] ^= 1;
+fn decodeWithFault(task: *const tasks.DecodeTask) callconv(.c) tasks.DecodeVerdict {
+    const verdict = sound.tiered.decode(task);
+    task.destination[task.element_count * task.layout.elementSize() - 1] ^= 1;
     return verdict;
 }
 

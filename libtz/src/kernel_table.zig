@@ -7,7 +7,7 @@
 //! Kernels check nothing; what they are given is the caller's business.
 
 const Level = @import("cpu.zig").Level;
-const TieredKernels = @import("codec/tiered_job.zig").Kernels;
+const TieredKernels = @import("codec/tiered_task.zig").Kernels;
 
 pub const KernelTable = extern struct {
     level: Level,

@@ -21,6 +21,7 @@
 const std = @import("std");
 const bytes = @import("bytes.zig");
 const checksum = @import("checksum.zig");
+const codecs = @import("codec.zig");
 const format = @import("format.zig");
 const Digest = @import("index.zig").Digest;
 const status = @import("status.zig");
@@ -69,7 +70,7 @@ pub const Preamble = struct {
             .chunk_count = bytes.get(u64, raw, 64),
             .directory_digest = raw[72..104].*,
         };
-        if (self.incompatible_flags & ~format.incompatible_flags_known != 0) {
+        if (self.incompatible_flags & ~codecs.flags != 0) {
             return diagnostic.fail(error.Feature, 5, 16);
         }
         if (!bytes.allZero(raw[61..64])) return diagnostic.fail(error.Reserved, 7, 61);

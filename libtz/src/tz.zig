@@ -25,6 +25,9 @@ pub const header = @import("header.zig");
 pub const index = @import("index.zig");
 pub const metadata = @import("metadata.zig");
 pub const plan = @import("plan.zig");
+/// For tests and fuzzing.
+pub const plan_simulation = @import("plan_simulation.zig");
+pub const plan_types = @import("plan_types.zig");
 pub const process = @import("process.zig");
 pub const status = @import("status.zig");
 pub const structure = @import("structure.zig");
@@ -38,6 +41,8 @@ test {
     std.testing.refAllDecls(@This());
     _ = @import("box.zig");
     _ = @import("bytes.zig");
+    _ = @import("checksum_test.zig");
+    _ = @import("codec/tiered_test.zig");
     _ = @import("checksum/crc32.zig");
     _ = @import("decoder_fault_test.zig");
     _ = @import("foreign/coreweave.zig");

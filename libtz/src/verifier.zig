@@ -31,7 +31,8 @@ pub const Verifier = struct {
     end: u64,
     /// A compressed chunk, then decoded, and the decoder's scratch memory; made when the first comes.
     workspace: []u8 = &.{},
-    compressed: bool = false,
+    /// Flags of the codecs that were found.
+    codec_flags: u64 = 0,
     /// The first byte of padding that is not zero.
     bad_padding: ?u64 = null,
 
@@ -128,7 +129,7 @@ pub const Verifier = struct {
         given: []const u8,
         diagnostic: *Diagnostic,
     ) status.Error!void {
-        const is_raw = chunk.codec == format.codec_raw;
+        const is_raw = chunk.codec == codecs.raw;
         // A decoder's input must be what was checked, so it is copied first.
         const stored = if (is_raw) given else try self.copy(given);
         if (checksum.crc32c(0, stored) != chunk.crc or
@@ -137,14 +138,14 @@ pub const Verifier = struct {
             return diagnostic.fail(error.Checksum, 43, chunk.offset);
         }
         if (is_raw) return self.content.update(stored);
-        self.compressed = true;
+        const codec = codecs.info(chunk.codec).?; // checked with the run
+        self.codec_flags |= codec.flag;
         if (dtypes.byCode(dtype) == null) return diagnostic.fail(error.Feature, 60, chunk.offset);
         const chunk_size: usize = @intCast(self.header.index.chunk_size);
         const decoded = self.workspace[chunk_size..][0..chunk.decoded_length];
         const scratch = self.workspace[2 * chunk_size ..];
-        codecs.decode(chunk.codec, dtype, stored, decoded, scratch) catch |err| switch (err) {
-            error.Codec => return diagnostic.fail(error.Codec, 44, chunk.offset),
-            error.Feature => return diagnostic.fail(error.Feature, 40, chunk.offset),
+        codec.decode(dtype, stored, decoded, scratch) catch {
+            return diagnostic.fail(error.Codec, 44, chunk.offset);
         };
         self.content.update(decoded);
     }
@@ -164,7 +165,7 @@ pub const Verifier = struct {
         if ((try self.next(diagnostic)).size != 0) return error.Sequence;
         diagnostic.tensor = Diagnostic.none;
         if (self.bad_padding) |offset| return diagnostic.fail(error.Reserved, 45, offset);
-        const announced = self.header.incompatible_flags & format.flag_tiered != 0;
-        if (announced and !self.compressed) return diagnostic.fail(error.Feature, 47, 16);
+        const announced = self.header.incompatible_flags & codecs.flags;
+        if (announced & ~self.codec_flags != 0) return diagnostic.fail(error.Feature, 47, 16);
     }
 };

@@ -137,22 +137,15 @@ export fn tz_header_tensor(header: ?*const Header, index: u32, out: ?*c.Tensor) 
     }));
 }
 
-const flag_meta: u32 = 1;
-const flag_parameter: u32 = 2;
-const flag_buffer: u32 = 4;
-const flag_dotted: u32 = 8;
-
-fn tensorFlags(header: *const Header, index: u32) u32 {
-    if (header.index.records.len == 0) return 0;
+fn tensorFlags(header: *const Header, index: u32) c.TensorFlags {
+    if (header.index.records.len == 0) return .{};
     const record = header.index.records[index];
-    var flags: u32 = switch (record.role) {
-        .parameter => flag_parameter,
-        .buffer => flag_buffer,
-        .state => 0,
+    return .{
+        .meta = record.is_meta,
+        .parameter = record.role == .parameter,
+        .buffer = record.role == .buffer,
+        .dotted = coreweave_names.isDotted(record.name, record.role),
     };
-    if (record.is_meta) flags |= flag_meta;
-    if (coreweave_names.isDotted(record.name, record.role)) flags |= flag_dotted;
-    return flags;
 }
 
 export fn tz_header_find(

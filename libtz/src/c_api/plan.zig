@@ -3,8 +3,8 @@
 const std = @import("std");
 const c = @import("types.zig");
 const Header = @import("../header.zig").Header;
-const Plan = @import("../plan.zig").Plan;
-const plans = @import("../plan.zig");
+const Plan = types.Plan;
+const planning = @import("../plan.zig");
 const processing = @import("../process.zig");
 const status = @import("../status.zig");
 const Diagnostic = status.Diagnostic;
@@ -13,12 +13,11 @@ const support = @import("support.zig");
 const gpa = support.gpa;
 const result = support.result;
 const slice = support.slice;
-
-const flag_staged: u32 = 1;
+const types = @import("../plan_types.zig");
 
 export fn tz_plan_new(
     header: ?*const Header,
-    wants: ?[*]const plans.Want,
+    wants: ?[*]const c.Want,
     want_count: usize,
     given: ?*const c.PlanOptions,
     out: ?**Plan,
@@ -29,7 +28,7 @@ export fn tz_plan_new(
 
 fn newPlan(
     header: ?*const Header,
-    wants: ?[*]const plans.Want,
+    wants: ?[*]const c.Want,
     want_count: usize,
     given: ?*const c.PlanOptions,
     out: ?**Plan,
@@ -39,20 +38,30 @@ fn newPlan(
     const place = support.diagnosticOr(diagnostic, &ignored);
     const self = header orelse return error.Argument;
     const target = out orelse return error.Argument;
-    const list = try slice(plans.Want, wants, want_count);
-    for (list) |want| if (want.flags & ~plans.want_record != 0) return error.Argument;
+    const list = try slice(c.Want, wants, want_count);
+    const items = try gpa.alloc(types.ReadItem, list.len);
+    defer gpa.free(items);
+    for (list, items) |want, *item| {
+        if (want.flags.unused != 0) return error.Argument;
+        item.* = .{
+            .tensor = want.tensor,
+            .is_record = want.flags.record,
+            .begin = want.begin,
+            .end = want.end,
+        };
+    }
     const plan = try gpa.create(Plan);
     errdefer gpa.destroy(plan);
-    plan.* = try .init(gpa, self, list, try planOptions(given), place);
+    plan.* = try planning.make(gpa, self, items, try planOptions(given), place);
     target.* = plan;
 }
 
-fn planOptions(given: ?*const c.PlanOptions) error{Argument}!plans.Options {
-    var chosen: plans.Options = .{};
+fn planOptions(given: ?*const c.PlanOptions) error{Argument}!types.Options {
+    var chosen: types.Options = .{};
     const from = given orelse return chosen;
     if (from.struct_size < @sizeOf(c.PlanOptions)) return error.Argument;
-    if (from.flags & ~flag_staged != 0) return error.Argument;
-    chosen.staged = from.flags & flag_staged != 0;
+    if (from.flags.unused != 0) return error.Argument;
+    chosen.staged = from.flags.staged;
     if (from.request_size_max != 0) chosen.request_size_max = from.request_size_max;
     if (from.gap_max != 0) chosen.gap_max = from.gap_max;
     chosen.slab_size_max = from.slab_size_max;
@@ -81,19 +90,19 @@ export fn tz_plan_get(plan: ?*const Plan, out: ?*c.PlanInfo) Status {
     }));
 }
 
-export fn tz_plan_requests(plan: *const Plan) [*]const plans.Request {
+export fn tz_plan_requests(plan: *const Plan) [*]const types.Request {
     return plan.requests.items.ptr;
 }
 
-export fn tz_plan_segments(plan: *const Plan) [*]const plans.Segment {
+export fn tz_plan_segments(plan: *const Plan) [*]const types.Segment {
     return plan.segments.items.ptr;
 }
 
-export fn tz_plan_pieces(plan: *const Plan) [*]const plans.Piece {
+export fn tz_plan_pieces(plan: *const Plan) [*]const types.Piece {
     return plan.pieces.items.ptr;
 }
 
-export fn tz_plan_placements(plan: *const Plan) [*]const plans.Placement {
+export fn tz_plan_placements(plan: *const Plan) [*]const types.Placement {
     return plan.placements.ptr;
 }
 

@@ -9,8 +9,6 @@ const Diagnostic = status.Diagnostic;
 const Status = status.Status;
 const support = @import("support.zig");
 
-const flag_crc32: u32 = 1;
-
 export fn tz_header_record(header: ?*const Header, tensor: u32, out: ?*Range) Status {
     const self = header orelse return .argument;
     const target = out orelse return .argument;
@@ -64,7 +62,7 @@ fn parse(
     try support.give(target, .{
         .struct_size = 0,
         .module = parsed.module,
-        .flags = if (parsed.crc32 == null) 0 else flag_crc32,
+        .flags = .{ .crc32 = parsed.crc32 != null },
         .crc32 = parsed.crc32 orelse 0,
         .sha256 = parsed.sha256,
         .hashed_size = parsed.hashed_size,

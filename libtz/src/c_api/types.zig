@@ -4,7 +4,7 @@ const std = @import("std");
 const checksum = @import("../checksum.zig");
 const Digest = @import("../index.zig").Digest;
 const encode = @import("../encode.zig");
-const plan = @import("../plan.zig");
+const plan = @import("../plan_types.zig");
 const Range = @import("../runs.zig").Range;
 const status = @import("../status.zig");
 
@@ -41,6 +41,15 @@ pub const HeaderInfo = extern struct {
     reserved: u32 = 0,
 };
 
+/// TZ_TENSOR_*
+pub const TensorFlags = packed struct(u32) {
+    meta: bool = false,
+    parameter: bool = false,
+    buffer: bool = false,
+    dotted: bool = false,
+    unused: u28 = 0,
+};
+
 pub const Tensor = extern struct {
     struct_size: u32,
     dtype: u32,
@@ -50,7 +59,7 @@ pub const Tensor = extern struct {
     rank: u32,
     order: u32,
     tie: u32,
-    flags: u32,
+    flags: TensorFlags,
     decoded_size: u64,
     stored_size: u64,
     data_offset: u64,
@@ -58,10 +67,16 @@ pub const Tensor = extern struct {
     content_digest: ?*const Digest,
 };
 
+/// TZ_RECORD_*
+pub const RecordFlags = packed struct(u32) {
+    crc32: bool = false,
+    unused: u31 = 0,
+};
+
 pub const Record = extern struct {
     struct_size: u32,
     module: u32,
-    flags: u32,
+    flags: RecordFlags,
     crc32: u32,
     sha256: ?*const Digest,
     hashed_size: u64,
@@ -99,9 +114,28 @@ pub const Chunk = extern struct {
     digest: ?*const Digest,
 };
 
+/// TZ_WANT_*
+pub const WantFlags = packed struct(u32) {
+    record: bool = false,
+    unused: u31 = 0,
+};
+
+pub const Want = extern struct {
+    tensor: u32,
+    flags: WantFlags,
+    begin: ?[*]const u64,
+    end: ?[*]const u64,
+};
+
+/// TZ_PLAN_*
+pub const PlanFlags = packed struct(u32) {
+    staged: bool = false,
+    unused: u31 = 0,
+};
+
 pub const PlanOptions = extern struct {
     struct_size: u32,
-    flags: u32,
+    flags: PlanFlags,
     request_size_max: u64,
     gap_max: u64,
     slab_size_max: u64,
@@ -163,7 +197,7 @@ pub const structs = .{
     .{ "tz_node", Node },
     .{ "tz_range", Range },
     .{ "tz_chunk", Chunk },
-    .{ "tz_want", plan.Want },
+    .{ "tz_want", Want },
     .{ "tz_plan_options", PlanOptions },
     .{ "tz_plan_info", PlanInfo },
     .{ "tz_request", plan.Request },

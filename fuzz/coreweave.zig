@@ -33,7 +33,7 @@ pub fn run(input: []const u8) !void {
     defer memory.deinit();
     const gpa = memory.allocator();
     var diagnostic: Diagnostic = .{};
-    const outcome = tz.header.openForeign(.tensors, gpa, file.bytes, input.len, .{}, &diagnostic);
+    const outcome = tz.header.open(gpa, file.bytes, input.len, .{ .format = .coreweave }, &diagnostic);
     try checkFronts(file.bytes, outcome);
     const header = (outcome catch return observe.refusedForeign(diagnostic)).header;
     defer header.deinit();
@@ -56,7 +56,7 @@ fn checkFronts(file: []const u8, whole: Error!Outcome) !void {
         defer part.deinit();
         var diagnostic: Diagnostic = .{};
         const gpa = memory.allocator();
-        const outcome = tz.header.openForeign(.tensors, gpa, part.bytes, file.len, .{}, &diagnostic);
+        const outcome = tz.header.open(gpa, part.bytes, file.len, .{ .format = .coreweave }, &diagnostic);
         if (outcome) |got| switch (got) {
             .header => |header| {
                 defer header.deinit();

@@ -79,7 +79,7 @@ const Case = struct {
                 self.gpa,
                 front.bytes,
                 file_size,
-                .{},
+                .{ .format = .tz },
                 &diagnostic,
             ) catch |err| {
                 if (err == error.OutOfMemory) return err;
@@ -166,7 +166,7 @@ const Case = struct {
         const made = tz.plan.make(self.gpa, self.header, read_items, options, &diagnostic);
         var plan = made catch |err| switch (err) {
             error.Argument => return if (options.staged) true else error.BoxRefused, // scattered
-            error.RunMissing => return true, // not put, or refused
+            error.EntriesMissing => return true, // not put, or refused
             error.Feature => return true, // TZ1-60
             error.Limit, error.OutOfMemory => |other| return other,
         };

@@ -38,7 +38,7 @@ pub fn run(input: []const u8) !void {
     defer memory.deinit();
     const gpa = memory.allocator();
     var diagnostic: Diagnostic = .{};
-    const outcome = tz.header.openForeign(.safetensors, gpa, front.bytes, file_size, .{}, &diagnostic);
+    const outcome = tz.header.open(gpa, front.bytes, file_size, .{ .format = .safetensors }, &diagnostic);
     try checkFronts(front.bytes, file_size, outcome);
     const header = (outcome catch return observe.refusedForeign(diagnostic)).header;
     defer header.deinit();
@@ -64,7 +64,7 @@ fn checkFronts(front: []const u8, file_size: u64, whole: Error!Outcome) !void {
         defer part.deinit();
         var diagnostic: Diagnostic = .{};
         const gpa = memory.allocator();
-        const outcome = tz.header.openForeign(.safetensors, gpa, part.bytes, file_size, .{}, &diagnostic);
+        const outcome = tz.header.open(gpa, part.bytes, file_size, .{ .format = .safetensors }, &diagnostic);
         if (outcome) |asked| {
             if (asked.need_more <= size or asked.need_more > front.len) return error.WrongNeed;
         } else |err| {
@@ -113,7 +113,7 @@ fn checkAgain(header: *const Header) !void {
     defer front.deinit();
     const file_size = front.bytes.len + (header.file_size - header.header_size);
     var diagnostic: Diagnostic = .{};
-    const outcome = try tz.header.openForeign(.safetensors, arena, front.bytes, file_size, .{}, &diagnostic);
+    const outcome = try tz.header.open(arena, front.bytes, file_size, .{ .format = .safetensors }, &diagnostic);
     const again = outcome.header;
     defer again.deinit();
     if (again.index.tensors.len != header.index.tensors.len) return error.OtherCount;

@@ -205,10 +205,11 @@ fn putData(
     const data = try arena.alloc(u8, @intCast(item.decoded_size));
     fill(random, data);
     const chunk_size: usize = @intCast(builder.chunk_size);
-    const image = try arena.alloc(u8, tz.encode.outputSizeMax(data.len));
+    const image = try arena.alloc(u8, tz.encode.outputSizeMax(data.len).?);
     const entries = try arena.alloc(tz.encode.Entry, chunkCount(data.len, chunk_size));
     const dtype: u16 = @intCast(item.spec.dtype);
-    const size = try tz.encode.encodeChunks(arena, dtype, chunk_size, .auto, data, image, entries);
+    const encoding: tz.encode.Options = .{ .dtype = dtype, .chunk_size = chunk_size };
+    const size = try tz.encode.encodeChunks(arena, encoding, data, image, entries);
     const stored = if (size == 0) data else image[0..size];
     const offset = try builder.putChunks(spec, entries);
     @memcpy(file[@intCast(offset)..][0..stored.len], stored);

@@ -47,10 +47,11 @@ fn makeFile(gpa: std.mem.Allocator) ![]u8 {
     defer gpa.free(data);
     for (data, 0..) |*byte, index| byte.* = if (index % 2 == 0) @truncate(index *% 37) else 0x3c;
 
-    const image = try gpa.alloc(u8, encode.outputSizeMax(data.len));
+    const image = try gpa.alloc(u8, encode.outputSizeMax(data.len).?);
     defer gpa.free(image);
     var entries: Entries = undefined;
-    const size = try encode.encodeChunks(gpa, bf16_code, chunk_size, .auto, data, image, &entries);
+    const encoding: encode.Options = .{ .dtype = bf16_code, .chunk_size = chunk_size };
+    const size = try encode.encodeChunks(gpa, encoding, data, image, &entries);
     for (entries) |entry| try std.testing.expectEqual(1, entry.codec);
 
     const specs = [_]builders.Spec{.{ .name = "w", .shape = &.{element_count}, .dtype = bf16_code }};

@@ -8,12 +8,10 @@ const format = @import("format.zig");
 const Digest = @import("index.zig").Digest;
 const status = @import("status.zig");
 
-/// `tz_entry` in tz.h.
-pub const Entry = extern struct {
+pub const Entry = struct {
     stored_length: u32,
     codec: u32,
     crc: u32,
-    reserved: u32 = 0,
     digest: Digest,
 };
 
@@ -21,28 +19,36 @@ pub const Compress = enum(u32) { off, auto };
 
 /// What `out` must hold: an encoded chunk is smaller than its source, and whole chunks need no
 /// padding.
-pub fn outputSizeMax(size: usize) usize {
-    return size + format.chunk_alignment;
+pub fn outputSizeMax(size: usize) ?usize {
+    return std.math.add(usize, size, format.chunk_alignment) catch null;
 }
+
+pub const Options = struct {
+    dtype: u16,
+    chunk_size: usize,
+    compress: Compress = .auto,
+};
 
 /// Encodes the whole chunks of `source`, of which the last may be shorter; one entry each. Returns
 /// the size of the image in `out`, or 0 when every chunk stayed raw, so that the source itself is the
 /// image.
 pub fn encodeChunks(
     gpa: std.mem.Allocator,
-    dtype: u16,
-    chunk_size: usize,
-    compress: Compress,
+    options: Options,
     source: []const u8,
     out: []u8,
     entries: []Entry,
 ) status.Error!usize {
-    std.debug.assert(out.len >= outputSizeMax(source.len));
+    const chunk_size = options.chunk_size;
+    std.debug.assert(out.len >= outputSizeMax(source.len).?);
     std.debug.assert(entries.len == bytes.divCeil(source.len, chunk_size));
     var encoder: ?Encoder = null;
-    if (compress == .auto) encoder = try .init(gpa, dtype, @min(chunk_size, source.len));
+    if (options.compress == .auto) {
+        encoder = try .init(gpa, options.dtype, @min(chunk_size, source.len));
+    }
     defer if (encoder) |*made| made.deinit();
-    // Nothing is copied until a chunk compresses: the image then begins with the raw chunks before it.
+    // Nothing is copied until a chunk compresses: the image then begins with the raw chunks
+    // before it.
     var image: ?usize = null;
     for (entries, 0..) |*entry, number| {
         const begin = number * chunk_size;

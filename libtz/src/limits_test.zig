@@ -77,13 +77,14 @@ fn writeSmall(gpa: Allocator) ![]u8 {
         if (!builder.hasData(number)) continue;
         const data = try smallData(gpa, @intCast(builder.items[number].decoded_size));
         defer gpa.free(data);
-        const image = try gpa.alloc(u8, encode.outputSizeMax(data.len));
+        const image = try gpa.alloc(u8, encode.outputSizeMax(data.len).?);
         defer gpa.free(image);
         var entries: [2]encode.Entry = undefined;
         const count: usize = @intCast(bytes.divCeil(data.len, 1 << 16));
         const dtype: u16 = @intCast(spec.dtype);
         const list = entries[0..count];
-        const size = try encode.encodeChunks(gpa, dtype, 1 << 16, .auto, data, image, list);
+        const encoding: encode.Options = .{ .dtype = dtype, .chunk_size = 1 << 16 };
+        const size = try encode.encodeChunks(gpa, encoding, data, image, list);
         const stored = if (size == 0) data else image[0..size];
         const offset = try builder.putChunks(number, list);
         @memcpy(file[@intCast(offset)..][0..stored.len], stored);

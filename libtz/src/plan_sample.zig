@@ -20,9 +20,9 @@ pub const File = struct {
     /// Chunk entries by tensor, empty when missing; null in a foreign file.
     runs: ?[][]const u8,
 
-    pub fn chunks(self: File, tensor: u32) error{RunMissing}!chunk_table.Iterator {
+    pub fn chunks(self: File, tensor: u32) error{EntriesMissing}!chunk_table.Iterator {
         const run = if (self.runs) |runs| runs[tensor] else null;
-        if (run) |entries| if (entries.len == 0) return error.RunMissing;
+        if (run) |entries| if (entries.len == 0) return error.EntriesMissing;
         const record_size = format.chunk_record_size;
         return .init(self.index.tensors[tensor], run, record_size, self.index.chunk_size);
     }
@@ -126,10 +126,15 @@ fn appendChunks(
     mode: encode.Compress,
     content: []const u8,
 ) ![]const u8 {
-    const image = try arena.alloc(u8, encode.outputSizeMax(content.len));
+    const image = try arena.alloc(u8, encode.outputSizeMax(content.len).?);
     const count = std.math.divCeil(usize, content.len, chunk_size) catch unreachable;
     const entries = try arena.alloc(encode.Entry, count);
-    const size = try encode.encodeChunks(arena, dtype, chunk_size, mode, content, image, entries);
+    const options: encode.Options = .{
+        .dtype = dtype,
+        .chunk_size = chunk_size,
+        .compress = mode,
+    };
+    const size = try encode.encodeChunks(arena, options, content, image, entries);
     try file.appendSlice(arena, if (size == 0) content else image[0..size]);
     const run = try arena.alloc(u8, count * format.chunk_record_size);
     for (entries, 0..) |entry, number| {

@@ -347,12 +347,12 @@ test "read_items that cannot be planned" {
     try expectEqual(60, fixture.diagnostic.rule);
 
     fixture.file.runs.?[1] = &.{};
-    try fixture.expectError(error.RunMissing, whole(1));
+    try fixture.expectError(error.EntriesMissing, whole(1));
     try expectEqual(1, fixture.diagnostic.tensor);
     // Without its entries a tensor's size is no more than a claim.
     fixture.tensors[1].shape = &.{ 4, 1 << 60 };
     fixture.tensors[1].decoded_size = 1 << 62;
-    try fixture.expectError(error.RunMissing, whole(1));
+    try fixture.expectError(error.EntriesMissing, whole(1));
 }
 
 test "a foreign file that claims to be huge costs nothing" {

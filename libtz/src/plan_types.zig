@@ -108,7 +108,7 @@ pub const ChunkTask = struct {
     }
 };
 
-pub const Error = error{ Argument, OutOfMemory, RunMissing, Feature, Limit };
+pub const Error = error{ Argument, OutOfMemory, EntriesMissing, Feature, Limit };
 
 pub const Plan = struct {
     gpa: Allocator,

@@ -14,7 +14,7 @@ const expectEqualStrings = std.testing.expectEqualStrings;
 
 test {
     _ = @import("c_calls_test.zig");
-    _ = @import("c_tensors_test.zig");
+    _ = @import("c_coreweave_test.zig");
 }
 
 /// The names that tz.h declares and that begin with `prefix`.
@@ -107,12 +107,22 @@ test "every constant of the header has the library's value" {
     try expectEnum("TZ_COMPRESS_", tz.encode.Compress);
     try expectFlags("TZ_TENSOR_", tz.c_types.TensorFlags);
     try expectFlags("TZ_RECORD_", tz.c_types.RecordFlags);
-    try expectFlags("TZ_WANT_", tz.c_types.WantFlags);
+    try expectFlags("TZ_ITEM_", tz.c_types.ItemFlags);
     try expectFlags("TZ_PLAN_", tz.c_types.PlanFlags);
     try expectEqual(tz.format.none, @as(u32, @bitCast(c.TZ_NONE32)));
     try expectEqual(tz.plan_types.to_staging, @as(u32, @bitCast(c.TZ_TO_STAGING)));
     try expectEqual(tz.plan_types.to_nowhere, @as(u32, @bitCast(c.TZ_TO_NOWHERE)));
     try expectEqual(c.tz_abi_version(), @as(u32, c.TZ_ABI_VERSION));
+}
+
+test "the version of the header is the library's" {
+    const text = std.mem.span(c.tz_version());
+    try expectEqualStrings(text, c.TZ_VERSION_STRING);
+    const version: std.SemanticVersion = try .parse(text);
+    try expectEqual(version.major, c.TZ_VERSION_MAJOR);
+    try expectEqual(version.minor, c.TZ_VERSION_MINOR);
+    try expectEqual(version.patch, c.TZ_VERSION_PATCH);
+    try expectEqual(1_000 * version.minor + version.patch, c.TZ_VERSION % 1_000_000);
 }
 
 test "every status has its number and its word" {
@@ -132,6 +142,8 @@ test "every status has its number and its word" {
         try expectEqualStrings(if (status == .not_tz) "not-tz" else field, word);
     }
     try expectEqualStrings("ok", std.mem.span(c.tz_status_name(c.TZ_OK)));
+    try expectEqualStrings("the file ends too early", std.mem.span(c.tz_status_text(c.TZ_E_TRUNCATED)));
+    try expectEqualStrings("unknown status", std.mem.span(c.tz_status_text(16)));
     for ([_]i32{ -1, 2, 9, 16, 40, 52, std.math.maxInt(i32), std.math.minInt(i32) }) |code| {
         try expectEqualStrings("unknown", std.mem.span(c.tz_status_name(code)));
     }
@@ -148,11 +160,14 @@ fn isCallError(status: tz.status.Status) bool {
 test "no constant is left out" {
     const groups = .{
         "TZ_E_",        "TZ_FORMAT_", "TZ_NODE_",   "TZ_KEY_",  "TZ_VERIFY_",
-        "TZ_COMPRESS_", "TZ_TENSOR_", "TZ_RECORD_", "TZ_WANT_", "TZ_PLAN_",
+        "TZ_COMPRESS_", "TZ_TENSOR_", "TZ_RECORD_", "TZ_ITEM_", "TZ_PLAN_",
     };
     const single = [_][:0]const u8{
-        "TZ_OK",         "TZ_NEED_MORE", "TZ_NONE32",      "TZ_TO_STAGING",
-        "TZ_TO_NOWHERE", "TZ_H",         "TZ_ABI_VERSION",
+        "TZ_OK",             "TZ_NEED_MORE",     "TZ_NONE32",        "TZ_TO_STAGING",
+        "TZ_TO_NOWHERE",     "TZ_H",             "TZ_ABI_VERSION",
+        // In the test of the version.
+          "TZ_VERSION",
+        "TZ_VERSION_STRING", "TZ_VERSION_MAJOR", "TZ_VERSION_MINOR", "TZ_VERSION_PATCH",
     };
     inline for (comptime declared("TZ_")) |name| {
         const grouped = inline for (groups) |prefix| {

@@ -10,6 +10,7 @@ const status = @import("../status.zig");
 const Diagnostic = status.Diagnostic;
 const Status = status.Status;
 const support = @import("support.zig");
+const Report = support.Report;
 const gpa = support.gpa;
 const result = support.result;
 const slice = support.slice;
@@ -17,49 +18,49 @@ const types = @import("../plan_types.zig");
 
 export fn tz_plan_new(
     header: ?*const Header,
-    wants: ?[*]const c.Want,
-    want_count: usize,
-    given: ?*const c.PlanOptions,
+    items: ?*const c.ReadItem,
+    item_count: usize,
+    options: ?*const c.PlanOptions,
     out: ?**Plan,
-    diagnostic: ?*Diagnostic,
+    diagnostic: ?*c.Diagnostic,
 ) Status {
-    return result(newPlan(header, wants, want_count, given, out, diagnostic));
+    var report = Report.init(diagnostic) catch return .argument;
+    defer report.deliver();
+    return result(newPlan(header, items, item_count, options, out, &report.diagnostic));
 }
 
 fn newPlan(
     header: ?*const Header,
-    wants: ?[*]const c.Want,
-    want_count: usize,
-    given: ?*const c.PlanOptions,
+    items: ?*const c.ReadItem,
+    item_count: usize,
+    options: ?*const c.PlanOptions,
     out: ?**Plan,
-    diagnostic: ?*Diagnostic,
+    diagnostic: *Diagnostic,
 ) status.Error!void {
-    var ignored: Diagnostic = .{};
-    const place = support.diagnosticOr(diagnostic, &ignored);
     const self = header orelse return error.Argument;
     const target = out orelse return error.Argument;
-    const list = try slice(c.Want, wants, want_count);
-    const items = try gpa.alloc(types.ReadItem, list.len);
-    defer gpa.free(items);
-    for (list, items) |want, *item| {
-        if (want.flags.unused != 0) return error.Argument;
+    const given: support.Array(c.ReadItem) = try .init(items, item_count);
+    const list = try gpa.alloc(types.ReadItem, given.len());
+    defer gpa.free(list);
+    for (list, 0..) |*item, index| {
+        const from = try given.get(index);
+        if (from.flags.unused != 0 or from.reserved != 0) return error.Argument;
         item.* = .{
-            .tensor = want.tensor,
-            .is_record = want.flags.record,
-            .begin = want.begin,
-            .end = want.end,
+            .tensor = from.tensor,
+            .is_record = from.flags.record,
+            .begin = from.begin,
+            .end = from.end,
         };
     }
     const plan = try gpa.create(Plan);
     errdefer gpa.destroy(plan);
-    plan.* = try planning.make(gpa, self, items, try planOptions(given), place);
+    plan.* = try planning.make(gpa, self, list, try planOptions(options), diagnostic);
     target.* = plan;
 }
 
 fn planOptions(given: ?*const c.PlanOptions) error{Argument}!types.Options {
     var chosen: types.Options = .{};
-    const from = given orelse return chosen;
-    if (from.struct_size < @sizeOf(c.PlanOptions)) return error.Argument;
+    const from = try support.take(c.PlanOptions, given orelse return chosen);
     if (from.flags.unused != 0) return error.Argument;
     chosen.staged = from.flags.staged;
     if (from.request_size_max != 0) chosen.request_size_max = from.request_size_max;
@@ -78,7 +79,6 @@ export fn tz_plan_free(plan: ?*Plan) void {
 export fn tz_plan_get(plan: ?*const Plan, out: ?*c.PlanInfo) Status {
     const self = plan orelse return .argument;
     return result(support.give(out orelse return .argument, .{
-        .struct_size = 0,
         .request_count = @intCast(self.requests.items.len),
         .segment_count = self.segments.items.len,
         .piece_count = self.pieces.items.len,
@@ -118,10 +118,10 @@ export fn tz_plan_process(
     allocations: ?[*]const ?*anyopaque,
     verify: u32,
     next: ?*u64,
-    diagnostic: ?*Diagnostic,
+    diagnostic: ?*c.Diagnostic,
 ) Status {
-    var ignored: Diagnostic = .{};
-    const place = support.diagnosticOr(diagnostic, &ignored);
+    var report = Report.init(diagnostic) catch return .argument;
+    defer report.deliver();
     const self = plan orelse return .argument;
     const count = next orelse return .argument;
     return result(processing.process(self, .{
@@ -130,5 +130,5 @@ export fn tz_plan_process(
         .staging = staging,
         .allocations = slice(?*anyopaque, allocations, self.allocations.items.len) catch return .argument,
         .verify = std.enums.fromInt(processing.Verify, verify) orelse return .argument,
-    }, count, place));
+    }, count, &report.diagnostic));
 }

@@ -357,6 +357,7 @@ def test_only_secrets_and_mappings_have_no_flag() -> None:
         "s3.access_key_id",
         "s3.secret_access_key",
         "s3.session_token",
+        "s3.sse_customer_key",
     }
 
 

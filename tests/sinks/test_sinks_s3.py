@@ -15,9 +15,9 @@ from tests.servers import Seaweed
 
 from libtz.errors import OptionError, SourceError
 from libtz.options import MIB, HttpOptions, RetryPolicy, S3Options, WriteOptions
-from libtz.sinks import s3 as s3_module
 from libtz.sinks.resolve import resolve
 from libtz.sinks.s3 import S3Sink
+from libtz.sources import s3_access
 from libtz.sources.s3_client import make_client
 
 DATA = random.Random(11).randbytes(8 * MIB)
@@ -176,7 +176,7 @@ def answer_parts_with(sink: S3Sink, status: int, body: bytes, times: int = 10**6
         answers.append(status)
         return AWSResponse(request.url, status, HTTPHeaders(), Raw())
 
-    sink._client.meta.events.register("before-send.s3.UploadPart", answer)
+    sink._calls._access.client().meta.events.register("before-send.s3.UploadPart", answer)
     return answers
 
 
@@ -194,7 +194,7 @@ def test_uploads_carry_checksums_as_configured(
     def note(request: Any, **_: object) -> None:
         sent.append({name.lower() for name in request.headers if "checksum" in name.lower()})
 
-    monkeypatch.setattr(s3_module, "make_client", watched_client)
+    monkeypatch.setattr(s3_access, "make_client", watched_client)
     for size in (20_000, 20 * MIB):
         sink = S3Sink(f"s3://{BUCKET}/sum", s3, HTTP, header_size=HEADER, file_size_max=size)
         finish(sink, size)

@@ -16,6 +16,7 @@ from tests.faults.server import Fault, FaultServer
 
 from libtz.errors import OptionError, SourceError
 from libtz.options import HttpOptions, RetryPolicy
+from libtz.sources import answer as answer_module
 from libtz.sources import reply as reply_module
 from libtz.sources.http import HttpSource
 from libtz.sources.retry import retry_after_s
@@ -341,7 +342,8 @@ def test_a_wrong_answer_stops_the_read(
     error = failing(source)
     assert message in str(error)
     assert not error.retryable
-    assert len(server.requests) == 2
+    # A condition that fails is left out once: there are servers that compare ETags wrongly.
+    assert len(server.requests) == (3 if fault.status == 412 else 2)
     server.always = None
     assert read(source, 0, 1000) == DATA[:1000]  # and the source is still in step
 
@@ -517,12 +519,45 @@ def test_a_stream_of_a_changed_object_is_refused(plain_server: FaultServer) -> N
     source.close()
 
 
-def test_without_ranges_and_length_there_is_nothing_to_go_by(plain_server: FaultServer) -> None:
+@pytest.mark.parametrize("size", [0, 10, FRONT, FRONT + 1, len(DATA)])
+def test_small_objects_of_unknown_length_are_read_to_their_end(
+    plain_server: FaultServer, size: int
+) -> None:
+    plain_server.data = DATA[:size]
     plain_server.always = Fault(chunked=True)
     source = HttpSource(plain_server.url(), OPTIONS)
-    with pytest.raises(SourceError, match="download it to a file"):
-        source.open(memoryview(bytearray(FRONT)))
+    front = memoryview(bytearray(FRONT))
+    assert source.open(front) == min(FRONT, size)
+    assert front[: min(FRONT, size)] == DATA[: min(FRONT, size)]
+    assert source.size == size
+    assert read(source, 0, size) == DATA[:size]
+    assert read(source, size // 2, size - size // 2, 7) == DATA[size // 2 : size]
+    assert len(plain_server.requests) == 1
     source.close()
+
+
+def test_a_body_of_unknown_length_that_breaks_off_is_asked_for_again(
+    plain_server: FaultServer,
+) -> None:
+    plain_server.faults.append(Fault(chunked=True, drop_after=500_000))
+    plain_server.always = Fault(chunked=True)
+    source = HttpSource(plain_server.url(), OPTIONS)
+    source.open(memoryview(bytearray(FRONT)))
+    assert read(source, 0, len(DATA)) == DATA
+    assert source.stats.retries == 1
+    source.close()
+
+
+def test_an_end_that_a_broken_connection_could_have_made_is_not_believed(
+    plain_server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for fault, size_max in ((Fault(until_close=True), 10**9), (Fault(chunked=True), 1000)):
+        monkeypatch.setattr(answer_module, "UNSIZED_SIZE_MAX", size_max)
+        plain_server.always = fault
+        source = HttpSource(plain_server.url(), OPTIONS)
+        with pytest.raises(SourceError, match="download it to a file"):
+            source.open(memoryview(bytearray(FRONT)))
+        source.close()
 
 
 def test_ranges_that_cease_during_the_load_are_survived(

@@ -251,7 +251,7 @@ def test_urls_are_sent_quoted_and_shown_without_secrets(first: FaultServer) -> N
     opened(first.url("/a b/ü%2Fc%20d?x=1 2")).close()
     assert first.requests[0].target == "/a%20b/%C3%BC%2Fc%20d?x=1%202"
     assert shown("https://u:p@h:1/a/b?q#f") == "https://h:1/a/b"
-    assert shown("https://u:p@h?q@x") == "https://h"
+    assert shown("https://u:p@h?q@x") == "https://***@x"
     assert shown("https://h/a\nb") == "https://h/a?b"
 
 
@@ -356,7 +356,7 @@ def test_a_tunnel_that_is_refused_is_final(secure: FaultServer, certificate: Cer
 def test_a_certificate_nobody_vouches_for_is_refused_at_once(secure: FaultServer) -> None:
     error = refused(secure.url())
     assert "certificate was refused" in str(error)
-    assert "HttpOptions.verify" in str(error)
+    assert "ReadOptions.http.verify" in str(error)
     assert not error.retryable
 
 

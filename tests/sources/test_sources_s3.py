@@ -9,12 +9,12 @@ import ssl
 import stat
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import botocore.session
 import pytest
@@ -190,9 +190,9 @@ def fake() -> Iterator[FaultServer]:
         yield server
 
 
-def signer(target: str) -> tuple[str, str]:
+def signer(request: Request) -> tuple[str, str]:
     """Access key and region that a request was signed with."""
-    scope = parse_qs(urlsplit(target).query)["X-Amz-Credential"][0].split("/")
+    scope = request.headers["authorization"].partition("Credential=")[2].split("/")
     return scope[0], scope[2]
 
 
@@ -221,7 +221,7 @@ def test_credentials_that_expire_are_renewed_during_the_load(fake: FaultServer, 
     )
     (aws / "config").write_text(f"[default]\ncredential_process = {sys.executable} {script}\n")
     check(S3Source("s3://bucket/key", S3Options(endpoint=fake.url("")), HTTP))
-    first, last = (signer(request.target)[0] for request in fake.requests)
+    first, last = (signer(request)[0] for request in fake.requests)
     assert first != last
 
 
@@ -240,7 +240,7 @@ def test_credentials_replaced_in_a_file_are_found_after_a_refusal(
     fake.faults.append(Fault(status=400, body=error_body("ExpiredToken")))
     source.read_into(0, 100, [memoryview(bytearray(100))])
     source.read_into(0, 100, [memoryview(bytearray(100))])
-    keys = [signer(request.target)[0] for request in fake.requests]
+    keys = [signer(request)[0] for request in fake.requests]
     assert keys == ["AKIAOLD", "AKIAOLD", "AKIANEW", "AKIANEW"]
     fake.faults.append(Fault(status=403, body=error_body("AccessDenied")))
     with pytest.raises(SourceError, match="AccessDenied"):
@@ -254,26 +254,14 @@ def test_signatures_are_renewed_with_age(
 ) -> None:
     source = S3Source("s3://bucket/key", with_keys(fake), HTTP)
     source.open(memoryview(bytearray(10)))
-    signed: list[str] = []
-
-    def sign(*_: object, **__: object) -> str:
-        signed.append("")
-        return fake.url("/new")
-
-    monkeypatch.setattr(source._s3_origin._client, "generate_presigned_url", sign)
-    source.read_into(0, 100, [memoryview(bytearray(100))])
-    assert signed == []
-    monkeypatch.setattr(s3_module, "SIGNATURE_USED_S", 0)
-    source.read_into(0, 100, [memoryview(bytearray(100))])
-    assert len(signed) == 1
-    monkeypatch.undo()
-    # A refusal of an old signature may be about its age.
-    fake.faults.extend([Fault(status=403), None, Fault(status=403)])
-    monkeypatch.setattr(s3_module, "SIGNATURE_FRESH_S", -1)
-    source.read_into(0, 100, [memoryview(bytearray(100))])
-    monkeypatch.setattr(s3_module, "SIGNATURE_FRESH_S", 60)
-    with pytest.raises(SourceError, match="403"):
+    for used_s in (3600, 0):
+        monkeypatch.setattr(s3_module, "SIGNATURE_USED_S", used_s)
+        monkeypatch.setattr(source._s3_origin, "_signed_s", time.monotonic() - 70)
+        # What is signed tells whether it was signed again.
+        monkeypatch.setattr(source._s3_origin, "_object", {"Bucket": "bucket", "Key": "other"})
         source.read_into(0, 100, [memoryview(bytearray(100))])
+    targets = [request.target.partition("?")[0] for request in fake.requests]
+    assert targets == ["/bucket/key", "/bucket/key", "/bucket/other"]
     source.close()
 
 
@@ -296,7 +284,7 @@ def test_many_threads_that_are_refused_together_all_go_on(fake: FaultServer, aws
         )
 
     def refuse_the_old(request: Request) -> Fault | None:
-        if signer(request.target)[0] == "AKIANEW":
+        if signer(request)[0] == "AKIANEW":
             renewed.set()
             return None
         refusals.append(request)
@@ -327,7 +315,7 @@ def test_the_region_the_store_names_is_used(fake: FaultServer) -> None:
     )
     fake.faults.append(wrong)
     check(S3Source("s3://bucket/key", with_keys(fake, region="us-west-1"), HTTP))
-    regions = [signer(request.target)[1] for request in fake.requests]
+    regions = [signer(request)[1] for request in fake.requests]
     assert regions == ["us-west-1", "eu-west-3", "eu-west-3"]
     fake.always = wrong
     source = S3Source("s3://bucket/key", with_keys(fake, region="us-west-1"), HTTP)
@@ -364,7 +352,8 @@ def test_addressing_style_and_anonymity(fake: FaultServer) -> None:
     check(S3Source("s3://bucket/a/b", with_keys(fake, addressing_style="path"), HTTP))
     assert fake.requests[-1].target.startswith("/bucket/a/b?")
     check(S3Source("s3://bucket/a/b", S3Options(endpoint=fake.url(""), anonymous=True), HTTP))
-    assert fake.requests[-1].target == "/bucket/a/b"
+    assert fake.requests[-1].target.partition("?")[0] == "/bucket/a/b"
+    assert "authorization" not in fake.requests[-1].headers
 
 
 def test_keys_are_not_normalised(fake: FaultServer) -> None:
@@ -376,7 +365,7 @@ def test_encryption_is_used_unless_the_endpoint_says_http(aws: Path) -> None:
     source = S3Source("s3://bucket/key", S3Options(access_key_id="A", secret_access_key="s3cret"))
     url, headers = source._s3_origin.sign()
     assert url.startswith("https://bucket.s3.amazonaws.com/key?")
-    assert headers == {}
+    assert headers["Authorization"].startswith("AWS4-HMAC-SHA256 Credential=A/")
     source.close()
 
 
@@ -396,8 +385,9 @@ def test_a_credential_process_that_fails_is_not_quoted(fake: FaultServer, aws: P
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     (aws / "config").write_text(f"[default]\ncredential_process = {script}\n")
     error = refused(S3Source("s3://bucket/key", S3Options(endpoint=fake.url("")), HTTP))
-    assert "CredentialRetrievalError" in str(error)
-    assert error.retryable
+    assert "credential_process" in str(error)
+    assert not error.retryable
+    assert fake.requests == []
 
 
 def test_a_profile_that_does_not_exist_is_an_option_error() -> None:

@@ -222,6 +222,28 @@ def test_views_of_one_memory_under_two_parameters() -> None:
     assert torch.equal(net.weight, weight)
 
 
+def test_parameters_whose_memory_is_gone_are_no_tie() -> None:
+    """Both have the address 0."""
+    net = nn.ModuleDict({"a": nn.Linear(3, 3, bias=False), "b": nn.Linear(3, 3, bias=False)})
+    data = file_of({"a.weight": torch.ones(3, 3), "b.weight": torch.zeros(3, 3)})
+    for parameter in net.parameters():
+        parameter.untyped_storage().resize_(0)
+    with pytest.raises(OptionError, match=r"'a.weight' needs 36 bytes of its storage.*\n.*'b.wei"):
+        load_model(net, data)
+
+
+def test_elements_that_share_memory_get_their_own() -> None:
+    base = torch.zeros(20)
+    expected = torch.arange(12.0).view(3, 4)
+    for tensor in (base[:4].expand(3, 4), base.as_strided((3, 4), (1, 1)), base[::2][:9:8]):
+        net = nn.Module()
+        net.register_buffer("b", tensor)
+        wanted = expected if tensor.dim() == 2 else torch.ones(2)
+        load_model(net, file_of({"b": wanted}))
+        assert torch.equal(net.get_buffer("b"), wanted)
+    assert torch.equal(base[16], torch.tensor(1.0))  # the last one was written in place
+
+
 def test_everything_that_does_not_fit_is_told_at_once(saved: Any) -> None:
     _, expected = saved
     del expected["scale"]

@@ -47,6 +47,8 @@ def save_file(
 
     Arrays that share memory with the same dtype, shape and start are stored once. Any other overlap
     is an OptionError that names both, unless `copy_overlapping` asks to store each on its own.
+    An array does not tell how long its memory lives: one over memory that was freed, or made with
+    as_strided() beyond its base, ends the process here as it does everywhere.
     """
     dtypes = {name: _dtype_name(name, array) for name, array in arrays.items()}
     extents = [_extent(name, array) for name, array in arrays.items()]

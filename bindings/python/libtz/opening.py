@@ -55,8 +55,11 @@ def open(source: Any, *, digest: str | None = None, options: ReadOptions = _DEFA
                 " each other; leave local='copy'"
             )
         place = MappedSource(place)
+    place.is_proven = algorithm == "blake3"
     try:
+        place.limit(options.http.open_deadline_s)
         header, front = _open_header(place, pin if algorithm == "blake3" else None)
+        place.limit(None)
         if algorithm == "sha256" and header.info.format == lib.FORMAT_TZ:
             raise OptionError(
                 f"{place.url} is a tz file; pin it by its own digest, as `tz digest` prints it"
@@ -114,6 +117,11 @@ def _open_header(source: Source, pin: bytes | None) -> tuple[lib.Header, memoryv
         try:
             opened = lib.Header.open(front, source.size, label=source.url, pin=pin)
         except FormatError as error:
+            if source.size == 0:
+                error.message += (
+                    "; there is nothing to read: the file is empty (0 bytes), as after an upload"
+                    " that broke off, or where it marks a folder"
+                )
             if error.code != "not-tz":
                 raise
             if bytes(front[:5]) == b"|TZR|":

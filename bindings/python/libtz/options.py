@@ -46,6 +46,7 @@ CHUNK_SIZE_MAX = 64 * MIB
 REQUEST_SIZE_MIN = 64 * KIB
 # Room for a few chunks of the usual 1 MiB on their way; larger chunks may need more than this.
 HOST_MEMORY_MIN = 8 * MIB
+SSE_KEY_SIZE = 32  # AES-256, the only cipher that S3 has for keys of its customers
 # Past this a client is a load test; servers and file-descriptor limits object first.
 CONNECTIONS_MAX = 1024
 
@@ -132,7 +133,7 @@ class RetryPolicy:
 @documented
 @dataclass(frozen=True, kw_only=True)
 class HttpOptions:
-    """How to talk to an HTTP server; S3 requests obey all of it but `headers`."""
+    """How to talk to an HTTP server, an S3 store included."""
 
     headers: Mapping[str, str] = option(
         SecretMapping({}), "headers to send, to the URL's own host only", has_flag=False
@@ -141,6 +142,16 @@ class HttpOptions:
         30.0, "drop a connection that stalls this long, and resume", unit="seconds"
     )
     connect_timeout_s: float = option(10.0, "give up connecting after this long", unit="seconds")
+    open_deadline_s: float = option(
+        600.0, "give up when reading a header or an index takes longer", unit="seconds"
+    )
+    # A telephone modem brought more; a gigabyte would take three days.
+    rate_min: int = option(
+        4 * KIB,
+        "give up when fewer bytes a second come over all connections, averaged over"
+        " retry.deadline_s; 0: never",
+        unit="bytes",
+    )
     verify: bool | str = option(
         True, "check the server's certificate; or the path of the authorities to trust"
     )
@@ -162,6 +173,8 @@ class HttpOptions:
         object.__setattr__(self, "headers", headers)
         require_seconds(self.timeout_s, "HttpOptions.timeout_s")
         require_seconds(self.connect_timeout_s, "HttpOptions.connect_timeout_s")
+        require_seconds(self.open_deadline_s, "HttpOptions.open_deadline_s")
+        require_integer(self.rate_min, "HttpOptions.rate_min", 0)
         if not isinstance(self.verify, (bool, str)) or self.verify == "":
             raise OptionError("HttpOptions.verify must be True, False or the path of a CA bundle")
         if not _is_certificate(self.cert):
@@ -209,6 +222,17 @@ class S3Options:
         None, "how bucket names go into URLs"
     )
     version_id: str | None = option(None, "read this version of the object")
+    requester_pays: bool = option(False, "pay for requests to buckets whose owners do not")
+    sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = option(
+        None, "how the store is to encrypt what is written"
+    )
+    sse_kms_key_id: str | None = option(None, "key of its key service to encrypt with")
+    sse_customer_key: bytes | None = option(
+        None,
+        "a key of your own, 32 bytes, that the store encrypts with and does not keep (SSE-C)",
+        has_flag=False,
+        repr=False,
+    )
     access_key_id: str | None = option(None, "key to sign with", has_flag=False, repr=False)
     secret_access_key: str | None = option(None, "its secret half", has_flag=False, repr=False)
     session_token: str | None = option(
@@ -217,7 +241,9 @@ class S3Options:
 
     def __post_init__(self) -> None:
         require_bool(self.anonymous, "S3Options.anonymous")
+        require_bool(self.requester_pays, "S3Options.requester_pays")
         self._check_strings()
+        self._check_encryption()
         if self.addressing_style is not None:
             choices = ("auto", "path", "virtual")
             require_choice(self.addressing_style, "S3Options.addressing_style", choices)
@@ -233,12 +259,24 @@ class S3Options:
         if self.anonymous and (self.access_key_id is not None or self.profile is not None):
             raise OptionError("S3Options: anonymous excludes keys and profile")
 
+    def _check_encryption(self) -> None:
+        if self.sse is not None:
+            require_choice(self.sse, "S3Options.sse", ("AES256", "aws:kms", "aws:kms:dsse"))
+        if self.sse_kms_key_id is not None and not (self.sse or "").startswith("aws:kms"):
+            raise OptionError('S3Options.sse_kms_key_id needs sse="aws:kms" or "aws:kms:dsse"')
+        key = self.sse_customer_key
+        if key is not None and (not isinstance(key, bytes) or len(key) != SSE_KEY_SIZE):
+            raise OptionError(f"S3Options.sse_customer_key must be {SSE_KEY_SIZE} bytes")
+        if key is not None and self.sse is not None:
+            raise OptionError("S3Options: give sse or sse_customer_key, not both")
+
     def _check_strings(self) -> None:
         for name in (
             "endpoint",
             "region",
             "profile",
             "version_id",
+            "sse_kms_key_id",
             "access_key_id",
             "secret_access_key",
             "session_token",

@@ -20,6 +20,7 @@ from libtz.cli.verify import verify
 from libtz.errors import OptionError
 from libtz.format import TensorInfo
 from libtz.options import DecryptionOptions, ReadOptions, WriteOptions
+from libtz.sources.url import shown
 from libtz.structure import NodeKind, tensor_paths
 from libtz.writing.coreweave import CoreweaveWriter, TensorRecord
 from libtz.writing.safetensors import SafetensorsWriter, unit_size
@@ -66,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
     convert = _CONVERTERS.get(arguments.target.rpartition(".")[2].lower())
     if convert is None:
         raise OptionError(
-            f"{arguments.target}: the name must end with .tz, .safetensors or .tensors"
+            f"{shown(arguments.target)}: the name must end with .tz, .safetensors or .tensors"
         )
     read_options = make_options(ReadOptions, arguments)
     write_options = make_options(WriteOptions, arguments)
@@ -97,7 +98,7 @@ def _open(source: str, digest: str | None, options: ReadOptions) -> Any:
     if digest is not None:
         raise OptionError("files of torch.save have no digest that could be checked")
     if importlib.util.find_spec("torch") is None:
-        raise OptionError(f"{source} is read by PyTorch, which is not installed")
+        raise OptionError(f"{shown(source)} is read by PyTorch, which is not installed")
     from libtz.torch.pickled import Pickled
 
     return Pickled(source, options)
@@ -152,7 +153,7 @@ def _to_tensors(file: File, target: Any, options: WriteOptions) -> dict[str, Any
         for name in names
     ]
     if file.metadata:
-        note(f"metadata are left out, {target} cannot hold them: {', '.join(file.metadata)}")
+        note(f"metadata are left out, {shown(target)} cannot hold them: {', '.join(file.metadata)}")
     writer = CoreweaveWriter(target, records, options=options)
     with writer:
         for _, data in file.iter_buffers(names):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
 
 from libtz import __version__
 from libtz.cli import convert, diff, digest, inspect, load, verify
+from libtz.cli.options import VERBOSE_HELP
 from libtz.cli.output import note
 from libtz.errors import Error, OptionError
 
@@ -41,6 +43,8 @@ DATA_FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
+    if arguments.verbose:
+        _show_log()
     try:
         status: int | None = arguments.run(arguments)
         # Here, so that a reader that went away is noticed inside the try.
@@ -64,6 +68,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status or 0
 
 
+def _show_log() -> None:
+    """What libtz logs (retries, redirects, throttling, fallbacks), on standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("tz: %(message)s"))
+    logger = logging.getLogger("libtz")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tz",
@@ -71,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("-v", "--verbose", action="store_true", help=VERBOSE_HELP)
     parser.add_argument("--version", action="version", version=f"libtz {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in (inspect, verify, digest, diff, convert, load):

@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 
 from libtz.fields import Field, fields_of
 
-__all__ = ["add_command", "add_options", "make_options", "parse_size"]
+__all__ = ["VERBOSE_HELP", "add_command", "add_options", "make_options", "parse_size"]
+
+VERBOSE_HELP = "say why things take longer: retries, redirects, throttling"
 
 Options = TypeVar("Options")
 
@@ -41,6 +43,10 @@ def add_command(
         allow_abbrev=False,
     )
     parser.set_defaults(run=run)
+    # Also after the command; left out there, it stays as it was before it.
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help=VERBOSE_HELP
+    )
     return parser
 
 
@@ -96,7 +102,10 @@ def _help(field: Field) -> str:
 
 
 def _size_text(size: int) -> str:
-    return f"{size >> 20}M" if size % (1 << 20) == 0 else str(size)
+    for letter, shift in (("M", 20), ("K", 10)):
+        if size and size % (1 << shift) == 0:
+            return f"{size >> shift}{letter}"
+    return str(size)
 
 
 def _conversion(field: Field) -> dict[str, Any]:

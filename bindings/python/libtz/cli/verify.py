@@ -10,6 +10,7 @@ from libtz.cli.digest import sha256_of
 from libtz.cli.options import add_command, add_options, make_options
 from libtz.errors import IntegrityError, OptionError
 from libtz.options import ReadOptions
+from libtz.sources.url import shown
 
 __all__ = ["add_to", "verify"]
 
@@ -65,5 +66,5 @@ def verify(source: Any, digest: str | None, options: ReadOptions, *, content: bo
     if digest is None:
         return False
     if sha256_of(source, options) != digest:
-        raise IntegrityError(f"{source} is not the file that the digest pins")
+        raise IntegrityError(f"{shown(source)} is not the file that the digest pins")
     return True

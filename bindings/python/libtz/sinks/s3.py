@@ -14,7 +14,9 @@ from typing import Any
 
 from libtz.errors import Error, OptionError
 from libtz.options import MIB, HttpOptions, S3Options
-from libtz.sources.s3_client import make_client, make_session, parse_s3_url, s3_errors
+from libtz.sinks.s3_calls import S3Calls
+from libtz.sources.s3_client import parse_s3_url
+from libtz.sources.url import shown
 
 __all__ = ["S3Sink"]
 
@@ -41,14 +43,15 @@ class S3Sink:
         file_size_max: int,
     ) -> None:
         bucket, key = parse_s3_url(url)
-        self._s3 = s3 or S3Options()
-        if self._s3.version_id is not None:
+        s3 = s3 or S3Options()
+        url = shown(url)
+        if s3.version_id is not None:
             raise OptionError(
                 f"{url}: S3Options.version_id is for reading; the store makes new ones"
             )
-        self._http = http or HttpOptions()
-        self._url = url
-        self._object = {"Bucket": bucket, "Key": key}
+        self._calls = S3Calls(
+            url, {"Bucket": bucket, "Key": key}, s3, http or HttpOptions(), UPLOADS_MAX + 1
+        )
         self._file_size_max = file_size_max
         smallest = max(PART_SIZE_MIN, header_size, -(-file_size_max // PARTS_MAX))
         self.part_size = -(-smallest // MIB) * MIB
@@ -57,9 +60,7 @@ class S3Sink:
         self._first = bytearray()
         self._part = bytearray()  # the part in the making, its length as far as it is filled
         self._end = 0  # of all bytes written so far
-        self._client: Any = None
         self._upload: dict[str, str] | None = None  # what names the upload, once there is one
-        self._checksum: dict[str, str] = {}
         self._executor: ThreadPoolExecutor | None = None
         self._slots: queue.Queue[None] = queue.Queue()
         self._parts: list[Future[dict[str, Any]]] = []
@@ -107,8 +108,8 @@ class S3Sink:
             # Parts on their way would outlive an upload that is aborted before they are there.
             self._executor.shutdown(wait=True, cancel_futures=True)
         if upload is not None:
-            with contextlib.suppress(Exception), s3_errors(self._url):
-                self._client.abort_multipart_upload(**upload)
+            with contextlib.suppress(Exception):
+                self._calls.call("AbortMultipartUpload", **upload)
         self._finish()
 
     def _finish(self) -> None:
@@ -116,8 +117,7 @@ class S3Sink:
         self._first = self._part = bytearray()
         if self._executor is not None:
             self._executor.shutdown(wait=True)
-        if self._client is not None:
-            self._client.close()
+        self._calls.close()
 
     # Collecting.
 
@@ -154,37 +154,17 @@ class S3Sink:
 
     # Sending.
 
-    def _connect(self) -> None:
-        attempts = self._http.retry.attempts
-        self._client = make_client(
-            make_session(self._s3),
-            self._s3,
-            self._http,
-            retries={"mode": "standard", "total_max_attempts": attempts},
-            max_pool_connections=UPLOADS_MAX + 1,
-        )
-        # As boto3's own transfers do. Stores that know no checksums are configured so.
-        if (
-            getattr(self._client.meta.config, "request_checksum_calculation", "")
-            == "when_supported"
-        ):
-            self._checksum = {"ChecksumAlgorithm": "CRC32"}
-
     def _put(self, size: int) -> None:
         self._first.extend(bytes(size - len(self._first)))
-        self._connect()
-        with s3_errors(self._url):
-            self._client.put_object(**self._object, Body=self._first, **self._checksum)
+        self._calls.send("PutObject", self._first)
 
     def _begin(self) -> dict[str, str]:
-        self._connect()
-        with s3_errors(self._url):
-            answer = self._client.create_multipart_upload(**self._object, **self._checksum)
+        answer = self._calls.begin()
         uploads = max(1, min(UPLOADS_MAX, MEMORY_MAX // self.part_size - 1))
         self._executor = ThreadPoolExecutor(uploads, thread_name_prefix="libtz-upload")
         for _ in range(uploads):
             self._slots.put(None)
-        return {**self._object, "UploadId": answer["UploadId"]}
+        return {"UploadId": answer["UploadId"]}
 
     def _send_part(self) -> None:
         """Hand the part in the making to a thread, when one is free."""
@@ -198,10 +178,9 @@ class S3Sink:
             self._parts.append(self._executor.submit(self._upload_part, number, part))
 
     def _upload_part(self, number: int, body: bytearray) -> dict[str, Any]:
+        upload = self._upload or {}
         try:
-            answer = self._client.upload_part(
-                **(self._upload or {}), PartNumber=number, Body=body, **self._checksum
-            )
+            answer = self._calls.send("UploadPart", body, PartNumber=number, **upload)
         except BaseException as error:
             self._failure = error
             raise
@@ -211,17 +190,14 @@ class S3Sink:
         return {"PartNumber": number, "ETag": answer["ETag"], **checksums}
 
     def _raise_failure(self) -> None:
-        with s3_errors(self._url):
-            if self._failure is not None:
-                raise self._failure
+        if self._failure is not None:
+            raise self._failure
 
     def _complete(self, size: int) -> None:
         self._append_zeros(size - self._position())
         self._send_part()
-        with s3_errors(self._url):
-            parts = [part.result() for part in self._parts]
-            self._first.extend(bytes(self.part_size - len(self._first)))
-            parts.insert(0, self._upload_part(1, self._first))
-            self._client.complete_multipart_upload(
-                **(self._upload or {}), MultipartUpload={"Parts": parts}
-            )
+        parts = [part.result() for part in self._parts]
+        self._first.extend(bytes(self.part_size - len(self._first)))
+        parts.insert(0, self._upload_part(1, self._first))
+        upload = self._upload or {}
+        self._calls.call("CompleteMultipartUpload", **upload, MultipartUpload={"Parts": parts})

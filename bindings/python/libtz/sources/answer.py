@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from http import HTTPStatus
 
 from libtz.sources.reply import Reply
 from libtz.sources.retry import TryFailed
 
-__all__ = ["Identity", "changed", "check_coding", "check_range_answer", "is_empty_object"]
+__all__ = [
+    "Identity",
+    "changed",
+    "check_coding",
+    "check_range_answer",
+    "is_empty_object",
+    "read_unsized",
+]
+
+# An object whose size the server does not tell is read to its end up to this: indexes,
+# configurations and tokenizers, not weights.
+UNSIZED_SIZE_MAX = 64 * 1024 * 1024
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
 _EMPTY_RANGE = re.compile(r"bytes \*/0+")
@@ -35,24 +47,34 @@ class Identity:
     def matches(self, headers: Mapping[str, str]) -> bool:
         # Conditions are not enough: there are servers that ignore them.
         if self._etag is not None:
-            return headers.get("ETag") == self._etag
+            return _opaque(headers.get("ETag", "")) == _opaque(self._etag)
         return self._modified is None or headers.get("Last-Modified") == self._modified
+
+
+def _opaque(etag: str) -> str:
+    """An ETag without its mark of weakness: servers that compress, and proxies, set it for the
+    bytes that others give a strong one for."""
+    return etag.removeprefix("W/")
 
 
 def changed(how: str) -> TryFailed:
     """The failure of a load whose object is no longer the one it began with."""
     return TryFailed(
         f"the object changed while it was being read ({how}); load it again, and publish new"
-        " versions under new names",
+        " versions under new names. Where several servers have copies of it, with ETags of their"
+        " own, pin its digest",
         retryable=False,
     )
 
 
 def check_coding(reply: Reply) -> None:
     """Refuse a body that is not the object's own bytes."""
-    coding = reply.headers.get("Content-Encoding", "identity").strip().lower()
+    codings = reply.headers.get("Content-Encoding", "").lower().split(",")
     transfer = reply.headers.get("Transfer-Encoding", "chunked").strip().lower()
-    if coding not in ("", "identity") or transfer != "chunked":
+    # Stores keep "aws-chunked", which was of the upload; the object itself is plain.
+    if {coding.strip() for coding in codings} - {"", "identity", "aws-chunked"} or (
+        transfer != "chunked"
+    ):
         raise TryFailed(
             "the server compresses the body although identity was asked for; byte ranges of it"
             " mean nothing, so switch compression off for this object",
@@ -84,5 +106,23 @@ def check_range_answer(reply: Reply, begin: int, end: int) -> int:
 
 
 def is_empty_object(reply: Reply) -> bool:
-    """Whether a 416 says that there is no first byte to ask for: the object has no bytes."""
-    return _EMPTY_RANGE.fullmatch(reply.headers.get("Content-Range", "").strip()) is not None
+    """Whether this refusal of the first byte says that the object has no bytes."""
+    if reply.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+        return False
+    # Stores that name no size mean the same: any byte would have answered the first request.
+    value = reply.headers.get("Content-Range", "bytes */0").strip()
+    return _EMPTY_RANGE.fullmatch(value) is not None
+
+
+def read_unsized(reply: Reply) -> bytes:
+    """All of a body whose length is not known, if it is small and its end is marked."""
+    what = "the server ignores ranges and does not say how large the object is"
+    if "Transfer-Encoding" not in reply.headers:  # it ends with the connection, or that broke
+        raise TryFailed(f"{what}, nor where it ends; download it to a file first", retryable=False)
+    data = bytearray()
+    piece = memoryview(bytearray(64 * 1024))
+    while count := reply.readinto(piece):
+        data += piece[:count]
+        if len(data) > UNSIZED_SIZE_MAX:
+            raise TryFailed(f"{what}; download it to a file first", retryable=False)
+    return bytes(data)

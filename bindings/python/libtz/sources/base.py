@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -54,6 +55,10 @@ def local_profile(size: int, *, piece_size: int = PIECE_SIZE) -> Profile:
     return Profile(threads, threads, piece_size)
 
 
+# Long enough to be read.
+TROUBLE_SHOWN_S = 5.0
+
+
 class SourceStats:
     """Counts of what a source did so far. Safe to update from many threads."""
 
@@ -68,12 +73,23 @@ class SourceStats:
         self.bytes_direct = 0  # those of them that came past the page cache
         self.connections = 0  # connections opened
         self.memory = 0  # bytes of memory the source has taken to read through
+        self._trouble = ("", 0.0)  # why something takes longer, in words, and when that was
 
     def add(self, **counts: int) -> None:
         """Add to the counters named."""
         with self._lock:
             for name, count in counts.items():
                 setattr(self, name, getattr(self, name) + count)
+
+    def note_trouble(self, text: str) -> None:
+        """Something takes longer for this reason."""
+        self._trouble = (text, time.monotonic())
+
+    @property
+    def trouble(self) -> str:
+        """What slows things down right now, for whoever watches; "" if nothing does."""
+        text, noted_s = self._trouble
+        return text if time.monotonic() - noted_s < TROUBLE_SHOWN_S else ""
 
 
 class Source(Protocol):
@@ -90,6 +106,9 @@ class Source(Protocol):
     identity: str | None
     sequential: bool
     stats: SourceStats
+    # Set before `open` where a pinned digest will prove every byte: copies of other servers, which
+    # give them another ETag, will do then.
+    is_proven: bool = False
 
     def open(self, front: memoryview) -> int:
         """Read the first min(size, len(front)) bytes in one request; set size and identity.
@@ -115,6 +134,11 @@ class Source(Protocol):
     def resident(self, offset: int, size: int) -> HostBuffer | None:
         """[offset, offset + size) as memory that already holds it, and that tensors may share;
         None if the bytes have to be read."""
+        return None
+
+    def limit(self, seconds: float | None) -> None:
+        """Let reads fail that have not ended so many seconds from now. Only those of a network may
+        take for ever; None takes the limit away."""
         return None
 
     def check_unchanged(self) -> None:
@@ -166,6 +190,13 @@ class BufferCursor:
         self._free = self._free[count:]
         self.offset += count
         self.remaining -= count
+
+    def fill(self, data: bytes) -> None:
+        """Deliver the range out of all of the source's bytes."""
+        while self.remaining:
+            free = self.free()
+            free[:] = data[self.offset : self.offset + len(free)]
+            self.advance(len(free))
 
     def finish(self) -> None:
         """Let the iterator see that its last buffer is full."""

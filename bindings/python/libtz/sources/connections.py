@@ -25,10 +25,14 @@ import urllib3.exceptions
 from libtz.errors import OptionError
 from libtz.options import HttpOptions
 from libtz.sources.base import SourceStats
-from libtz.sources.reply import Reply, failure
+from libtz.sources.failures import failure
+from libtz.sources.floor import Floor
+from libtz.sources.logs import discreet
+from libtz.sources.reply import Reply
 from libtz.sources.sockets import Sockets
 from libtz.sources.stragglers import Pace
 from libtz.sources.timed import TimedResponse
+from libtz.sources.tls import accept_unverified, authorities, check_certificates, proxies_for
 
 __all__ = ["Connections"]
 
@@ -85,6 +89,7 @@ class Connections:
         self._stats = stats
         self._sockets = Sockets(stats)
         self._pace = Pace()
+        self.floor = Floor(options)
         self._adapter = requests.adapters.HTTPAdapter(
             pool_connections=HOSTS_MAX, pool_maxsize=connections_max, max_retries=0
         )
@@ -100,30 +105,36 @@ class Connections:
             target += "?" + parts.query
         if route.is_forwarded:
             target = f"{parts.scheme}://{parts.netloc}{target}"
+        self.floor.check()
         self._stats.add(requests=1)
         timeout_s = self._pace.head_timeout_s(self._options.timeout_s)
+        timeout = urllib3.Timeout(connect=self._options.connect_timeout_s, read=timeout_s)
         started_s = time.monotonic()
         try:
-            response = route.pool.urlopen(
-                "GET",
-                target,
-                headers=headers,
-                retries=False,
-                redirect=False,
-                assert_same_host=False,
-                timeout=urllib3.Timeout(connect=self._options.connect_timeout_s, read=timeout_s),
-                preload_content=False,
-                decode_content=False,
-            )
+            with discreet():
+                response = route.pool.urlopen(
+                    "GET",
+                    target,
+                    headers=headers,
+                    retries=False,
+                    redirect=False,
+                    assert_same_host=False,
+                    timeout=timeout,
+                    preload_content=False,
+                    decode_content=False,
+                )
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
+            self.floor.note(0, time.monotonic() - started_s)
             # "from None": the chain could show a URL with a signature in it.
             failed = failure(error, timeout_s)
             if timeout_s < self._options.timeout_s and isinstance(error, _READ_TIMED_OUT):
                 failed.is_hedge = True
                 self._pace.note_hedge()
             raise failed from None
-        self._pace.note_head(time.monotonic() - started_s)
-        return Reply(response, self._sockets, self._pace, self._options.timeout_s)
+        waited_s = time.monotonic() - started_s
+        self._pace.note_head(waited_s)
+        self.floor.note(0, waited_s)
+        return Reply(response, self._sockets, self._pace, self.floor, self._options.timeout_s)
 
     def abort(self) -> None:
         """Wake every thread that waits for the network; their calls fail. Later ones do too."""
@@ -152,19 +163,22 @@ class Connections:
     def _make_route(self, url: str) -> _Route:
         options = self._options
         adapter: Any = self._adapter
-        with requests.Session() as session:
-            settings = session.merge_environment_settings(url, {}, True, self.verify, options.cert)
-        proxies = settings["proxies"] if options.proxies is None else dict(options.proxies)
+        verify = authorities(self.verify)
+        proxies = dict(proxies_for(url, options))
         request = requests.Request("GET", url).prepare()
+        if url.startswith("https:"):
+            check_certificates(verify, options.cert)
+            if verify is False:
+                accept_unverified(urlsplit(url).hostname or "")
         try:
             pool: Any = adapter.get_connection_with_tls_context(
-                request, settings["verify"], proxies, settings["cert"]
+                request, verify, proxies, options.cert
             )
-            adapter.cert_verify(pool, url, settings["verify"], settings["cert"])
+            adapter.cert_verify(pool, url, verify, options.cert)
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
             # Its message may repeat a proxy's password.
             reason = f"the proxy for {url} cannot be used ({type(error).__name__})"
-            raise OptionError(f"{reason}; see HttpOptions.proxies and *_PROXY") from None
+            raise OptionError(f"{reason}; see ReadOptions.http.proxies and *_PROXY") from None
         except OSError as error:  # a CA bundle or client certificate that is not there
             raise OptionError(f"TLS settings for {url}: {error}") from None
         for plain, watched in (

@@ -14,6 +14,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
+from logging import INFO, WARNING
 from typing import TypeVar
 
 from libtz.errors import SourceError
@@ -24,6 +25,7 @@ from libtz.sources.answer import (
     check_coding,
     check_range_answer,
     is_empty_object,
+    read_unsized,
 )
 from libtz.sources.base import (
     BufferCursor,
@@ -34,23 +36,24 @@ from libtz.sources.base import (
     source_closed,
 )
 from libtz.sources.connections import Connections
-from libtz.sources.origin import HttpOrigin, Origin
+from libtz.sources.logs import logger
+from libtz.sources.origin import HttpOrigin, Origin, Refusal
+from libtz.sources.redirects import REDIRECT_STATUSES, followed
 from libtz.sources.reply import Reply
 from libtz.sources.retry import Tries, TryFailed, retry_after_s
-from libtz.sources.url import origin_of, redirect_url, shown
+from libtz.sources.url import origin_of, shown
 
 __all__ = ["HttpSource"]
 
 # A few connections fill most links; the transfer adds more while they help.
 CONNECTIONS_FIRST = 4
 
-REDIRECTS_MAX = 5
-REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 THROTTLE_STATUSES = frozenset({429, 503})
 # Answers by which the target of a redirect says that its signed URL has expired or moved on.
 EXPIRED_STATUSES = frozenset({400, 401, 403, 404, 410}) | REDIRECT_STATUSES
 # Error pages are read for their error code and to keep the connection; beyond this, neither counts.
 ERROR_BODY_SIZE_MAX = 16 * 1024
+NO_RANGES = "the server ignores ranges; reading all of it over one connection"
 # A stream that must go forward does so in steps of this size.
 SKIP_SIZE = 256 * 1024
 
@@ -90,6 +93,7 @@ class HttpSource(Source):
         self._identity: Identity | None = None
         # Where redirects led last, with the headers that may be sent there; None: to nowhere else.
         self._target: tuple[str, Mapping[str, str]] | None = None
+        self._whole: bytes | None = None  # all of a small object of unknown size
         self._stream: _Stream | None = None
         self._stream_lock = threading.Lock()
         self._closed = threading.Event()
@@ -113,18 +117,29 @@ class HttpSource(Source):
             raise ValueError("open() needs a buffer for the front")
         reply = self._persist(lambda: self._first_reply(len(front)), lambda: 0)
         count = min(self.size, len(front))
-        if reply.status == HTTPStatus.OK:
+        if self._whole is not None:
+            reply.close()
+            front[:count] = self._whole[:count]
+        elif reply.status == HTTPStatus.OK:
             self.sequential = True
+            if self.size > count:
+                self._note(NO_RANGES)
             self._stream = _Stream(reply, 0)
             self._read(BufferCursor(0, count, [front[:count]]))
         else:
             self._read(BufferCursor(0, count, [front[:count]]), reply)
         return count
 
+    def limit(self, seconds: float | None) -> None:
+        self._connections.floor.limit(seconds)
+
     def read_into(self, offset: int, size: int, buffers: Iterable[memoryview]) -> None:
         check_range(offset, size, self.size)
         cursor = BufferCursor(offset, size, buffers)
-        self._read(cursor)
+        if self._whole is not None:
+            cursor.fill(self._whole)
+        else:
+            self._read(cursor)
         cursor.finish()
 
     def profile(self, begin: int, end: int, options: ReadOptions) -> Profile:
@@ -176,12 +191,21 @@ class HttpSource(Source):
                 raise source_closed(self.url)
             if failure.is_hedge:
                 self.stats.add(restarts=1)
+                self._note(f"{failure.reason}; going on over another connection")
                 continue
             wait_s = tries.wait_after(failure, position())
             if wait_s is None:
                 raise self._error(failure, tries.count)
             self.stats.add(retries=1, starved=int(tries.count > 1))
+            where = f"resuming at byte {position()}" if position() else "trying again"
+            self._note(f"{failure.reason}; {where} in {wait_s:.1f} s", tries.count)
             self._closed.wait(wait_s)
+
+    def _note(self, text: str, tries: int = 0) -> None:
+        """Tell the log, and whoever watches, why this takes longer."""
+        count = f" (try {tries + 1} of {self._options.retry.attempts})" if tries else ""
+        logger.log(WARNING if tries else INFO, "%s: %s%s", self.url, text, count)
+        self.stats.note_trouble(text)
 
     def _error(self, failure: TryFailed, tries: int) -> SourceError:
         tried = f" (given up after {tries} tries without progress)" if tries > 1 else ""
@@ -199,13 +223,10 @@ class HttpSource(Source):
         try:
             if reply.status == HTTPStatus.OK:
                 check_coding(reply)
-                if reply.length is None:
-                    raise TryFailed(
-                        "the server ignores ranges and does not say how large the object is;"
-                        " download it to a file first",
-                        retryable=False,
-                    )
                 size = reply.length
+                if size is None:
+                    self._whole = read_unsized(reply)
+                    size = len(self._whole)
             elif reply.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 size = 0
             else:
@@ -223,6 +244,7 @@ class HttpSource(Source):
         with reply or self._request(begin, end) as reply:
             if reply.status == HTTPStatus.OK:
                 self.sequential = True  # some server behind this URL has no ranges; _read goes on
+                self._note(NO_RANGES)
                 return
             if cursor.remaining:
                 self._check_identity(reply, check_range_answer(reply, begin, end))
@@ -295,11 +317,13 @@ class HttpSource(Source):
             except TryFailed:
                 self._forget_target(target)
                 raise
-            if reply.status not in EXPIRED_STATUSES:
-                return self._checked(reply, target)
-            # Once, back to where it all started: there it may be signed anew.
-            self._discard(reply)
+            if not self._is_refusal(reply):
+                return reply
             self._forget_target(target)
+            refusal = self._refusal(reply)
+            if refusal.status not in EXPIRED_STATUSES:
+                raise self._explained(refusal, target)
+            # Once, back to where it all started: there it may be signed anew.
         return self._request_at_origin(begin, end)
 
     def _request_at_origin(self, begin: int, end: int) -> Reply:
@@ -308,85 +332,76 @@ class HttpSource(Source):
         hops = 0
         while True:
             reply = self._send(url, headers, begin, end)
+            target = (url, headers) if hops else None
+            if not self._is_refusal(reply):
+                self._target = target
+                return reply
+            refusal = self._refusal(reply)
             # Only the first host's refusal is a reason to sign again, and only once.
-            if can_renew and self._origin.renew(url, reply.status, reply.headers):
+            if can_renew and not hops and self._origin.renew(headers, refusal):
                 can_renew = False
-                self._discard(reply)
                 url, headers = self._origin.sign()
-            elif reply.status in REDIRECT_STATUSES:
+            elif refusal.status in REDIRECT_STATUSES:
                 hops += 1
-                can_renew = False
-                url, headers = self._redirected(url, headers, reply, hops)
-            elif hops == 0:
-                return self._checked(reply, None)
+                url, headers = self._redirected(url, headers, refusal, hops)
             else:
-                checked = self._checked(reply, (url, headers))
-                self._target = (url, headers)
-                return checked
+                raise self._explained(refusal, target)
 
     def _send(self, url: str, headers: Mapping[str, str], begin: int, end: int) -> Reply:
         own = {"Accept-Encoding": "identity", "Range": f"bytes={begin}-{end - 1}"}
         if not any(name.lower() == "user-agent" for name in headers):
             own["User-Agent"] = "libtz"
-        if self._identity is not None:
-            own.update(self._identity.conditions)
+        conditions = self._identity.conditions if self._identity is not None else {}
+        if self.is_proven or not conditions:
+            return self._connections.get(url, {**headers, **own})
+        reply = self._connections.get(url, {**headers, **own, **conditions})
+        if reply.status != HTTPStatus.PRECONDITION_FAILED:
+            return reply
+        # Servers that know the ETag as a weak one take it for another: look at it ourselves.
+        self._refusal(reply)
         return self._connections.get(url, {**headers, **own})
 
     def _redirected(
-        self, url: str, headers: Mapping[str, str], reply: Reply, hops: int
+        self, url: str, headers: Mapping[str, str], refusal: Refusal, hops: int
     ) -> tuple[str, Mapping[str, str]]:
-        location = reply.headers.get("Location")
-        status = reply.status
-        self._discard(reply)
+        location = refusal.headers.get("Location")
         if location is None:
-            raise TryFailed(f"a redirect ({status}) without a Location", retryable=False)
-        if hops > REDIRECTS_MAX:
-            raise TryFailed(f"more than {REDIRECTS_MAX} redirects", retryable=False)
-        try:
-            target = redirect_url(url, location)
-            before, after = origin_of(url), origin_of(target)
-        except ValueError:
-            raise TryFailed(
-                "a redirect to something that is no HTTP URL", retryable=False
-            ) from None
-        if before[0] == "https" and after[0] == "http":
-            raise TryFailed(
-                f"a redirect from https to {shown(target)}, which is not encrypted, was refused",
-                retryable=False,
-            )
-        # All headers of the caller count as credentials. Once dropped they stay dropped, even if a
-        # later redirect leads back.
-        return target, headers if before == after else {}
+            reason, _ = self._origin.explain(refusal)
+            text = f"a redirect without a Location: {reason}"
+            raise TryFailed(text, status=refusal.status, retryable=False)
+        target = followed(url, headers, location, hops)
+        if self._identity is None:
+            logger.info("%s: redirected to %s", self.url, shown(target[0]))
+        return target
 
-    def _checked(self, reply: Reply, target: tuple[str, Mapping[str, str]] | None) -> Reply:
-        """The reply if it brings bytes, else the failure it stands for."""
-        status = reply.status
-        if status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
-            return reply
-        is_opening = self._identity is None
-        is_unsatisfiable = status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
-        if is_unsatisfiable and is_opening and is_empty_object(reply):
-            return reply
-        if target is not None:
-            self._forget_target(target)
-        body = self._discard(reply)
-        if is_unsatisfiable and not is_opening:
-            raise changed("it is shorter now")
-        if status == HTTPStatus.PRECONDITION_FAILED and not is_opening:
-            raise changed("another version is there now")
+    def _is_refusal(self, reply: Reply) -> bool:
+        """Whether the reply brings no bytes, nor says that there are none."""
+        is_empty = self._identity is None and is_empty_object(reply)
+        return reply.status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT) and not is_empty
+
+    def _refusal(self, reply: Reply) -> Refusal:
+        with reply:
+            body = reply.read_rest(ERROR_BODY_SIZE_MAX)
+        return Refusal(reply.status, reply.headers, body)
+
+    def _explained(
+        self, refusal: Refusal, target: tuple[str, Mapping[str, str]] | None
+    ) -> TryFailed:
+        """The failure that a refusal stands for."""
+        status = refusal.status
+        if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and self._identity is not None:
+            return changed("it is shorter now")
+        if status == HTTPStatus.PRECONDITION_FAILED and self._identity is not None:
+            return changed("another version is there now")
         if status in THROTTLE_STATUSES:
             self.stats.add(throttled=1)
-        reason, retryable = self._origin.explain(status, body)
+        reason, retryable = self._origin.explain(refusal)
         if target is not None:
             reason += f"; redirects led to {shown(target[0])}"
             if status in (401, 403) and origin_of(target[0]) != origin_of(self.url):
                 reason += ", where no credentials are sent"
-        wait_s = retry_after_s(reply.headers.get("Retry-After")) if retryable else None
-        raise TryFailed(reason, status=status, retryable=retryable, retry_after_s=wait_s)
-
-    def _discard(self, reply: Reply) -> bytes:
-        with reply:
-            return reply.read_rest(ERROR_BODY_SIZE_MAX)
+        wait_s = retry_after_s(refusal.headers.get("Retry-After")) if retryable else None
+        return TryFailed(reason, status=status, retryable=retryable, retry_after_s=wait_s)
 
     def _forget_target(self, target: tuple[str, Mapping[str, str]]) -> None:
         if self._target is target:  # else another thread has been there and knows better
@@ -397,8 +412,11 @@ class HttpSource(Source):
     def _check_identity(self, reply: Reply, size: int | None) -> None:
         if size != self.size:
             raise changed(f"{self.size} bytes became {'unknown' if size is None else size}")
-        if self._identity is not None and not self._identity.matches(reply.headers):
+        if self._identity is None or self._identity.matches(reply.headers):
+            return
+        if not self.is_proven:
             raise changed("its ETag or Last-Modified differs")
+        logger.info("%s: another copy, with another ETag; the pinned digest decides", self.url)
 
 
 _sources: weakref.WeakSet[HttpSource] = weakref.WeakSet()

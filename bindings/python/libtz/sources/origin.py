@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from libtz.options import HttpOptions
 from libtz.sources.url import parse_http_url, shown
 
-__all__ = ["HttpOrigin", "Origin", "status_text"]
+__all__ = ["HttpOrigin", "Origin", "Refusal", "status_text"]
 
 RETRYABLE_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+
+
+class Refusal(NamedTuple):
+    """An answer that brings no bytes."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes  # its beginning
 
 
 class Origin(Protocol):
@@ -23,13 +31,27 @@ class Origin(Protocol):
         """The URL and the headers of the next request, credentials included."""
         ...
 
-    def renew(self, url: str, status: int, headers: Mapping[str, str]) -> bool:
-        """Whether signing again gives a request that may fare better than `url`, just refused."""
+    def renew(self, headers: Mapping[str, str], refusal: Refusal) -> bool:
+        """Whether signing again gives a request that may fare better than the one with these
+        headers, just refused."""
         ...
 
-    def explain(self, status: int, body: bytes) -> tuple[str, bool]:
+    def explain(self, refusal: Refusal) -> tuple[str, bool]:
         """What a refusal means, for the message, and whether the same request may succeed later."""
         ...
+
+
+# Words of common servers by which they tell what was wrong with the connection itself.
+_BAD_REQUESTS = {
+    b"plain HTTP request was sent to HTTPS port": "this port wants https://",  # nginx
+    b"speaking plain HTTP to an SSL-enabled": "this port wants https://",  # Apache
+    b"HTTP request to an HTTPS server": "this port wants https://",  # Go
+    b"This combination of host and port requires TLS": "this port wants https://",  # Tomcat
+    b"No required SSL certificate was sent": "the server wants a client certificate; name one in"
+    " ReadOptions.http.cert",
+    b"The SSL certificate error": "the server refused the client certificate of"
+    " ReadOptions.http.cert",
+}
 
 
 class HttpOrigin:
@@ -47,17 +69,22 @@ class HttpOrigin:
     def sign(self) -> tuple[str, Mapping[str, str]]:
         return self._url, self._headers
 
-    def renew(self, url: str, status: int, headers: Mapping[str, str]) -> bool:
+    def renew(self, headers: Mapping[str, str], refusal: Refusal) -> bool:
         return False
 
-    def explain(self, status: int, body: bytes) -> tuple[str, bool]:
+    def explain(self, refusal: Refusal) -> tuple[str, bool]:
+        status = refusal.status
         hint = {
-            401: "; give credentials in HttpOptions.headers or in the URL",
-            403: "; the credentials do not suffice, or a signed URL has expired",
-            404: "; there is no such object",
-            407: "; the proxy wants credentials, see HttpOptions.proxies",
+            401: "give credentials in ReadOptions.http.headers or in the URL",
+            403: "the credentials do not suffice, or a signed URL has expired",
+            404: "there is no such object",
+            407: "the proxy wants credentials, see ReadOptions.http.proxies",
         }.get(status, "")
-        return f"the server answered {status_text(status)}{hint}", status in RETRYABLE_STATUSES
+        if status in (400, 495, 496, 497):
+            said = (text for words, text in _BAD_REQUESTS.items() if words in refusal.body)
+            hint = next(said, hint)
+        text = f"the server answered {status_text(status)}{'; ' if hint else ''}{hint}"
+        return text, status in RETRYABLE_STATUSES
 
 
 def status_text(status: int) -> str:

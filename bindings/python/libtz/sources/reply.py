@@ -13,7 +13,6 @@ import io
 import os
 import re
 import socket
-import ssl
 import struct
 import time
 from collections.abc import Mapping
@@ -21,18 +20,22 @@ from typing import Any
 
 import urllib3.exceptions
 
+from libtz.sources.failures import failure
+from libtz.sources.floor import Floor
 from libtz.sources.retry import TryFailed
-from libtz.sources.sockets import Sockets, describe
+from libtz.sources.sockets import Sockets
 from libtz.sources.stragglers import Pace
 from libtz.sources.timed import TimedReader, TimedResponse
 
-__all__ = ["Reply", "failure"]
+__all__ = ["Reply"]
 
 # A connection slower than this over a whole stall time-out is dropped: it serves nobody, and a
 # hostile server could hold a load for ever by sending a byte now and then.
 RATE_MIN_BYTES_PER_S = 1024
 # What one read of a body that cannot be received in place may allocate.
 COPY_SIZE_MAX = 256 * 1024
+# What reading may raise; ValueError where a body's framing is no number, or none that can be.
+_ERRORS = (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError)
 # How long a receiving thread sleeps before it looks at how fast the body comes.
 SLEEP_S = 0.5
 
@@ -44,7 +47,9 @@ class Reply:
     whole body was read keeps the connection for the next request; otherwise it is dropped.
     """
 
-    def __init__(self, response: Any, sockets: Sockets, pace: Pace, timeout_s: float) -> None:
+    def __init__(
+        self, response: Any, sockets: Sockets, pace: Pace, floor: Floor, timeout_s: float
+    ) -> None:
         self.status: int = response.status
         self.headers: Mapping[str, str] = response.headers
         self.length: int | None = _content_length(response.headers)
@@ -53,6 +58,7 @@ class Reply:
         self._response = response
         self._sockets = sockets
         self._pace = pace
+        self._floor = floor
         self._timeout_s = timeout_s
         self._window_s = 0.0
         self._window_bytes = 0
@@ -78,8 +84,8 @@ class Reply:
             started_s = time.monotonic()
             try:
                 count = self._receive(buffer)
-            except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
-                raise failure(error, self._timeout_s) from None
+            except _ERRORS as error:
+                raise failure(error, self._timeout_s, is_connecting=False) from None
             self._note(time.monotonic() - started_s, count or 0)
         self._received += count
         if self.length is None:
@@ -140,6 +146,8 @@ class Reply:
         if reader is None:
             read = getattr(self._response, "read1", self._response.read)
             data = read(min(len(buffer), COPY_SIZE_MAX), decode_content=False)
+            if len(data) > len(buffer):
+                raise TryFailed("the body's framing makes no sense", retryable=False)
             buffer[: len(data)] = data
             return len(data)
         if self._buffered is None:
@@ -180,6 +188,7 @@ class Reply:
 
     def _note(self, duration_s: float, count: int) -> None:
         # Only time spent waiting for bytes counts: the caller may be busy for long in between.
+        self._floor.note(count, duration_s)
         self._waited_s += duration_s
         self._window_s += duration_s
         self._window_bytes += count
@@ -187,6 +196,7 @@ class Reply:
         self._pace_bytes += count
 
     def _check_rate(self) -> None:
+        self._floor.check()
         if self._pace_s >= self._pace.after_s:
             # A server without ranges would have to begin at the front again.
             is_range = self.status == http.client.PARTIAL_CONTENT
@@ -250,24 +260,3 @@ def _content_length(headers: Mapping[str, str]) -> int | None:
         return None
     value = headers.get("Content-Length", "")
     return int(value) if re.fullmatch(r"[0-9]{1,19}", value) else None
-
-
-def failure(error: Exception, timeout_s: float) -> TryFailed:
-    """What a library's error on a request or body means for trying again."""
-    if isinstance(error, (urllib3.exceptions.ReadTimeoutError, TimeoutError)):
-        return TryFailed(f"the server sent nothing for {timeout_s:g} s")
-    if isinstance(error, urllib3.exceptions.ProxyError):
-        reason = describe(error.original_error)
-        # A proxy that answers 4xx means it; one that cannot be reached may come back.
-        is_final = re.search(r"failed: 4[0-9][0-9]", reason) is not None
-        return TryFailed(f"the proxy failed: {reason}", retryable=not is_final)
-    cause: BaseException = error
-    if error.args and isinstance(error.args[-1], Exception):
-        cause = error.args[-1]
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return TryFailed(
-            f"the server's certificate was refused: {cause.verify_message}; if it is to be"
-            " trusted, name its authority in HttpOptions.verify",
-            retryable=False,
-        )
-    return TryFailed(f"the connection failed: {describe(cause)}")

@@ -75,9 +75,9 @@ def file_url_path(url: str) -> str:
     """The path that a file:// URL names on this machine."""
     parts = urlsplit(url, allow_fragments=False)
     if parts.netloc not in ("", "localhost"):
-        raise OptionError(f"{url} names a file of another machine; file:/// has no host")
+        raise OptionError(f"{shown(url)} names a file of another machine; file:/// has no host")
     if not parts.path or parts.query:
-        raise OptionError(f"{url} is not of the form file:///path; quote a ? in it as %3F")
+        raise OptionError(f"{shown(url)} is not of the form file:///path; quote a ? in it as %3F")
     if os.name == "nt":
         return url2pathname(parts.path)
     return os.fsdecode(unquote_to_bytes(parts.path))

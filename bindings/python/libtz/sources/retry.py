@@ -28,12 +28,14 @@ class TryFailed(Exception):  # noqa: N818 - an event of the retry loop, never se
         retryable: bool = True,
         retry_after_s: float | None = None,
         is_hedge: bool = False,
+        is_final: bool = False,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.status = status
         self.retryable = retryable
         self.retry_after_s = retry_after_s
+        self.is_final = is_final  # no further try now, though a later call may succeed
         self.is_hedge = is_hedge  # we gave it up, to try at once on another connection
 
 
@@ -58,7 +60,7 @@ class Tries:
             self._progress_s = now_s
             self._position = position
         self.count += 1
-        if not failure.retryable or self.count >= policy.attempts:
+        if failure.is_final or not failure.retryable or self.count >= policy.attempts:
             return None
         # Doubling is capped before it is computed: 2.0 ** 2000 is an error, not a large number.
         doublings = min(self.count - 1, 60)

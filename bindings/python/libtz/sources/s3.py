@@ -1,42 +1,39 @@
 """Objects in S3 and its likes: signed requests, sent by the HTTP source.
 
-botocore makes presigned URLs, which know all about endpoints, addressing styles and versions; they
-are used for a few minutes, and signed again as soon as the credentials differ. The HTTP source does
-everything else.
+botocore makes and signs a GetObject, which knows all about endpoints, addressing styles, access
+points, S3 Express and versions; instead of sending it, its address and headers are taken. They
+serve many ranges, since a range is not signed, and are made anew every minute, or as soon as the
+credentials differ. The HTTP source does everything else.
+
+Requests are signed by header. Signed addresses would stand in the logs of proxies and servers, and
+many buckets forbid them.
 """
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Mapping
 from typing import Any
 
-from libtz.errors import Error, SourceError
+from libtz.errors import SourceError
 from libtz.options import HttpOptions, S3Options
 from libtz.sources.http import HttpSource
-from libtz.sources.origin import RETRYABLE_STATUSES, status_text
+from libtz.sources.origin import RETRYABLE_STATUSES, Refusal, status_text
 from libtz.sources.retry import TryFailed
-from libtz.sources.s3_client import (
-    RETRYABLE_CODES,
-    hint_for,
-    make_client,
-    make_session,
-    parse_s3_url,
-    s3_errors,
-)
+from libtz.sources.s3_access import S3Access
+from libtz.sources.s3_client import object_parameters, parse_s3_url
+from libtz.sources.s3_errors import RETRYABLE_CODES, clock_text, code_of, hint_for, s3_errors
+from libtz.sources.tls import authorities
+from libtz.sources.url import shown
 
 __all__ = ["S3Source"]
 
-# How long a signature is valid, and how long it is used: the difference is slack for wrong clocks.
-SIGNATURE_VALID_S = 3600
-SIGNATURE_USED_S = 300
-# A refusal of a signature younger than this is not about its age.
-SIGNATURE_FRESH_S = 60
+# Stores take a signature for a quarter of an hour: the rest is slack for wrong clocks.
+SIGNATURE_USED_S = 60
 
-_ERROR_CODE = re.compile(rb"<Code>([A-Za-z0-9.]{1,64})</Code>")
-_REGION = re.compile(r"[a-z0-9-]{1,32}")
+# The names of what only HTTP clients of AWS's own add to each try, and of what is ours to say.
+_NOT_TAKEN = ("amz-sdk-", "user-agent")
 
 
 class S3Origin:
@@ -44,101 +41,103 @@ class S3Origin:
 
     def __init__(self, url: str, s3: S3Options, http: HttpOptions) -> None:
         bucket, key = parse_s3_url(url)
-        self.shown_url = url
+        self.shown_url = shown(url)
         self._object = {"Bucket": bucket, "Key": key}
-        if s3.version_id is not None:
-            self._object["VersionId"] = s3.version_id
         self._s3 = s3
         self._http = http
+        # What the store says of a checksum is of whole objects; libtz reads parts.
+        self._access = S3Access(
+            self.shown_url, s3, http, response_checksum_validation="when_required"
+        )
         self._lock = threading.Lock()
-        self._session: Any = None
-        self._client: Any = None
-        self._region: str | None = None  # what the store said, where it differs from ours
-        self._url: str | None = None
-        self._signed_by: Any = None
+        self._signed: tuple[str, Mapping[str, str]] | None = None
+        self._signed_by: tuple[Any, Any] | None = None  # client and keys
         self._signed_s = 0.0
 
     def ca_bundle(self) -> str | None:
         """The authority file that AWS_CA_BUNDLE or the profile names."""
-        with self._lock:
-            bundle = self._get_session().get_config_variable("ca_bundle")
+        bundle = self._access.session().get_config_variable("ca_bundle")
         return bundle if isinstance(bundle, str) else None
 
     def sign(self) -> tuple[str, Mapping[str, str]]:
         with self._lock:
             try:
-                with s3_errors(self.shown_url):
-                    return self._sign(), {}
+                signed_by = self._access.client(), self._access.keys()
+                is_recent = 0 <= time.monotonic() - self._signed_s < SIGNATURE_USED_S
+                if self._signed is None or signed_by != self._signed_by or not is_recent:
+                    self._signed = self._sign(signed_by[0])
+                    self._signed_by = signed_by
+                    self._signed_s = time.monotonic()
+                return self._signed
             except SourceError as error:
-                raise TryFailed(error.message, retryable=error.retryable) from None
+                text = error.message.removeprefix(f"{self.shown_url}: ")
+                raise TryFailed(text, retryable=error.retryable) from None
 
-    def renew(self, url: str, status: int, headers: Mapping[str, str]) -> bool:
-        if not (300 <= status < 400 or status in (400, 401, 403)):
-            return False
+    def renew(self, headers: Mapping[str, str], refusal: Refusal) -> bool:
         with self._lock:
-            if url != self._url:
+            if self._signed is None or headers is not self._signed[1]:
                 return True  # another thread has renewed it meanwhile
-            region = headers.get("x-amz-bucket-region", "")
-            if _REGION.fullmatch(region) and region != self._client.meta.region_name:
-                self._region, self._client, self._url = region, None, None
-                return True
-            return not self._s3.anonymous and status >= 400 and self._renew_credentials()
-
-    def explain(self, status: int, body: bytes) -> tuple[str, bool]:
-        # Only the code: other parts of the answer may repeat keys and signatures.
-        match = _ERROR_CODE.search(body)
-        code = match[1].decode("ascii") if match is not None else ""
-        retryable = status in RETRYABLE_STATUSES or code in RETRYABLE_CODES
-        text = f"the store answered {status_text(status)}"
-        return f"{text} ({code}){hint_for(code)}" if code else text, retryable
-
-    # The rest is called with the lock held.
-
-    def _get_session(self) -> Any:
-        if self._session is None:
-            self._session = make_session(self._s3)
-        return self._session
-
-    def _sign(self) -> str:
-        session = self._get_session()
-        if self._client is None:
-            self._client = make_client(session, self._s3, self._http, region=self._region)
-        credentials = self._credentials(session)
-        is_recent = 0 <= time.time() - self._signed_s < SIGNATURE_USED_S
-        if self._url is None or credentials != self._signed_by or not is_recent:
-            self._signed_s = time.time()
-            self._signed_by = credentials
-            self._url = self._client.generate_presigned_url(
-                "get_object", Params=self._object, ExpiresIn=SIGNATURE_VALID_S
-            )
-        return str(self._url)
-
-    def _credentials(self, session: Any) -> Any:
-        """The keys valid now; asking refreshes those that expire."""
-        if self._s3.anonymous:
-            return None
-        credentials = session.get_credentials()
-        if credentials is None:
-            from botocore.exceptions import NoCredentialsError
-
-            raise NoCredentialsError
-        return credentials.get_frozen_credentials()
-
-    def _renew_credentials(self) -> bool:
-        """Look for credentials from scratch: files, environment and services may have changed."""
-        if time.time() - self._signed_s > SIGNATURE_FRESH_S:
-            self._url = None
+            client = self._signed_by[0] if self._signed_by is not None else None
+            if not self._access.renew(client, refusal.status, refusal.headers, refusal.body):
+                return False
+            self._signed = None
             return True
+
+    def explain(self, refusal: Refusal) -> tuple[str, bool]:
+        code = code_of(refusal.body)
+        retryable = refusal.status in RETRYABLE_STATUSES or code in RETRYABLE_CODES
+        text = f"the store answered {status_text(refusal.status)}"
+        text += f" ({code}){hint_for(code)}" if code else ""
+        if refusal.status in (400, 401, 403):
+            text += clock_text(refusal.headers)
+        return text, retryable
+
+    def close(self) -> None:
+        self._access.close()
+
+    def _sign(self, client: Any) -> tuple[str, Mapping[str, str]]:
+        from botocore.awsrequest import AWSResponse
+        from botocore.compat import HTTPHeaders
+
+        requests: list[Any] = []
+
+        def take(request: Any, **_: Any) -> Any:
+            requests.append(request)
+            return AWSResponse(request.url, 200, HTTPHeaders(), _NoBody())
+
+        def name_operation(params: Any, **_: Any) -> None:
+            # As other SDKs of Amazon's do: it tells servers' logs what the request was.
+            separator = "&" if "?" in params["url"] else "?"
+            params["url"] += f"{separator}x-id=GetObject"
+
+        events = client.meta.events
+        events.register("before-send.s3.GetObject", take)
+        events.register("before-call.s3.GetObject", name_operation)
         try:
-            session = make_session(self._s3)
-            with s3_errors(self.shown_url):
-                is_same = self._credentials(session) == self._signed_by
-        except Error:
-            is_same = True  # there are no better ones now, and the refusal itself says more
-        if is_same:
-            return False
-        self._session, self._client, self._url = session, None, None
-        return True
+            with s3_errors(self.shown_url, timeout_s=self._http.timeout_s):
+                parameters = object_parameters(client, self._s3, "GetObject")
+                client.get_object(**self._object, **parameters)
+        finally:
+            events.unregister("before-send.s3.GetObject", take)
+            events.unregister("before-call.s3.GetObject", name_operation)
+        headers = {name: _text(value) for name, value in requests[-1].headers.items()}
+        taken = {
+            name: value
+            for name, value in headers.items()
+            if not name.lower().startswith(_NOT_TAKEN) or name in self._http.headers
+        }
+        return str(requests[-1].url), taken
+
+
+class _NoBody:
+    """The body of an answer that nobody sent."""
+
+    def stream(self, *_: object, **__: object) -> Any:
+        return iter(())
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode("latin-1") if isinstance(value, bytes) else value
 
 
 class S3Source(HttpSource):
@@ -158,6 +157,10 @@ class S3Source(HttpSource):
 
     def open(self, front: memoryview) -> int:
         bundle = self._s3_origin.ca_bundle()
-        if bundle is not None and self._connections.verify is True:
-            self._connections.verify = bundle
+        if self._connections.verify is True:
+            self._connections.verify = authorities(True, bundle)
         return super().open(front)
+
+    def close(self) -> None:
+        super().close()
+        self._s3_origin.close()

@@ -1,55 +1,55 @@
-"""What S3 sources and sinks share: URLs, botocore sessions and clients, and its errors as ours.
+"""Names of objects in S3, and botocore's sessions and clients for them.
 
-botocore, which boto3 is a layer on, decides on credentials, region, endpoint and addressing;
-options only override it. It is imported on first use.
+botocore, which boto3 is a layer on, decides on credentials, region, endpoint, addressing and the
+way of signing; options only override it. It is imported on first use.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
+import re
+import tempfile
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from libtz.errors import OptionError, SourceError
+import requests.utils
+
+from libtz.errors import OptionError
 from libtz.options import HttpOptions, S3Options
+from libtz.sources.logs import logger
+from libtz.sources.origin import RETRYABLE_STATUSES
+from libtz.sources.s3_errors import s3_errors
+from libtz.sources.tls import accept_unverified, authorities, check_certificates, proxies_for
+from libtz.sources.url import shown
 
-__all__ = [
-    "RETRYABLE_CODES",
-    "hint_for",
-    "make_client",
-    "make_session",
-    "parse_s3_url",
-    "s3_errors",
-]
+__all__ = ["make_client", "make_session", "object_parameters", "parse_s3_url"]
 
-# Error codes of stores that ask for patience, some of them under a status that does not.
-RETRYABLE_CODES = frozenset(
-    {"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling"}
+# What stands for a bucket in ARNs; their last colon may be a slash.
+_ARN_URL = re.compile(
+    r"s3://(arn:aws[a-z-]*:(?:"
+    r"(?:s3|s3-object-lambda):[a-z0-9-]*:[0-9]{12}:accesspoint[:/][A-Za-z0-9.-]{1,63}"
+    r"|s3-outposts:[a-z0-9-]+:[0-9]{12}:outpost[:/][A-Za-z0-9-]{1,63}[:/]accesspoint[:/]"
+    r"[A-Za-z0-9-]{1,63}"
+    r"))/(.+)",
+    re.DOTALL,
 )
-
-_HINTS = {
-    "AccessDenied": "these credentials may not do this, or there is no such object",
-    "ExpiredToken": "the session's credentials have expired; renew them",
-    "InvalidAccessKeyId": "the store does not know this access key",
-    "NoSuchBucket": "there is no such bucket at this endpoint",
-    "NoSuchKey": "there is no such object",
-    "NoSuchVersion": "the object has no such version",
-    "RequestTimeTooSkewed": "this machine's clock is wrong",
-    "SignatureDoesNotMatch": "the secret key does not belong to the access key",
-}
-
-
-def hint_for(code: str) -> str:
-    """What an error code asks the caller to do, as the end of a sentence; often nothing."""
-    return f"; {_HINTS[code]}" if code in _HINTS else ""
 
 
 def parse_s3_url(url: str) -> tuple[str, str]:
-    """Bucket and key of s3://bucket/key. The key is taken as it stands: no quoting, no query."""
+    """Bucket (or the ARN of an access point) and key of s3://bucket/key. The key is taken as it
+    stands: no quoting, no query."""
+    match = _ARN_URL.fullmatch(url)
+    if match is not None:
+        return match[1], match[2]
     bucket, separator, key = url.removeprefix("s3://").partition("/")
+    if "@" in bucket or (":" in bucket and not bucket.startswith("arn:")):
+        raise OptionError(
+            f"{shown(url)}: an s3:// URL holds no credentials; set up boto3's (AWS_ACCESS_KEY_ID"
+            " …), or give them in ReadOptions.s3"
+        )
     if not url.startswith("s3://") or not bucket or not separator or not key:
-        raise OptionError(f"{url} is not of the form s3://bucket/key")
+        raise OptionError(f"{shown(url)} is not of the form s3://bucket/key")
     return bucket, key
 
 
@@ -92,65 +92,101 @@ def make_client(
     settings: dict[str, Any] = {
         "connect_timeout": http.connect_timeout_s,
         "read_timeout": http.timeout_s,
-        "signature_version": botocore.UNSIGNED if s3.anonymous else "s3v4",
         **config,
     }
+    if s3.anonymous:
+        settings["signature_version"] = botocore.UNSIGNED
     if s3.addressing_style is not None:
         settings["s3"] = {"addressing_style": s3.addressing_style}
-    if http.proxies is not None:
-        settings["proxies"] = dict(http.proxies)
     if http.cert is not None:
         settings["client_cert"] = http.cert
-    region = region or s3.region or session.get_config_variable("region")
+    named = {
+        # Stores other than Amazon's need none; for Amazon's, answers name the right one.
+        "region_name": region or s3.region or session.get_config_variable("region") or "us-east-1",
+        "endpoint_url": s3.endpoint,
+        "verify": _verify(session, http),
+    }
     with s3_errors("s3://"):
-        return session.create_client(
-            "s3",
-            # Stores other than Amazon's need none; for Amazon's, answers name the right one.
-            region_name=region or "us-east-1",
-            endpoint_url=s3.endpoint,
-            verify=None if http.verify is True else http.verify,
-            config=Config(**settings),
-        )
-
-
-@contextmanager
-def s3_errors(url: str) -> Iterator[None]:
-    """Turn botocore's errors, and those of the store, into ours."""
-    from botocore import exceptions
-
-    try:
-        yield
-    except exceptions.ClientError as error:
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-        code = error.response.get("Error", {}).get("Code", "Unknown")
-        raise SourceError(
-            f"{url}: the store answered {code} to {error.operation_name}" + hint_for(code),
-            url=url,
-            status=status,
-            retryable=code in RETRYABLE_CODES or (status or 0) >= 500,
-        ) from None
-    except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as error:
+        client = session.create_client("s3", config=Config(proxies={}, **settings), **named)
+        # By the rules that hold for reading, which need the address to be known.
+        proxies = _proxies(client.meta.endpoint_url, http)
+        if proxies:
+            client.close()
+            client = session.create_client(
+                "s3", config=Config(proxies=proxies, **settings), **named
+            )
+    if named["verify"] is False:
+        accept_unverified(urlsplit(client.meta.endpoint_url).hostname or "")
+    if s3.sse_customer_key is not None and client.meta.endpoint_url.startswith("http:"):
+        client.close()
         raise OptionError(
-            f"{url}: {type(error).__name__}: set up credentials as for boto3, give them in"
-            " S3Options, or use S3Options(anonymous=True) for public objects"
-        ) from None
-    except (
-        exceptions.ConnectionError,
-        exceptions.CredentialRetrievalError,
-        exceptions.HTTPClientError,
-    ) as error:
-        # Their messages repeat URLs, or what a credential process printed.
-        raise SourceError(
-            f"{url}: the store or the credential service cannot be reached"
-            f" ({type(error).__name__})",
-            url=url,
-            retryable=True,
-        ) from None
-    except RuntimeError:  # botocore's only sign that what it fetched is out of date already
-        raise SourceError(
-            f"{url}: the credential service gave credentials that have expired",
-            url=url,
-            retryable=True,
-        ) from None
-    except (exceptions.BotoCoreError, ValueError) as error:
-        raise OptionError(f"{url}: {type(error).__name__}: {error}") from None
+            "S3Options.sse_customer_key would be sent in clear: the endpoint must be https://"
+        )
+    client.meta.events.register("before-call.s3", functools.partial(_add_headers, http))
+    client.meta.events.register("needs-retry.s3", _log_failed_try)
+    return client
+
+
+def _verify(session: Any, http: HttpOptions) -> bool | str:
+    bundle = session.get_config_variable("ca_bundle")
+    verify = authorities(http.verify, bundle if isinstance(bundle, str) else None)
+    check_certificates(verify, http.cert)
+    if isinstance(verify, str) and Path(verify).is_dir():
+        return str(_bundle_of(verify))
+    return verify
+
+
+@functools.cache
+def _bundle_of(folder: str) -> Path:
+    """The certificates of a folder in one file, since botocore takes nothing else."""
+    found = [path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()]
+    bundle = Path(_temporary_folder().name) / f"{len(_bundles)}.pem"
+    bundle.write_bytes(b"\n".join(data for data in found if b"BEGIN CERTIFICATE" in data))
+    _bundles.append(bundle)
+    return bundle
+
+
+_bundles: list[Path] = []
+
+
+@functools.cache
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="libtz-")  # removed when the process ends
+
+
+def _proxies(url: str, http: HttpOptions) -> dict[str, str]:
+    proxy = requests.utils.select_proxy(url, dict(proxies_for(url, http)))
+    return {"http": proxy, "https": proxy} if proxy else {}
+
+
+def _add_headers(http: HttpOptions, params: Any, **_: Any) -> None:
+    """The caller's headers, before the request is signed: those of S3 must be."""
+    for name, value in http.headers.items():
+        params["headers"][name] = value
+
+
+def _log_failed_try(
+    response: Any, operation: Any, attempts: int, caught_exception: Any, **_: Any
+) -> None:
+    """botocore asks after each try whether there is to be another, and repeats in silence."""
+    if caught_exception is not None:
+        reason = type(caught_exception).__name__
+    elif response is not None and (status := response[0].status_code) in RETRYABLE_STATUSES:
+        reason = f"the store answered {status}"
+    else:
+        return
+    logger.warning("S3 %s, try %d failed: %s", operation.name, attempts, reason)
+
+
+def object_parameters(client: Any, s3: S3Options, operation: str) -> dict[str, Any]:
+    """Those of the options that this operation (by its name in S3's model) takes."""
+    given = {
+        "RequestPayer": "requester" if s3.requester_pays else None,
+        "ServerSideEncryption": s3.sse,
+        "SSEKMSKeyId": s3.sse_kms_key_id,
+        "SSECustomerAlgorithm": None if s3.sse_customer_key is None else "AES256",
+        "SSECustomerKey": s3.sse_customer_key,
+        "VersionId": s3.version_id,
+    }
+    taken = client.meta.service_model.operation_model(operation).input_shape.members
+    return {name: value for name, value in given.items() if value is not None and name in taken}

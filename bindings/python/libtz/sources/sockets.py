@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
-import re
 import socket
 import threading
 from typing import Any
 
 from libtz.sources.base import SourceStats
+from libtz.sources.failures import describe
 from libtz.sources.retry import TryFailed
 
-__all__ = ["Sockets", "describe"]
+__all__ = ["Sockets"]
 
 
 class Sockets:
@@ -88,13 +87,3 @@ class Sockets:
                 self._stats.add(connections=1)
                 return sock
         raise TryFailed(f"no connection to {host}:{port}: {reason}")
-
-
-def describe(error: BaseException) -> str:
-    """An error's own words where they are the system's, its name where a server chose them."""
-    if isinstance(error, TimeoutError):
-        return "timed out"
-    if isinstance(error, http.client.HTTPException) or not isinstance(error, OSError):
-        return type(error).__name__
-    text = error.strerror or str(error) or type(error).__name__
-    return re.sub(r"[^\x20-\x7e]", "?", text)[:200]

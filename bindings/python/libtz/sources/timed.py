@@ -49,3 +49,11 @@ class TimedResponse(http.client.HTTPResponse):
     def __init__(self, sock: Any, *args: Any, **named: Any) -> None:
         super().__init__(sock, *args, **named)
         self.fp: Any = io.BufferedReader(TimedReader(self.fp.detach(), sock.gettimeout()))
+
+    def _read_next_chunk_size(self) -> int:
+        # The library takes any number that Python reads, negative ones included, and then reads to
+        # the end of the connection.
+        size: int = super()._read_next_chunk_size()  # type: ignore[misc]
+        if size < 0:
+            raise http.client.HTTPException("a chunk of negative size")
+        return size

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import re
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from libtz.errors import OptionError
 
 __all__ = ["HttpUrl", "origin_of", "parse_http_url", "redirect_url", "shown"]
+
+
+_DELIMITER = re.compile("[/?#]")
+_HOST = re.compile(r"[^:]*|\[[^\]]*\]")
+_HOST_AND_PORT = re.compile(r"([^:]*|\[[^\]]*\]):[0-9]*")
 
 
 @dataclass(frozen=True)
@@ -22,18 +28,20 @@ class HttpUrl:
 
 def parse_http_url(text: str) -> HttpUrl:
     """Take a caller's URL apart. `OptionError` if it is none; the error does not repeat secrets."""
-    try:
+    parsed = None
+    with contextlib.suppress(ValueError):
         parts = urlsplit(text)
         user, password = parts.username, parts.password
         host = parts.netloc.rpartition("@")[2]
-        url = _quoted(urlunsplit((parts.scheme, host, parts.path, parts.query, "")))
-    except ValueError:
-        raise OptionError(f"{shown(text)} is not a valid URL") from None
+        parsed = _quoted(urlunsplit((parts.scheme, host, parts.path, parts.query, "")))
+    if parsed is None:  # raised here, since the cause would repeat parts of a password
+        hint = "; / ? # and @ in a password are written %2F %3F %23 %40" if "@" in text else ""
+        raise OptionError(f"{shown(text)} is not a valid URL{hint}")
     authorization = None
     if user is not None or password is not None:
         pair = f"{unquote(user or '')}:{unquote(password or '')}"
         authorization = "Basic " + base64.b64encode(pair.encode()).decode("ascii")
-    return HttpUrl(url, authorization)
+    return HttpUrl(parsed, authorization)
 
 
 def redirect_url(base: str, location: str) -> str:
@@ -56,15 +64,40 @@ def origin_of(url: str) -> tuple[str, str, int]:
 
 
 def shown(url: str) -> str:
-    """The URL without what may be secret: user name, password, query and fragment."""
+    """The URL without what may be secret: user name, password, query and fragment.
+
+    Passwords may hold the "/", "?", "#" and "@" that ought to be quoted in them. So all that could
+    be part of one is left out, and once in a while more than that.
+    """
     scheme, separator, rest = url.partition("://")
     if not separator:
-        return url.partition("?")[0]
-    host, slash, path = rest.partition("/")
-    for delimiter in "?#":
-        host = host.partition(delimiter)[0]
-        path = path.partition(delimiter)[0]
-    text = f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+        return _printable(url.partition("?")[0])
+    path, mark, query = _without_user(rest).partition("?")
+    if scheme.lower() == "s3":  # where # and ? are letters like others
+        query = "***" if mark else ""
+        return _printable(f"{scheme}://{path}{mark}{query}")
+    path = path.partition("#")[0]
+    return _printable(f"{scheme}://{path}")
+
+
+def _without_user(rest: str) -> str:
+    """What follows "://", without user name and password."""
+    authority = _DELIMITER.split(rest, maxsplit=1)[0]
+    beyond = rest[len(authority) :]
+    if "@" in authority:
+        if "@" not in beyond:
+            return rest.rpartition("@")[2]
+        return "***@" + rest.rpartition("@")[2]
+    if authority.startswith("arn:") or _HOST.fullmatch(authority):
+        return rest
+    if _HOST_AND_PORT.fullmatch(authority):
+        path, mark, query = beyond.partition("?")
+        path = "/***@" + path.rpartition("@")[2] if "@" in path else path
+        return f"{authority}{path}{mark}{query}"
+    return "***@" + rest.rpartition("@")[2] if "@" in rest else "***"
+
+
+def _printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 

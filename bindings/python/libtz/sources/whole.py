@@ -30,8 +30,10 @@ def location_of(source: str | os.PathLike[str]) -> str:
 
 
 def location_name(location: str) -> str:
-    """The last part of a location, as it is to be shown."""
-    path = shown(location) if scheme_of(location) is not None else location
+    """The last part of a location: the name of the file in it."""
+    # Keys of S3 have no query: # and ? are letters like others.
+    is_url = scheme_of(location) not in (None, "s3")
+    path = shown(location) if is_url else location
     return path.replace(os.sep, "/").rpartition("/")[2]
 
 
@@ -62,6 +64,7 @@ def sibling(location: str, name: str) -> str:
 def read_whole(location: str, options: ReadOptions, *, size_max: int) -> bytes:
     """All of a file of at most `size_max` bytes; a larger one is a FormatError."""
     place = resolve_source(location, options)
+    place.limit(options.http.open_deadline_s)
     try:
         front = memoryview(bytearray(min(FIRST_SIZE, size_max + 1)))
         filled = place.open(front)

@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from libtz._native import lib
 from libtz.arrays.torch_dtypes import TORCH_DTYPES
+from libtz.arrays.torch_memory import memory_of
 from libtz.checkpoint.file import File
 from libtz.errors import Error, OptionError
 from libtz.format import TensorInfo
@@ -102,7 +103,7 @@ def load_model(
     """
     check_dtype(dtype)
     with open_file(source, digest=digest, options=options) as file:
-        fit = _fit(module, file, strict, dtype)
+        fit = _fit(module, file, strict, dtype, device is not None)
         if fit.problems:
             listed = "".join(f"\n  - {problem}" for problem in fit.problems)
             raise OptionError(f"{file!r} does not fit the module:{listed}")
@@ -114,7 +115,9 @@ def load_model(
 # ---- What goes where -----------------------------------------------------------------------------
 
 
-def _fit(module: torch.nn.Module, file: File, strict: bool, dtype: torch.dtype | None) -> _Fit:
+def _fit(
+    module: torch.nn.Module, file: File, strict: bool, dtype: torch.dtype | None, is_moved: bool
+) -> _Fit:
     fit = _Fit(extras=_extra_states(module))
     known = set(fit.extras)
     for group in _groups(module):
@@ -126,6 +129,8 @@ def _fit(module: torch.nn.Module, file: File, strict: bool, dtype: torch.dtype |
             fit.problems += _mismatches(group, dtype)
             continue
         fit.others.append(group)
+        if is_moved and not is_lazy(group.tensor):
+            fit.problems += _memory_problems(group)
         saved = [slot.name for slot in group.slots if not slot.is_volatile]
         fit.missing += saved
         if strict and not saved and group.tensor.is_meta:
@@ -168,16 +173,27 @@ def _groups(module: torch.nn.Module) -> list[_Group]:
 
 
 def _identity(tensor: torch.Tensor) -> Any:
-    if tensor.is_meta or is_lazy(tensor) or type(tensor) not in _PLAIN_TYPES or not tensor.numel():
+    if is_lazy(tensor) or not _has_plain_memory(tensor) or not tensor.numel():
         return id(tensor)
-    place = tensor.data_ptr(), tensor.stride()
+    place = memory_of(tensor)[0], tensor.stride()
     return tensor.device, tensor.dtype, tensor.shape, place
+
+
+def _has_plain_memory(tensor: torch.Tensor) -> bool:
+    if type(tensor) not in _PLAIN_TYPES or tensor.layout != torch.strided or tensor.is_meta:
+        return False
+    try:
+        memory_of(tensor)
+    except OptionError:
+        return False
+    return True
 
 
 def _mismatches(group: _Group, dtype: torch.dtype | None) -> Iterator[str]:
     if is_lazy(group.tensor):
         yield f"{group.name!r} has no shape yet; run the module once before loading into it"
         return
+    yield from _memory_problems(group)
     for info in group.infos:
         if info.shape != tuple(group.tensor.shape):
             shape = tuple(group.tensor.shape)
@@ -191,6 +207,15 @@ def _mismatches(group: _Group, dtype: torch.dtype | None) -> Iterator[str]:
     if len(digests) > 1:
         names = " and ".join(repr(info.name) for info in group.infos)
         yield f"{names} are tied in the module, but differ in the file"
+
+
+def _memory_problems(group: _Group) -> Iterator[str]:
+    tensor = group.tensor
+    if not tensor.is_meta and tensor.layout == torch.strided:
+        try:
+            memory_of(tensor)
+        except OptionError as error:
+            yield f"{group.name!r} {error.message}"
 
 
 # ---- Loading -------------------------------------------------------------------------------------
@@ -324,9 +349,15 @@ class _Loading:
 
 def _has_own_overlap(tensor: torch.Tensor) -> bool:
     """Whether elements share memory, as after expand(), so that it cannot be written to."""
-    if type(tensor) not in _PLAIN_TYPES or tensor.layout != torch.strided:
+    if type(tensor) not in _PLAIN_TYPES or tensor.layout != torch.strided or not tensor.numel():
         return False
-    return any(n > 1 and s == 0 for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    pairs = zip(tensor.stride(), tensor.shape, strict=True)
+    reach = 0  # of the dimensions seen so far, beginning with the shortest stride
+    for stride, count in sorted(pair for pair in pairs if pair[1] > 1):
+        if stride <= reach:
+            return True
+        reach += stride * (count - 1)
+    return False
 
 
 def _overlapping(groups: Sequence[_Group]) -> set[int]:
@@ -335,12 +366,8 @@ def _overlapping(groups: Sequence[_Group]) -> set[int]:
     areas = []
     for group in groups:
         tensor = group.tensor
-        if type(tensor) in _PLAIN_TYPES and tensor.layout == torch.strided and tensor.numel():
-            pairs = zip(tensor.shape, tensor.stride(), strict=True)
-            last = sum((count - 1) * stride for count, stride in pairs)
-            begin = tensor.data_ptr()
-            end = begin + (last + 1) * tensor.element_size()
-            areas.append((str(tensor.device), begin, end, id(group)))
+        if _has_plain_memory(tensor) and tensor.numel():
+            areas.append((str(tensor.device), *memory_of(tensor), id(group)))
     found: set[int] = set()
     device, reached, holder = "", 0, 0
     for place, begin, end, group_id in sorted(areas):
@@ -352,8 +379,8 @@ def _overlapping(groups: Sequence[_Group]) -> set[int]:
 
 
 def _block(tensor: torch.Tensor) -> HostBuffer:
-    size = tensor.numel() * tensor.element_size()
-    start = tensor.data_ptr()
+    start, end = memory_of(tensor)
+    size = end - start
     # The module holds the tensor longer than anyone holds this.
     return HostBuffer(lib.owned_buffer(start, size, lambda: None), 0, size, start)
 

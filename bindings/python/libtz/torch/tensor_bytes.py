@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from libtz.arrays.torch_dtypes import FORMAT_NAMES
+from libtz.arrays.torch_memory import memory_of
 from libtz.errors import OptionError
 from libtz.writing.overlap import Extent
 
@@ -32,7 +33,7 @@ def is_tensor(value: Any) -> bool:
 
 
 def check(name: str, tensor: Any) -> None:
-    """Refuses what has no bytes of its own to save."""
+    """Raises OptionError for what has no bytes of its own to save, freed storages included."""
     if not isinstance(tensor, torch.Tensor):
         problem = f"is not a tensor but {type(tensor).__module__}.{type(tensor).__qualname__}"
     elif tensor.is_quantized:
@@ -46,6 +47,10 @@ def check(name: str, tensor: Any) -> None:
     elif tensor.dtype not in FORMAT_NAMES:
         problem = f"has dtype {tensor.dtype}, which the format does not have"
     else:
+        try:
+            memory_of(tensor)
+        except OptionError as error:
+            raise OptionError(f"tensor {name!r} {error.message}") from error
         return
     raise OptionError(f"tensor {name!r} {problem}")
 
@@ -56,7 +61,7 @@ def extent(name: str, tensor: torch.Tensor) -> Extent:
         name=name,
         space=tensor.device,
         kind=(tensor.dtype, tensor.is_conj(), tensor.is_neg()),
-        address=tensor.data_ptr(),
+        address=memory_of(tensor)[0],
         itemsize=size,
         shape=tuple(tensor.shape),
         strides=tuple(stride * size for stride in tensor.stride()),

@@ -227,7 +227,7 @@ class Transfer:
         while self._done_end < request_end and self._error is None:
             with contextlib.suppress(queue.Empty):
                 self._news.get(timeout=PERIOD_S if self._progress.is_shown else None)
-            self._progress.show(self.times.bytes_read)
+            self._progress.show(self.times.bytes_read, self._source.stats.trouble)
         error, self._error = self._error, None
         if error is not None:
             try:
@@ -385,7 +385,7 @@ class Transfer:
                 if self._settings.observe is not None:
                     self._settings.observe(piece)
                 if not self._threads:
-                    self._progress.show(worker.times.bytes_read)
+                    self._progress.show(worker.times.bytes_read, self._source.stats.trouble)
                 if received - processed >= piece_size and received < request.size:
                     process(received)
                     processed = received

@@ -8,6 +8,7 @@ from typing import Any
 __all__ = ["PERIOD_S", "Progress"]
 
 PERIOD_S = 0.1
+TROUBLE_SIZE_MAX = 60
 
 
 class Progress:
@@ -16,6 +17,7 @@ class Progress:
     def __init__(self, total: int, label: str, is_shown: bool | None) -> None:
         self.is_shown = sys.stderr.isatty() if is_shown is None else is_shown
         self._bar: Any = None
+        self._trouble = ""
         if self.is_shown:
             from tqdm import tqdm  # a moment's import that most loads need not pay
 
@@ -26,8 +28,12 @@ class Progress:
                 total=total, desc=label, unit="B", unit_scale=True, unit_divisor=1000, leave=False
             )
 
-    def show(self, done: int) -> None:
+    def show(self, done: int, trouble: str = "") -> None:
+        """So much is done; `trouble` says why it takes longer."""
         if self._bar is not None:
+            if trouble != self._trouble:
+                self._trouble = trouble
+                self._bar.set_postfix_str(trouble[:TROUBLE_SIZE_MAX], refresh=False)
             self._bar.update(done - self._bar.n)
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -50,18 +51,24 @@ def byte_view(data: Any) -> memoryview:
 
 
 def _is_tensor(data: Any) -> bool:
-    # By what it can do: this layer does not import torch.
-    return hasattr(data, "data_ptr") and hasattr(data, "is_contiguous")
+    # Without an import: whoever has a tensor has imported torch.
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(data, torch.Tensor)
 
 
 def _tensor_bytes(tensor: Any) -> memoryview:
+    from libtz.arrays.torch_memory import memory_of  # so that `import libtz` does not import torch
+
     if tensor.device.type != "cpu":
         raise OptionError(
             f"a tensor on {tensor.device} cannot be written directly; libtz.torch.save_file can"
         )
+    try:
+        begin, end = memory_of(tensor)
+    except OptionError as error:
+        raise OptionError(f"the tensor {error.message}") from error
     if not tensor.is_contiguous() or tensor.is_conj() or tensor.is_neg():
         raise OptionError("a tensor to be written must be contiguous, without pending conjugation")
-    size = tensor.numel() * tensor.element_size()
-    if size == 0:
+    if begin == end:
         return memoryview(b"")
-    return np.asarray(_Memory(tensor.data_ptr(), size, tensor)).data
+    return np.asarray(_Memory(begin, end - begin, tensor)).data

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.parameter import is_lazy
 
 from libtz import torch as libtz_torch
 from libtz.arrays.torch_dtypes import FORMAT_NAMES, TORCH_DTYPES
+from libtz.arrays.torch_memory import memory_of
 from libtz.compat._errors import RuntimeOptionError, ValueOptionError
 from libtz.compat.safetensors import safe_open
 from libtz.compat.safetensors._raw import DTYPES, described, file_bytes
@@ -41,6 +43,7 @@ def _getdtype(dtype_str: str) -> torch.dtype:
 
 def _to_ndarray(tensor: torch.Tensor) -> tuple[NDArray[np.uint8], torch.Tensor]:
     """The bytes, and the tensor whose memory they may be."""
+    _check("to be converted", tensor)
     tensor = tensor.detach().cpu()
     return tensor.contiguous().view(-1).view(torch.uint8).numpy(), tensor
 
@@ -79,6 +82,8 @@ def save_model(
 ) -> None:
     """Tied weights are stored once; the metadata say under which name each other one is."""
     state = model.state_dict()
+    for name, tensor in state.items():
+        _check(name, tensor)
     notes = dict(metadata or {})
     for kept, others in _remove_duplicate_names(state).items():
         for name in others:
@@ -101,8 +106,12 @@ def load_model(
     with safe_open(filename, framework="pt", device=device, backend=backend) as file:
         infos = {name: file._file.info(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         state = model.state_dict()
-        missing, unexpected = _difference(state, infos)
-        problems = []
+        problems = [
+            problem
+            for name in sorted(infos.keys() & state.keys())
+            for problem in _memory_problems(name, state[name])
+        ]
+        missing, unexpected = ([], []) if problems else _difference(state, infos)
         if strict:
             problems += [f"missing in the file: {name!r}" for name in missing]
             problems += [f"not in the model: {name!r}" for name in unexpected]
@@ -117,6 +126,15 @@ def load_model(
             )
         model.load_state_dict(file.get_tensors(), strict=False)
     return missing, unexpected
+
+
+def _memory_problems(name: str, tensor: torch.Tensor) -> Iterator[str]:
+    """What PyTorch would write to without looking: memory that was freed."""
+    if not tensor.is_meta and tensor.layout == torch.strided and not is_lazy(tensor):
+        try:
+            memory_of(tensor)
+        except OptionError as error:
+            yield f"{name!r} {error.message}"
 
 
 def _difference(
@@ -138,11 +156,8 @@ def _specs(tensors: Mapping[str, torch.Tensor]) -> list[TensorSpec]:
         raise ValueOptionError(
             f"tensors are a dict of names to tensors, not {type(tensors).__name__}"
         )
-    try:
-        for name, tensor in tensors.items():
-            tensor_bytes.check(name, tensor)
-    except OptionError as error:
-        raise ValueOptionError(error.message) from None
+    for name, tensor in tensors.items():
+        _check(name, tensor)
     for group in _find_shared_tensors(tensors):
         if len(group) > 1:
             listed = ", ".join(repr(name) for name in sorted(group))
@@ -157,6 +172,13 @@ def _specs(tensors: Mapping[str, torch.Tensor]) -> list[TensorSpec]:
         TensorSpec(name, FORMAT_NAMES[tensor.dtype], tuple(tensor.shape))
         for name, tensor in tensors.items()
     ]
+
+
+def _check(name: str, tensor: Any) -> None:
+    try:
+        tensor_bytes.check(name, tensor)
+    except OptionError as error:
+        raise ValueOptionError(error.message) from None
 
 
 def _blocks(tensor: torch.Tensor) -> Iterable[Any]:

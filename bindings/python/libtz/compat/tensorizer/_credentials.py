@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from libtz.compat._errors import ValueOptionError
 from libtz.options import S3Options
 from libtz.sources.s3_client import make_session
+from libtz.sources.s3_errors import s3_errors
 
 __all__ = ["s3_options"]
 
@@ -26,6 +27,7 @@ def s3_options(
     endpoint: str | None,
     config_path: Any,
     region: str | None,
+    session_token: str | None,
     signature: str | None,
     force_http: bool | None,
     is_read: bool,
@@ -40,12 +42,16 @@ def s3_options(
     if access_key is None:
         found = _s3cmd_configuration(config_path)
         access_key, secret_key = found.get("access_key"), found.get("secret_key")
+        session_token = session_token or found.get("access_token")
         endpoint = endpoint or found.get("host_base")
         if force_http is None and "use_https" in found:
             force_http = found["use_https"] == "False"
     if not access_key or not secret_key:
-        access_key = secret_key = None
+        access_key = secret_key = session_token = None
         is_anonymous = is_anonymous or (is_read and not _has_credentials())
+    elif access_key == os.environ.get("AWS_ACCESS_KEY_ID"):
+        # Code that reads the keys from the environment passes them on without what belongs to them.
+        session_token = session_token or os.environ.get("AWS_SESSION_TOKEN") or None
     endpoint = None if not endpoint else _with_scheme(endpoint, bool(force_http))
     is_virtual = endpoint is not None and (urlsplit(endpoint).hostname or "") in _VIRTUAL_HOSTS
     return S3Options(
@@ -55,6 +61,7 @@ def s3_options(
         addressing_style="virtual" if is_virtual else None,
         access_key_id=access_key,
         secret_access_key=secret_key,
+        session_token=session_token or None,
     )
 
 
@@ -77,7 +84,9 @@ def _s3cmd_configuration(config_path: Any) -> dict[str, str]:
 
 
 def _has_credentials() -> bool:
-    return make_session(S3Options()).get_credentials() is not None
+    session = make_session(S3Options())
+    with s3_errors("s3://"):
+        return session.get_credentials() is not None
 
 
 def _with_scheme(endpoint: str, force_http: bool) -> str:

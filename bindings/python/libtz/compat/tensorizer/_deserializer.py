@@ -33,6 +33,7 @@ from libtz.compat.tensorizer.stream_io import ObjectReader, open_stream
 from libtz.errors import OptionError
 from libtz.options import DecryptionOptions, ReadOptions
 from libtz.sources.resolve import scheme_of
+from libtz.torch import tensor_bytes
 
 __all__ = ["TensorDeserializer"]
 
@@ -320,6 +321,7 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
             for name, stored in file.iter_tensors(present):
                 tensor = slots[name].tensor
                 if tensor is not None:
+                    tensor_bytes.check(name, tensor)
                     results[name] = torch.equal(_bits(tensor.detach().cpu()), _bits(stored))
         return all(results.values()), list(results.items())
 

@@ -7,7 +7,7 @@ import contextlib
 import io
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +19,8 @@ from libtz.options import HttpOptions, ReadOptions, S3Options, WriteOptions
 from libtz.sinks.resolve import resolve
 from libtz.sources.base import Source
 from libtz.sources.resolve import file_url_path, resolve_source, scheme_of
+from libtz.sources.s3_client import make_session
+from libtz.sources.tls import authorities, system_authorities
 from libtz.sources.url import shown
 
 __all__ = ["CAInfo", "CURLStreamFile", "RedisStreamFile", "open_stream"]
@@ -67,7 +69,7 @@ class CAInfo:
 class Place:
     """What a stream reads or writes, for those that can do it without the stream."""
 
-    url: str
+    url: str = field(repr=False)
     http: HttpOptions
     s3: S3Options
 
@@ -92,6 +94,7 @@ def open_stream(
     end: int | None = None,
     s3_region_name: str | None = None,
     s3_signature_version: str | None = None,
+    s3_session_token: str | None = None,
     certificate_handling: CAInfo | None = None,
 ) -> BinaryIO:
     """A file, http(s):// or s3:// object as a binary file object.
@@ -114,7 +117,7 @@ def open_stream(
         if scheme not in ("http", "https", "s3"):
             reason = _NO_REDIS if scheme == "redis" else "there are paths, http(s):// and s3://"
             raise ValueOptionError(f"{shown(path_uri)}: nothing opens {scheme}://; {reason}")
-        http = HttpOptions(verify=certificate_handling._verify if certificate_handling else True)
+        http = HttpOptions(verify=_trusted(certificate_handling, is_s3=scheme == "s3"))
         is_read = kind == {"r", "b"}
         if not is_read and (scheme != "s3" or not {"w", "b"} <= kind):
             raise ValueOptionError(f"mode {mode!r}: {_modes(scheme)}")
@@ -128,6 +131,7 @@ def open_stream(
                 endpoint=s3_endpoint,
                 config_path=s3_config_path,
                 region=s3_region_name,
+                session_token=s3_session_token,
                 signature=s3_signature_version,
                 force_http=force_http,
                 is_read=is_read,
@@ -136,6 +140,14 @@ def open_stream(
         if is_read:
             return ObjectReader(place, begin, end, buffer_size or BUFFER_SIZE)
         return ObjectWriter(place)
+
+
+def _trusted(certificate_handling: CAInfo | None, *, is_s3: bool = False) -> bool | str:
+    """Which authorities: if nothing else names any, those that curl would trust."""
+    if certificate_handling is not None:
+        return certificate_handling._verify
+    bundle = make_session(S3Options()).get_config_variable("ca_bundle") if is_s3 else None
+    return True if authorities(True, bundle) is not True else system_authorities()
 
 
 def _modes(scheme: str | None) -> str:
@@ -274,8 +286,7 @@ class CURLStreamFile(ObjectReader):
         with translated():
             if scheme_of(uri) not in ("http", "https"):
                 raise ValueOptionError(f"{shown(uri)} is no http:// or https:// URL")
-            verify = certificate_handling._verify if certificate_handling else True
-            http = HttpOptions(verify=verify, headers=headers or {})
+            http = HttpOptions(verify=_trusted(certificate_handling), headers=headers or {})
             place = Place(uri, http, S3Options())
             super().__init__(place, begin, end, buffer_size or BUFFER_SIZE)
 

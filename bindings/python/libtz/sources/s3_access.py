@@ -1,0 +1,122 @@
+"""Who asks a store: keys, region and client, looked for anew when the store refuses them."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from libtz.errors import Error
+from libtz.options import HttpOptions, S3Options
+from libtz.sources.logs import logger
+from libtz.sources.s3_client import make_client, make_session
+from libtz.sources.s3_errors import s3_errors
+
+__all__ = ["S3Access"]
+
+_REGION = re.compile(r"[a-z0-9-]{1,32}")
+_BODY_REGION = re.compile(rb"<Region>([a-z0-9-]{1,32})</Region>")
+# Answers that other keys, or another region, may change.
+_REFUSALS = frozenset({400, 401, 403})
+
+
+class S3Access:
+    """A botocore client and the credentials it was made with. Any thread may use it."""
+
+    def __init__(
+        self, url: str, s3: S3Options, http: HttpOptions, *, is_write: bool = False, **config: Any
+    ) -> None:
+        self._url = url  # fit for messages
+        self._is_write = is_write
+        self._s3 = s3
+        self._http = http
+        self._config = config
+        self._lock = threading.RLock()
+        self._session: Any = None
+        self._client: Any = None
+        self._keys: Any = None  # that the client was made with
+        self._region: str | None = None  # what the store said, where it differs from ours
+        self._retired: list[Any] = []  # clients that threads may still be using
+
+    def session(self) -> Any:
+        with self._lock:
+            if self._session is None:
+                self._session = make_session(self._s3)
+            return self._session
+
+    def client(self) -> Any:
+        """The client to use now."""
+        with self._lock:
+            if self._client is None:
+                self.keys()  # without any, there is no need to begin
+                self._client = make_client(
+                    self._session, self._s3, self._http, region=self._region, **self._config
+                )
+            return self._client
+
+    def keys(self) -> Any:
+        """The keys valid now, None for anonymous access; asking renews those that expire."""
+        with self._lock, s3_errors(self._url, is_write=self._is_write):
+            self._keys = _keys_of(self.session(), self._s3)
+            return self._keys
+
+    def renew(self, refused: Any, status: int, headers: Mapping[str, str], body: bytes) -> bool:
+        """Whether another client than the `refused` one may fare better, after this answer."""
+        with self._lock:
+            if refused is not self._client:
+                return True  # another thread has renewed it meanwhile
+            region = _region_in(headers, body)
+            may_move = 300 <= status < 400 or status in _REFUSALS
+            if may_move and region not in (None, self._client.meta.region_name):
+                logger.info("%s: the bucket is in %s; asking there", self._url, region)
+                self._region = region
+                self._retire()
+                return True
+            return status in _REFUSALS and not self._s3.anonymous and self._find_other_keys()
+
+    def close(self) -> None:
+        with self._lock:
+            self._retire()
+            for client in self._retired:
+                client.close()
+            self._retired.clear()
+
+    def _find_other_keys(self) -> bool:
+        """Look for keys from scratch: files, environment and services may have changed."""
+        try:
+            session = make_session(self._s3)
+            with s3_errors(self._url, is_write=self._is_write):
+                keys = _keys_of(session, self._s3)
+        except Error:
+            return False  # there are no better ones now, and the refusal itself says more
+        if keys == self._keys:
+            return False
+        logger.info("%s: refused, trying again with the credentials of now", self._url)
+        self._session = session
+        self._retire()
+        return True
+
+    def _retire(self) -> None:
+        if self._client is not None:
+            self._retired.append(self._client)
+            self._client = None
+
+
+def _keys_of(session: Any, s3: S3Options) -> Any:
+    if s3.anonymous:
+        return None
+    credentials = session.get_credentials()
+    if credentials is None:
+        from botocore.exceptions import NoCredentialsError
+
+        raise NoCredentialsError
+    return credentials.get_frozen_credentials()
+
+
+def _region_in(headers: Mapping[str, str], body: bytes) -> str | None:
+    region = headers.get("x-amz-bucket-region", "")
+    if _REGION.fullmatch(region):
+        return region
+    match = _BODY_REGION.search(body)
+    return match[1].decode("ascii") if match is not None else None

@@ -21,9 +21,6 @@ comptime {
     _ = @import("c_api/builder.zig");
 }
 
-/// Changes with every incompatible change of tz.h.
-const abi_version: u32 = 1;
-
 export fn tz_status_name(code: i32) [*:0]const u8 {
     return status.name(code);
 }
@@ -37,7 +34,7 @@ export fn tz_version() [*:0]const u8 {
 }
 
 export fn tz_abi_version() u32 {
-    return abi_version;
+    return options.abi_version;
 }
 
 export fn tz_struct_size(name: ?[*:0]const u8) usize {

@@ -69,7 +69,7 @@ def open(source: Any, *, digest: str | None = None, options: ReadOptions = _DEFA
                 f"{place.url} is not encrypted, so anybody can have written it; leave"
                 " ReadOptions.decryption out to read it nevertheless"
             )
-        kind = CoreweaveFile if header.info.format == lib.FORMAT_TENSORS else File
+        kind = CoreweaveFile if header.info.format == lib.FORMAT_COREWEAVE else File
         return kind(place, header, front, options, digest)
     except BaseException:
         place.close()
@@ -122,14 +122,7 @@ def _open_header(source: Source, pin: bytes | None) -> tuple[lib.Header, memoryv
                     "; there is nothing to read: the file is empty (0 bytes), as after an upload"
                     " that broke off, or where it marks a folder"
                 )
-            if error.code != "not-tz":
-                raise
-            if bytes(front[:5]) == b"|TZR|":
-                opened = lib.Header.open_tensors(front, source.size, label=source.url)
-            elif bytes(front[8:9]) == b"{":  # after the size of a safetensors header
-                opened = lib.Header.open_safetensors(front, source.size, label=source.url)
-            else:
-                raise
+            raise
         if isinstance(opened, lib.Header):
             return opened, front[: opened.info.header_size]
         # A mapping of its own takes memory only as bytes really arrive.

@@ -11,8 +11,6 @@ const Status = status.Status;
 /// Without libc; the library needs none.
 pub const gpa: std.mem.Allocator = if (builtin.is_test)
     .{ .ptr = undefined, .vtable = &tested }
-else if (builtin.cpu.arch.isWasm())
-    std.heap.wasm_allocator
 else
     std.heap.smp_allocator;
 
@@ -158,7 +156,7 @@ const Grown = extern struct {
     old: u32,
     new: u64 = 0,
 
-    const size_min = 8;
+    pub const size_min = 8;
 };
 
 test "structs of older and newer callers" {

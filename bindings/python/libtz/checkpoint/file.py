@@ -36,7 +36,7 @@ __all__ = ["File"]
 _FORMATS = {
     lib.FORMAT_TZ: "tz",
     lib.FORMAT_SAFETENSORS: "safetensors",
-    lib.FORMAT_TENSORS: "tensors",
+    lib.FORMAT_COREWEAVE: "tensors",
 }
 
 

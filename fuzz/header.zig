@@ -74,7 +74,8 @@ fn checkFronts(input: inputs.Input, file_size: u64, expected: anytype) !void {
         defer memory.deinit();
         var diagnostic: Diagnostic = .{};
         const gpa = memory.allocator();
-        const outcome = tz.header.open(gpa, front.bytes, file_size, opening, &diagnostic) catch |err| {
+        const bytes = front.bytes;
+        const outcome = tz.header.open(gpa, bytes, file_size, opening, &diagnostic) catch |err| {
             if (expected) |_| return err else |other| if (other != err) return err;
             continue;
         };

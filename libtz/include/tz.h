@@ -6,9 +6,8 @@
  *
  * The library does no input or output. You give it bytes; it tells you which bytes it needs next,
  * and it checks, decodes and encodes them. It has no threads, no global state and no locale, reads
- * no environment, writes no log, and does not need the C library. So it fits into any language,
- * event loop or transport. Any bytes at all give a result or a status: the library never aborts on
- * them, and never touches memory outside the buffers that it was given.
+ * no environment, writes no log, and does not need the C library. Any bytes at all give a result or
+ * a status: it never aborts on them, and never touches memory outside the buffers it was given.
  *
  * bindings/c/tz_show.c is a complete program; bindings/rust and bindings/go do the same.
  *
@@ -108,11 +107,9 @@ extern "C" {
 /* ---- Status ---------------------------------------------------------------------------------- */
 
 typedef int32_t tz_status;
-
 enum {
     TZ_OK = 0,
     TZ_NEED_MORE = 1,           /* not an error: more bytes are needed, see the function */
-
     /* The caller's mistake, or the machine's. */
     TZ_E_ARGUMENT = 10,         /* NULL, an index out of range, sizes that contradict each other */
     TZ_E_MEMORY = 11,           /* an allocation failed; nothing was changed */
@@ -120,29 +117,12 @@ enum {
     TZ_E_NOT_FOUND = 13,        /* no tensor has this name */
     TZ_E_ENTRIES_MISSING = 14,  /* this tensor's chunk entries have not been put */
     TZ_E_SEQUENCE = 15,         /* calls in the wrong order, see the function */
-
     /* The data's mistake. Section 13 of the specification has the names and the order of checks. */
-    TZ_E_NOT_TZ = 20,
-    TZ_E_TRUNCATED = 21,
-    TZ_E_TRAILING = 22,
-    TZ_E_VERSION = 23,
-    TZ_E_FEATURE = 24,
-    TZ_E_LIMIT = 25,
-    TZ_E_CHECKSUM = 26,
-    TZ_E_RESERVED = 27,
-    TZ_E_DIRECTORY = 28,
-    TZ_E_LAYOUT = 29,
-    TZ_E_NAME = 30,
-    TZ_E_SHAPE = 31,
-    TZ_E_ORDER = 32,
-    TZ_E_TIE = 33,
-    TZ_E_CHUNK = 34,
-    TZ_E_CODEC = 35,
-    TZ_E_STRUCTURE = 36,
-    TZ_E_METADATA = 37,
-    TZ_E_DIGEST = 38,
-    TZ_E_CONTENT = 39,
-
+    TZ_E_NOT_TZ = 20, TZ_E_TRUNCATED = 21, TZ_E_TRAILING = 22, TZ_E_VERSION = 23,
+    TZ_E_FEATURE = 24, TZ_E_LIMIT = 25, TZ_E_CHECKSUM = 26, TZ_E_RESERVED = 27,
+    TZ_E_DIRECTORY = 28, TZ_E_LAYOUT = 29, TZ_E_NAME = 30, TZ_E_SHAPE = 31, TZ_E_ORDER = 32,
+    TZ_E_TIE = 33, TZ_E_CHUNK = 34, TZ_E_CODEC = 35, TZ_E_STRUCTURE = 36, TZ_E_METADATA = 37,
+    TZ_E_DIGEST = 38, TZ_E_CONTENT = 39,
     /* Formats other than tz. */
     TZ_E_JSON = 50,             /* the header is not the JSON that the format asks for */
     TZ_E_FOREIGN = 51           /* sizes, names or offsets contradict each other */
@@ -177,19 +157,16 @@ const char *tz_status_text(tz_status status);
 
 /* ---- Version --------------------------------------------------------------------------------- */
 
-/* The library's version, "major.minor.patch" with an optional suffix. It has nothing to do with the
- * version of the file format. */
+/* The library's version, "major.minor.patch" with an optional suffix. The format has its own. */
 const char *tz_version(void);
 
-/* The library's ABI version. It changes when a function, a number or a final struct changes
- * incompatibly. Compare it with TZ_ABI_VERSION, that of this header, after loading the library at
- * run time; when it is linked, the soname sees to it. */
+/* The library's ABI version: changes when a function, a number or a final struct does. Compare it
+ * with TZ_ABI_VERSION when you load the library at run time; linkers go by the soname. */
 uint32_t tz_abi_version(void);
-
 enum { TZ_ABI_VERSION = 1 };
 
-/* sizeof a struct of this header in the library as it was built, by name ("tz_request"); 0 if there
- * is none of that name. Bindings compare these with their own declarations. */
+/* sizeof a struct as the library was built, by name ("tz_request"); 0 for an unknown name. Bindings
+ * compare it with their own declarations. */
 size_t tz_struct_size(const char *name);
 
 /* The kernels that this CPU gets: "v4", "baseline", "armv8_crypto" and so on. For logs. */
@@ -229,8 +206,7 @@ typedef struct {
     const char *safetensors;    /* "BF16"; NULL if that format has no such type */
 } tz_dtype_info;
 
-/* The row of a dtype's code. TZ_E_FEATURE: there is none; the codes of the extensible range have
- * none either. */
+/* What a dtype's code means. TZ_E_FEATURE: nothing, like every code of the extensible range. */
 tz_status tz_dtype(uint32_t code, tz_dtype_info *out);
 
 /* The code of a name of section 11; 0 if there is none. */
@@ -241,12 +217,11 @@ uint32_t tz_dtype_code(const char *name, size_t name_size);
 typedef struct tz_header tz_header;
 
 enum { TZ_FORMAT_TZ = 1, TZ_FORMAT_SAFETENSORS = 2, TZ_FORMAT_COREWEAVE = 3 };
-
 typedef struct {
     uint32_t struct_size;
     uint32_t format;            /* TZ_FORMAT_*: refuse any other; 0: recognise the format */
-    const uint8_t *pin;         /* file digest of a tz file, 32 bytes, or NULL. Without it, accidents
-                                   are found; with it, nobody can change a bit unnoticed */
+    const uint8_t *pin;         /* file digest of a tz file, 32 bytes, or NULL. With it, nobody can
+                                   change a bit unnoticed; without it, only accidents are found */
     uint64_t open_size_max;     /* the most bytes that opening may ask for; 0: the format's limit */
 } tz_open_options;
 
@@ -254,26 +229,23 @@ typedef struct {
  *
  * A tz file begins with its magic number, a .tensors file of CoreWeave's Tensorizer (data versions
  * 1 to 5) with "|TZR|"; a .safetensors file has "{" as its ninth byte. These two are read more
- * strictly than their own libraries read them: no duplicate names, gaps, overlaps or trailing bytes.
- * Their tensors have no chunk checksums and no content digests. In a nested .tensors file, names are
- * as in a tz file, and the nodes say how tensors belong together.
+ * strictly than by their own libraries: no duplicate names, gaps, overlaps or trailing bytes. Their
+ * tensors have no chunk checksums and no content digests. In a nested .tensors file, names are as
+ * in a tz file, and the nodes say how tensors belong together.
+ *   front, front_size: the first bytes of the file; at most file_size.
+ *   file_size: the size of the whole file, as its source reports it.
+ *   options: may be NULL, for a file of any format without a pin.
+ *   out: gets the header; free it with tz_header_free().
+ *   needed: gets a size with TZ_NEED_MORE.
  *
- * front, front_size: the first bytes of the file; at most file_size. As many as are needed are
- *   copied before anything is checked.
- * file_size: the size of the whole file, as its source reports it.
- * options: may be NULL, for a file of any format without a pin.
- * out: gets the header; free it with tz_header_free().
- * needed: gets a size with TZ_NEED_MORE.
- *
- * TZ_OK: *out is the header. It keeps no pointer to `front`.
- * TZ_NEED_MORE: call again with the first *needed bytes of the file, which is more than front_size
- *   and at most file_size. Happens at most twice.
- * TZ_E_DIGEST: the file is not the one that is pinned. Nothing of it but the first 128 bytes was
- *   looked at, and no other format was tried.
- * TZ_E_NOT_TZ: the file has none of the formats, or not the one in the options.
- * TZ_E_ARGUMENT: also for a pin together with another format than TZ_FORMAT_TZ.
- * TZ_E_LIMIT: also when opening needs more than open_size_max.
- * Other errors: the file is damaged; nothing in it is to be believed. */
+ *   TZ_OK: *out is the header. It keeps no pointer to `front`.
+ *   TZ_NEED_MORE: call again with the first *needed bytes of the file, more than front_size and at
+ *     most file_size. Happens at most twice.
+ *   TZ_E_DIGEST: the file is not the pinned one. Only its first 128 bytes were looked at.
+ *   TZ_E_NOT_TZ: the file has none of the formats, or not the one that the options ask for.
+ *   TZ_E_ARGUMENT: also for a pin together with another format than TZ_FORMAT_TZ.
+ *   TZ_E_LIMIT: also when opening needs more than open_size_max.
+ *   Other errors: the file is damaged; nothing in it is to be believed. */
 tz_status tz_header_open(const void *front, size_t front_size, uint64_t file_size,
                          const tz_open_options *options, tz_header **out, uint64_t *needed,
                          tz_diagnostic *diagnostic);
@@ -379,11 +351,10 @@ typedef struct {
 
 /* Says which ranges of the file hold the chunk entries of some tensors, as far as they have not
  * been put yet. Other formats than tz need none.
- *
- * tensors, tensor_count: indices of the tensors; NULL means all.
- * gap_max: ranges are joined when there are at most so many bytes between them.
- * out, capacity: get the ranges, in ascending order; never more than one per tensor.
- * needed: gets the number of ranges, with TZ_E_BUFFER_TOO_SMALL too. */
+ *   tensors, tensor_count: indices of the tensors; NULL means all.
+ *   gap_max: ranges are joined when there are at most so many bytes between them.
+ *   out, capacity: get the ranges, in ascending order; never more than one per tensor.
+ *   needed: gets the number of ranges, with TZ_E_BUFFER_TOO_SMALL too. */
 tz_status tz_header_entry_ranges(const tz_header *header, const uint32_t *tensors,
                                  size_t tensor_count, uint64_t gap_max, tz_range *out,
                                  size_t capacity, size_t *needed);
@@ -391,14 +362,13 @@ tz_status tz_header_entry_ranges(const tz_header *header, const uint32_t *tensor
 /* Takes bytes of the file, checks the chunk entries in them, and keeps these until the header is
  * freed. A tensor counts when all its entries lie inside; other bytes are passed over, so the front
  * that the header was opened from will do as well.
+ *   offset: where the bytes begin in the file.
  *
- * offset: where the bytes begin in the file.
+ *   TZ_E_CHECKSUM and others: no entry of the tensor at fault was kept; those before it were.
  *
- * TZ_E_CHECKSUM and others: no entry of the tensor at fault was kept, those before it were.
- *
- * While it runs, no other thread may be in tz_header_put_entries(), tz_header_entry_ranges(),
- * tz_header_chunk() or tz_plan_new() with this header. Everything else may go on, above all
- * tz_plan_process() with plans made before, and verifiers. */
+ * While it runs, no other thread may be in this function, tz_header_entry_ranges(),
+ * tz_header_chunk() or tz_plan_new() with this header. All else may go on: tz_plan_process() with
+ * plans made before, and verifiers. */
 tz_status tz_header_put_entries(tz_header *header, uint64_t offset, const void *bytes, size_t size,
                                 tz_diagnostic *diagnostic);
 
@@ -413,14 +383,13 @@ typedef struct {
     const uint8_t *digest;      /* 32 bytes; NULL in other formats than tz */
 } tz_chunk;
 
-/* Chunk number `chunk` of a tensor that has chunks. TZ_E_ENTRIES_MISSING: its entries have not been
- * put. */
+/* Chunk number `chunk` of a tensor. TZ_E_ENTRIES_MISSING: its entries have not been put. */
 tz_status tz_header_chunk(const tz_header *header, uint32_t tensor, uint64_t chunk, tz_chunk *out);
 
 /* ---- Record headers of .tensors files -------------------------------------------------------- */
 
-/* Where the record header of a tensor lies: right before its data. A plan can fetch it with them:
- * TZ_ITEM_RECORD. TZ_E_ARGUMENT in other formats. */
+/* Where the record header of a tensor lies: right before its data, with which a plan can fetch it
+ * (TZ_ITEM_RECORD). TZ_E_ARGUMENT in other formats. */
 tz_status tz_header_record(const tz_header *header, uint32_t tensor, tz_range *out);
 
 enum { TZ_RECORD_CRC32 = 1 };   /* there is a CRC-32: see tz_crc32() */
@@ -442,18 +411,17 @@ typedef struct {
     uint64_t cipher_chunk_count;
     const uint8_t *nonce;       /* 24 bytes; NULL: the data are not encrypted */
     const uint8_t *tags;
-    uint64_t opslimit;          /* the key is Argon2id of a passphrase, as crypto_pwhash() of      */
-    uint64_t memlimit;          /* libsodium makes it. These come from the file: have limits too */
+    uint64_t opslimit;          /* the key is made from a passphrase by Argon2id, as libsodium's */
+    uint64_t memlimit;          /* crypto_pwhash() does. A file chooses these: have limits too */
     const uint8_t *salt;        /* 16 bytes; NULL: the key is not made from a passphrase */
 } tz_record;
 
 /* Parses the record header of a tensor and compares it with the index. It computes no hash and
  * decrypts nothing.
+ *   record, size: the bytes of the range that tz_header_record() gives.
+ *   hashed: memory of the same size, which gets what the hashes cover before the data.
  *
- * record, size: the bytes of the range that tz_header_record() gives.
- * hashed: memory of the same size, which gets what the hashes cover before the data.
- *
- * TZ_E_FOREIGN: the record contradicts the index, or it has plain data in an encrypted file. */
+ *   TZ_E_FOREIGN: the record contradicts the index, or it has plain data in an encrypted file. */
 tz_status tz_record_parse(const tz_header *header, uint32_t tensor, const void *record, size_t size,
                           void *hashed, tz_record *out, tz_diagnostic *diagnostic);
 
@@ -473,9 +441,8 @@ typedef struct {
 } tz_read_item;
 
 enum {
-    /* Receive and decode everything in the request's staging memory, from where you carry it on, to
-     * a device for example. tz_plan_pieces() says what lies where. A box must then be contiguous in
-     * its tensor. */
+    /* Receive and decode everything in staging memory, from where you carry it on, to a device for
+     * example: see tz_plan_pieces(). A box must then be contiguous in its tensor. */
     TZ_PLAN_STAGED = 1
 };
 
@@ -491,20 +458,18 @@ typedef struct {
 typedef struct tz_plan tz_plan;
 
 /* Plans how to read some items. The plan never changes afterwards.
+ *   header: must outlive the plan.
+ *   items, item_count: what to read, in any order. Tied tensors that are read whole share one
+ *     placement with their owner.
+ *   options: may be NULL, for the defaults.
+ *   out: gets the plan; free it with tz_plan_free().
  *
- * header: must outlive the plan.
- * items, item_count: what to read, in any order. Tied tensors that are read whole share one
- *   placement with their owner.
- * options: may be NULL, for the defaults.
- * out: gets the plan; free it with tz_plan_free().
- *
- * TZ_E_ENTRIES_MISSING: the diagnostic names a tensor whose chunk entries have not been put.
- * TZ_E_ARGUMENT: also for a box that is scattered, in a staged plan.
- * TZ_E_FEATURE: a box of a tensor whose dtype is unknown.
- * TZ_E_LIMIT: the plan would be too large. */
+ *   TZ_E_ENTRIES_MISSING: the diagnostic names a tensor whose chunk entries have not been put.
+ *   TZ_E_ARGUMENT: also for a box that is scattered, in a staged plan.
+ *   TZ_E_FEATURE: a box of a tensor whose dtype is unknown.
+ *   TZ_E_LIMIT: the plan would be too large. */
 tz_status tz_plan_new(const tz_header *header, const tz_read_item *items, size_t item_count,
                       const tz_plan_options *options, tz_plan **out, tz_diagnostic *diagnostic);
-
 void tz_plan_free(tz_plan *plan);
 
 typedef struct {
@@ -569,8 +534,7 @@ const tz_segment *tz_plan_segments(const tz_plan *plan);
 const tz_piece *tz_plan_pieces(const tz_plan *plan);
 const tz_placement *tz_plan_placements(const tz_plan *plan);
 
-/* The size of each allocation. You make them, aligned to 64 or more, before the first
- * tz_plan_process(). */
+/* The size of each allocation. Make them, aligned to 64, before the first tz_plan_process(). */
 const uint64_t *tz_plan_allocations(const tz_plan *plan);
 
 /* A CRC finds accidents and costs next to nothing; the digest is for pinned files. */
@@ -578,17 +542,16 @@ enum { TZ_VERIFY_NONE = 0, TZ_VERIFY_CRC = 1, TZ_VERIFY_DIGEST = 2 };
 
 /* Checks and decodes the chunks of a request that have arrived. Call it as bytes arrive, while they
  * are still in cache, or once at the end. Many threads may process different requests of a plan.
+ *   request: index of the request.
+ *   received: how many of its bytes have arrived in its segments, counted from the front.
+ *   staging: its staging memory; NULL if it needs none.
+ *   allocations: the address of each allocation; NULL with TZ_PLAN_STAGED.
+ *   verify: TZ_VERIFY_*.
+ *   next: the number of the request's first chunk that has not been processed. 0 before the first
+ *     call; the function advances it, after an error up to the chunk at fault.
  *
- * request: index of the request.
- * received: how many of its bytes have arrived in its segments, counted from the front.
- * staging: its staging memory; NULL if it needs none.
- * allocations: the address of each allocation; NULL with TZ_PLAN_STAGED.
- * verify: TZ_VERIFY_*.
- * next: the number of the request's first chunk that has not been processed. 0 before the first
- *   call; the function advances it, after an error up to the chunk at fault.
- *
- * TZ_E_CHECKSUM, TZ_E_CODEC, TZ_E_FEATURE: the diagnostic names tensor and chunk. What lies in the
- *   destinations is undefined; do not use it. */
+ *   TZ_E_CHECKSUM, TZ_E_CODEC, TZ_E_FEATURE: the diagnostic names tensor and chunk. What lies in
+ *     the destinations is undefined; do not use it. */
 tz_status tz_plan_process(const tz_plan *plan, uint32_t request, uint64_t received, void *staging,
                           void *const *allocations, uint32_t verify, uint64_t *next,
                           tz_diagnostic *diagnostic);
@@ -601,10 +564,9 @@ typedef struct tz_verifier tz_verifier;
  * padding, flags, in the order of the specification, so that every implementation gives the same
  * verdict. Call tz_verifier_next(), read that range, call tz_verifier_put(), and so on; when the
  * range is empty, call tz_verifier_finish().
- *
- * header: must outlive the verifier, and needs no chunk entries. TZ_E_ARGUMENT in other formats. */
+ *   header: must outlive the verifier, and needs no chunk entries. TZ_E_ARGUMENT in other
+ *     formats. */
 tz_status tz_verifier_new(const tz_header *header, tz_verifier **out);
-
 void tz_verifier_free(tz_verifier *verifier);
 
 /* The range of the file to put next: at most 16 MiB, or one chunk, or the chunk entries of one
@@ -643,19 +605,17 @@ typedef struct {
 typedef struct tz_builder tz_builder;
 
 /* Lays out a file of some tensors.
- *
- * specs, spec_count: the tensors, in the order in which their data will lie in the file. They are
- *   checked as a reader would check the file. Ties may name any spec of a group; the smallest name
- *   becomes the owner.
- * options: may be NULL, for a flat file without metadata.
- * out: gets the builder; free it with tz_builder_free().
+ *   specs, spec_count: the tensors, in the order in which their data will lie in the file. They
+ *     are checked as a reader would check the file. Ties may name any spec of a group; the
+ *     smallest name becomes the owner.
+ *   options: may be NULL, for a flat file without metadata.
+ *   out: gets the builder; free it with tz_builder_free().
  *
  * TZ_E_NAME and other errors of data: what the specs ask for cannot be written; diagnostic->tensor
  *   is the index of the spec. */
 tz_status tz_builder_new(const tz_tensor_spec *specs, size_t spec_count,
                          const tz_builder_options *options, tz_builder **out,
                          tz_diagnostic *diagnostic);
-
 void tz_builder_free(tz_builder *builder);
 
 typedef struct {
@@ -674,7 +634,6 @@ tz_status tz_builder_get(const tz_builder *builder, tz_builder_info *out);
 uint32_t tz_builder_has_data(const tz_builder *builder, uint32_t spec);
 
 enum { TZ_COMPRESS_OFF = 0, TZ_COMPRESS_AUTO = 1 };
-
 typedef struct {
     uint32_t struct_size;
     uint32_t dtype;             /* code */
@@ -692,33 +651,29 @@ typedef struct {
     uint8_t digest[32];
 } tz_chunk_entry;
 
-/* How large `out` of tz_chunks_encode() must be for `size` decoded bytes; 0 if the options are not
- * valid. */
+/* How large `out` of tz_chunks_encode() must be for `size` bytes; 0 if the options are invalid. */
 size_t tz_chunks_encode_bound(const tz_encode_options *options, size_t size);
 
 /* Encodes decoded bytes of one tensor into chunks. Every chunk that is compressed is decoded again
  * and compared. May be called by many threads at once.
+ *   source, size: the bytes, beginning at the border of a chunk: whole chunks, and at the end of
+ *     the tensor the last, shorter one. Not empty.
+ *   out, out_capacity: memory of tz_chunks_encode_bound() bytes or more. Gets the chunks as they
+ *     lie in the file, each at a multiple of 64, with zeros between.
+ *   out_size: gets how many bytes that are. 0 means that no chunk was compressed: nothing was
+ *     copied, and `source` itself is what lies in the file.
+ *   entries, entry_count: get one entry per chunk. The first one's struct_size must be set.
  *
- * source, size: the bytes, beginning at the border of a chunk: whole chunks, and at the end of the
- *   tensor the last, shorter one. Not empty.
- * out, out_capacity: memory of tz_chunks_encode_bound() bytes or more. Gets the chunks as they lie
- *   in the file, each at a multiple of 64, with zeros between.
- * out_size: gets how many bytes that are. 0 means that no chunk was compressed: nothing was copied,
- *   and `source` itself is what lies in the file.
- * entries, entry_count: get one entry per chunk. The first one's struct_size must be set.
- *
- * TZ_E_CODEC: a chunk did not decode to what went in, a fault in libtz or in the machine. */
+ *   TZ_E_CODEC: a chunk did not decode to what went in, a fault in libtz or in the machine. */
 tz_status tz_chunks_encode(const tz_encode_options *options, const void *source, size_t size,
                            void *out, size_t out_capacity, size_t *out_size,
                            tz_chunk_entry *entries, size_t entry_count);
 
 /* Appends chunks to the file.
+ *   spec: specs with data must come in their order, and the chunks of each in theirs.
+ *   offset: gets where the first of these chunks lies; the others follow at multiples of 64.
  *
- * spec: specs with data must come in their order, and the chunks of each in theirs.
- * offset: gets where the first of these chunks lies in the file. The others follow at multiples of
- *   64.
- *
- * TZ_E_SEQUENCE: other chunks must be put first, or these are too many. */
+ *   TZ_E_SEQUENCE: other chunks must be put first, or these are too many. */
 tz_status tz_builder_put_chunks(tz_builder *builder, uint32_t spec, const tz_chunk_entry *entries,
                                 size_t count, uint64_t *offset);
 
@@ -726,12 +681,11 @@ tz_status tz_builder_put_chunks(tz_builder *builder, uint32_t spec, const tz_chu
 tz_status tz_builder_put_content(tz_builder *builder, uint32_t spec, const uint8_t digest[32]);
 
 /* Makes the header, which goes to offset 0.
+ *   out, capacity: get the header. `out` may be NULL to learn the size.
+ *   needed: gets its size, with TZ_E_BUFFER_TOO_SMALL too.
+ *   file_size, file_digest: get those of the whole file; either may be NULL.
  *
- * out, capacity: get the header. `out` may be NULL to learn the size.
- * needed: gets its size, with TZ_E_BUFFER_TOO_SMALL too.
- * file_size, file_digest: get those of the whole file; either may be NULL.
- *
- * TZ_E_SEQUENCE: not all chunks and content digests have been put. */
+ *   TZ_E_SEQUENCE: not all chunks and content digests have been put. */
 tz_status tz_builder_finish(const tz_builder *builder, void *out, size_t capacity, size_t *needed,
                             uint64_t *file_size, uint8_t file_digest[32]);
 

@@ -1,5 +1,5 @@
-//! Lays out a new file and makes its header, section 17 of the specification. The caller encodes and
-//! writes the data; the builder knows where each chunk goes, and collects the entries.
+//! Lays out a new file and makes its header, section 17 of the specification. The caller encodes
+//! and writes the data; the builder knows where each chunk goes, and collects the entries.
 
 const std = @import("std");
 const bytes = @import("bytes.zig");
@@ -77,7 +77,13 @@ pub const Builder = struct {
             .chunk_size = chunk_size,
             .shapes = try sections.encodeShapes(allocator, items, sorted),
             .names = try sections.encodeNames(allocator, items, sorted, diagnostic),
-            .structure = try sections.encodeStructure(gpa, allocator, items, options.nodes, diagnostic),
+            .structure = try sections.encodeStructure(
+                gpa,
+                allocator,
+                items,
+                options.nodes,
+                diagnostic,
+            ),
             .metadata = try sections.encodeMetadata(allocator, options.metadata, diagnostic),
             .sections = undefined,
             .header_size = 0,
@@ -129,8 +135,8 @@ pub const Builder = struct {
         return if (end > format.file_size_max) null else end;
     }
 
-    /// The sections of this file with their places; digests and the tensor table's bytes come at the
-    /// end.
+    /// The sections of this file with their places; digests and the tensor table's bytes come at
+    /// the end.
     fn layOut(
         self: *Builder,
         allocator: Allocator,
@@ -178,7 +184,8 @@ pub const Builder = struct {
         for (entries, self.current_chunks..) |entry, number| {
             const rest = item.decoded_size - number * self.chunk_size;
             const codec = codecs.info(entry.codec) orelse return error.Argument;
-            if (!codec.fits(entry.stored_length, @min(self.chunk_size, rest))) return error.Argument;
+            const decoded_length = @min(self.chunk_size, rest);
+            if (!codec.fits(entry.stored_length, decoded_length)) return error.Argument;
         }
         try self.entries.ensureUnusedCapacity(self.gpa, entries.len * format.chunk_record_size);
         if (self.current_chunks == 0) {

@@ -96,7 +96,8 @@ pub fn sortByName(
     return sorted;
 }
 
-/// Joins specs that are tied, directly or over others, and makes the smallest name of each group its owner.
+/// Joins specs that are tied, directly or over others, and makes the smallest name of each group
+/// its owner.
 pub fn resolveTies(items: []Item, diagnostic: *status.Diagnostic) status.Error!void {
     for (items, 0..) |item, index| {
         if (item.spec.tie == format.none) continue;

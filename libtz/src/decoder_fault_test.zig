@@ -54,9 +54,11 @@ fn makeFile(gpa: std.mem.Allocator) ![]u8 {
     const size = try encode.encodeChunks(gpa, encoding, data, image, &entries);
     for (entries) |entry| try std.testing.expectEqual(1, entry.codec);
 
-    const specs = [_]builders.Spec{.{ .name = "w", .shape = &.{element_count}, .dtype = bf16_code }};
+    const shape = [_]u64{element_count};
+    const specs = [_]builders.Spec{.{ .name = "w", .shape = &shape, .dtype = bf16_code }};
     var diagnostic: status.Diagnostic = .{};
-    const builder: *builders.Builder = try .init(gpa, &specs, .{ .chunk_size_log2 = 16 }, &diagnostic);
+    const chunked: builders.Options = .{ .chunk_size_log2 = 16 };
+    const builder: *builders.Builder = try .init(gpa, &specs, chunked, &diagnostic);
     defer builder.deinit();
     const begin: usize = @intCast(try builder.putChunks(0, &entries));
     try builder.putContent(0, checksum.blake3(data));

@@ -30,8 +30,8 @@ pub const Options = struct {
 };
 
 /// Encodes the whole chunks of `source`, of which the last may be shorter; one entry each. Returns
-/// the size of the image in `out`, or 0 when every chunk stayed raw, so that the source itself is the
-/// image.
+/// the size of the image in `out`, or 0 when every chunk stayed raw, so that the source itself is
+/// the image.
 pub fn encodeChunks(
     gpa: std.mem.Allocator,
     options: Options,

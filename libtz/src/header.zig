@@ -1,4 +1,5 @@
-//! An opened header: the checked front of a file, whatever its format, and the chunk entries fetched since.
+//! An opened header: the checked front of a file, whatever its format, and the chunk entries
+//! fetched since.
 
 const std = @import("std");
 const bytes = @import("bytes.zig");
@@ -78,7 +79,8 @@ pub const Header = struct {
     pub fn decodedSize(self: *const Header) u64 {
         var sum: u64 = 0;
         for (self.index.tensors) |tensor| {
-            // Bounded by the file size, but for compressed tensors, whose sizes a file may overstate.
+            // Bounded by the file size, but for compressed tensors, whose sizes a file may
+            // overstate.
             if (tensor.hasChunks()) sum +|= tensor.decoded_size;
         }
         return sum;
@@ -120,7 +122,8 @@ pub fn open(
     if (front.len > file_size) return error.Argument;
     // Only tz files can be pinned: anything else is another file than the one that is.
     const pinned: ?Format = if (options.pin != null) .tz else null;
-    const found = options.format orelse pinned orelse try recognise(front, file_size, diagnostic) orelse
+    const known = options.format orelse pinned;
+    const found = known orelse try recognise(front, file_size, diagnostic) orelse
         return .{ .need_more = @min(file_size, format.preamble_size) };
     if (found == .tz) return openTz(gpa, front, file_size, options, diagnostic);
     if (options.pin != null) return error.Argument;
@@ -282,5 +285,6 @@ fn openForeign(
     return .{ .header = self };
 }
 
-/// Foreign data are planned in pieces of this size: small enough for slices to read little, large enough to cost nothing.
+/// Foreign data are planned in pieces of this size: small enough for slices to read little, large
+/// enough to cost nothing.
 const foreign_chunk_size = 1 << 20;

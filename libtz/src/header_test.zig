@@ -1,4 +1,5 @@
-//! Builder and header against each other: what was laid out opens, with everything in it; damaged headers do not.
+//! Builder and header against each other: what was laid out opens, with everything in it; damaged
+//! headers do not.
 
 const std = @import("std");
 const builders = @import("builder.zig");
@@ -124,7 +125,8 @@ test "runs are asked for, checked and kept" {
     const range = ranges[0];
     const bytes_of_run = file[@intCast(range.offset)..][0..@intCast(range.size)];
     bytes_of_run[4] ^= 1;
-    try expectError(error.Checksum, runs.put(gpa, header.index, range.offset, bytes_of_run, &diagnostic));
+    const refused = runs.put(gpa, header.index, range.offset, bytes_of_run, &diagnostic);
+    try expectError(error.Checksum, refused);
     try expectEqual(38, diagnostic.rule);
     bytes_of_run[4] ^= 1;
     try runs.put(gpa, header.index, range.offset, bytes_of_run, &diagnostic);
@@ -166,7 +168,8 @@ test "opening asks for what it needs and not more" {
     const empty = try headers.open(gpa, file[0..0], file.len, .{}, &diagnostic);
     try expectEqual(format.preamble_size, empty.need_more);
     const some = try headers.open(gpa, file[0..200], file.len, .{}, &diagnostic);
-    const header = try headers.open(gpa, file[0..@intCast(some.need_more)], file.len, .{}, &diagnostic);
+    const front = file[0..@intCast(some.need_more)];
+    const header = try headers.open(gpa, front, file.len, .{}, &diagnostic);
     defer header.header.deinit();
     try expectEqual(header.header.open_size, some.need_more);
     try expectError(error.Limit, open(gpa, file, .{ .open_size_max = some.need_more - 1 }));
@@ -182,7 +185,8 @@ test "every truncation, flipped bit and wrong pin of the header is refused" {
     try expectError(error.Digest, open(gpa, file, .{ .pin = &other }));
     try expectError(error.Digest, open(gpa, file[0..100], .{ .pin = &digest }));
     for (0..400) |size| {
-        const refused = if (open(gpa, file[0..size], .{})) |_| false else |err| err == error.Truncated;
+        const opened = open(gpa, file[0..size], .{});
+        const refused = if (opened) |_| false else |err| err == error.Truncated;
         try expect(refused);
     }
     const open_size = bytes.get(u64, file, 48);
@@ -251,7 +255,10 @@ test "no allocation failure leaks" {
 
 test "the builder refuses what a reader would" {
     const cases = [_]struct { []const builders.Spec, status.Error }{
-        .{ &.{ .{ .name = "a", .shape = &.{}, .dtype = 1 }, .{ .name = "a", .shape = &.{}, .dtype = 1 } }, error.Name },
+        .{ &.{
+            .{ .name = "a", .shape = &.{}, .dtype = 1 },
+            .{ .name = "a", .shape = &.{}, .dtype = 1 },
+        }, error.Name },
         .{ &.{.{ .name = "a\n", .shape = &.{}, .dtype = 1 }}, error.Name },
         .{ &.{.{ .name = "\xff", .shape = &.{}, .dtype = 1 }}, error.Name },
         .{ &.{.{ .name = "a", .shape = &.{}, .dtype = 0x100 }}, error.Feature },
@@ -259,8 +266,14 @@ test "the builder refuses what a reader would" {
         .{ &.{.{ .name = "a", .shape = &.{ 1 << 62, 4 }, .dtype = 1 }}, error.Limit },
         .{ &.{.{ .name = "a", .shape = &.{1}, .dtype = 1, .tie = 0 }}, error.Tie },
         .{ &.{.{ .name = "a", .shape = &.{1}, .dtype = 1, .tie = 1 }}, error.Argument },
-        .{ &.{ .{ .name = "a", .shape = &.{1}, .dtype = 1 }, .{ .name = "b", .shape = &.{2}, .dtype = 1, .tie = 0 } }, error.Tie },
-        .{ &.{ .{ .name = "a", .shape = &.{0}, .dtype = 1 }, .{ .name = "b", .shape = &.{0}, .dtype = 1, .tie = 0 } }, error.Tie },
+        .{ &.{
+            .{ .name = "a", .shape = &.{1}, .dtype = 1 },
+            .{ .name = "b", .shape = &.{2}, .dtype = 1, .tie = 0 },
+        }, error.Tie },
+        .{ &.{
+            .{ .name = "a", .shape = &.{0}, .dtype = 1 },
+            .{ .name = "b", .shape = &.{0}, .dtype = 1, .tie = 0 },
+        }, error.Tie },
     };
     for (cases) |case| {
         var diagnostic: Diagnostic = .{};

@@ -37,8 +37,8 @@ const Allocator = std.mem.Allocator;
 /// server claims. In pieces of a megabyte this is 16 TiB per plan.
 const foreign_chunk_count_max = 1 << 24;
 
-/// `header` has `index: Index` and `chunks(tensor: u32) error{EntriesMissing}!chunk_table.Iterator`: a
-/// *const Header, which must outlive the plan.
+/// `header` has `index: Index` and `chunks(tensor: u32)
+/// error{EntriesMissing}!chunk_table.Iterator`: a *const Header, which must outlive the plan.
 pub fn make(
     gpa: Allocator,
     header: anytype,

@@ -91,7 +91,8 @@ test "a slab mirrors the file, so raw tensors and their padding are one segment"
     defer fixture.deinit();
 
     const read_items = [_]ReadItem{ whole(4), whole(0), whole(3), whole(2), whole(1) };
-    var plan = try fixture.plan(&read_items, .{ .slab_size_max = 1 << 20, .slab_tensor_max = 5000 });
+    const slabs: Options = .{ .slab_size_max = 1 << 20, .slab_tensor_max = 5000 };
+    var plan = try fixture.plan(&read_items, slabs);
     defer plan.deinit();
 
     try expectSegments(plan, &.{.{ .size = 12417, .position = 0, .allocation = 0 }});
@@ -530,7 +531,8 @@ test "every allocation may fail" {
 fn planOnce(gpa: std.mem.Allocator, file: File, options: Options) !void {
     const begin = [_]u64{ 1, 3 };
     const end = [_]u64{ if (options.staged) 2 else 3, 90 };
-    const read_items = [_]ReadItem{ whole(0), box(0, &begin, &end), whole(3), whole(1), whole(2), whole(1) };
+    const boxed = box(0, &begin, &end);
+    const read_items = [_]ReadItem{ whole(0), boxed, whole(3), whole(1), whole(2), whole(1) };
     var diagnostic: status.Diagnostic = .{};
     var plan = try planning.make(gpa, file, &read_items, options, &diagnostic);
     plan.deinit();

@@ -1,4 +1,5 @@
-//! What a plan is made of. plan.zig makes one, plan_layout.zig lays it out, process.zig executes it.
+//! What a plan is made of. plan.zig makes one, plan_layout.zig lays it out, process.zig executes
+//! it.
 
 const std = @import("std");
 const boxes = @import("box.zig");
@@ -147,11 +148,12 @@ pub const Plan = struct {
         self.* = undefined;
     }
 
-    /// Where a task's first byte lies in the decoded bytes of its tensor. Tasks of foreign tensors may
-    /// begin within their chunk, and are stored as they are decoded.
+    /// Where a task's first byte lies in the decoded bytes of its tensor. Tasks of foreign tensors
+    /// may begin within their chunk, and are stored as they are decoded.
     pub fn decodedBegin(self: *const Plan, task: ChunkTask) u64 {
         const data_offset = self.index.tensors[task.tensor].data_offset;
-        // What lies before the data, or belongs to none (0), is a record header: a whole of its own.
+        // What lies before the data, or belongs to none (0), is a record header: a whole of its
+        // own.
         const is_data = data_offset != 0 and task.offset >= data_offset;
         if (task.digest == null and is_data) return task.offset - data_offset;
         return task.chunk * self.index.chunk_size;

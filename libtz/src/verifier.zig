@@ -1,6 +1,7 @@
-//! Checks a whole tz file, section 13 of the specification: every tensor in the order of its data, from its run to its
-//! content digest, then the padding and the flags. The caller reads what `next` names and hands it to `put`; the memory
-//! taken is one tensor's chunk entries and, for compressed chunks, one chunk.
+//! Checks a whole tz file, section 13 of the specification: every tensor in the order of its data,
+//! from its run to its content digest, then the padding and the flags. The caller reads what `next`
+//! names and hands it to `put`; the memory taken is one tensor's chunk entries and, for compressed
+//! chunks, one chunk.
 
 const std = @import("std");
 const checksum = @import("checksum.zig");
@@ -29,7 +30,8 @@ pub const Verifier = struct {
     content: checksum.Blake3,
     /// End of the data that were checked.
     end: u64,
-    /// A compressed chunk, then decoded, and the decoder's scratch memory; made when the first comes.
+    /// A compressed chunk, then decoded, and the decoder's scratch memory; made when the first
+    /// comes.
     workspace: []u8 = &.{},
     /// Flags of the codecs that were found.
     codec_flags: u64 = 0,
@@ -60,7 +62,9 @@ pub const Verifier = struct {
             const entry = index.tensors[tensor];
             if (entry.tie != format.none) continue;
             diagnostic.tensor = tensor;
-            if (self.chunks) |chunks| return .{ .offset = self.end, .size = rangeEnd(chunks, self.end) - self.end };
+            if (self.chunks) |chunks| {
+                return .{ .offset = self.end, .size = rangeEnd(chunks, self.end) - self.end };
+            }
             if (entry.hasChunks()) return self.header.runs.?.place(index, tensor);
             if (!std.mem.eql(u8, &checksum.blake3(""), entry.content_digest.?)) {
                 return diagnostic.fail(error.Content, 46, Diagnostic.none);
@@ -94,7 +98,8 @@ pub const Verifier = struct {
             self.run = &.{};
             self.run = try self.gpa.dupe(u8, bytes); // what is checked is what is used after it
             try runs.check(index, tensor, self.run, range.offset, diagnostic);
-            self.chunks = .init(index.tensors[tensor], self.run, runs.record_size, index.chunk_size);
+            const entry = index.tensors[tensor];
+            self.chunks = .init(entry, self.run, runs.record_size, index.chunk_size);
             self.content = .init();
             return;
         }
@@ -102,8 +107,10 @@ pub const Verifier = struct {
         const stop = range.offset + range.size;
         while (self.end != stop) {
             const chunk = chunks.next().?;
-            self.checkPadding(bytes[@intCast(self.end - range.offset)..@intCast(chunk.offset - range.offset)]);
-            const stored = bytes[@intCast(chunk.offset - range.offset)..][0..chunk.stored_length];
+            const padding: usize = @intCast(self.end - range.offset);
+            const begin: usize = @intCast(chunk.offset - range.offset);
+            self.checkPadding(bytes[padding..begin]);
+            const stored = bytes[begin..][0..chunk.stored_length];
             diagnostic.chunk = chunk.decoded_begin / index.chunk_size;
             try self.checkChunk(chunk, index.tensors[tensor].dtype, stored, diagnostic);
             self.end = chunk.offset + chunk.stored_length;

@@ -142,7 +142,8 @@ test "every status has its number and its word" {
         try expectEqualStrings(if (status == .not_tz) "not-tz" else field, word);
     }
     try expectEqualStrings("ok", std.mem.span(c.tz_status_name(c.TZ_OK)));
-    try expectEqualStrings("the file ends too early", std.mem.span(c.tz_status_text(c.TZ_E_TRUNCATED)));
+    const sentence = std.mem.span(c.tz_status_text(c.TZ_E_TRUNCATED));
+    try expectEqualStrings("the file ends too early", sentence);
     try expectEqualStrings("unknown status", std.mem.span(c.tz_status_text(16)));
     for ([_]i32{ -1, 2, 9, 16, 40, 52, std.math.maxInt(i32), std.math.minInt(i32) }) |code| {
         try expectEqualStrings("unknown", std.mem.span(c.tz_status_name(code)));

@@ -36,7 +36,11 @@ fn sized(comptime T: type) T {
     return value;
 }
 
-const item_size = @sizeOf(c.tz_read_item);
+fn itemOf(tensor: u32) c.tz_read_item {
+    var item = sized(c.tz_read_item);
+    item.tensor = tensor;
+    return item;
+}
 
 fn encoding(dtype: u32, compress: u32) c.tz_encode_options {
     var options = sized(c.tz_encode_options);
@@ -521,7 +525,7 @@ fn newPlan(
 
 fn itemsOfAll(header: *c.tz_header) ![tensors.len]c.tz_read_item {
     var items: [tensors.len]c.tz_read_item = undefined;
-    for (tensors, &items) |tensor, *item| item.* = .{ .struct_size = item_size, .tensor = try indexOf(header, tensor.name) };
+    for (tensors, &items) |tensor, *item| item.* = itemOf(try indexOf(header, tensor.name));
     return items;
 }
 
@@ -577,7 +581,7 @@ test "plans are executed after further chunk entries were put" {
             const run = file.bytes[@intCast(range.offset)..][0..@intCast(range.size)];
             try ok(c.tz_header_put_entries(header, range.offset, run.ptr, run.len, null));
         }
-        plan.* = try newPlan(header, &.{.{ .struct_size = item_size, .tensor = index }}, null);
+        plan.* = try newPlan(header, &.{itemOf(index)}, null);
     }
     for (plans, file.contents) |plan, content| {
         defer c.tz_plan_free(plan);
@@ -632,10 +636,14 @@ test "a box arrives contiguous" {
     const end = [_]u64{ 3, 20_000 };
     const row = [_]u64{ 250, 0 };
     const row_end = [_]u64{ 251, 100 };
-    const items = [_]c.tz_read_item{
-        .{ .struct_size = item_size, .tensor = try indexOf(header, "half"), .begin = &begin, .end = &end },
-        .{ .struct_size = item_size, .tensor = try indexOf(header, "embed"), .begin = &row, .end = &row_end },
+    var items = [_]c.tz_read_item{
+        itemOf(try indexOf(header, "half")),
+        itemOf(try indexOf(header, "embed")),
     };
+    items[0].begin = &begin;
+    items[0].end = &end;
+    items[1].begin = &row;
+    items[1].end = &row_end;
     const plan = try newPlan(header, &items, null);
     defer c.tz_plan_free(plan);
     const reader: Reader = try .init(plan);
@@ -766,7 +774,7 @@ test "safetensors files go the same way" {
     var verifier: ?*c.tz_verifier = null;
     try expectStatus(c.TZ_E_ARGUMENT, c.tz_verifier_new(header, &verifier));
 
-    const item: c.tz_read_item = .{ .struct_size = item_size, .tensor = 0 };
+    const item: c.tz_read_item = itemOf(0);
     const plan = try newPlan(header.?, &.{item}, null);
     defer c.tz_plan_free(plan);
     const reader: Reader = try .init(plan);
@@ -781,7 +789,8 @@ test "safetensors files go the same way" {
         [_]c_int{ c.TZ_E_DIGEST, c.TZ_E_ARGUMENT },
     ) |format, expected| {
         options.format = format;
-        const status = c.tz_header_open(bytes, bytes.len, bytes.len, &options, &pinned, &needed, null);
+        const size = bytes.len;
+        const status = c.tz_header_open(bytes, size, size, &options, &pinned, &needed, null);
         try expectStatus(expected, status);
     }
 }
@@ -817,7 +826,7 @@ test "NULL is refused, or freed" {
     defer file.deinit();
     const header = try openWithRuns(file.bytes);
     defer c.tz_header_free(header);
-    const plan = try newPlan(header, &.{.{ .struct_size = item_size, .tensor = 0 }}, null);
+    const plan = try newPlan(header, &.{itemOf(0)}, null);
     defer c.tz_plan_free(plan);
     const builder = try newBuilder();
     defer c.tz_builder_free(builder);
@@ -918,7 +927,7 @@ test "numbers out of range are refused" {
     defer file.deinit();
     const header = try openWithRuns(file.bytes);
     defer c.tz_header_free(header);
-    const plan = try newPlan(header, &.{.{ .struct_size = item_size, .tensor = try indexOf(header, "bytes") }}, null);
+    const plan = try newPlan(header, &.{itemOf(try indexOf(header, "bytes"))}, null);
     defer c.tz_plan_free(plan);
     var made: ?*c.tz_plan = null;
     var tensor = sized(c.tz_tensor);
@@ -931,6 +940,10 @@ test "numbers out of range are refused" {
     var entry = sized(c.tz_chunk_entry);
     var flags = sized(c.tz_plan_options);
     flags.flags = 2;
+    var flagged = itemOf(0);
+    flagged.flags = 2;
+    var half_a_box = itemOf(0);
+    half_a_box.begin = &next;
     var unknown = sized(c.tz_open_options);
     unknown.format = 4;
     const bytewise = encoding(2, c.TZ_COMPRESS_OFF);
@@ -951,9 +964,9 @@ test "numbers out of range are refused" {
         c.tz_header_chunk(header, try indexOf(header, "bytes"), 1, &chunk),
         c.tz_header_chunk(header, try indexOf(header, "empty"), 0, &chunk),
         c.tz_header_entry_ranges(header, &outside, 1, 0, null, 0, &count),
-        c.tz_plan_new(header, &.{ .struct_size = item_size, .tensor = outside }, 1, null, &made, null),
-        c.tz_plan_new(header, &.{ .struct_size = item_size, .tensor = 0, .flags = 2 }, 1, null, &made, null),
-        c.tz_plan_new(header, &.{ .struct_size = item_size, .tensor = 0, .begin = &next }, 1, null, &made, null),
+        c.tz_plan_new(header, &itemOf(outside), 1, null, &made, null),
+        c.tz_plan_new(header, &flagged, 1, null, &made, null),
+        c.tz_plan_new(header, &half_a_box, 1, null, &made, null),
         c.tz_plan_new(header, null, 0, &flags, &made, null),
         c.tz_plan_process(plan, 1, 0, null, &addresses, 1, &next, null),
         c.tz_plan_process(plan, 0, request_size + 1, null, &addresses, 1, &next, null),
@@ -1192,7 +1205,7 @@ test "calls in the wrong order" {
     try expectStatus(c.TZ_E_ENTRIES_MISSING, c.tz_header_chunk(header, half, 0, &chunk));
     var made: ?*c.tz_plan = null;
     var diagnostic = sized(c.tz_diagnostic);
-    const item: c.tz_read_item = .{ .struct_size = item_size, .tensor = half };
+    const item: c.tz_read_item = itemOf(half);
     const planned = c.tz_plan_new(header, &item, 1, null, &made, &diagnostic);
     try expectStatus(c.TZ_E_ENTRIES_MISSING, planned);
     try expectEqual(half, diagnostic.tensor);
@@ -1333,7 +1346,7 @@ test "damaged chunk entries and chunks are found, and which they are" {
     var chunk = sized(c.tz_chunk);
     try ok(c.tz_header_chunk(header, half, 1, &chunk));
     try expectEqual(chunk_size, chunk.stored_length);
-    const plan = try newPlan(header, &.{.{ .struct_size = item_size, .tensor = half }}, null);
+    const plan = try newPlan(header, &.{itemOf(half)}, null);
     defer c.tz_plan_free(plan);
     const reader: Reader = try .init(plan);
     defer reader.deinit();

@@ -80,7 +80,8 @@ fn builderOptions(
         const key_kind = std.math.cast(u8, given.key_kind) orelse return error.Argument;
         node.* = .{
             .kind = std.enums.fromInt(structures.Kind, kind) orelse return error.Argument,
-            .key_kind = std.enums.fromInt(structures.KeyKind, key_kind) orelse return error.Argument,
+            .key_kind = std.enums.fromInt(structures.KeyKind, key_kind) orelse
+                return error.Argument,
             .key = given.key,
             .value = given.value,
         };

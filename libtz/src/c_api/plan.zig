@@ -124,11 +124,13 @@ export fn tz_plan_process(
     defer report.deliver();
     const self = plan orelse return .argument;
     const count = next orelse return .argument;
+    const addresses = slice(?*anyopaque, allocations, self.allocations.items.len) catch
+        return .argument;
     return result(processing.process(self, .{
         .request = request,
         .received = received,
         .staging = staging,
-        .allocations = slice(?*anyopaque, allocations, self.allocations.items.len) catch return .argument,
+        .allocations = addresses,
         .verify = std.enums.fromInt(processing.Verify, verify) orelse return .argument,
     }, count, &report.diagnostic));
 }

@@ -15,10 +15,18 @@ from numpy.typing import NDArray
 
 from libtz._native import clib, ffi
 from libtz._native.checksums import Blake3, blake3, crc32, crc32c
+from libtz._native.dtypes import DtypeInfo, dtype, dtype_code
 from libtz._native.memory import address, exported, owned_buffer
 from libtz._native.status import NONE32, NONE64, check, new_diagnostic, status_name
 from libtz._native.tables import Node, new_struct, read_node, record_dtype, text, view
-from libtz._native.writing import ENTRY, Builder, BuilderInfo, TensorSpec, encode_chunks, new_entries
+from libtz._native.writing import (
+    ENTRY,
+    Builder,
+    BuilderInfo,
+    TensorSpec,
+    encode_chunks,
+    new_entries,
+)
 
 __all__ = [
     "ENTRY",
@@ -93,7 +101,7 @@ VERIFY_CRC: int = clib.TZ_VERIFY_CRC
 VERIFY_DIGEST: int = clib.TZ_VERIFY_DIGEST
 
 
-# ---- Version, data types -------------------------------------------------------------------------
+# ---- Version -------------------------------------------------------------------------------------
 
 
 def version() -> str:
@@ -102,28 +110,6 @@ def version() -> str:
 
 def cpu_level() -> str:
     return ffi.string(clib.tz_cpu_level()).decode()
-
-
-class DtypeInfo(NamedTuple):
-    name: str
-    safetensors: str | None
-    unit_bits: int
-    elements: int
-
-
-def dtype(code: int) -> DtypeInfo | None:
-    """None for a code without an entry."""
-    out = new_struct("tz_dtype_info")
-    if clib.tz_dtype(code, out) != clib.TZ_OK:
-        return None
-    foreign = ffi.string(out.safetensors).decode() if out.safetensors else None
-    return DtypeInfo(ffi.string(out.name).decode(), foreign, out.unit_bits, out.elements)
-
-
-def dtype_code(name: str) -> int:
-    """0 when there is none."""
-    encoded = name.encode()
-    return clib.tz_dtype_code(encoded, len(encoded))
 
 
 # ---- Headers -------------------------------------------------------------------------------------

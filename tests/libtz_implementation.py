@@ -14,6 +14,7 @@ from tests.kept import keep
 import libtz
 from libtz._native import lib
 from libtz._native.verifying import Verifier
+from libtz.checkpoint.file import File
 from libtz.errors import Error
 from libtz.format import digest_text, dtype_name, parse_digest
 
@@ -84,10 +85,12 @@ class PythonReader:
             with libtz.open(data, digest=pin) as file:
                 if file.format != "tz":  # a vector may be a good file of another format
                     return {"result": "error", "class": "not-tz", "rule": "TZ1-1"}
+                assert isinstance(file, File)
+                header = file._catalog.header
                 if operation == "verify":
                     file.verify()
-                    file._header.put_runs(0, data)
-                return describe_header(file._header, with_chunks=operation == "verify")
+                    header.put_runs(0, data)
+                return describe_header(header, with_chunks=operation == "verify")
         except Error as error:
             return failed(error)
 

@@ -73,18 +73,21 @@ def configure(folder: Path, prefix: Path, version: str) -> subprocess.CompletedP
     source.mkdir()
     text = PROJECT.format(version=version, program=PROGRAM)
     (source / "CMakeLists.txt").write_text(text, encoding="utf-8")
-    command = ["cmake", "-S", source, "-B", folder / "build", f"-DCMAKE_PREFIX_PATH={prefix}"]
+    build = folder / f"build-{version}"
+    command = ["cmake", "-S", str(source), "-B", str(build), f"-DCMAKE_PREFIX_PATH={prefix}"]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_cmake_finds_both_libraries(prefix: Path, tmp_path: Path) -> None:
     need("cmake", "gcc", "make")
     major, minor, *_ = lib.version().split(".")
-    result = configure(tmp_path, prefix, f"{major}.{minor}")
+    version = f"{major}.{minor}"
+    result = configure(tmp_path, prefix, version)
     assert result.returncode == 0, result.stdout + result.stderr
-    run("cmake", "--build", tmp_path / "build")
+    build = tmp_path / f"build-{version}"
+    run("cmake", "--build", build)
     for program in ("shared", "static"):
-        run(tmp_path / "build" / program)
+        run(build / program)
 
 
 def test_cmake_refuses_another_version(prefix: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 import sys
+import time
 from collections import Counter, OrderedDict, defaultdict
 from typing import Any
 
@@ -180,3 +181,25 @@ def test_sharing_that_explodes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
         value = [value, value]
     with pytest.raises(OptionError, match="more than 1000 values"):
         flatten(value, is_leaf)
+
+
+def test_lists_that_share_each_other_are_refused_at_once() -> None:
+    nested: Any = [1]
+    for _ in range(9):
+        nested = [nested] * 10
+    begin = time.monotonic()
+    with pytest.raises(OptionError, match="shared so often"):
+        flatten({"a": nested}, is_leaf)
+    with pytest.raises(OptionError, match="shared so often"):
+        flatten(({"x": nested}, nested), is_leaf)
+    assert time.monotonic() - begin < 5
+
+
+def test_what_is_shared_now_and_then_is_written_each_time() -> None:
+    shared = [1, {"a": 2}]
+    value = {"x": shared, "y": [shared, shared], "z": list(range(1000))}
+    assert same(round_trip(value), value)
+    cyclic: list[Any] = []
+    cyclic.append([cyclic, cyclic])
+    with pytest.raises(OptionError, match="in a cycle"):
+        flatten(cyclic, is_leaf)

@@ -101,8 +101,8 @@ fn cut(
     data: []const u8,
     chunk_size: usize,
 ) ![]Chunk {
-    const size = data.len + 64 * about.sizes.len;
-    const stored = try arena.alignedAlloc(u8, .fromByteUnits(4096), size);
+    const room = data.len + 64 * about.sizes.len;
+    const stored = try arena.alignedAlloc(u8, .fromByteUnits(4096), room);
     const decoded = try arena.alignedAlloc(u8, .fromByteUnits(4096), stored.len);
     @memset(stored, 1);
     @memset(decoded, 1);

@@ -51,7 +51,7 @@ def raw(tensor: Any) -> bytes:
     size = tensor.numel() * tensor.element_size()
     if size == 0:
         return b""
-    return bytes(lib.owned_buffer(tensor.data_ptr(), size, lambda: None))
+    return bytes(lib.owned_buffer(tensor.data_ptr(), size, tensor))
 
 
 def assert_loaded(tensors: dict[str, Any], file: File) -> None:
@@ -273,7 +273,7 @@ def test_a_huge_header_opens_at_once() -> None:
     builder = lib.Builder(specs, label="test", chunk_size=64 * MIB)
     info = builder.info
     assert info.decoded_size > 2_000_000_000_000
-    source = _HeaderOnly(builder, count)
+    source: Any = _HeaderOnly(builder, count)
     del builder, specs
     gc.collect()
     before = resident()
@@ -346,7 +346,7 @@ def test_loading_one_tensor_reads_only_that() -> None:
 def test_several_threads_load_at_once(file: File) -> None:
     failures: list[BaseException] = []
 
-    def load(f: libtz.File) -> None:
+    def load(f: libtz.Checkpoint[Any]) -> None:
         try:
             for _ in range(5):
                 assert_loaded(f.load(), file)
@@ -507,23 +507,12 @@ def test_safetensors_load_unchecked(tmp_path: Path, local: Any) -> None:
 def test_safetensors_pinned_by_sha256() -> None:
     pin = "sha256:" + hashlib.sha256(FOREIGN).hexdigest()
     with libtz.open(FOREIGN, digest=pin) as f:
-        assert f.verified == "none"
-        assert len(f.load()) == 3
         assert f.verified == "pinned"
-        for refused in (
-            lambda: f["w"],
-            lambda: f.get_slice("w")[0],
-            lambda: dict(f.iter_tensors()),
-        ):
-            with pytest.raises(OptionError, match="pinned by"):
-                refused()
+        assert len(f.load()) == 3
     changed = bytearray(FOREIGN)
     changed[-1] ^= 1
-    with (
-        libtz.open(bytes(changed), digest=pin) as f,
-        pytest.raises(IntegrityError, match="not the file"),
-    ):
-        f.load()
+    with pytest.raises(IntegrityError, match="not the file"):
+        libtz.open(bytes(changed), digest=pin)
     with pytest.raises(IntegrityError, match="pins"):
         libtz.open(FOREIGN, digest="blake3:" + "0" * 64)
 

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.faults.server import Fault, FaultServer, Request
@@ -37,7 +38,7 @@ def file() -> File:
     return make_file(tensors, metadata={"pad": "x" * 2 * MIB})  # a header of more than one read
 
 
-def assert_loads(url: str, file: File, **pin: str) -> libtz.File:
+def assert_loads(url: str, file: File, **pin: str) -> libtz.Checkpoint[Any]:
     with libtz.open(url, options=OPTIONS, digest=pin.get("digest")) as f:
         loaded = {name: bytes(data) for name, data in f.iter_buffers()}
         assert loaded == {name: tensor.data for name, tensor in file.tensors.items()}
@@ -215,6 +216,8 @@ def test_loads_cut_in_the_middle_leave_nothing(file: File, end: str) -> None:
 
 CUT_LOADS = """
 import gc, os, resource, signal, sys, threading
+from typing import Any
+
 import libtz
 from libtz.options import ReadOptions
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it

@@ -17,7 +17,8 @@ import libtz
 import libtz.numpy
 import libtz.torch
 from libtz import FormatError, OptionError, ReadOptions, S3Options, SourceError
-from libtz.checkpoint.sharded import FileSet
+from libtz.checkpoint.file import File
+from libtz.checkpoint.sharded import Sharded
 
 INDEX = "model.safetensors.index.json"
 SHARDS = {
@@ -61,7 +62,7 @@ def assert_equal(found: dict[str, torch.Tensor]) -> None:
 @pytest.mark.parametrize("local", ["copy", "map"])
 def test_a_folder_is_one_file(folder: Path, local: Any) -> None:
     with libtz.open(folder, options=ReadOptions(local=local)) as f:
-        assert isinstance(f, FileSet)
+        assert isinstance(f, Sharded)
         assert list(f) == ["c", "a", "b"]
         assert len(f) == 3
         assert "a" in f
@@ -183,7 +184,7 @@ def test_which_files_of_a_folder(tmp_path: Path) -> None:
     expect("holds no .safetensors file")
     safetensors.torch.save_file(TENSORS, tmp_path / "model.safetensors")
     with libtz.open(tmp_path) as f:
-        assert type(f) is libtz.File
+        assert isinstance(f, File)
         assert_equal(f.load())
     safetensors.torch.save_file(TENSORS, tmp_path / "other.safetensors")
     expect("model.safetensors and others")

@@ -24,11 +24,11 @@ import tz_vectors
 
 import libtz
 import libtz.torch
+from libtz.cli import convert
 from libtz.cli import options as cli_options
 from libtz.cli.main import main
 from libtz.cli.options import make_options, parse_size
 from libtz.cli.output import printable, size_text
-from libtz.cli.verify import verify
 from libtz.errors import OptionError
 from libtz.fields import fields_of
 from libtz.format import TensorInfo
@@ -284,7 +284,7 @@ def test_a_damaged_source_leaves_no_target(
     assert [path.name for path in tmp_path.iterdir()] == ["model.tz"]
 
 
-def test_the_result_is_verified(
+def test_the_result_is_compared_with_the_source(
     capsys: pytest.CaptureFixture[str],
     model: str,
     tmp_path: Path,
@@ -293,13 +293,14 @@ def test_the_result_is_verified(
     """A disk that gives back something else is noticed."""
     target = tmp_path / "b.tz"
 
-    def tampering(source: Any, digest: Any, options: Any) -> Any:
+    def tampering(*arguments: Any) -> None:
         data = bytearray(target.read_bytes())
         data[-1] ^= 1
         target.write_bytes(data)
-        return verify(source, digest, options)
+        compare(*arguments)
 
-    monkeypatch.setattr("libtz.cli.convert.verify", tampering)
+    compare = convert._compare
+    monkeypatch.setattr(convert, "_compare", tampering)
     assert "not the bytes that were written" in fail(capsys, 1, "convert", model, str(target))
 
 
@@ -427,7 +428,8 @@ def test_more_than_there_is_memory_for_is_no_traceback(tmp_path: Path) -> None:
     process = tz("load", str(path), preexec_fn=limit)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert err.decode().startswith("tz: there is no memory for 68,719,476,736 bytes")
+    assert err.decode().startswith("tz: ")
+    assert "there is no memory for 68,719,476,736 bytes" in err.decode()
 
 
 def test_ctrl_c_is_clean(tmp_path: Path) -> None:

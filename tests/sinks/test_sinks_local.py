@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from libtz.errors import OptionError, SourceError
+from libtz.locations import resolve_sink
 from libtz.options import WriteOptions
 from libtz.sinks import file as file_module
 from libtz.sinks.base import Sink
 from libtz.sinks.file import FileSink
-from libtz.sinks.resolve import resolve
 from libtz.sinks.stream import FileObjectSink
 
 HEADER = 4096
@@ -46,7 +46,7 @@ class PlainFile(io.RawIOBase):
 
 
 def sink_for(target: Any) -> Sink:
-    return resolve(target, WriteOptions(), header_size=HEADER, file_size_max=1 << 20)
+    return resolve_sink(target, WriteOptions(), header_size=HEADER, file_size_max=1 << 20)
 
 
 def write_model(sink: Sink) -> bytes:

@@ -14,8 +14,8 @@ from botocore.compat import HTTPHeaders
 from tests.servers import Seaweed
 
 from libtz.errors import OptionError, SourceError
+from libtz.locations import resolve_sink
 from libtz.options import MIB, HttpOptions, RetryPolicy, S3Options, WriteOptions
-from libtz.sinks.resolve import resolve
 from libtz.sinks.s3 import S3Sink
 from libtz.sources import s3_access
 from libtz.sources.s3_client import make_client
@@ -86,7 +86,7 @@ def write(sink: S3Sink, size: int, *, step: int = 3 * MIB + 17) -> bytes:
 )
 def test_an_object_appears_complete(store: Any, s3: S3Options, size: int) -> None:
     key = f"a b/ü%2F+{size}.tz"
-    sink = resolve(
+    sink = resolve_sink(
         f"s3://{BUCKET}/{key}",
         WriteOptions(s3=s3, http=HTTP),
         header_size=HEADER,

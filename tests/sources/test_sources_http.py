@@ -14,8 +14,9 @@ from email.utils import format_datetime
 import pytest
 from tests.faults.server import Fault, FaultServer
 
-from libtz.errors import OptionError, SourceError
-from libtz.options import HttpOptions, RetryPolicy
+import libtz
+from libtz.errors import FormatError, OptionError, SourceError
+from libtz.options import HttpOptions, ReadOptions, RetryPolicy
 from libtz.sources import answer as answer_module
 from libtz.sources import reply as reply_module
 from libtz.sources.http import HttpSource
@@ -346,6 +347,57 @@ def test_a_wrong_answer_stops_the_read(
     assert len(server.requests) == (3 if fault.status == 412 else 2)
     server.always = None
     assert read(source, 0, 1000) == DATA[:1000]  # and the source is still in step
+
+
+def test_etags_weak_and_strong_of_the_same_bytes_are_one(
+    server: FaultServer, source: HttpSource
+) -> None:
+    server.etag = 'W/"v1"'  # as of a cache that compresses for others; it refuses the strong one
+    assert read(source, 0, 100_000) == DATA[:100_000]
+    server.etag = 'W/"v2"'
+    assert "ETag" in str(failing(source))
+
+
+def test_copies_under_other_etags_will_do_where_a_digest_proves_the_bytes(
+    server: FaultServer,
+) -> None:
+    source = HttpSource(server.url(), OPTIONS)
+    source.is_proven = True
+    source.open(memoryview(bytearray(FRONT)))
+    server.etag, server.modified = '"other"', "Sat, 28 Nov 2026 05:00:00 GMT"
+    assert read(source, 0, len(DATA)) == DATA
+    assert "if-match" not in server.requests[-1].headers
+    server.data = DATA[:-1]
+    assert "changed" in str(failing(source))  # a copy of another size is none
+    source.close()
+
+
+@pytest.mark.parametrize("size", [b"-5", b"-0x5", b"zz", b"", b"ffffffffffffffffff"])
+@pytest.mark.parametrize("head", [b"206 P\r\nContent-Range: bytes 0-999/1000003", b"200 O"])
+def test_chunks_of_no_sensible_size_are_a_failed_try(
+    server: FaultServer, size: bytes, head: bytes
+) -> None:
+    body = size + b"\r\n" + b"A" * 2_000_000
+    raw = b"HTTP/1.1 " + head + b"\r\nTransfer-Encoding: chunked\r\n\r\n" + body
+    server.always = Fault(raw=raw)
+    source = HttpSource(server.url(), OPTIONS)
+    with pytest.raises(SourceError):
+        source.open(memoryview(bytearray(FRONT)))
+    source.close()
+
+
+def test_a_416_without_a_size_is_of_an_empty_object(server: FaultServer) -> None:
+    server.always = Fault(status=416, body=b"<Error><Code>InvalidRange</Code></Error>")
+    source = HttpSource(server.url(), OPTIONS)
+    assert source.open(memoryview(bytearray(10))) == 0
+    source.close()
+    with pytest.raises(FormatError, match=r"empty \(0 bytes\)"):
+        libtz.open(server.url(), options=ReadOptions(http=OPTIONS))
+    server.always = Fault(status=416, headers={"Content-Range": "bytes */7"})
+    source = HttpSource(server.url(), OPTIONS)
+    with pytest.raises(SourceError, match="416"):
+        source.open(memoryview(bytearray(10)))
+    source.close()
 
 
 def test_bytes_past_the_declared_body_do_not_reach_the_next_answer(

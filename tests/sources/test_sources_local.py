@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from libtz.errors import OptionError, SourceError
+from libtz.locations import resolve_source
 from libtz.options import ReadOptions
 from libtz.sources import file as file_module
 from libtz.sources.base import Source
 from libtz.sources.file import FileSource
 from libtz.sources.memory import FileObjectSource, MemorySource
-from libtz.sources.resolve import resolve_source
 
 DATA = random.Random(10).randbytes(1_000_003)
 OPTIONS = ReadOptions()
@@ -274,7 +274,7 @@ def test_other_names_are_option_errors(name: object) -> None:
 def test_local_files_do_not_import_network_packages(path: Path) -> None:
     program = (
         "import sys\nfrom libtz.options import ReadOptions\n"
-        "from libtz.sources.resolve import resolve_source\n"
+        "from libtz.locations import resolve_source\n"
         f"resolve_source({str(path)!r}, ReadOptions())\n"
         "assert not {'requests', 'urllib3', 'botocore', 'torch'} & set(sys.modules)\n"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import random
 import re
@@ -16,13 +18,16 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import botocore.auth
 import botocore.session
+import numpy as np
 import pytest
 from tests.faults.server import Fault, FaultServer, Request
 from tests.servers import Certificate, Seaweed
 
+import libtz.numpy
 from libtz.errors import OptionError, SourceError
-from libtz.options import HttpOptions, RetryPolicy, S3Options
+from libtz.options import HttpOptions, ReadOptions, RetryPolicy, S3Options
 from libtz.sources import s3 as s3_module
 from libtz.sources.http import HttpSource
 from libtz.sources.s3 import S3Source
@@ -137,6 +142,44 @@ def test_any_key_can_be_named(seaweed: Seaweed, store: Any, key: str) -> None:
     data = key.encode() * 3
     store.put_object(Bucket=BUCKET, Key=key, Body=data)
     check(S3Source(f"s3://{BUCKET}/{key}", options(seaweed), HTTP), data)
+
+
+def test_what_a_store_kept_of_the_upload_is_no_coding(seaweed: Seaweed, store: Any) -> None:
+    store.put_object(Bucket=BUCKET, Key="marked", Body=DATA, ContentEncoding="aws-chunked")
+    assert store.head_object(Bucket=BUCKET, Key="marked")["ContentEncoding"] == "aws-chunked"
+    check(S3Source(f"s3://{BUCKET}/marked", options(seaweed), HTTP))
+
+
+@pytest.mark.parametrize("folder", ["plain", "run#3", "exp?lr=1", "a%20b"])
+def test_a_set_is_found_by_its_index_under_any_key(
+    seaweed: Seaweed, store: Any, folder: str
+) -> None:
+    tensors = {"a": np.arange(5.0), "b": np.ones(3)}
+    for name, value in tensors.items():
+        libtz.numpy.save_file({name: value}, file := io.BytesIO())
+        store.put_object(Bucket=BUCKET, Key=f"{folder}/{name}.tz", Body=file.getvalue())
+    index = json.dumps({"weight_map": {name: f"{name}.tz" for name in tensors}})
+    key = f"{folder}/model.safetensors.index.json"
+    store.put_object(Bucket=BUCKET, Key=key, Body=index.encode())
+    settings = ReadOptions(s3=options(seaweed), http=HTTP)
+    loaded = libtz.numpy.load_file(f"s3://{BUCKET}/{key}", options=settings)
+    assert {name: list(value) for name, value in loaded.items()} == {
+        name: list(value) for name, value in tensors.items()
+    }
+
+
+def test_a_clock_that_is_far_off_is_named_by_a_real_store(
+    seaweed: Seaweed, store: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auth: Any = botocore.auth
+    now = auth.get_current_datetime
+
+    def behind(*arguments: Any, **named: Any) -> Any:
+        return now(*arguments, **named) - timedelta(hours=2)
+
+    monkeypatch.setattr(auth, "get_current_datetime", behind)
+    error = refused(S3Source(f"s3://{BUCKET}/model.tz", options(seaweed), HTTP))
+    assert "clock" in str(error)
 
 
 def test_refusals_say_what_to_do(seaweed: Seaweed, store: Any) -> None:

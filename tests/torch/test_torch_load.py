@@ -401,9 +401,16 @@ def test_non_persistent_buffers_by_option(saved: Any) -> None:
 
 
 def test_lazy_modules() -> None:
+    """PyTorch gives them their shapes by a hook."""
+    weight = torch.rand(4, 3)
     net = nn.LazyLinear(4)
+    assert load_model(net, file_of({"weight": weight, "bias": torch.zeros(4)})) == ([], [])
+    assert torch.equal(net.weight, weight)
+    net = nn.LazyLinear(4)
+    assert net._load_hook is not None
+    net._load_hook.remove()
     with pytest.raises(OptionError, match="has no shape yet"):
-        load_model(net, file_of({"weight": torch.zeros(4, 3), "bias": torch.zeros(4)}))
+        load_model(net, file_of({"weight": weight, "bias": torch.zeros(4)}))
 
 
 def test_the_device_where_everything_is_already(saved: Any) -> None:

@@ -47,7 +47,6 @@ ENTRIES = {
     "save_model": "libtz.torch.save_model(module(t), io.BytesIO())",
     "Writer": "writer(t).write('w', t if t.is_contiguous() else [t])",
     "load_model": "libtz.torch.load_model(module(t), saved(t))",
-    "load_model to a device": "libtz.torch.load_model(module(t), saved(), device='meta')",
     "safetensors save": "safetensors.save({'w': t})",
     "safetensors save_model": "safetensors.save_model(module(t), path)",
     "safetensors _to_ndarray": "safetensors._to_ndarray(t)",
@@ -86,16 +85,9 @@ def module(t):
     net.register_buffer("w", t)
     return net
 
-def saved(t=None):
+def saved(t):
     place = os.path.join(folder, "saved.tz")
-    state = {"before": torch.ones(3)}
-    if t is not None:
-        state["w"] = torch.ones(t.shape)
-    libtz.torch.save_file(state, place)
-    return place if t is not None else _with_any_w(place)
-
-def _with_any_w(place):
-    libtz.torch.save_file({"before": torch.ones(3), "w": torch.ones(tuple(made.shape))}, place)
+    libtz.torch.save_file({"before": torch.ones(3), "w": torch.ones(tuple(t.shape))}, place)
     return place
 
 def writer(t):
@@ -119,7 +111,6 @@ for entry, code in entries.items():
         names = dict(globals())
         try:
             exec(make, names)
-            globals()["made"] = names["t"]
             exec(code, names)
             outcome, message = "nothing", ""
         except BaseException as error:

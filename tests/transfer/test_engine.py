@@ -35,7 +35,7 @@ class ScriptedSource(Source):
     number of the read, and the place in the file. Looks remote to the engine."""
 
     url = "scripted"
-    identity = None
+    identity: str | None = None
 
     def __init__(
         self, data: bytes, script: Callable[[int, int], None], *, sequential: bool = False
@@ -100,10 +100,11 @@ def open_scripted(
     *,
     sequential: bool = False,
     **options: Any,
-) -> tuple[libtz.File, ScriptedSource]:
+) -> tuple[libtz.Checkpoint[Any], ScriptedSource]:
     source = ScriptedSource(data, script, sequential=sequential)
     monkeypatch.setattr(opening, "resolve_source", lambda *_: source)
-    return libtz.open(source, options=ReadOptions(**options)), source
+    anything: Any = source
+    return libtz.open(anything, options=ReadOptions(**options)), source
 
 
 def contents(file: File) -> dict[str, bytes]:
@@ -213,7 +214,7 @@ def test_ctrl_c_while_threads_start_ends_everything(
     def start_and_interrupt(thread: threading.Thread) -> None:
         start(thread)
         if threading.current_thread() is threading.main_thread():
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     def script(number: int, place: int) -> None:
         if not source.closed.wait(30):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -12,13 +13,15 @@ import torch
 from tests.files import File, Tensor, make_file, random_tensor, sample, weights
 
 import libtz
+from libtz.arrays.base import Destination
 from libtz.arrays.torch_arrays import TorchFramework, make_empty
 from libtz.arrays.torch_dtypes import TORCH_DTYPES
+from libtz.checkpoint.slices import ReadItem
 from libtz.errors import IntegrityError, OptionError
 from libtz.options import ReadOptions
 from libtz.transfer.engine import HostSlot
 from libtz.transfer.staging import Use
-from libtz.transfer.upload import HostUpload
+from libtz.transfer.upload import HostUpload, Upload
 
 MIB = 1 << 20
 
@@ -54,6 +57,28 @@ def file(request: pytest.FixtureRequest) -> File:
     return sample(compress=request.param == "compressed")
 
 
+@dataclass
+class StagedDevice:
+    """Host memory that is loaded to as if it were a device."""
+
+    stage: Upload
+
+    def upload(self) -> Upload:
+        return self.stage
+
+    def copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor
+
+
+def load_with(
+    file: libtz.Checkpoint[torch.Tensor], upload: Upload, *, streamed: bool = False
+) -> dict[str, torch.Tensor]:
+    into = Destination(TorchFramework(), StagedDevice(upload))
+    items = [ReadItem(name) for name in file]
+    loaded = file.read_items(items, into, streamed=streamed)
+    return {item.name: tensor for item, tensor in loaded}
+
+
 def assert_loaded(tensors: dict[str, torch.Tensor], file: File, device: str = "cpu") -> None:
     assert set(tensors) == set(file.tensors)
     with libtz.open(file.data) as f:
@@ -70,11 +95,11 @@ def assert_loaded(tensors: dict[str, torch.Tensor], file: File, device: str = "c
 @pytest.mark.parametrize("upload", [HostUpload(make_empty), LateLane()], ids=["host", "late"])
 def test_staged_loads_give_the_same(file: File, upload: HostUpload) -> None:
     with libtz.open(file.data) as f:
-        tensors = f._load(None, TorchFramework(), upload)
+        tensors = load_with(f, upload)
         assert f.stats.path == "staged"
         assert tensors["a.tied"] is tensors["a.weight"]
         assert_loaded(tensors, file)
-        assert_loaded(dict(f._iterate(None, TorchFramework(), upload)), file)
+        assert_loaded(load_with(f, upload, streamed=True), file)
 
 
 def test_slots_come_back_under_a_small_budget() -> None:
@@ -83,7 +108,7 @@ def test_slots_come_back_under_a_small_budget() -> None:
     file = make_file(tensors, compress=True)
     upload = LateLane()
     with libtz.open(file.data, options=ReadOptions(host_memory_max=8 * MIB)) as f:
-        loaded = f._load(None, TorchFramework(), upload)
+        loaded = load_with(f, upload)
         assert f.stats.host_memory <= 8 * MIB
         assert upload.slots * MIB <= 8 * MIB
     assert_loaded(loaded, file)
@@ -94,7 +119,7 @@ def test_damage_is_found_before_anything_is_handed_out() -> None:
     data = bytearray(file.data)
     data[data.index(file.tensors["big"].data[:64])] ^= 1
     with libtz.open(bytes(data)) as f, pytest.raises(IntegrityError, match="'big'"):
-        f._load(None, TorchFramework(), LateLane())
+        load_with(f, LateLane())
 
 
 def test_devices_without_a_lane_of_their_own() -> None:

@@ -15,7 +15,7 @@ import importlib
 from importlib.metadata import version
 from types import ModuleType
 
-from libtz.checkpoint.file import File
+from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.selection import prefix
 from libtz.errors import Error, FormatError, IntegrityError, OptionError, SourceError
 from libtz.format import TensorInfo
@@ -31,9 +31,9 @@ from libtz.options import (
 from libtz.writing.tz import TensorSpec, Writer
 
 __all__ = [
+    "Checkpoint",
     "DecryptionOptions",
     "Error",
-    "File",
     "FormatError",
     "HttpOptions",
     "IntegrityError",

@@ -5,11 +5,23 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from libtz._native import lib
 from libtz.errors import OptionError
 
-__all__ = ["TensorInfo", "digest_text", "dtype_name", "item_size", "parse_digest"]
+__all__ = [
+    "Format",
+    "TensorInfo",
+    "Verified",
+    "digest_text",
+    "dtype_name",
+    "item_size",
+    "parse_digest",
+]
+
+Format = Literal["tz", "safetensors", "tensors", "pickle"]
+Verified = Literal["pinned", "checksum", "none"]
 
 _DIGEST = re.compile(r"(blake3|sha256):([0-9a-f]{64})")
 

@@ -9,30 +9,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libtz.arrays.numpy_arrays import DTYPES, NAMES, NumpyFramework
+from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.selection import Names
 from libtz.errors import OptionError
-from libtz.opening import open as open_file
+from libtz.locations import SourceLike
+from libtz.opening import open_as
 from libtz.options import ReadOptions, WriteOptions
 from libtz.writing.overlap import Extent, find_ties
 from libtz.writing.tz import TensorSpec, Writer
 
-__all__ = ["load_file", "save_file"]
+__all__ = ["load_file", "open", "save_file"]
 
-_DEFAULTS = ReadOptions()
 _WRITE_DEFAULTS = WriteOptions()
 
 
+def open(
+    source: SourceLike, *, digest: str | None = None, options: ReadOptions | None = None
+) -> Checkpoint[NDArray[Any]]:
+    """As `libtz.open`, with NumPy arrays, whether PyTorch is installed or not."""
+    return open_as(NumpyFramework(), source, digest=digest, options=options)
+
+
 def load_file(
-    source: Any,
+    source: SourceLike,
     *,
     names: Names = None,
     digest: str | None = None,
-    options: ReadOptions = _DEFAULTS,
+    options: ReadOptions | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """The tensors of a file: all in the writer's order, or some. `source`, `digest`: see
-    `libtz.open`; `names`: see `File.load`."""
-    with open_file(source, digest=digest, options=options) as file:
-        return file.load_with(NumpyFramework(), names)
+    """The tensors of a file as arrays, each owning its memory: all in the writer's order, or some.
+    `source`, `digest` and errors: see `libtz.open`; `names`: see `Checkpoint.load`."""
+    with open(source, digest=digest, options=options) as file:
+        return file.load(names)
 
 
 def save_file(

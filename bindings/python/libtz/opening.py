@@ -8,57 +8,88 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from libtz._native import lib
+from libtz.arrays.base import Framework, default_framework
+from libtz.checkpoint.base import Checkpoint
+from libtz.checkpoint.catalog import Catalog
 from libtz.checkpoint.coreweave import CoreweaveFile
 from libtz.checkpoint.file import File
+from libtz.checkpoint.loader import Loader
+from libtz.checkpoint.pins import in_memory_max, whole_in_memory
 from libtz.checkpoint.shard_index import INDEX_SUFFIX, folder_files, read_index
-from libtz.checkpoint.sharded import FileSet
+from libtz.checkpoint.sharded import Sharded
 from libtz.errors import FormatError, OptionError
 from libtz.format import parse_digest
+from libtz.locations import Location, SourceLike, resolve_source
 from libtz.memory import allocate
 from libtz.options import ReadOptions
 from libtz.sources.base import Source
-from libtz.sources.file import FileSource
-from libtz.sources.mapped import MappedSource
-from libtz.sources.resolve import resolve_source, scheme_of
-from libtz.sources.url import shown
-from libtz.sources.whole import location_name, location_of
 from libtz.transfer.decryption import DecryptionError
 
-__all__ = ["open"]
+__all__ = ["open", "open_as"]
+
+T = TypeVar("T")
 
 # Holds the header of most models, and of small ones everything.
 FRONT_SIZE = 1 << 20
 
-_DEFAULTS = ReadOptions()
 
-
-def open(source: Any, *, digest: str | None = None, options: ReadOptions = _DEFAULTS) -> File:
+def open(
+    source: SourceLike, *, digest: str | None = None, options: ReadOptions | None = None
+) -> Checkpoint[Any]:
     """Opens a .tz, .safetensors or .tensors file: a path, a URL (file, http, https, s3), bytes, or
     a seekable binary file; or a sharded set, by its folder or its *.index.json. Use the result as a
     context manager.
 
-    `digest` pins the file. "blake3:…" is a tz file's digest and covers all of it: any other file is
-    an IntegrityError before it is parsed. "sha256:…" is of a whole file in another format, which
-    then can only be loaded whole.
+    `digest` pins the file. "blake3:…" is the digest of a .tz file and covers all of it: any other
+    file is an IntegrityError before it is parsed. "sha256:…" is of a whole file in another format.
+    Up to half of `host_memory_max` in size (128 MiB, unless that option says more) such a file is
+    read into memory and compared before it is parsed. A larger one can only be loaded whole, by
+    `load`, `load_into` or `iter_tensors` without names: an IntegrityError comes before the last
+    tensor, and until such a load was complete, an OptionError for everything else.
+
+    Raises SourceError if the source cannot be read, FormatError if the file is malformed or of
+    another format, and OptionError if source, digest and options do not go together.
+
+    Tensors are PyTorch's where it is installed, else NumPy's. `libtz.torch.open` and
+    `libtz.numpy.open` say which, also to type checkers.
     """
+    return open_as(default_framework(), source, digest=digest, options=options)
+
+
+def open_as(
+    framework: Framework[T],
+    source: SourceLike | Location,
+    *,
+    digest: str | None = None,
+    options: ReadOptions | None = None,
+) -> Checkpoint[T]:
+    """As `open`, with tensors of this framework."""
+    options = options or ReadOptions()
     algorithm, pin = parse_digest(digest) if digest is not None else (None, None)
-    if is_set(source):
-        return _open_set(source, digest=digest, options=options)
+    if isinstance(source, (str, os.PathLike, Location)):
+        source = Location.of(source)
+        if _is_set(source):
+            return _open_set(framework, source, digest=digest, options=options)
     place = resolve_source(source, options)
-    if options.local == "map" and isinstance(place, FileSource):
-        if pin is not None:
+    place.is_proven = pin is not None
+    sha256 = pin if algorithm == "sha256" else None
+    try:
+        place.limit(options.http.open_deadline_s)
+        front = _front(place)
+        if pin is not None and place.resident(0, 0) is not None:
             raise OptionError(
                 "a mapped file can change after it was checked, so local='map' and a digest exclude"
                 " each other; leave local='copy'"
             )
-        place = MappedSource(place)
-    place.is_proven = algorithm == "blake3"
-    try:
-        place.limit(options.http.open_deadline_s)
-        header, front = _open_header(place, pin if algorithm == "blake3" else None)
+        if sha256 is not None and place.size <= in_memory_max(options):
+            place.limit(None)
+            place, options = whole_in_memory(place, front, sha256, options)
+            sha256 = None
+        blake3 = pin if algorithm == "blake3" else None
+        header, front = _header(place, front, blake3, options.open_size_max)
         place.limit(None)
         if algorithm == "sha256" and header.info.format == lib.FORMAT_TZ:
             raise OptionError(
@@ -69,50 +100,59 @@ def open(source: Any, *, digest: str | None = None, options: ReadOptions = _DEFA
                 f"{place.url} is not encrypted, so anybody can have written it; leave"
                 " ReadOptions.decryption out to read it nevertheless"
             )
-        kind = CoreweaveFile if header.info.format == lib.FORMAT_COREWEAVE else File
-        return kind(place, header, front, options, digest)
+        opened = CoreweaveFile if header.info.format == lib.FORMAT_COREWEAVE else File
+        return opened(
+            framework,
+            Catalog(header),
+            Loader(place, header, front, options),
+            is_pinned=pin is not None and sha256 is None,
+            sha256=sha256,
+        )
     except BaseException:
         place.close()
         raise
 
 
-def is_set(source: Any) -> bool:
-    """Whether a source is a folder or an index, by its name."""
-    if not isinstance(source, (str, os.PathLike)):
-        return False
-    location = location_of(source)
+def _is_set(location: Location) -> bool:
+    """Whether it is a folder or an index, by its name."""
     # Path.is_dir() raises on names that are too long.
-    is_folder = scheme_of(location) is None and os.path.isdir(location)  # noqa: PTH112
-    return is_folder or location_name(location).endswith(INDEX_SUFFIX)
+    is_folder = location.is_local and os.path.isdir(location.text)  # noqa: PTH112
+    return is_folder or location.name.endswith(INDEX_SUFFIX)
 
 
-def _open_set(source: Any, *, digest: str | None, options: ReadOptions) -> File:
+def _open_set(
+    framework: Framework[T], location: Location, *, digest: str | None, options: ReadOptions
+) -> Checkpoint[T]:
     """What `libtz.open` returns for a folder or an index: of a folder with one file, that file."""
-    location = location_of(source)
-    if not location_name(location).endswith(INDEX_SUFFIX):
-        names = folder_files(Path(location))
-        # Where `sibling` finds the files of the folder.
-        location = os.path.join(location, names[0])  # noqa: PTH118
+    if not location.name.endswith(INDEX_SUFFIX):
+        names = folder_files(Path(location.text))
+        location = location.folder().sibling(names[0])
         if len(names) == 1 and not names[0].endswith(INDEX_SUFFIX):
-            return open(location, digest=digest, options=options)
+            return open_as(framework, location, digest=digest, options=options)
     else:
-        names = [location_name(location)]
+        names = [location.name]
     if digest is not None:
         raise OptionError(
-            f"{shown(location)} is one of a set of files, and a digest pins one file; `tz convert`"
+            f"{location} is one of a set of files, and a digest pins one file; `tz convert`"
             " makes one file of a set, and prints its digest"
         )
-    open_file = partial(open, options=options)
+    open_file = partial(open_as, framework, options=options)
     if not names[0].endswith(INDEX_SUFFIX):
-        return FileSet(location, names, None, open_file)
+        return Sharded(framework, location, names, None, open_file, options)
     index = read_index(location, options)
-    return FileSet(location, sorted(set(index.values())), index, open_file)
+    return Sharded(framework, location, sorted(set(index.values())), index, open_file, options)
 
 
-def _open_header(source: Source, pin: bytes | None) -> tuple[lib.Header, memoryview]:
-    """The header, and what is known of the file's front."""
+def _front(source: Source) -> memoryview:
+    """Opens the source; its first bytes."""
     front = memoryview(bytearray(FRONT_SIZE))
-    front = front[: source.open(front)]
+    return front[: source.open(front)]
+
+
+def _header(
+    source: Source, front: memoryview, pin: bytes | None, size_max: int
+) -> tuple[lib.Header, memoryview]:
+    """The header, and all of its bytes."""
     while True:
         try:
             opened = lib.Header.open(front, source.size, label=source.url, pin=pin)
@@ -125,6 +165,11 @@ def _open_header(source: Source, pin: bytes | None) -> tuple[lib.Header, memoryv
             raise
         if isinstance(opened, lib.Header):
             return opened, front[: opened.info.header_size]
+        if opened > size_max:
+            raise OptionError(
+                f"{source.url}: its header needs {opened} bytes to be opened, more than"
+                f" ReadOptions.open_size_max allows ({size_max})"
+            )
         # A mapping of its own takes memory only as bytes really arrive.
         longer = allocate(opened).view()
         longer[: len(front)] = front

@@ -31,6 +31,8 @@ __all__ = ["Flattened", "NodeKind", "flatten", "tensor_paths", "unflatten"]
 
 DEPTH_MAX = 128  # [TZ1-53]
 NODE_COUNT_MAX = 1 << 26  # [TZ1-53]
+# Values that may be written more than once, because a list or dict is in several places.
+REPEATED_COUNT_MAX = 1 << 20
 INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
 
 ROOT_TENSOR_NAME = "value"
@@ -82,6 +84,7 @@ _CONTAINERS: dict[type, NodeKind] = {
 
 def flatten(root: Any, is_tensor: Callable[[Any], bool]) -> Flattened:
     """Takes `root` apart. Raises OptionError with the path of what cannot be saved."""
+    _check_sharing(root)
     flat = Flattened()
     path: list[_Step] = []
     stack: list[Iterator[_Child]] = [iter([(None, None, root)])]
@@ -108,6 +111,33 @@ def flatten(root: Any, is_tensor: Callable[[Any], bool]) -> Flattened:
         else:
             stack.append(children)
     return flat
+
+
+def _check_sharing(root: Any) -> None:
+    """A list that is in several places is written once for each. A few lists that hold each other
+    again and again become more values than any memory holds: refused before any of it is written.
+    """
+    sizes: dict[int, int] = {}  # values of each container, itself included, by identity
+    count = 0  # of all values, each once
+    stack = [root] if type(root) in _CONTAINERS else []
+    while stack:
+        container = stack[-1]
+        children = container.values() if isinstance(container, dict) else container
+        inner = [child for child in children if type(child) in _CONTAINERS]
+        if id(container) not in sizes:
+            sizes[id(container)] = 0  # begun; a cycle adds nothing here, and is found later
+            count += 1 + len(container) - len(inner)
+            stack += [child for child in inner if id(child) not in sizes]
+            continue
+        stack.pop()
+        if not sizes[id(container)]:
+            size = 1 + len(container) - len(inner) + sum(sizes[id(child)] for child in inner)
+            sizes[id(container)] = min(size, NODE_COUNT_MAX + 1)
+    if sizes and sizes[id(root)] - count > REPEATED_COUNT_MAX:
+        raise OptionError(
+            f"$: lists and dicts are shared so often that {sizes[id(root)]} values or more would be"
+            " written; replace them by copies of what is needed"
+        )
 
 
 def _add_node(

@@ -332,7 +332,7 @@ class Plan:
         self,
         header: Header,
         tensors: NDArray[np.uint32],
-        boxes: Sequence[Box] | None = None,
+        boxes: Sequence[Box | None] | None = None,
         *,
         item_flags: NDArray[np.uint32] | None = None,
         flags: int = 0,
@@ -341,8 +341,8 @@ class Plan:
         slab_size_max: int = 0,
         slab_tensor_max: int = 0,
     ) -> None:
-        """`boxes` has one per tensor; None reads all of each. `item_flags`: ITEM_RECORD and the
-        like for each."""
+        """`boxes` has one per tensor, None where all of it is read. `item_flags`: ITEM_RECORD and
+        the like for each."""
         self._header = header  # must outlive the plan
         items, corners = _items(tensors, boxes)
         if item_flags is not None:
@@ -408,16 +408,17 @@ class Plan:
             check(status, diagnostic, where=header.label, name_of=header.name)
 
 
-def _items(tensors: NDArray[np.uint32], boxes: Sequence[Box] | None) -> tuple[Any, Any]:
+def _items(tensors: NDArray[np.uint32], boxes: Sequence[Box | None] | None) -> tuple[Any, Any]:
     """The array of tz_read_item, and the memory that it points to."""
     items = np.zeros(len(tensors), _ITEM)
     items["struct_size"] = _ITEM.itemsize
     items["tensor"] = tensors
     if boxes is None:
         return items, None
-    corners = np.array([n for begin, end in boxes for n in (*begin, *end)], np.uint64)
-    ranks = np.array([len(begin) for begin, _ in boxes], np.uint64)
-    # A scalar has no corners; its only box is all of it.
+    # A scalar has no corners; its only box is all of it, as it is without a box.
+    bounds = [box or ((), ()) for box in boxes]
+    corners = np.array([n for begin, end in bounds for n in (*begin, *end)], np.uint64)
+    ranks = np.array([len(begin) for begin, _ in bounds], np.uint64)
     begins = address(corners) + 8 * (2 * (np.cumsum(ranks) - ranks)).astype(np.uint64)
     has_corners = ranks > 0
     items["begin"] = np.where(has_corners, begins, 0)

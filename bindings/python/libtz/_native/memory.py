@@ -27,7 +27,10 @@ def address(buffer: Any) -> int:
         return int(ffi.cast("uintptr_t", pointer))
 
 
-def owned_buffer(start: int, size: int, release: Callable[[], None]) -> Any:
-    """A writable buffer over memory at an address; `release` is called when nothing holds it."""
-    pointer = ffi.gc(ffi.cast("char *", start), lambda _: release())
+def owned_buffer(
+    start: int, size: int, owner: Any, release: Callable[[], None] = lambda: None
+) -> Any:
+    """A writable buffer over memory at an address. It keeps `owner` alive, which the memory belongs
+    to; `release` is called when nothing holds the buffer any more."""
+    pointer = ffi.gc(ffi.cast("char *", start), lambda _, owner=owner: release())
     return ffi.buffer(pointer, size)

@@ -6,29 +6,53 @@ import functools
 import importlib.util
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 from libtz.errors import OptionError
 from libtz.format import item_size
 from libtz.memory import HostBuffer
-from libtz.transfer.upload import CudaUpload, Upload
+from libtz.transfer.upload import Upload
 
-__all__ = ["BufferFramework", "Framework", "default_framework", "device_of", "for_device"]
+__all__ = ["BufferFramework", "Destination", "Device", "Framework", "default_framework"]
+
+T = TypeVar("T")
 
 
-class Framework(Protocol):
-    """Makes one library's tensors over host memory."""
+class Framework(Protocol[T]):
+    """Makes one library's tensors over host memory, and moves them to devices."""
 
     def require(self, dtype: str, name: str) -> None:
-        """Raises OptionError if the library has no such type; `name` is for the message."""
+        """OptionError if the library has no such type; `name` is that of the tensor, for the
+        message."""
 
-    def make(
-        self, block: HostBuffer | None, position: int, dtype: str, shape: Sequence[int]
-    ) -> Any:
-        """A tensor over the block's bytes from `position` on, which keeps its owner alive.
+    def make(self, buffer: HostBuffer | None, position: int, dtype: str, shape: Sequence[int]) -> T:
+        """A tensor over the buffer's bytes from `position` on. It keeps the buffer's owner alive.
 
-        Without a block: an empty tensor.
+        Without a buffer: an empty tensor.
         """
+
+    def device(self, device: Any) -> Device[T] | None:
+        """The device of that name; None for host memory. OptionError if it cannot be used."""
+
+
+class Device(Protocol[T]):
+    """Memory that tensors are copied to."""
+
+    def upload(self) -> Upload | None:
+        """What streams one load to the device; None where tensors can only be copied when they are
+        complete."""
+
+    def copy(self, tensor: T) -> T:
+        """A tensor of host memory on the device."""
+
+
+@dataclass(frozen=True)
+class Destination(Generic[T]):
+    """Where tensors go: host memory, unless there is a device."""
+
+    framework: Framework[T]
+    device: Device[T] | None = None
 
 
 class BufferFramework:
@@ -38,12 +62,16 @@ class BufferFramework:
         pass
 
     def make(
-        self, block: HostBuffer | None, position: int, dtype: str, shape: Sequence[int]
+        self, buffer: HostBuffer | None, position: int, dtype: str, shape: Sequence[int]
     ) -> memoryview:
-        if block is None:
+        if buffer is None:
             return memoryview(b"")
         size = math.prod(shape) * item_size(dtype)
-        return block.view()[position : position + size]
+        return buffer.view()[position : position + size]
+
+    def device(self, device: Any) -> None:
+        if device != "cpu":
+            raise OptionError(f"bytes are in host memory, not on device {device!r}")
 
 
 @functools.cache
@@ -51,7 +79,8 @@ def _has_torch() -> bool:
     return importlib.util.find_spec("torch") is not None
 
 
-def default_framework() -> Framework:
+def default_framework() -> Framework[Any]:
+    """PyTorch where it is installed, else NumPy."""
     # Imported when needed, so that `import libtz` does not import torch.
     if _has_torch():
         from libtz.arrays.torch_arrays import TorchFramework
@@ -60,36 +89,3 @@ def default_framework() -> Framework:
     from libtz.arrays.numpy_arrays import NumpyFramework
 
     return NumpyFramework()
-
-
-def device_of(device: Any) -> Any:
-    """As PyTorch's, if it can be used; None for host memory."""
-    if device == "cpu":
-        return None
-    if not _has_torch():
-        raise OptionError(f"device {device!r} needs PyTorch; without it there is only 'cpu'")
-    import torch
-
-    try:
-        place = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise OptionError(f"{device!r} is not a device: {error}") from error
-    if place.type == "cpu":
-        return None
-    try:
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA asserts
-        raise OptionError(f"device {device!r} cannot be used: {error}") from error
-    return place
-
-
-def for_device(device: Any) -> tuple[Framework, Upload | None, Any]:
-    """Returns (framework, upload, fallback device). An upload streams to its device; tensors for a
-    fallback device are copied there once they are complete. At most one of the two is set."""
-    framework = default_framework()
-    place = device_of(device)
-    if place is None or place.type != "cuda":
-        return framework, None, place
-    from libtz.arrays.torch_arrays import make_empty
-
-    return framework, CudaUpload(place, make_empty), None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -32,10 +33,16 @@ class NumpyFramework:
             raise OptionError(f"tensor {name!r}: NumPy has no type for {dtype}; load it with torch")
 
     def make(
-        self, block: HostBuffer | None, position: int, dtype: str, shape: Sequence[int]
+        self, buffer: HostBuffer | None, position: int, dtype: str, shape: Sequence[int]
     ) -> NDArray[Any]:
-        kind = DTYPES[dtype]
-        if block is None:
-            return np.empty(shape, kind)
-        count = int(np.prod(shape, dtype=np.int64))
-        return np.frombuffer(block.owner, kind, count, block.offset + position).reshape(shape)
+        if buffer is None:
+            return np.empty(shape, DTYPES[dtype])
+        count = math.prod(shape)
+        start = buffer.offset + position
+        return np.frombuffer(buffer.owner, DTYPES[dtype], count, start).reshape(shape)
+
+    def device(self, device: Any) -> None:
+        if device != "cpu":
+            raise OptionError(
+                f"device {device!r} needs PyTorch: NumPy arrays are in host memory ('cpu')"
+            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -12,8 +13,9 @@ from libtz.arrays.torch_dtypes import TORCH_DTYPES
 from libtz.errors import OptionError
 from libtz.format import dtype_name
 from libtz.memory import HostBuffer
+from libtz.transfer.upload import CudaUpload, Upload
 
-__all__ = ["TorchFramework", "make_empty"]
+__all__ = ["TorchDevice", "TorchFramework", "make_empty"]
 
 
 class TorchFramework:
@@ -26,15 +28,46 @@ class TorchFramework:
             )
 
     def make(
-        self, block: HostBuffer | None, position: int, dtype: str, shape: Sequence[int]
+        self, buffer: HostBuffer | None, position: int, dtype: str, shape: Sequence[int]
     ) -> torch.Tensor:
-        kind = TORCH_DTYPES[dtype]
-        if block is None:
-            return _empty(kind, "cpu").resize_(tuple(shape))
+        torch_dtype = TORCH_DTYPES[dtype]
+        if buffer is None:
+            return _empty(torch_dtype, "cpu").resize_(tuple(shape))
         flat = torch.frombuffer(
-            block.owner, dtype=kind, count=math.prod(shape), offset=block.offset + position
+            buffer.owner,
+            dtype=torch_dtype,
+            count=math.prod(shape),
+            offset=buffer.offset + position,
         )
         return flat.resize_(tuple(shape))  # no view, which would be one of another tensor
+
+    def device(self, device: Any) -> TorchDevice | None:
+        if device == "cpu":
+            return None
+        try:
+            found = torch.device(device)
+        except (RuntimeError, TypeError) as error:
+            raise OptionError(f"{device!r} is not a device: {error}") from error
+        if found.type == "cpu":
+            return None
+        try:
+            torch.empty(0, device=found)
+        except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA asserts
+            raise OptionError(f"device {device!r} cannot be used: {error}") from error
+        return TorchDevice(found)
+
+
+class TorchDevice:
+    """See arrays.base.Device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def upload(self) -> Upload | None:
+        return CudaUpload(self.device, make_empty) if self.device.type == "cuda" else None
+
+    def copy(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self.device)
 
 
 def make_empty(entry: lib.Tensor, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -48,6 +81,6 @@ def make_empty(entry: lib.Tensor, device: torch.device | str) -> tuple[torch.Ten
     return tensor.set_(storage, 0, entry.shape, strides), data
 
 
-def _empty(kind: torch.dtype, device: torch.device | str) -> torch.Tensor:
+def _empty(dtype: torch.dtype, device: torch.device | str) -> torch.Tensor:
     # torch.empty() itself warns about some types.
-    return torch.empty(0, dtype=torch.uint8, device=device).view(kind).detach()
+    return torch.empty(0, dtype=torch.uint8, device=device).view(dtype).detach()

@@ -1,4 +1,4 @@
-"""Which tensors of a file are wanted: by name, or by a function of the name."""
+"""Which tensors of a checkpoint are wanted, and which parts of them."""
 
 from __future__ import annotations
 

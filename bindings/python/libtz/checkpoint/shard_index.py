@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from libtz.errors import FormatError, OptionError
+from libtz.locations import Location, is_plain_name
 from libtz.options import ReadOptions
-from libtz.sources.url import shown
-from libtz.sources.whole import is_plain_name, read_whole
 
 __all__ = ["INDEX_SUFFIX", "folder_files", "read_index"]
 
@@ -31,6 +30,9 @@ def folder_files(folder: Path) -> list[str]:
         suffix: [name for name in names if name.endswith((suffix, suffix + INDEX_SUFFIX))]
         for suffix in SUFFIXES
     }
+    for suffix in SUFFIXES:  # as transformers would choose, whatever else lies there
+        if f"model{suffix}{INDEX_SUFFIX}" in names:
+            return [f"model{suffix}{INDEX_SUFFIX}"]
     listed = ", ".join([name for group in found.values() for name in group][:4])
     suffixes = [suffix for suffix, group in found.items() if group]
     if not suffixes:
@@ -39,8 +41,6 @@ def folder_files(folder: Path) -> list[str]:
         raise OptionError(f"{folder} holds models in two formats; open one by its name: {listed}")
     (suffix,) = suffixes
     indexes = [name for name in found[suffix] if name.endswith(INDEX_SUFFIX)]
-    if f"model{suffix}{INDEX_SUFFIX}" in indexes:
-        return [f"model{suffix}{INDEX_SUFFIX}"]
     if len(indexes) > 1:
         raise OptionError(f"{folder} has several indexes; open one: {', '.join(indexes)}")
     files = indexes or found[suffix]
@@ -54,13 +54,12 @@ def folder_files(folder: Path) -> list[str]:
 
 
 def read_index(
-    location: str, options: ReadOptions, *, suffixes: tuple[str, ...] = SUFFIXES
+    location: Location, options: ReadOptions, *, suffixes: tuple[str, ...] = SUFFIXES
 ) -> dict[str, str]:
     """File names by tensor name."""
-    where = shown(location)
 
     def broken(reason: str) -> FormatError:
-        return FormatError(f"{where}: {reason}", code="bad-index")
+        return FormatError(f"{location}: {reason}", code="bad-index")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members: dict[str, Any] = {}
@@ -73,7 +72,7 @@ def read_index(
     def no_constant(text: str) -> Any:
         raise broken(f"{text} is not JSON")
 
-    text = read_whole(location, options, size_max=INDEX_SIZE_MAX)
+    text = location.read(options, size_max=INDEX_SIZE_MAX)
     try:
         index = json.loads(
             text.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant

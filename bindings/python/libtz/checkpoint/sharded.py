@@ -7,24 +7,34 @@ file could have replaced.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import (
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+    Set,
+)
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Any
+from typing import TypeVar
 
-from libtz._native import lib
-from libtz.arrays.base import Framework
-from libtz.checkpoint.file import File
-from libtz.checkpoint.selection import Names, select
-from libtz.checkpoint.slices import Selection
+from libtz.arrays.base import Destination, Framework
+from libtz.checkpoint.base import Checkpoint
+from libtz.checkpoint.slices import ReadItem
 from libtz.errors import Error, FormatError, OptionError
-from libtz.format import TensorInfo
-from libtz.memory import HostBuffer
-from libtz.sources.url import shown
-from libtz.sources.whole import sibling
+from libtz.format import Format, TensorInfo, Verified
+from libtz.locations import Location
+from libtz.memory import HostBuffer, check_decoded_size
+from libtz.options import ReadOptions
 from libtz.transfer.stats import TransferStats
 
-__all__ = ["FileSet", "check_shard"]
+__all__ = ["Sharded", "check_shard"]
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 def check_shard(where: str, found: Collection[str], expected: Set[str]) -> None:
@@ -39,37 +49,41 @@ def check_shard(where: str, found: Collection[str], expected: Set[str]) -> None:
         raise FormatError(f"{where}: {reason}", code="bad-set")
 
 
-class FileSet(File):
-    """Several files as one: used like a `File`, each opened when something of it is wanted.
+class Sharded(Checkpoint[T]):
+    """Several files as one checkpoint. Each is opened when something of it is wanted.
 
     Names are in the order of the index. What each file must hold is checked when it is opened, and
-    without an index all are opened at once. `stats` sums over the files; `iter_tensors` goes
-    through them in order of their names.
+    without an index all are opened at once. `stats` sums over the files, and tensors are read file
+    by file in order of their names.
     """
 
     def __init__(
         self,
-        location: str,
+        framework: Framework[T],
+        location: Location,
         names: Sequence[str],
         index: dict[str, str] | None,
-        open_file: Callable[[str], File],
+        open_file: Callable[[Location], Checkpoint[T]],
+        options: ReadOptions,
     ) -> None:
         """Called by `libtz.open`. `location` is any file of the folder."""
+        super().__init__(framework)
         self._location = location
         self._open_file = open_file
-        self._files: dict[str, File | None] = dict.fromkeys(names)
+        self._options = options
+        self._files: dict[str, Checkpoint[T] | None] = dict.fromkeys(names)
         self._opening = threading.Lock()
         self._is_closed = False
         self._stats = TransferStats()
         self._expected: dict[str, set[str]] | None = None
         if index is not None:
-            self._index_of = index
+            self._index = index
             self._expected = {name: set() for name in names}
             for tensor, name in index.items():
                 self._expected[name].add(tensor)
             return
         try:
-            self._index_of = self._merged()
+            self._index = self._merged()
         except BaseException:
             self.close()
             raise
@@ -88,15 +102,15 @@ class FileSet(File):
         return index
 
     def _shown(self, name: str) -> str:
-        return shown(sibling(self._location, name))
+        return str(self._location.sibling(name))
 
-    def _file(self, name: str) -> File:
+    def _file(self, name: str) -> Checkpoint[T]:
         with self._opening:
             if self._is_closed:
                 raise OptionError(f"{self!r} is closed")
             file = self._files[name]
             if file is None:
-                file = self._open_file(sibling(self._location, name))
+                file = self._open_file(self._location.sibling(name))
                 try:
                     self._check(name, file)
                 except BaseException:
@@ -105,7 +119,7 @@ class FileSet(File):
                 self._files[name] = file
             return file
 
-    def _check(self, name: str, file: File) -> None:
+    def _check(self, name: str, file: Checkpoint[T]) -> None:
         """That the file is what the set needs, and has no tensors but those of the index."""
 
         def broken(reason: str) -> FormatError:
@@ -119,20 +133,21 @@ class FileSet(File):
         if self._expected is not None:
             check_shard(self._shown(name), file, self._expected[name])
 
-    def _all(self) -> list[File]:
+    def _all(self) -> list[Checkpoint[T]]:
         return [self._file(name) for name in self._files]
 
-    def _by_file(self, wanted: Iterable[str]) -> list[tuple[File, list[str]]]:
-        """What is wanted of each file, in order of the files. Opens, and thereby checks, them."""
-        groups: dict[str, list[str]] = {name: [] for name in self._files}
-        for tensor in wanted:
-            groups[self._index_of[tensor]].append(tensor)
-        return [(self._file(name), tensors) for name, tensors in groups.items() if tensors]
+    def _by_file(self, names: Iterable[str]) -> list[tuple[Checkpoint[T], list[int]]]:
+        """The places in `names` of what each file holds, in order of the files. Opens, and thereby
+        checks, the files."""
+        groups: dict[str, list[int]] = {name: [] for name in self._files}
+        for place, tensor in enumerate(names):
+            groups[self._index[tensor]].append(place)
+        return [(self._file(name), places) for name, places in groups.items() if places]
 
     # ---- What is in the set ----
 
     @property
-    def format(self) -> str:
+    def format(self) -> Format:
         """That of the files: all have the same."""
         return self._file(next(iter(self._files))).format
 
@@ -147,7 +162,7 @@ class FileSet(File):
         return None
 
     @property
-    def verified(self) -> str:
+    def verified(self) -> Verified:
         return self._file(next(iter(self._files))).verified
 
     @property
@@ -167,87 +182,68 @@ class FileSet(File):
         """What the last load did, summed over the files."""
         return self._stats
 
-    def structure(self) -> list[lib.Node]:
-        return []
+    @property
+    def closed(self) -> bool:
+        return self._is_closed
 
     def __len__(self) -> int:
-        return len(self._index_of)
+        return len(self._index)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._index_of)
+        return iter(self._index)
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name in self._index_of
+        return isinstance(name, str) and name in self._index
 
     def __repr__(self) -> str:
         return (
-            f"<libtz.FileSet {shown(self._location)}: {len(self._files)} files,"
-            f" {len(self._index_of)} tensors>"
+            f"<libtz.Checkpoint {self._location}: {len(self._files)} files,"
+            f" {len(self._index)} tensors>"
         )
 
+    def storage_order(self) -> list[str]:
+        return [tensor for file in self._all() for tensor in file.storage_order()]
+
     def info(self, name: str) -> TensorInfo:
-        return self._file(self._index_of[name]).info(name)
+        return self._file(self._index[name]).info(name)
 
     # ---- Loading ----
 
-    def load(self, names: Names = None, device: Any = "cpu") -> dict[str, Any]:
-        return self._gather(names, lambda file, part: file.load(part, device))
-
-    def load_with(self, framework: Framework, names: Names = None) -> dict[str, Any]:
-        return self._gather(names, lambda file, part: file.load_with(framework, part))
-
-    def _gather(self, names: Names, load: Any) -> dict[str, Any]:
-        wanted = select(names, self)
-        tensors: dict[str, Any] = {}
+    def read_items(
+        self, items: Sequence[ReadItem], into: Destination[U], *, streamed: bool
+    ) -> Generator[tuple[ReadItem, U], None, None]:
         self._stats = TransferStats()
-        for file, part in self._by_file(wanted):
-            tensors |= load(file, part)
-            self._stats = _sum(self._stats, file.stats)
-        return {name: tensors[name] for name in wanted}
-
-    def load_into(self, blocks: Mapping[str, HostBuffer]) -> None:
-        for name, block in blocks.items():
-            if block.size != self.info(name).nbytes:
-                raise OptionError(f"tensor {name!r} needs memory of {self.info(name).nbytes} bytes")
-        self._stats = TransferStats()
-        done: list[str] = []
-        for file, part in self._by_file(blocks):
+        if not streamed and into.device is None:
+            # Each file checks this for itself, but all of them are in memory in the end.
+            whole = [self.info(item.name) for item in items if item.region is None]
+            size = sum(info.nbytes for info in whole if info.tied_to is None)
+            check_decoded_size(size, self._options, str(self._location))
+        for file, places in self._by_file(item.name for item in items):
+            before = self._stats
             try:
-                file.load_into({tensor: blocks[tensor] for tensor in part})
+                yield from file.read_items(
+                    [items[place] for place in places], into, streamed=streamed
+                )
+            finally:
+                self._stats = _sum(before, file.stats)
+
+    def load_into(self, buffers: Mapping[str, HostBuffer]) -> None:
+        for name, buffer in buffers.items():
+            size = self.info(name).nbytes
+            if buffer.size != size:
+                raise OptionError(f"tensor {name!r} needs memory of {size} bytes")
+        self._stats = TransferStats()
+        names = list(buffers)
+        done: list[str] = []
+        for file, places in self._by_file(names):
+            part = [names[place] for place in places]
+            try:
+                file.load_into({name: buffers[name] for name in part})
             except Error as error:
                 error.changed = (*done, *error.changed)
                 raise
             done += part
             self._stats = _sum(self._stats, file.stats)
-
-    def iter_tensors(self, names: Names = None, device: Any = "cpu") -> Iterator[tuple[str, Any]]:
-        return self._chain(names, lambda file, part: file.iter_tensors(part, device))
-
-    def iter_buffers(self, names: Names = None) -> Iterator[tuple[str, memoryview]]:
-        return self._chain(names, lambda file, part: file.iter_buffers(part))
-
-    def _chain(self, names: Names, iterate: Any) -> Iterator[tuple[str, Any]]:
-        self._stats = TransferStats()
-        for file, part in self._by_file(select(names, self)):
-            before = self._stats
-            try:
-                yield from iterate(file, part)
-            finally:
-                self._stats = _sum(before, file.stats)
-
-    def _load_parts(self, parts: Sequence[Selection]) -> list[Any]:
-        groups: dict[str, list[int]] = {}
-        for place, part in enumerate(parts):
-            groups.setdefault(self._index_of[part.info.name], []).append(place)
-        tensors: list[Any] = [None] * len(parts)
-        self._stats = TransferStats()
-        for name in sorted(groups):
-            file = self._file(name)
-            loaded = file._load_parts([parts[place] for place in groups[name]])
-            self._stats = _sum(self._stats, file.stats)
-            for place, tensor in zip(groups[name], loaded, strict=True):
-                tensors[place] = tensor
-        return tensors
 
     def verify(self) -> None:
         for file in self._all():
@@ -258,9 +254,6 @@ class FileSet(File):
         for file in self._files.values():
             if file is not None:
                 file.close()
-
-    def __enter__(self) -> FileSet:
-        return self
 
 
 def _sum(one: TransferStats, other: TransferStats) -> TransferStats:

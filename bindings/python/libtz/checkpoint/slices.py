@@ -1,26 +1,31 @@
-"""Indexing of tensors that are still in their file."""
+"""Parts of tensors: what an index selects of a tensor that is still in its file."""
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from libtz._native import lib
 from libtz.errors import OptionError
 from libtz.format import TensorInfo, item_size
 from libtz.memory import HostBuffer
 
-__all__ = ["Selection", "TensorSlice", "thin"]
+__all__ = ["ReadItem", "Region", "TensorSlice", "cut", "thin"]
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Selection:
-    """What an index picks of a tensor: every `steps`-th of a box along each dimension, in this
-    shape."""
+class Region:
+    """What an index selects of a tensor: along each dimension every `steps`-th of a box, as a
+    tensor of this shape."""
 
     info: TensorInfo
     box: lib.Box
@@ -28,7 +33,7 @@ class Selection:
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, info: TensorInfo, index: Any) -> Selection:
+    def of(cls, info: TensorInfo, index: Any) -> Region:
         """`index` as in PyTorch: integers, slices and `...`."""
         begins: list[int] = []
         ends: list[int] = []
@@ -51,24 +56,36 @@ class Selection:
         return any(step > 1 for step in self.steps)
 
 
-class TensorSlice:
-    """What `File.get_slice` returns. Takes integers, slices and `...`, as PyTorch does; each use
-    loads. Steps other than 1 read the box they lie in."""
+class ReadItem(NamedTuple):
+    """A tensor to read, or a region of one."""
 
-    def __init__(self, info: TensorInfo, load: Callable[[Selection], Any]) -> None:
+    name: str
+    region: Region | None = None
+
+
+class TensorSlice(Generic[T]):
+    """What `Checkpoint.get_slice` returns. Index it with integers, slices and `...` as a tensor of
+    PyTorch. Each use reads, and returns a tensor that owns its memory. Steps other than 1 read the
+    box that they lie in. Raises IndexError and OptionError for an index that does not fit, and
+    what loading raises."""
+
+    def __init__(self, info: TensorInfo, load: Callable[[Region], T]) -> None:
+        """Called by `Checkpoint.get_slice`."""
         self.info = info
         self._load = load
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Of the whole tensor."""
         return self.info.shape
 
     @property
     def dtype(self) -> str:
+        """The format's name for it, such as "bf16"."""
         return self.info.dtype
 
-    def __getitem__(self, index: Any) -> Any:
-        return self._load(Selection.of(self.info, index))
+    def __getitem__(self, index: Any) -> T:
+        return self._load(Region.of(self.info, index))
 
 
 def _per_axis(index: Any, shape: Sequence[int]) -> list[tuple[Any, int]]:
@@ -109,12 +126,23 @@ def _position(part: Any, size: int, axis: int) -> int:
     return position + size if position < 0 else position
 
 
-def thin(block: HostBuffer, position: int, part: Selection) -> HostBuffer:
-    """Every `steps`-th element along each dimension of a box, in memory of its own."""
-    extent = [end - begin for begin, end in zip(*part.box, strict=True)]
-    item = item_size(part.info.dtype)
-    size = int(np.prod(extent, dtype=np.int64)) * item
-    box = np.frombuffer(block.owner, np.uint8, size, block.offset + position)
-    every = tuple(slice(None, None, step) for step in part.steps)
-    owner = np.array(box.reshape(*extent, item)[every], order="C").reshape(-1)
+def thin(buffer: HostBuffer, position: int, region: Region) -> HostBuffer:
+    """The elements of a region from its box, in memory of their own."""
+    extent = [end - begin for begin, end in zip(*region.box, strict=True)]
+    item = item_size(region.info.dtype)
+    size = math.prod(extent) * item
+    box = np.frombuffer(buffer.owner, np.uint8, size, buffer.offset + position)
+    every = tuple(slice(None, None, step) for step in region.steps)
+    return _owned(box.reshape(*extent, item)[every])
+
+
+def cut(data: memoryview, region: Region) -> HostBuffer:
+    """The elements of a region from its whole tensor's bytes, in memory of their own."""
+    units = np.frombuffer(data, np.uint8).reshape(*region.info.shape, item_size(region.info.dtype))
+    bounds = zip(*region.box, region.steps, strict=True)
+    return _owned(units[tuple(slice(*each) for each in bounds)])
+
+
+def _owned(units: NDArray[np.uint8]) -> HostBuffer:
+    owner = np.array(units, order="C").reshape(-1)
     return HostBuffer(owner, 0, owner.nbytes, lib.address(owner))

@@ -5,20 +5,18 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import time
-from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from libtz import opening
-from libtz._native import lib
-from libtz.checkpoint.file import File
+from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.shard_index import INDEX_SUFFIX
+from libtz.cli.contents import SourceContents
+from libtz.cli.digest import sha256_of
 from libtz.cli.options import add_command, add_options, make_options
 from libtz.cli.output import note, print_json, size_text
-from libtz.cli.verify import verify
-from libtz.errors import OptionError
-from libtz.format import TensorInfo
+from libtz.errors import IntegrityError, OptionError
 from libtz.options import DecryptionOptions, ReadOptions, WriteOptions
 from libtz.sources.url import shown
 from libtz.structure import NodeKind, tensor_paths
@@ -31,7 +29,8 @@ __all__ = ["add_to"]
 DESCRIPTION = """\
 Convert between formats, or write a .tz file anew with other options. SRC and DST are paths or URLs;
 the ending of DST says the format. Memory holds a few tensors at a time, never the whole file. The
-result is read again and verified; its digest, which pins it for loading, is printed.
+result is read again and compared with SRC, tensor by tensor; its digest, which pins it for loading,
+is printed.
 
   tz convert model.safetensors model.tz
   tz convert model.tz model.safetensors
@@ -73,12 +72,13 @@ def run(arguments: argparse.Namespace) -> None:
     write_options = make_options(WriteOptions, arguments)
     begin = time.perf_counter()
     with _open(arguments.source, arguments.digest, read_options) as file:
-        report = convert(file, arguments.target, write_options)
+        contents = SourceContents(file)
+        report = convert(contents, arguments.target, write_options)
+    report |= contents.report()
     report["write_s"] = time.perf_counter() - begin
     # What is written is not encrypted.
-    verify(
-        arguments.target, report["digest"], replace(read_options, decryption=DecryptionOptions())
-    )
+    plain = replace(read_options, decryption=DecryptionOptions())
+    _compare(contents, arguments.target, report["digest"], plain)
     report["total_s"] = time.perf_counter() - begin
     if arguments.json:
         print_json(report)
@@ -86,13 +86,23 @@ def run(arguments: argparse.Namespace) -> None:
     rate = size_text(report["bytes"] / report["write_s"])
     note(
         f"{report['tensors']} tensors, {size_text(report['bytes'])}: written in "
-        f"{report['write_s']:.2f} s ({rate}/s), verified in "
+        f"{report['write_s']:.2f} s ({rate}/s), compared with the source in "
         f"{report['total_s'] - report['write_s']:.2f} s"
     )
     print(report["digest"])
 
 
-def _open(source: str, digest: str | None, options: ReadOptions) -> Any:
+def _compare(contents: SourceContents, target: str, digest: str, options: ReadOptions) -> None:
+    """Opens what was written anew, and raises an IntegrityError unless it holds what the source
+    held."""
+    pin = digest if digest.startswith("blake3:") else None
+    with opening.open(target, digest=pin, options=options) as written:
+        contents.compare(written, target)
+    if pin is None and sha256_of(target, options) != digest:
+        raise IntegrityError(f"{target} does not hold the bytes that were written to it")
+
+
+def _open(source: str, digest: str | None, options: ReadOptions) -> Checkpoint[Any]:
     if not source.lower().removesuffix(INDEX_SUFFIX).endswith(PICKLED_SUFFIXES):
         return opening.open(source, digest=digest, options=options)
     if digest is not None:
@@ -104,64 +114,56 @@ def _open(source: str, digest: str | None, options: ReadOptions) -> Any:
     return Pickled(source, options)
 
 
-def _to_tz(file: Any, target: Any, options: WriteOptions) -> dict[str, Any]:
-    infos = [file.info(name) for name in file]
-    specs = [TensorSpec(info.name, info.dtype, info.shape, info.tied_to) for info in infos]
-    places = {spec.name: place for place, spec in enumerate(specs)}
+def _to_tz(source: SourceContents, target: Any, options: WriteOptions) -> dict[str, Any]:
+    specs = [TensorSpec(i.name, i.dtype, i.shape, i.tied_to) for i in source.infos.values()]
+    indices = {spec.name: index for index, spec in enumerate(specs)}
     nodes = [
-        node._replace(value=places[node.value]) if node.kind == lib.NODE_TENSOR else node
-        for node in file.structure()
+        node._replace(value=indices[node.value]) if node.kind == NodeKind.TENSOR else node
+        for node in source.file.structure()
     ]
-    writer = Writer(target, specs, metadata=file.metadata, structure=nodes, options=options)
+    metadata = source.file.metadata
+    writer = Writer(target, specs, metadata=metadata, structure=nodes, options=options)
     with writer:
-        for name, data in file.iter_buffers(writer.pending):
+        for name, data in source.iter_buffers(writer.pending):
             writer.put(name, data)
-    report = _report(infos)
-    return report | {"digest": writer.digest, "content_digest": writer.content_digest}
+    return {"digest": writer.digest, "content_digest": writer.content_digest}
 
 
-def _to_safetensors(file: Any, target: Any, options: WriteOptions) -> dict[str, Any]:
-    if file.structure():
+def _to_safetensors(source: SourceContents, target: Any, options: WriteOptions) -> dict[str, Any]:
+    if source.file.structure():
         raise OptionError("the file holds a nested object, which a .safetensors file cannot")
-    infos = {name: file.info(name) for name in file}
-    places = {name: place for place, name in enumerate(infos)}
-
-    def order(spec: TensorSpec) -> tuple[int, int, int]:
-        # The format has no padding: larger units first aligns all. Tied tensors follow their owner,
-        # whose data are then read once.
-        owner = infos[spec.name].tied_to or spec.name
-        return -unit_size(spec), places[owner], places[spec.name]
-
-    specs = sorted((TensorSpec(i.name, i.dtype, i.shape) for i in infos.values()), key=order)
-    writer = SafetensorsWriter(target, specs, metadata=file.metadata, options=options)
+    # The format has no padding: larger units first aligns all.
+    groups: dict[int, list[TensorSpec]] = {}
+    for info in source.owners_first():
+        spec = TensorSpec(info.name, info.dtype, info.shape)
+        groups.setdefault(unit_size(spec), []).append(spec)
+    ordered = [groups[size] for size in sorted(groups, reverse=True)]
+    specs = [spec for group in ordered for spec in group]
+    writer = SafetensorsWriter(target, specs, metadata=source.file.metadata, options=options)
     with writer:
-        for size in sorted({unit_size(spec) for spec in specs}, reverse=True):
-            names = [spec.name for spec in specs if unit_size(spec) == size]
-            for name, data in file.iter_buffers(names):
+        for group in ordered:
+            for name, data in source.iter_buffers([spec.name for spec in group]):
                 writer.write(name, [data])
-    return _report(infos.values()) | {"digest": writer.digest, "content_digest": None}
+    return {"digest": writer.digest, "content_digest": None}
 
 
-def _to_tensors(file: File, target: Any, options: WriteOptions) -> dict[str, Any]:
-    paths = _tensors_paths(file)
-    infos = {name: file.info(name) for name in file}
-    places = {name: place for place, name in enumerate(infos)}
-    # Tied tensors follow their owner, whose data are then read once.
-    names = sorted(infos, key=lambda name: (places[infos[name].tied_to or name], places[name]))
-    records = [
-        TensorRecord(paths.get(name, (name,)), infos[name].dtype, infos[name].shape)
-        for name in names
-    ]
-    if file.metadata:
-        note(f"metadata are left out, {shown(target)} cannot hold them: {', '.join(file.metadata)}")
-    writer = CoreweaveWriter(target, records, options=options)
+def _to_tensors(source: SourceContents, target: Any, options: WriteOptions) -> dict[str, Any]:
+    paths = _tensors_paths(source.file)
+    records = {
+        info.name: TensorRecord(paths.get(info.name, (info.name,)), info.dtype, info.shape)
+        for info in source.owners_first()
+    }
+    if source.file.metadata:
+        left_out = ", ".join(source.file.metadata)
+        note(f"metadata are left out, {shown(target)} cannot hold them: {left_out}")
+    writer = CoreweaveWriter(target, records.values(), options=options)
     with writer:
-        for _, data in file.iter_buffers(names):
-            writer.put(partial(list, [data]))
-    return _report(infos.values()) | {"digest": writer.digest, "content_digest": None}
+        for name, data in source.iter_buffers(records):
+            writer.put(records[name].name, partial(list, [data]))
+    return {"digest": writer.digest, "content_digest": None}
 
 
-def _tensors_paths(file: File) -> dict[str, tuple[str | int, ...]]:
+def _tensors_paths(file: Checkpoint[Any]) -> dict[str, tuple[str | int, ...]]:
     """Paths by name; none of a flat file."""
     nodes = file.structure()
     paths = tensor_paths(nodes)
@@ -177,12 +179,6 @@ def _tensors_paths(file: File) -> dict[str, tuple[str | int, ...]]:
             " with empty ones, which a .tensors file cannot"
         )
     return paths
-
-
-def _report(infos: Iterable[TensorInfo]) -> dict[str, Any]:
-    counted = list(infos)
-    size = sum(info.nbytes for info in counted if info.tied_to is None)
-    return {"tensors": len(counted), "bytes": size}
 
 
 _CONVERTERS = {"tz": _to_tz, "safetensors": _to_safetensors, "tensors": _to_tensors}

@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from libtz import opening
-from libtz._native import lib
-from libtz.checkpoint.file import File
+from libtz.checkpoint.base import Checkpoint
+from libtz.cli.contents import computed_digests
 from libtz.cli.options import add_command, add_options, make_options
 from libtz.cli.output import print_json, printable
 from libtz.fields import fields_of
-from libtz.format import TensorInfo, digest_text
+from libtz.format import TensorInfo
 from libtz.options import ReadOptions
 
 __all__ = ["add_to"]
@@ -77,7 +77,7 @@ def _options(arguments: argparse.Namespace, side: str) -> ReadOptions:
     return replace(options, decryption=replace(options.decryption, **keys))
 
 
-def _compare(old: File, new: File) -> dict[str, Any]:
+def _compare(old: Checkpoint[Any], new: Checkpoint[Any]) -> dict[str, Any]:
     common = [name for name in old if name in new]
     before = {name: old.info(name) for name in old}
     after = {name: new.info(name) for name in new}
@@ -121,14 +121,11 @@ def _described(info: TensorInfo, digest: str | None = None) -> dict[str, Any]:
     }
 
 
-def _digests(file: File, infos: Sequence[TensorInfo]) -> dict[str, str]:
+def _digests(file: Checkpoint[Any], infos: Sequence[TensorInfo]) -> dict[str, str]:
     """From the header where it has them; tensors without are read, one at a time."""
     known = {info.name: info.content_digest for info in infos if info.content_digest is not None}
     unknown = [info.name for info in infos if info.content_digest is None]
-    if unknown:
-        for name, data in file.iter_buffers(unknown):
-            known[name] = digest_text(lib.blake3(data))
-    return known
+    return known | dict(computed_digests(file, unknown)) if unknown else known
 
 
 def _print(report: dict[str, Any]) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 from libtz import opening
 from libtz.cli.options import add_command, add_options, make_options
 from libtz.cli.output import print_json
+from libtz.locations import resolve_source
 from libtz.options import ReadOptions
-from libtz.sources.resolve import resolve_source
 from libtz.transfer.progress import Progress
 
 __all__ = ["add_to", "sha256_of"]

@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any
 
 from libtz import opening
-from libtz.checkpoint.file import File
+from libtz.checkpoint.base import Checkpoint
 from libtz.cli.options import add_command, add_options, make_options
 from libtz.cli.output import print_json, print_table, printable, size_text
 from libtz.options import ReadOptions
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
             _print(file)
 
 
-def _description(file: File) -> dict[str, Any]:
+def _description(file: Checkpoint[Any]) -> dict[str, Any]:
     return {
         "format": file.format,
         "digest": file.digest,
@@ -51,7 +51,7 @@ def _description(file: File) -> dict[str, Any]:
     }
 
 
-def _print(file: File) -> None:
+def _print(file: Checkpoint[Any]) -> None:
     infos = [file.info(name) for name in file]
     rows = [("NAME", "DTYPE", "SHAPE", "SIZE", "STORED")]
     for info in infos:

@@ -18,20 +18,18 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import torch
 import transformers
 
+from libtz.arrays.torch_arrays import TorchFramework
 from libtz.arrays.torch_dtypes import TORCH_DTYPES
-from libtz.checkpoint.file import File
+from libtz.checkpoint.base import Checkpoint
 from libtz.errors import FormatError, OptionError, SourceError
 from libtz.format import TensorInfo
-from libtz.opening import open as open_file
+from libtz.locations import Location, is_plain_name
+from libtz.opening import open_as
 from libtz.options import ReadOptions
-from libtz.sources.resolve import scheme_of
-from libtz.sources.url import shown
-from libtz.sources.whole import is_plain_name, location_of, read_whole, sibling
 from libtz.torch.cast import load_as
 from libtz.torch.no_init import no_init
 
@@ -95,7 +93,7 @@ def load_pretrained(
     are handed, loaded, to `from_pretrained(state_dict=…)`, which knows how to rename and merge
     them.
     """
-    folder = _folder(source)
+    folder = Location.of(source).folder()
     config = _read_config(folder, options)
     framework = _model_class(folder, config) if model_class is None else model_class
     with _open_weights(folder, weights, digest, options) as file:
@@ -103,7 +101,7 @@ def load_pretrained(
         if not _fill(model, file, device, dtype):
             model = _converted(file, type(model), config, dtype).to(device)
     if model.can_generate():
-        settings = _read_json(sibling(folder, "generation_config.json"), options, optional=True)
+        settings = _read_json(folder.sibling("generation_config.json"), options, optional=True)
         if settings is not None:
             model.generation_config = transformers.GenerationConfig.from_dict(settings)
     return model.eval()
@@ -117,12 +115,12 @@ def fetch_tokenizer(
 ) -> Path:
     """Copies config.json and the tokenizer's files into a local folder, which is returned, for
     `AutoTokenizer.from_pretrained`. Files that are there already are written anew."""
-    origin = _folder(source)
+    origin = Location.of(source).folder()
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", *TOKENIZER_FILES):
-        with _absence_of(sibling(origin, name), optional=name != "config.json"):
-            data = read_whole(sibling(origin, name), options, size_max=TOKENIZER_SIZE_MAX)
+        with _absence_of(origin.sibling(name), optional=name != "config.json"):
+            data = origin.sibling(name).read(options, size_max=TOKENIZER_SIZE_MAX)
             partial = target / f".{name}.{os.getpid()}"
             partial.write_bytes(data)
             partial.replace(target / name)
@@ -132,106 +130,95 @@ def fetch_tokenizer(
 # ---- Files ---------------------------------------------------------------------------------------
 
 
-def _folder(source: str | os.PathLike[str]) -> str:
-    """A location such that `sibling` names files of the folder."""
-    location = location_of(source)
-    if scheme_of(location) in ("http", "https"):
-        parts = urlsplit(location)
-        path = parts.path.rstrip("/") + "/"
-        return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
-    return location if location.endswith(("/", os.sep)) else location + "/"
-
-
 @contextmanager
-def _absence_of(location: str, *, optional: bool) -> Iterator[None]:
+def _absence_of(location: Location, *, optional: bool) -> Iterator[None]:
     """Passes over a file that is not there."""
     try:
         yield
     except SourceError as error:
-        is_local = scheme_of(location) is None
-        is_absent = not Path(location).exists() if is_local else error.status in _ABSENT
+        is_here = location.is_local and Path(location.text).exists()
+        is_absent = not is_here if location.is_local else error.status in _ABSENT
         if not (optional and is_absent):
             raise
 
 
-def _read_json(location: str, options: ReadOptions, *, optional: bool = False) -> Any:
+def _read_json(location: Location, options: ReadOptions, *, optional: bool = False) -> Any:
     text = None
     with _absence_of(location, optional=optional):
-        text = read_whole(location, options, size_max=CONFIG_SIZE_MAX)
+        text = location.read(options, size_max=CONFIG_SIZE_MAX)
     if text is None:
         return None
     try:
         value = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise FormatError(
-            f"{shown(location)}: not a JSON file: {error}", code="bad-config"
-        ) from None
+        raise FormatError(f"{location}: not a JSON file: {error}", code="bad-config") from None
     if not isinstance(value, dict):
-        raise FormatError(f"{shown(location)}: not a JSON object", code="bad-config")
+        raise FormatError(f"{location}: not a JSON object", code="bad-config")
     return value
 
 
 def _open_weights(
-    folder: str, weights: str | None, digest: str | None, options: ReadOptions
-) -> File:
+    folder: Location, weights: str | None, digest: str | None, options: ReadOptions
+) -> Checkpoint[torch.Tensor]:
     if weights is not None:
         if not is_plain_name(weights):
             raise OptionError(f"weights is the name of a file in the folder, not {weights!r}")
-        return open_file(sibling(folder, weights), digest=digest, options=options)
-    if scheme_of(folder) is None:
-        found = [name for name in WEIGHTS if Path(sibling(folder, name)).exists()]
+        return open_as(TorchFramework(), folder.sibling(weights), digest=digest, options=options)
+    if folder.is_local:
+        found = [name for name in WEIGHTS if Path(folder.sibling(name).text).exists()]
         if len({".tz" in name for name in found}) > 1:
             raise OptionError(
                 f"{folder} holds weights in two formats; give weights=, one of {', '.join(found)}"
             )
     for name in WEIGHTS:
-        location = sibling(folder, name)
+        location = folder.sibling(name)
         with _absence_of(location, optional=True):
-            return open_file(location, digest=digest, options=options)
+            return open_as(TorchFramework(), location, digest=digest, options=options)
     raise SourceError(
-        f"{shown(folder)} has no weights (or they may not be read): {', '.join(WEIGHTS)}",
-        url=shown(folder),
+        f"{folder} has no weights (or they may not be read): {', '.join(WEIGHTS)}",
+        url=str(folder),
     )
 
 
 # ---- Models --------------------------------------------------------------------------------------
 
 
-def _read_config(folder: str, options: ReadOptions) -> Any:
-    location = sibling(folder, "config.json")
+def _read_config(folder: Location, options: ReadOptions) -> Any:
+    location = folder.sibling("config.json")
     values = _read_json(location, options)
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
         raise OptionError(
-            f"{shown(location)}: this transformers has no model type {kind!r}; models that bring"
+            f"{location}: this transformers has no model type {kind!r}; models that bring"
             " their own code are not loaded"
         )
     if values.get("quantization_config") is not None:
         raise OptionError(
-            f"{shown(location)}: quantized models are built by transformers alone; load the weights"
+            f"{location}: quantized models are built by transformers alone; load the weights"
             " by libtz.torch.load_file"
         )
     try:
         return transformers.CONFIG_MAPPING[kind].from_dict(values)
     except Exception as error:  # whatever a class of transformers says to odd values
         raise FormatError(
-            f"{shown(location)}: not a configuration of {kind}: {error}", code="bad-config"
+            f"{location}: not a configuration of {kind}: {error}", code="bad-config"
         ) from error
 
 
-def _model_class(folder: str, config: Any) -> Any:
+def _model_class(folder: Location, config: Any) -> Any:
     names = config.architectures or []
     found = getattr(transformers, names[0], None) if names else None
     # The name comes with the files: nothing but a model is made by it.
     if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
         raise OptionError(
-            f"{shown(folder)}: config.json names no model of transformers ({names}); give"
-            " model_class"
+            f"{folder}: config.json names no model of transformers ({names}); give model_class"
         )
     return found
 
 
-def _empty(file: File, framework: Any, config: Any, dtype: torch.dtype | None) -> Any:
+def _empty(
+    file: Checkpoint[torch.Tensor], framework: Any, config: Any, dtype: torch.dtype | None
+) -> Any:
     """The model, its parameters on the meta device."""
     kinds = [TORCH_DTYPES.get(file.info(name).dtype) for name in file]
     floating = [kind for kind in kinds if kind is not None and kind.is_floating_point]
@@ -240,7 +227,12 @@ def _empty(file: File, framework: Any, config: Any, dtype: torch.dtype | None) -
         return framework(config) if _is_model(framework) else framework.from_config(config)
 
 
-def _fill(model: Any, file: File, device: torch.device | str, dtype: torch.dtype | None) -> bool:
+def _fill(
+    model: Any,
+    file: Checkpoint[torch.Tensor],
+    device: torch.device | str,
+    dtype: torch.dtype | None,
+) -> bool:
     """Makes the file's tensors the model's own; False, with nothing done, if names, shapes or types
     have to be changed by transformers."""
     if dtype is not None and getattr(model, "_keep_in_fp32_modules", None):
@@ -273,7 +265,9 @@ def _data_name(info: TensorInfo) -> str:
     return info.tied_to or info.name
 
 
-def _converted(file: File, framework: type[Any], config: Any, dtype: torch.dtype | None) -> Any:
+def _converted(
+    file: Checkpoint[torch.Tensor], framework: type[Any], config: Any, dtype: torch.dtype | None
+) -> Any:
     return framework.from_pretrained(
         None, config=config, state_dict=file.load(), dtype="auto" if dtype is None else dtype
     )

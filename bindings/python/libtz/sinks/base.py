@@ -6,9 +6,16 @@ is known. Until `commit` nothing is to be seen at the target; after `abort` noth
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-__all__ = ["Sink"]
+__all__ = ["Extent", "Sink"]
+
+
+class Extent(NamedTuple):
+    """What is known of a file's size before its first byte is written, in bytes."""
+
+    header_size: int
+    file_size_max: int
 
 
 class Sink(Protocol):

@@ -9,7 +9,7 @@ from typing import Any
 
 from libtz.options import HttpOptions, S3Options
 from libtz.sources.s3_access import S3Access
-from libtz.sources.s3_client import object_parameters
+from libtz.sources.s3_client import object_parameters, region_of
 from libtz.sources.s3_errors import s3_errors
 
 __all__ = ["S3Calls"]
@@ -44,6 +44,7 @@ class S3Calls:
             s3,
             http,
             is_write=True,
+            region=region_of(named["Bucket"]),
             retries={"mode": "standard", "total_max_attempts": http.retry.attempts},
             max_pool_connections=connections_max,
         )

@@ -24,11 +24,12 @@ __all__ = ["FileObjectSource", "MemorySource"]
 class MemorySource(Source):
     """A bytes-like object. It must not be changed or resized while the source is open."""
 
-    url: str = "<memory>"
     identity: str | None = None
     sequential: bool = False
 
-    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+    def __init__(self, data: bytes | bytearray | memoryview, *, url: str = "<memory>") -> None:
+        """`url` is where the bytes came from, for messages."""
+        self.url = url
         view = memoryview(data)
         if not view.c_contiguous:
             raise OptionError("a memoryview given as a source must be C-contiguous")

@@ -22,7 +22,7 @@ from libtz.sources.http import HttpSource
 from libtz.sources.origin import RETRYABLE_STATUSES, Refusal, status_text
 from libtz.sources.retry import TryFailed
 from libtz.sources.s3_access import S3Access
-from libtz.sources.s3_client import object_parameters, parse_s3_url
+from libtz.sources.s3_client import object_parameters, parse_s3_url, region_of
 from libtz.sources.s3_errors import RETRYABLE_CODES, clock_text, code_of, hint_for, s3_errors
 from libtz.sources.tls import authorities
 from libtz.sources.url import shown
@@ -47,7 +47,11 @@ class S3Origin:
         self._http = http
         # What the store says of a checksum is of whole objects; libtz reads parts.
         self._access = S3Access(
-            self.shown_url, s3, http, response_checksum_validation="when_required"
+            self.shown_url,
+            s3,
+            http,
+            region=region_of(bucket),
+            response_checksum_validation="when_required",
         )
         self._lock = threading.Lock()
         self._signed: tuple[str, Mapping[str, str]] | None = None

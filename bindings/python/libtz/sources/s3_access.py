@@ -25,7 +25,14 @@ class S3Access:
     """A botocore client and the credentials it was made with. Any thread may use it."""
 
     def __init__(
-        self, url: str, s3: S3Options, http: HttpOptions, *, is_write: bool = False, **config: Any
+        self,
+        url: str,
+        s3: S3Options,
+        http: HttpOptions,
+        *,
+        is_write: bool = False,
+        region: str | None = None,
+        **config: Any,
     ) -> None:
         self._url = url  # fit for messages
         self._is_write = is_write
@@ -36,7 +43,8 @@ class S3Access:
         self._session: Any = None
         self._client: Any = None
         self._keys: Any = None  # that the client was made with
-        self._region: str | None = None  # what the store said, where it differs from ours
+        # What the bucket's own name says of it, or the store, where that differs from ours.
+        self._region = region if s3.region is None else None
         self._retired: list[Any] = []  # clients that threads may still be using
 
     def session(self) -> Any:

@@ -23,7 +23,7 @@ from libtz.sources.s3_errors import s3_errors
 from libtz.sources.tls import accept_unverified, authorities, check_certificates, proxies_for
 from libtz.sources.url import shown
 
-__all__ = ["make_client", "make_session", "object_parameters", "parse_s3_url"]
+__all__ = ["make_client", "make_session", "object_parameters", "parse_s3_url", "region_of"]
 
 # What stands for a bucket in ARNs; their last colon may be a slash.
 _ARN_URL = re.compile(
@@ -51,6 +51,11 @@ def parse_s3_url(url: str) -> tuple[str, str]:
     if not url.startswith("s3://") or not bucket or not separator or not key:
         raise OptionError(f"{shown(url)} is not of the form s3://bucket/key")
     return bucket, key
+
+
+def region_of(bucket: str) -> str | None:
+    """The region in the ARN of an access point; None in other buckets' names."""
+    return bucket.split(":")[3] or None if bucket.startswith("arn:") else None
 
 
 def make_session(options: S3Options) -> Any:

@@ -113,7 +113,7 @@ def clock_text(headers: Mapping[str, str]) -> str:
         return ""
     side = "ahead of" if ahead_s > 0 else "behind"
     minutes = abs(ahead_s) / 60
-    size = f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.0f} hours"
+    size = f"{minutes:.0f} minutes" if minutes < 100 else f"{minutes / 60:.0f} hours"
     return f"; this machine's clock is {size} {side} the store's: set it, and try again"
 
 
@@ -163,8 +163,7 @@ def s3_errors(
     if is_write:
         error.args = (_for_writing(str(error)),)
         error.message = error.args[0]
-    # Here, so that no chain of causes shows what the messages leave out.
-    raise error
+    raise error from None  # the cause would show what the message leaves out
 
 
 def _client_error(url: str, caught: Any, *, is_write: bool, has_checksum: bool) -> SourceError:

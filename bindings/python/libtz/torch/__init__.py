@@ -6,8 +6,11 @@ from typing import Any
 
 import torch
 
+from libtz.arrays.torch_arrays import TorchFramework
+from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.selection import Names
-from libtz.opening import open as open_file
+from libtz.locations import SourceLike
+from libtz.opening import open_as
 from libtz.options import ReadOptions
 from libtz.structure import unflatten
 from libtz.torch.cast import check_dtype, load_as
@@ -15,38 +18,43 @@ from libtz.torch.module import load_model
 from libtz.torch.no_init import no_init
 from libtz.torch.saving import save, save_file, save_model
 
-__all__ = ["load", "load_file", "load_model", "no_init", "save", "save_file", "save_model"]
+__all__ = ["load", "load_file", "load_model", "no_init", "open", "save", "save_file", "save_model"]
 
-_DEFAULTS = ReadOptions()
+
+def open(
+    source: SourceLike, *, digest: str | None = None, options: ReadOptions | None = None
+) -> Checkpoint[torch.Tensor]:
+    """As `libtz.open`, with PyTorch tensors, which type checkers see too."""
+    return open_as(TorchFramework(), source, digest=digest, options=options)
 
 
 def load_file(
-    source: Any,
+    source: SourceLike,
     *,
     names: Names = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     digest: str | None = None,
-    options: ReadOptions = _DEFAULTS,
+    options: ReadOptions | None = None,
 ) -> dict[str, torch.Tensor]:
     """The tensors of a file: all in the writer's order, or some. With `dtype`, floating-point
     tensors become this type; all others stay. `source`, `digest`: see `libtz.open`; `names`: see
-    `File.load`.
+    `Checkpoint.load`.
     """
     check_dtype(dtype)
-    with open_file(source, digest=digest, options=options) as file:
+    with open(source, digest=digest, options=options) as file:
         return load_as(file, names, device, dtype)
 
 
 def load(
-    source: Any,
+    source: SourceLike,
     *,
     device: torch.device | str = "cpu",
     digest: str | None = None,
-    options: ReadOptions = _DEFAULTS,
+    options: ReadOptions | None = None,
 ) -> Any:
     """The object that `save` wrote; of other files, what `load_file` returns."""
-    with open_file(source, digest=digest, options=options) as file:
+    with open(source, digest=digest, options=options) as file:
         tensors = file.load(device=device)
         nodes = file.structure()
     return unflatten(nodes, lambda name: tensors[str(name)]) if nodes else tensors

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from libtz.arrays.torch_dtypes import TORCH_DTYPES
-from libtz.checkpoint.file import File
+from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.selection import Names, select
 from libtz.errors import OptionError
 
@@ -36,24 +36,24 @@ def _is_floating(dtype: torch.dtype) -> bool:
 
 
 def load_as(
-    file: File, names: Names, device: torch.device | str, dtype: torch.dtype | None
+    file: Checkpoint[torch.Tensor],
+    names: Names,
+    device: torch.device | str,
+    dtype: torch.dtype | None,
 ) -> dict[str, torch.Tensor]:
-    """As `File.load`, with floating-point tensors of this type; each is converted when it is there,
-    so that no two copies of everything exist."""
+    """As `Checkpoint.load`, with floating-point tensors of this type. Each is converted as soon as
+    it is there, so that no two copies of everything exist."""
     if dtype is None:
         return file.load(names, device)
-    if file._sha256 is not None:
-        loaded = file.load(names, device)
-        casts = {id(tensor): _cast(tensor, dtype) for tensor in loaded.values()}
-        return {name: casts[id(tensor)] for name, tensor in loaded.items()}
     tensors: dict[str, torch.Tensor] = {}
     before: tuple[Any, Any] = (None, None)
-    wanted = select(names, file)
-    for name, tensor in file.iter_tensors(wanted, device):
+    if names is not None and not callable(names):
+        names = select(names, ())
+    for name, tensor in file.iter_tensors(names, device):
         if tensor is not before[0]:  # tied tensors follow each other, as one object
             before = tensor, _cast(tensor, dtype)
         tensors[name] = before[1]
-    return {name: tensors[name] for name in wanted}
+    return {name: tensors[name] for name in select(names, file)}
 
 
 def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -7,44 +7,56 @@ list has had holes, so this is for files that are to be converted once, not for 
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 
 from libtz._native.lib import Node
+from libtz.arrays.base import Destination
+from libtz.arrays.torch_arrays import TorchFramework
 from libtz.arrays.torch_dtypes import FORMAT_NAMES
+from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.shard_index import INDEX_SUFFIX, read_index
 from libtz.checkpoint.sharded import check_shard
+from libtz.checkpoint.slices import ReadItem, Region, cut
 from libtz.errors import FormatError, OptionError, SourceError
-from libtz.format import TensorInfo
+from libtz.format import Format, TensorInfo, Verified
+from libtz.locations import Location
+from libtz.memory import HostBuffer, allocate
 from libtz.options import ReadOptions
-from libtz.sources.resolve import scheme_of
-from libtz.sources.url import shown
-from libtz.sources.whole import location_of, sibling
 from libtz.structure import NodeKind, flatten
 from libtz.torch.tensor_bytes import check, data_of, extent, is_tensor
+from libtz.transfer.stats import TransferStats
 from libtz.writing.buffers import byte_view
 from libtz.writing.overlap import find_ties
 
 __all__ = ["Pickled"]
 
+U = TypeVar("U")
+
 SHARD_SUFFIXES = (".bin",)
 
 
-class Pickled:
-    """The part of `File` that converting takes. Tensors are mapped from their files, so they take
-    no memory of their own; files in the form before PyTorch 1.6 are read into memory."""
+class Pickled(Checkpoint[torch.Tensor]):
+    """What `torch.save` wrote. Tensors are mapped from their files, so they take no memory of their
+    own; files in the form before PyTorch 1.6 are read into memory."""
 
     def __init__(self, source: str, options: ReadOptions) -> None:
-        location = location_of(source)
-        if scheme_of(location) is not None:
-            raise OptionError(f"{shown(location)}: PyTorch reads local files only; fetch it first")
-        if location.endswith(INDEX_SUFFIX):
+        super().__init__(TorchFramework())
+        location = Location.of(source)
+        if not location.is_local:
+            raise OptionError(f"{location}: PyTorch reads local files only; fetch it first")
+        self._location = location
+        self._is_closed = False
+        self._stats = TransferStats()
+        if location.name.endswith(INDEX_SUFFIX):
             value: Any = _load_set(location, options)
         else:
-            value = _load(location)
+            value = _load(location.text)
         self._nodes: list[Node] = []
         if type(value) is not dict or not all(
             type(name) is str and is_tensor(each) for name, each in value.items()
@@ -57,45 +69,137 @@ class Pickled:
         self._tensors: dict[str, torch.Tensor] = value
         for name, tensor in self._tensors.items():
             check(name, tensor)
-        extents = [extent(name, tensor) for name, tensor in self._tensors.items()]
-        names = list(self._tensors)
-        ties = find_ties(extents, copy_overlapping=True)
-        self._ties = {
-            name: None if tie is None else names[tie] for name, tie in zip(names, ties, strict=True)
-        }
+        self._infos = {info.name: info for info in _described(self._tensors)}
 
-    def __enter__(self) -> Pickled:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
+    @property
+    def format(self) -> Format:
+        return "pickle"
 
     @property
     def metadata(self) -> Mapping[str, str]:
         return {}
 
+    @property
+    def digest(self) -> None:
+        return None
+
+    @property
+    def content_digest(self) -> None:
+        return None
+
+    @property
+    def verified(self) -> Verified:
+        return "none"
+
+    @property
+    def stats(self) -> TransferStats:
+        return self._stats
+
+    @property
+    def closed(self) -> bool:
+        return self._is_closed
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._infos)
+
+    def __len__(self) -> int:
+        return len(self._infos)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._infos
+
+    def __repr__(self) -> str:
+        return f"<libtz.Checkpoint {self._location}: {self.format}, {len(self)} tensors>"
+
     def structure(self) -> list[Node]:
         return self._nodes
 
     def info(self, name: str) -> TensorInfo:
-        tensor = self._tensors[name]
-        return TensorInfo(
+        return self._infos[name]
+
+    def read_items(
+        self, items: Sequence[ReadItem], into: Destination[U], *, streamed: bool
+    ) -> Generator[tuple[ReadItem, U], None, None]:
+        self._require_open()
+        begin = time.perf_counter()
+        size = 0
+        for item in items:
+            info = self._infos[item.name]
+            into.framework.require(info.dtype, info.name)
+        whole: dict[str, U] = {}  # by owner, for what is tied to it
+        for item in items:
+            info = self._infos[item.name]
+            owner = info.tied_to or info.name
+            if item.region is not None:
+                yield item, _made(self._tensors[owner], info, item.region, into)
+                continue
+            if owner not in whole:
+                if streamed:
+                    whole.clear()
+                whole[owner] = _made(self._tensors[owner], info, None, into)
+                size += info.nbytes
+            yield item, whole[owner]
+        self._stats = TransferStats("map", time.perf_counter() - begin, bytes_wanted=size)
+
+    def load_into(self, buffers: Mapping[str, HostBuffer]) -> None:
+        self._require_open()
+        for name, buffer in buffers.items():
+            if buffer.size != self._infos[name].nbytes:
+                raise OptionError(
+                    f"tensor {name!r} needs memory of {self._infos[name].nbytes} bytes"
+                )
+        for name, buffer in buffers.items():
+            _copy(self._tensors[name], buffer)
+
+    def verify(self) -> None:
+        raise OptionError(f"{self._location}: files of torch.save have no checksums")
+
+    def close(self) -> None:
+        self._is_closed = True
+        self._tensors = {}
+
+    def _require_open(self) -> None:
+        if self._is_closed:
+            raise OptionError(f"{self._location} is closed")
+
+
+def _described(tensors: Mapping[str, torch.Tensor]) -> Iterator[TensorInfo]:
+    names = list(tensors)
+    ties = find_ties(
+        [extent(name, tensor) for name, tensor in tensors.items()], copy_overlapping=True
+    )
+    for (name, tensor), tie in zip(tensors.items(), ties, strict=True):
+        yield TensorInfo(
             name=name,
             dtype=FORMAT_NAMES[tensor.dtype],
             shape=tuple(tensor.shape),
             nbytes=tensor.nbytes,
-            stored_nbytes=tensor.nbytes,
+            stored_nbytes=0 if tie is not None else tensor.nbytes,
             content_digest=None,
-            tied_to=self._ties[name],
+            tied_to=None if tie is None else names[tie],
         )
 
-    def iter_buffers(self, names: Iterable[str]) -> Iterator[tuple[str, memoryview]]:
-        for name in names:
-            data = data_of(self._tensors[name])
-            yield name, byte_view(data if isinstance(data, torch.Tensor) else next(data))
+
+def _made(tensor: torch.Tensor, info: TensorInfo, region: Region | None, into: Destination[U]) -> U:
+    """A copy, so that it owns its memory."""
+    shape = info.shape if region is None else region.shape
+    buffer = None
+    if math.prod(shape):
+        buffer = allocate(info.nbytes)
+        _copy(tensor, buffer)
+        if region is not None:
+            buffer = cut(buffer.view(), region)
+    made = into.framework.make(buffer, 0, info.dtype, shape)
+    return made if into.device is None else into.device.copy(made)
+
+
+def _copy(tensor: torch.Tensor, buffer: HostBuffer) -> None:
+    data = data_of(tensor)
+    begin = 0
+    for piece in [data] if isinstance(data, torch.Tensor) else data:
+        view = byte_view(piece)
+        buffer.view()[begin : begin + len(view)] = view
+        begin += len(view)
 
 
 def _load(path: str) -> Any:
@@ -116,11 +220,11 @@ def _load(path: str) -> Any:
     return dict(value) if isinstance(value, dict) else value
 
 
-def _load_set(location: str, options: ReadOptions) -> dict[str, torch.Tensor]:
+def _load_set(location: Location, options: ReadOptions) -> dict[str, torch.Tensor]:
     index = read_index(location, options, suffixes=SHARD_SUFFIXES)
     tensors: dict[str, torch.Tensor] = {}
     for file in sorted(set(index.values())):
-        path = sibling(location, file)
+        path = location.sibling(file).text
         part = _load(path)
         if not isinstance(part, dict):
             raise FormatError(f"{path}: it holds no dict of tensors", code="bad-set")

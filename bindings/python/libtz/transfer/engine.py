@@ -2,13 +2,13 @@
 checked and decoded while they are still in cache.
 
 Threads. Workers take the next request each, so the file is read about front to back. The thread
-that asked for the load waits (and so gets Ctrl-C), or does the work itself when one worker is
-enough. The first error stops everything: the source is closed, which ends reads that wait for the
-network, and what was received is dropped.
+that asked for the load waits, or does the work itself when one worker is enough. The first error
+stops everything: the source is closed, which ends reads that wait for the network, and what was
+received is dropped.
 
-The waiting thread takes no lock that workers need: Ctrl-C may end it at any instruction, also
-inside a lock's own, and would leave the lock taken for good. It only raises numbers that workers
-look at, and is told news through a queue.
+No load returns before its workers have ended: they may write to the caller's memory. So signals are
+held back meanwhile: Ctrl-C is raised by `wait`, and a later one when all have ended. An iteration
+lets them through between two tensors: its workers write to memory that the transfer keeps.
 
 Memory. A request takes a staging slot if its plan needs one, and waits for it. With a window, a
 request waits too until the consumer has taken enough of what is complete.
@@ -17,6 +17,7 @@ request waits too until the consumer has taken enough of what is complete.
 from __future__ import annotations
 
 import contextlib
+import functools
 import queue
 import threading
 import time
@@ -34,6 +35,7 @@ from libtz.sources.base import Source
 from libtz.transfer.concurrency import Ramp
 from libtz.transfer.progress import PERIOD_S, Progress
 from libtz.transfer.schedule import Schedule
+from libtz.transfer.signals import HeldSignals
 from libtz.transfer.staging import Stopped
 from libtz.transfer.stats import WorkerTimes
 
@@ -44,10 +46,6 @@ SCRATCH_SIZE_MAX = 1 << 20
 
 # How long a worker that waits for the consumer takes to see that there is room again.
 WINDOW_POLL_S = 0.002
-
-# How often, and for how long, a thread is waited for whose start was interrupted.
-START_POLL_S = 0.002
-START_POLLS = 1000
 
 # How long workers of an iteration that was given up may take to fill the pieces they have begun,
 # before the source is closed to wake them.
@@ -133,8 +131,7 @@ class _Worker:
 
 
 class Transfer:
-    """Use as a context manager around `wait` and `release`, by one thread. Where entering fails, it
-    has to be left all the same: there may be a thread."""
+    """Use as a context manager around `wait` and `release`, by one thread."""
 
     def __init__(
         self,
@@ -154,8 +151,9 @@ class Transfer:
         self._is_stopped = False
         self._required_end = 0  # it waits for the requests before this one
         self._released = 0  # bytes of units that it has taken
-        # One entry for each request done, and for an error.
+        # One entry for each request done, for an error, and for a signal.
         self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._signals = HeldSignals(wake=functools.partial(self._news.put, None))
         # Everything below is guarded by this condition, among workers.
         self._changed = threading.Condition()
         self._error: BaseException | None = None
@@ -163,6 +161,8 @@ class Transfer:
         self._done = bytearray(schedule.request_count)
         self._done_end = 0  # all requests before this one are done
         self._active = 0
+        self._running = 0  # threads that have not ended
+        self._is_abandoned = False  # the last of them cleans up
         self._ramp = Ramp(
             settings.threads,
             min(settings.threads_max, schedule.request_count),
@@ -173,9 +173,11 @@ class Transfer:
 
     def __enter__(self) -> Transfer:
         if self._settings.threads > 1 and self._schedule.request_count > 1:
-            self._start_thread()  # which starts the others
-        else:
-            self._workers.append(self._new_worker())
+            self._signals.hold()
+            if self._start_thread():  # which starts the others
+                return self
+            self._signals.release()
+        self._workers.append(self._new_worker())
         return self
 
     def __exit__(
@@ -184,22 +186,48 @@ class Transfer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._stop()
         if threading.current_thread() in self._threads:
             # The garbage collector ends an iteration that was left over, in one of its threads: it
             # cannot wait for itself, nor, with a lock in hand, for the others. They end soon.
+            self.abandon()
             return
-        # A consumer that has seen enough leaves the source open for the next load.
-        if kind is not None and not issubclass(kind, GeneratorExit):
-            self._source.close()
+        self._signals.hold()  # an iteration may have let them through
+        try:
+            self._stop()
+            # A consumer that has seen enough leaves the source open for the next load.
+            if kind is not None and not issubclass(kind, GeneratorExit):
+                self._source.close()
+            self._join()
+            self._clean_up()
+        finally:
+            self._signals.release()
+
+    def _join(self) -> None:
+        with self._changed:
+            threads = list(self._threads)  # all have begun, and no others begin any more
         end_s = time.monotonic() + GRACE_S
-        for thread in self._threads:
-            _join(thread, max(0.0, end_s - time.monotonic()))
+        for thread in threads:
+            thread.join(max(0.0, end_s - time.monotonic()))
             if thread.is_alive():
                 self._source.close()
-                _join(thread)
+                thread.join()
+
+    def _clean_up(self) -> None:
         self._target.close()
         self._progress.close()
+
+    def abandon(self) -> None:
+        """Has the workers end, and the last of them clean up; does not wait for them."""
+        with self._changed:
+            self._is_abandoned = True
+            is_over = self._running == 0
+        self._stop()
+        if is_over:
+            self._clean_up()
+
+    def _stop(self) -> None:
+        self._is_stopped = True
+        self._target.stop()
 
     @property
     def times(self) -> WorkerTimes:
@@ -219,14 +247,18 @@ class Transfer:
     # ---- The consumer's side ----
 
     def wait(self, request_end: int) -> None:
-        """Returns when all requests before `request_end` are done; raises the first error."""
+        """Returns when all requests before `request_end` are done; raises the first error, and what
+        a signal's handler raises. After an exception only leaving is possible."""
         if not self._threads:
             self._work_here(request_end)
             return
         self._required_end = max(self._required_end, request_end)
+        if self._done_end < request_end and self._error is None:
+            self._signals.hold()
         while self._done_end < request_end and self._error is None:
             with contextlib.suppress(queue.Empty):
                 self._news.get(timeout=PERIOD_S if self._progress.is_shown else None)
+            self._signals.deliver()
             self._progress.show(self.times.bytes_read, self._source.stats.trouble)
         error, self._error = self._error, None
         if error is not None:
@@ -234,6 +266,8 @@ class Transfer:
                 raise error
             finally:
                 del error  # else it and this frame would hold each other, and all that was received
+        if self._settings.window is not None:
+            self._signals.release()
 
     def release(self, size: int) -> None:
         """The consumer has taken units of `size` bytes."""
@@ -260,15 +294,17 @@ class Transfer:
         worker = self._new_worker()
         self._workers.append(worker)
         thread = threading.Thread(
-            target=self._work, args=(worker,), name=f"libtz-{len(self._threads)}", daemon=True
+            target=self._work, args=(worker,), name=f"libtz-{len(self._workers)}", daemon=True
         )
         self._active += 1
-        self._threads.append(thread)  # first, since Ctrl-C may end the call that starts it
+        self._running += 1
+        self._threads.append(thread)
         try:
             thread.start()
         except RuntimeError:  # a limit, or the interpreter ends: go on with those there are
             self._threads.remove(thread)
             self._active -= 1
+            self._running -= 1
             return False
         return True
 
@@ -283,6 +319,12 @@ class Transfer:
             pass
         except BaseException as error:
             self._fail(error)
+        finally:
+            with self._changed:
+                self._running -= 1
+                is_last = self._running == 0
+            if is_last and self._is_abandoned:
+                self._clean_up()
 
     def _take(self) -> int | None:
         with self._changed:
@@ -324,10 +366,6 @@ class Transfer:
         self._stop()
         self._source.close()
         self._news.put(None)
-
-    def _stop(self) -> None:
-        self._is_stopped = True
-        self._target.stop()
 
     # ---- One request ----
 
@@ -410,12 +448,3 @@ class Transfer:
 def _refusals(source: Source) -> int:
     """A server that takes no more connections need not say so: those past its limit get nothing."""
     return source.stats.throttled + source.stats.starved
-
-
-def _join(thread: threading.Thread, timeout_s: float | None = None) -> None:
-    for _ in range(START_POLLS):
-        try:
-            thread.join(timeout_s)
-            return
-        except RuntimeError:  # Ctrl-C interrupted its start: it begins soon, and ends at once
-            time.sleep(START_POLL_S)

@@ -64,6 +64,7 @@ class HostTarget:
         pass
 
     def forget(self, unit: int) -> None:
+        self.addresses[unit] = 0  # which libtz refuses to write to
         self._blocks[unit] = None
         self._views[unit] = memoryview(b"")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from libtz._native import lib
 from libtz.errors import OptionError
 from libtz.format import dtype_name, item_size
-from libtz.memory import HostBuffer, MemoryBudget
+from libtz.memory import HostBuffer, MemoryBudget, check_decoded_size
 from libtz.options import ReadOptions
 from libtz.sources.base import INLINE_SIZE_MAX, Profile, Source
 from libtz.transfer.engine import SCRATCH_SIZE_MAX, HostSlot, Settings, Target, Transfer
@@ -53,7 +54,7 @@ class Wants:
 
     tensors: Sequence[lib.Tensor]
     indices: NDArray[np.uint32]
-    boxes: Sequence[lib.Box] | None = None
+    boxes: Sequence[lib.Box | None] | None = None
     with_records: bool = False
 
     def __len__(self) -> int:
@@ -102,7 +103,10 @@ class Job:
         self._slot_size = slot_size
         make_slot = policy.upload.slot if policy.upload else host_slot
         self._ring: SlotRing[HostSlot] = SlotRing(lambda: make_slot(slot_size), slots)
-        self.target = self._make_target(schedule, span[0])
+        resident = self._resident_buffers(schedule, span[0])
+        if policy.upload is None or policy.options.decoded_size_max is not None:
+            _check_size(schedule, policy, resident, source.url)
+        self.target = self._make_target(schedule, resident)
         if policy.check is not None:
             policy.check.begin(schedule, self.target, plan.placements)
         settings = Settings(
@@ -116,6 +120,9 @@ class Job:
         )
         progress = Progress(plan.info.bytes_read, source.url, policy.options.progress)
         self._transfer = Transfer(source, schedule, self.target, settings, progress)
+        # Two signals in a row can end an iteration without leaving the job.
+        self._abandon = weakref.finalize(self, self._transfer.abandon)
+        self._abandon.atexit = False
         # Lists, since these are asked for one by one.
         self._unit_of_want: list[int] = schedule.unit_of_want.tolist()
         self._positions: list[int] = plan.placements["position"].tolist()
@@ -123,21 +130,24 @@ class Job:
             schedule.unit_of_want[schedule.unit_of_want >= 0], minlength=len(schedule.unit_sizes)
         )
 
-    def _make_target(self, schedule: Schedule, begin: int) -> Target:
-        """`begin`: where the resident memory begins in the source."""
+    def _resident_buffers(self, schedule: Schedule, begin: int) -> dict[int, HostBuffer]:
+        """By unit. `begin`: where the resident memory begins in the source."""
+        if self._resident is None:
+            return {}
+        offsets = [tensor.data_offset - begin for tensor in self._wants.tensors]
+        item_sizes = [item_size(dtype_name(tensor.dtype)) for tensor in self._wants.tensors]
+        return resident_buffers(self._resident, schedule, offsets, item_sizes)
+
+    def _make_target(self, schedule: Schedule, resident: dict[int, HostBuffer]) -> Target:
         policy, wants = self._policy, self._wants
         if policy.upload is not None:
             return DeviceTarget(schedule, self._ring, policy.upload, wants.tensors)
-        existing: dict[int, HostBuffer] = {}
+        existing = resident
         if policy.existing is not None:
             for want, block in enumerate(policy.existing):
                 unit = int(schedule.unit_of_want[want])
                 if block is not None and unit >= 0:
                     existing[unit] = block
-        elif self._resident is not None:
-            offsets = [tensor.data_offset - begin for tensor in wants.tensors]
-            item_sizes = [item_size(dtype_name(tensor.dtype)) for tensor in wants.tensors]
-            existing = resident_buffers(self._resident, schedule, offsets, item_sizes)
         return HostTarget(schedule, self._ring, existing)
 
     def __enter__(self) -> Job:
@@ -154,7 +164,10 @@ class Job:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._transfer.__exit__(kind, error, traceback)
+        try:
+            self._transfer.__exit__(kind, error, traceback)
+        finally:
+            self._abandon.detach()
 
     def wait_all(self) -> None:
         self._transfer.wait(self._schedule.request_count)
@@ -264,6 +277,18 @@ def _want_flags(wants: Wants) -> NDArray[np.uint32] | None:
         return None
     half = len(wants) // 2
     return np.repeat(np.array([0, lib.ITEM_RECORD], np.uint32), half)
+
+
+def _check_size(
+    schedule: Schedule, policy: Policy, resident: dict[int, HostBuffer], label: str
+) -> None:
+    """Before any memory is taken for what is wanted: all of it, or one tensor of an iteration."""
+    sizes = schedule.plan.placements["size"]
+    if resident:
+        sizes = sizes[~np.isin(schedule.unit_of_want, list(resident))]
+    if len(sizes):
+        size = sizes.max() if policy.is_streamed else sizes.sum()
+        check_decoded_size(int(size), policy.options, label)
 
 
 def _plan(

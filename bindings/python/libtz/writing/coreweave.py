@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 from libtz import sodium
 from libtz._native import lib
 from libtz.errors import OptionError
+from libtz.locations import resolve_sink
 from libtz.options import WriteOptions
 from libtz.sinks.base import Sink
-from libtz.sinks.resolve import resolve
 from libtz.writing.buffers import byte_view
 from libtz.writing.coreweave_layout import END, Kind, Layout, RecordHeader, TensorRecord
 from libtz.writing.coreweave_sealing import SealingKey, TensorSeal
@@ -94,13 +94,22 @@ class CoreweaveWriter:
             size = None if self._key is None else self._key.block_size(record.nbytes)
             self._declared.append(self._layout.add(record, size))
 
-    def put(self, blocks: Blocks, done: Callable[[], None] | None = None) -> None:
-        """The bytes of the next tensor in pieces. `blocks` is called twice, by a thread and
-        possibly later; then `done` is called by the caller's."""
+    def put(
+        self,
+        name: str | tuple[str | int, ...],
+        blocks: Blocks,
+        done: Callable[[], None] | None = None,
+    ) -> None:
+        """The bytes of a tensor in pieces. Tensors come in the declared order, each under the
+        `name` of its record. `blocks` is called twice, by a thread and possibly later; then `done`
+        is called by the caller's."""
         if self._sink is None or self._pool is None:
             raise OptionError("a CoreweaveWriter is used in a with block")
-        if not self._declared:
-            raise OptionError("all tensors that were declared are written")
+        if not self._declared or self._declared[0].record.name != name:
+            expected = repr(self._declared[0].record.name) if self._declared else "nothing more"
+            raise OptionError(
+                f"tensors are written in the declared order; got {name!r}, expected {expected}"
+            )
         header = self._declared.popleft()
         size = header.record.nbytes
         while self._waiting and self._waiting_size + size > WAITING_SIZE_MAX:
@@ -128,7 +137,7 @@ class CoreweaveWriter:
             self.abort()
 
     def open(self) -> None:
-        self._sink = resolve(
+        self._sink = resolve_sink(
             self._target,
             self._options,
             header_size=self._layout.data_begin,

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from libtz._native import lib
 from libtz.sinks.base import Sink
+from libtz.transfer.signals import HeldSignals
 
 __all__ = ["Pipeline"]
 
@@ -141,7 +142,8 @@ class Pipeline:
 
     def stop(self) -> None:
         """Ends the threads, and what they have not begun. Idempotent."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        with HeldSignals():  # they read the caller's memory
+            self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _content_for(self, size: int) -> _ContentDigest | None:
         return _ContentDigest(self._pool) if size > self._chunk_size else None

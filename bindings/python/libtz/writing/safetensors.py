@@ -14,9 +14,9 @@ from typing import Any
 
 from libtz._native import lib
 from libtz.errors import OptionError
+from libtz.locations import resolve_sink
 from libtz.options import WriteOptions
 from libtz.sinks.base import Sink
-from libtz.sinks.resolve import resolve
 from libtz.writing.buffers import byte_view
 from libtz.writing.tz import TensorSpec
 
@@ -71,7 +71,7 @@ class SafetensorsWriter:
 
     def __enter__(self) -> SafetensorsWriter:
         file_size = self._ends[-1] if self._ends else len(self._header)
-        self._sink = resolve(
+        self._sink = resolve_sink(
             self._target, self._options, header_size=len(self._header), file_size_max=file_size
         )
         return self

@@ -24,9 +24,9 @@ from typing import Any, Literal
 
 from libtz._native import lib
 from libtz.errors import Error, OptionError
+from libtz.locations import resolve_sink
 from libtz.options import WriteOptions
 from libtz.sinks.base import Sink
-from libtz.sinks.resolve import resolve
 from libtz.sources.url import shown
 from libtz.writing.buffers import byte_view, is_buffer
 from libtz.writing.pipeline import Pipeline
@@ -191,7 +191,7 @@ class Writer:
         if self._state != "new":
             raise OptionError(f"{self._label}: a writer writes one file, make another one")
         info = self._builder.info
-        self._sink = resolve(
+        self._sink = resolve_sink(
             self._target,
             self._options,
             header_size=info.header_size,

@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from libtz.arrays.base import Framework, device_of
+from libtz.arrays.base import default_framework
+from libtz.arrays.numpy_arrays import NumpyFramework
 from libtz.checkpoint.slices import TensorSlice
 from libtz.compat._errors import RuntimeOptionError
 from libtz.compat.safetensors._raw import (
@@ -36,7 +37,7 @@ from libtz.compat.safetensors._raw import (
 )
 from libtz.errors import Error as SafetensorError
 from libtz.errors import OptionError, SourceError
-from libtz.opening import open as open_file
+from libtz.opening import open_as
 from libtz.options import ReadOptions
 
 __all__ = [
@@ -90,12 +91,15 @@ class safe_open:  # noqa: N801 - the name that code to be swapped uses
                 f"framework must be 'pt' or 'np'; got {framework!r}. Of other frameworks, most take"
                 " NumPy arrays"
             )
-        self._device = _checked(device)
-        self._is_numpy = framework in _NUMPY
-        if self._is_numpy and self._device != "cpu":
-            raise OptionError(f"NumPy arrays are in host memory, not on device {device!r}")
+        is_numpy = framework in _NUMPY
+        self._framework = NumpyFramework() if is_numpy else default_framework()
+        self._device = "cpu" if device is None else device
         try:
-            self._file = open_file(filename, options=read_options(backend))
+            self._framework.device(self._device)
+        except OptionError as error:
+            raise (error if is_numpy else RuntimeOptionError(error.message)) from None
+        try:
+            self._file = open_as(self._framework, filename, options=read_options(backend))
         except SourceError as error:
             if isinstance(filename, (str, os.PathLike)) and not os.path.lexists(filename):
                 raise _MissingFileError(error.message, url=error.url) from error
@@ -120,9 +124,8 @@ class safe_open:  # noqa: N801 - the name that code to be swapped uses
 
     def get_slice(self, name: str) -> SafeSlice:
         part = self._file.get_slice(self._known(name), self._device)
-        if self._is_numpy:
-            _numpy_framework().require(part.dtype, name)
-        return SafeSlice(part, self._is_numpy)
+        self._framework.require(part.dtype, name)
+        return SafeSlice(part)
 
     def __enter__(self) -> safe_open:
         return self
@@ -141,27 +144,14 @@ class safe_open:  # noqa: N801 - the name that code to be swapped uses
         return name
 
     def _load(self, names: list[str] | None) -> dict[str, Any]:
-        if self._is_numpy:
-            return self._file.load_with(_numpy_framework(), names)
         return self._file.load(names, self._device)
-
-
-def _checked(device: Any) -> Any:
-    if device is None or device == "cpu":
-        return "cpu"
-    try:
-        device_of(device)
-    except OptionError as error:
-        raise RuntimeOptionError(error.message) from error
-    return device
 
 
 class SafeSlice:
     """A tensor that is loaded when it is indexed."""
 
-    def __init__(self, part: TensorSlice, is_numpy: bool) -> None:
+    def __init__(self, part: TensorSlice[Any]) -> None:
         self._part = part
-        self._is_numpy = is_numpy
 
     def get_shape(self) -> list[int]:
         """In numbers, where a PyTorch tensor of a packed type counts bytes."""
@@ -176,8 +166,6 @@ class SafeSlice:
         parts = index if isinstance(index, tuple) else (index,)
         is_plain = all(map(_is_plain, parts))
         tensor = self._part[index if is_plain else ...]
-        if self._is_numpy and hasattr(tensor, "numpy"):
-            tensor = tensor.numpy()
         return tensor if is_plain else tensor[index]
 
 
@@ -186,9 +174,3 @@ def _is_plain(part: Any) -> bool:
         return part.step is None or part.step > 0
     is_integer = isinstance(part, (int, np.integer)) and not isinstance(part, bool)
     return is_integer or part is Ellipsis
-
-
-def _numpy_framework() -> Framework:
-    from libtz.arrays.numpy_arrays import NumpyFramework
-
-    return NumpyFramework()

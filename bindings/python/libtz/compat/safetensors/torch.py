@@ -27,6 +27,10 @@ from libtz.compat.safetensors._writing import write, written
 from libtz.errors import OptionError
 from libtz.format import TensorInfo
 from libtz.torch import tensor_bytes
+from libtz.torch.fit import EXTRA_STATE
+from libtz.torch.load_hooks import HookedLoad, has_load_hooks
+from libtz.torch.names import strangers
+from libtz.torch.slots import Target
 from libtz.writing.tz import TensorSpec
 
 __all__ = ["load", "load_file", "load_model", "safe_open", "save", "save_file", "save_model"]
@@ -106,6 +110,9 @@ def load_model(
     with safe_open(filename, framework="pt", device=device, backend=backend) as file:
         infos = {name: file._file.info(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         state = model.state_dict()
+        has_extra_state = any(name.rpartition(".")[2] == EXTRA_STATE for name in state)
+        if has_extra_state or has_load_hooks(model, infos.__contains__):
+            return _load_by_hooks(model, file.get_tensors(), filename, strict)
         problems = [
             problem
             for name in sorted(infos.keys() & state.keys())
@@ -113,19 +120,39 @@ def load_model(
         ]
         missing, unexpected = ([], []) if problems else _difference(state, infos)
         if strict:
-            problems += [f"missing in the file: {name!r}" for name in missing]
-            problems += [f"not in the model: {name!r}" for name in unexpected]
+            problems += strangers(missing, unexpected)
         for name in sorted(infos.keys() & state.keys()):
             shape, own = infos[name].shape, tuple(state[name].shape)
             if shape != own:
                 problems.append(f"{name!r} has shape {shape} in the file and {own} in the model")
-        if problems:
-            listed = "".join(f"\n  - {problem}" for problem in problems)
-            raise RuntimeOptionError(
-                f"{filename} does not fit {type(model).__name__}; nothing was changed:{listed}"
-            )
+        _refuse(model, filename, problems)
         model.load_state_dict(file.get_tensors(), strict=False)
     return missing, unexpected
+
+
+def _load_by_hooks(
+    model: torch.nn.Module, state: Mapping[str, torch.Tensor], filename: Any, strict: bool
+) -> tuple[list[str], list[str]]:
+    """As the package does it, but first all that can be refused."""
+    load = HookedLoad(model, Target(None, None), is_converting=True)
+    load.rehearse(state)
+    _refuse(model, filename, load.problems)
+    if strict and not load.has_post_hooks:
+        _refuse(model, filename, strangers(load.missing, load.unexpected))
+    load.apply()
+    if strict and (load.missing or load.unexpected):
+        lines = "".join(f"\n  - {line}" for line in strangers(load.missing, load.unexpected))
+        error = RuntimeOptionError(f"{filename} does not fit {type(model).__name__}:{lines}")
+        error.changed = load.changed
+        raise error
+    return sorted(load.missing), sorted(load.unexpected)
+
+
+def _refuse(model: torch.nn.Module, filename: Any, problems: Iterable[str]) -> None:
+    if listed := "".join(f"\n  - {problem}" for problem in problems):
+        raise RuntimeOptionError(
+            f"{filename} does not fit {type(model).__name__}; nothing was changed:{listed}"
+        )
 
 
 def _memory_problems(name: str, tensor: torch.Tensor) -> Iterator[str]:

@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from libtz import opening
+from libtz.arrays.torch_arrays import TorchFramework
 from libtz.arrays.torch_dtypes import TORCH_DTYPES
+from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.coreweave import CoreweaveFile
-from libtz.checkpoint.file import File
 from libtz.compat._errors import (
     NotImplementedOptionError,
     RuntimeOptionError,
@@ -31,8 +32,8 @@ from libtz.compat.tensorizer._loading import load_into, slots_of
 from libtz.compat.tensorizer._types import FilterFuncType, TensorType
 from libtz.compat.tensorizer.stream_io import ObjectReader, open_stream
 from libtz.errors import OptionError
+from libtz.locations import Location
 from libtz.options import DecryptionOptions, ReadOptions
-from libtz.sources.resolve import scheme_of
 from libtz.torch import tensor_bytes
 
 __all__ = ["TensorDeserializer"]
@@ -68,7 +69,7 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
         verify_hash: bool = False,
         encryption: DecryptionParams | None = None,
     ) -> None:
-        self._file: File | None = None
+        self._file: Checkpoint[torch.Tensor] | None = None
         self._file_obj: Any = None
         if plaid_mode or plaid_mode_buffers:
             warnings.warn(
@@ -111,7 +112,7 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
         ]
         self._layers = layers(self._entries)
 
-    def _opened(self) -> File:
+    def _opened(self) -> Checkpoint[torch.Tensor]:
         if self._file is None:
             raise ValueOptionError("the deserializer is closed")
         return self._file
@@ -199,7 +200,7 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
             finally:
                 self._bytes_read += file.stats.bytes_read
 
-    def _must_have_hash(self, file: File, verify_hash: bool | None) -> bool:
+    def _must_have_hash(self, file: Checkpoint[torch.Tensor], verify_hash: bool | None) -> bool:
         """Whether tensors need a SHA-256; those of .tensors files are checked by it only then."""
         must_have = self._verify_hash if verify_hash is None else verify_hash
         if isinstance(file, CoreweaveFile):
@@ -363,7 +364,7 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
         self.close()
 
 
-def _require_hash(file: File, name: str) -> None:
+def _require_hash(file: Checkpoint[torch.Tensor], name: str) -> None:
     """Raises if a tensor that was loaded is one that nothing vouches for."""
     if isinstance(file, CoreweaveFile):
         has_hash = file.note(name).has_sha256
@@ -398,8 +399,8 @@ def _read_options(num_readers: int | None, encryption: DecryptionParams | None) 
     return options
 
 
-def _opened(source: Any, options: ReadOptions) -> File:
-    file = opening.open(source, options=options)
+def _opened(source: Any, options: ReadOptions) -> Checkpoint[torch.Tensor]:
+    file = opening.open_as(TorchFramework(), source, options=options)
     if isinstance(file, CoreweaveFile) and file.is_encrypted and not options.decryption.is_given:
         file.close()
         raise CryptographyError(f"{file!r} is encrypted; give encryption=DecryptionParams…")
@@ -410,7 +411,7 @@ def _resolved(file_obj: Any, options: ReadOptions) -> tuple[Any, Any, ReadOption
     """What `libtz.open` takes, and a file object that is to be closed at the end."""
     if isinstance(file_obj, bytes):
         file_obj = os.fsdecode(file_obj)
-    if isinstance(file_obj, str) and scheme_of(file_obj) not in (None, "file"):
+    if isinstance(file_obj, str) and not Location.of(file_obj).is_local:
         file_obj = open_stream(file_obj)
     if isinstance(file_obj, int):
         file_obj = os.fdopen(file_obj, "rb")

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.coreweave import CoreweaveFile
-from libtz.checkpoint.file import File
 from libtz.compat.tensorizer._types import TensorPath, TensorType
 from libtz.errors import OptionError
 from libtz.structure import tensor_paths
@@ -34,7 +34,7 @@ class Entry(NamedTuple):
         return f".{self.path[0]}" if self.is_dotted else self.path[0]
 
 
-def entries_of(file: File) -> list[Entry]:
+def entries_of(file: Checkpoint[Any]) -> list[Entry]:
     """In the order of the file."""
     paths = _paths(file)
     entries = []
@@ -46,15 +46,15 @@ def entries_of(file: File) -> list[Entry]:
     return entries
 
 
-_KINDS = {"parameter": TensorType.PARAM, "buffer": TensorType.BUFFER}
+_TYPES = {"parameter": TensorType.PARAM, "buffer": TensorType.BUFFER}
 
 
-def _kind(file: File, name: str) -> TensorType:
-    kind = file.kind(name) if isinstance(file, CoreweaveFile) else ""
-    return _KINDS.get(kind, TensorType.STATE_DICT)
+def _kind(file: Checkpoint[Any], name: str) -> TensorType:
+    role = file.module_role(name) if isinstance(file, CoreweaveFile) else ""
+    return _TYPES.get(role, TensorType.STATE_DICT)
 
 
-def _paths(file: File) -> dict[str, TensorPath]:
+def _paths(file: Checkpoint[Any]) -> dict[str, TensorPath]:
     """Paths by name of a nested object's tensors; none of a flat file."""
     paths = tensor_paths(file.structure())
     if paths is None:

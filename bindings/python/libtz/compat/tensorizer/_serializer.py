@@ -22,8 +22,8 @@ from libtz.compat.tensorizer._errors import translated
 from libtz.compat.tensorizer._types import TensorPath, TensorType
 from libtz.compat.tensorizer.stream_io import ObjectWriter, open_stream
 from libtz.errors import OptionError
+from libtz.locations import Location
 from libtz.options import WriteOptions
-from libtz.sources.resolve import file_url_path, scheme_of
 from libtz.torch import saving, tensor_bytes
 from libtz.writing.coreweave import Blocks, CoreweaveWriter, Kind, TensorRecord
 
@@ -107,11 +107,11 @@ class TensorSerializer:
         """What the writer takes, and a file object that is to be closed at the end."""
         if isinstance(target, bytes):
             target = os.fsdecode(target)
-        if isinstance(target, str) and scheme_of(target) not in (None, "file"):
-            target = open_stream(target, "wb+")
         if isinstance(target, (str, os.PathLike)):
-            is_url = isinstance(target, str) and scheme_of(target) is not None
-            path = Path(file_url_path(str(target)) if is_url else target)
+            location = Location.of(target)
+            target = location.text if location.is_local else open_stream(target, "wb+")
+        if isinstance(target, str):
+            path = Path(target)
             path.parent.mkdir(parents=True, exist_ok=True)
             return path, None
         if isinstance(target, int):
@@ -166,15 +166,16 @@ class TensorSerializer:
             if self._format == "tz":
                 self._gather(items)
                 return
-            records = [_record(item) for item in items]
+            declared = [(_record(item), item) for item in items]
+            records = [record for record, _ in declared]
             writer = self._writer
             if writer is None:
                 writer = self._writer = self._open(records, is_bulk)
                 records = []
             try:
                 writer.declare(records)
-                for item in items:
-                    writer.put(_blocks(item.tensor), item.done)
+                for record, item in declared:
+                    writer.put(record.name, _blocks(item.tensor), item.done)
                 writer.drain()
             except BaseException:
                 self.abort()

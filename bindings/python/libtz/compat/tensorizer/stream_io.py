@@ -15,13 +15,11 @@ from libtz.compat._errors import TypeOptionError, ValueOptionError
 from libtz.compat.tensorizer._credentials import s3_options
 from libtz.compat.tensorizer._errors import translated
 from libtz.errors import OptionError
+from libtz.locations import Location, resolve_sink, resolve_source
 from libtz.options import HttpOptions, ReadOptions, S3Options, WriteOptions
-from libtz.sinks.resolve import resolve
 from libtz.sources.base import Source
-from libtz.sources.resolve import file_url_path, resolve_source, scheme_of
 from libtz.sources.s3_client import make_session
 from libtz.sources.tls import authorities, system_authorities
-from libtz.sources.url import shown
 
 __all__ = ["CAInfo", "CURLStreamFile", "RedisStreamFile", "open_stream"]
 
@@ -103,28 +101,24 @@ def open_stream(
     also for writing ("wb", "wb+"): the object appears when the stream is closed, and never if a
     `with` block ends with an error.
     """
-    scheme = None if isinstance(path_uri, os.PathLike) else scheme_of(os.fsdecode(path_uri))
-    kind = frozenset(mode)
-    if "b" not in kind or not kind <= set("rwaxb+"):
+    letters = frozenset(mode)
+    if "b" not in letters or not letters <= set("rwaxb+"):
         raise ValueOptionError(f"mode {mode!r} is not a binary one, such as 'rb' or 'wb+'")
-    if end is not None and (scheme in (None, "file") or kind != {"r", "b"}):
+    location = _location(path_uri)
+    is_read = letters == {"r", "b"}
+    if end is not None and (location.is_local or not is_read):
         raise ValueOptionError("end is for reading from HTTP and S3; local files end where they do")
     with translated():
-        if scheme in (None, "file"):
-            path = os.fsdecode(path_uri)
-            path = path if scheme is None else file_url_path(path)
-            return _open_local(path, mode, buffer_size, begin)
-        if scheme not in ("http", "https", "s3"):
-            reason = _NO_REDIS if scheme == "redis" else "there are paths, http(s):// and s3://"
-            raise ValueOptionError(f"{shown(path_uri)}: nothing opens {scheme}://; {reason}")
-        http = HttpOptions(verify=_trusted(certificate_handling, is_s3=scheme == "s3"))
-        is_read = kind == {"r", "b"}
-        if not is_read and (scheme != "s3" or not {"w", "b"} <= kind):
-            raise ValueOptionError(f"mode {mode!r}: {_modes(scheme)}")
+        if location.is_local:
+            return _open_local(location.text, mode, buffer_size, begin)
+        is_s3 = location.text.startswith("s3://")
+        http = HttpOptions(verify=_trusted(certificate_handling, is_s3=is_s3))
+        if not is_read and not (location.scheme.is_writable and {"w", "b"} <= letters):
+            raise ValueOptionError(f"mode {mode!r}: {_modes(location)}")
         if not is_read and begin:
             raise ValueOptionError("begin is for reading")
         s3 = S3Options()
-        if scheme == "s3":
+        if is_s3:
             s3 = s3_options(
                 access_key=s3_access_key_id,
                 secret_key=s3_secret_access_key,
@@ -136,10 +130,20 @@ def open_stream(
                 force_http=force_http,
                 is_read=is_read,
             )
-        place = Place(path_uri, http, s3)
+        place = Place(location.text, http, s3)
         if is_read:
             return ObjectReader(place, begin, end, buffer_size or BUFFER_SIZE)
         return ObjectWriter(place)
+
+
+def _location(path_uri: Any) -> Location:
+    text = path_uri if isinstance(path_uri, os.PathLike) else os.fsdecode(path_uri)
+    if str(text).lower().startswith("redis://"):
+        raise ValueOptionError(_NO_REDIS)
+    try:
+        return Location.of(text)
+    except OptionError as error:
+        raise ValueOptionError(str(error)) from None
 
 
 def _trusted(certificate_handling: CAInfo | None, *, is_s3: bool = False) -> bool | str:
@@ -150,10 +154,10 @@ def _trusted(certificate_handling: CAInfo | None, *, is_s3: bool = False) -> boo
     return True if authorities(True, bundle) is not True else system_authorities()
 
 
-def _modes(scheme: str | None) -> str:
-    if scheme == "s3":
-        return "s3:// is opened by 'rb', 'wb' or 'wb+'; nothing can be appended to an object"
-    return f"{scheme}:// can only be read"
+def _modes(location: Location) -> str:
+    if location.scheme.is_writable:
+        return f"{location} is opened by 'rb', 'wb' or 'wb+'; nothing can be appended to an object"
+    return f"{location} can only be read"
 
 
 def _open_local(path: str, mode: str, buffer_size: int | None, begin: int | None) -> BinaryIO:
@@ -284,8 +288,8 @@ class CURLStreamFile(ObjectReader):
         certificate_handling: CAInfo | None = None,
     ) -> None:
         with translated():
-            if scheme_of(uri) not in ("http", "https"):
-                raise ValueOptionError(f"{shown(uri)} is no http:// or https:// URL")
+            if not uri.lower().startswith(("http://", "https://")):
+                raise ValueOptionError(f"{Location.of(uri)} is no http:// or https:// URL")
             http = HttpOptions(verify=_trusted(certificate_handling), headers=headers or {})
             place = Place(uri, http, S3Options())
             super().__init__(place, begin, end, buffer_size or BUFFER_SIZE)
@@ -330,7 +334,7 @@ class ObjectWriter(io.BufferedRandom):
 
     def _upload(self, place: Place) -> None:
         size = self.seek(0, io.SEEK_END)
-        sink = resolve(place.url, place.write_options(), header_size=0, file_size_max=size)
+        sink = resolve_sink(place.url, place.write_options(), header_size=0, file_size_max=size)
         try:
             self.seek(0)
             offset = 0

@@ -1,0 +1,128 @@
+"""What one file says about its tensors. Nothing is done per tensor before it is asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+from libtz._native import lib
+from libtz.checkpoint.slices import ReadItem
+from libtz.format import Format, TensorInfo, digest_text, dtype_name, item_size
+from libtz.structure import NodeKind
+
+__all__ = ["Catalog", "Entry", "is_valueless", "memory_size"]
+
+_FORMATS: dict[int, Format] = {
+    lib.FORMAT_TZ: "tz",
+    lib.FORMAT_SAFETENSORS: "safetensors",
+    lib.FORMAT_COREWEAVE: "tensors",
+}
+
+
+def is_valueless(tensor: lib.Tensor) -> bool:
+    """Whether the file has a shape for the tensor but no values: it is loaded as zeros."""
+    return bool(tensor.flags & lib.TENSOR_META)
+
+
+def memory_size(tensor: lib.Tensor) -> int:
+    """Bytes in memory."""
+    if not is_valueless(tensor):
+        return tensor.decoded_size
+    return math.prod(tensor.shape) * item_size(dtype_name(tensor.dtype))
+
+
+class Entry(NamedTuple):
+    """An item that was asked for, and the tensor that holds its data."""
+
+    item: ReadItem
+    order: int  # of the tensor itself, in the file
+    owner: int  # the index of the tensor with the data: the same unless tied
+    tensor: lib.Tensor  # the owner
+
+
+class Catalog:
+    """Names, order, ties and descriptions of the tensors in one header."""
+
+    def __init__(self, header: lib.Header) -> None:
+        self.header = header
+        self._indices: dict[str, int] | None = None
+
+    @property
+    def format(self) -> Format:
+        return _FORMATS[self.header.info.format]
+
+    @property
+    def digest(self) -> str | None:
+        is_tz = self.header.info.format == lib.FORMAT_TZ
+        return digest_text(self.header.info.file_digest) if is_tz else None
+
+    @property
+    def content_digest(self) -> str | None:
+        digest = self.header.content_digest()
+        return None if digest is None else digest_text(digest)
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        pairs = map(self.header.pair, range(self.header.info.metadata_count))
+        return MappingProxyType(dict(pairs))
+
+    def structure(self) -> list[lib.Node]:
+        nodes = []
+        for node in map(self.header.node, range(self.header.info.node_count)):
+            is_tensor = node.kind == NodeKind.TENSOR
+            value = self.header.name(node.value) if is_tensor else node.value
+            nodes.append(lib.Node(NodeKind(node.kind), node.key, value))
+        return nodes
+
+    def __len__(self) -> int:
+        return self.header.info.tensor_count
+
+    def __iter__(self) -> Iterator[str]:
+        """Names, in the writer's order."""
+        if self._indices is None:
+            order = self.header.order().tolist()
+            self._indices = dict(zip(map(self.header.name, order), order, strict=True))
+        return iter(self._indices)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._find(name) is not None
+
+    def index(self, name: str) -> int:
+        """The place in the tensor table. KeyError if there is no tensor of that name."""
+        index = self._find(name)
+        if index is None:
+            raise KeyError(name)
+        return index
+
+    def _find(self, name: str) -> int | None:
+        return self.header.find(name) if self._indices is None else self._indices.get(name)
+
+    def tensor(self, name: str) -> lib.Tensor:
+        return self.header.tensor(self.index(name))
+
+    def info(self, name: str) -> TensorInfo:
+        tensor = self.tensor(name)
+        digest = tensor.content_digest
+        return TensorInfo(
+            name=tensor.name,
+            dtype=dtype_name(tensor.dtype),
+            shape=tensor.shape,
+            nbytes=memory_size(tensor),
+            stored_nbytes=tensor.stored_size,
+            content_digest=None if digest is None else digest_text(digest),
+            tied_to=None if tensor.tie is None else self.header.name(tensor.tie),
+        )
+
+    def entries(self, items: Sequence[ReadItem]) -> list[Entry]:
+        indices = [self.index(item.name) for item in items]
+        found = self.header.tensors(indices)
+        entries = []
+        for item, index, tensor in zip(items, indices, found, strict=True):
+            if tensor.tie is None:
+                entries.append(Entry(item, tensor.order, index, tensor))
+            else:
+                owner = self.header.tensor(tensor.tie)
+                entries.append(Entry(item, tensor.order, tensor.tie, owner))
+        return entries

@@ -1,0 +1,257 @@
+"""Loads from one file: which bytes are planned, what is made of them, and what an error does."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from operator import itemgetter
+from typing import TypeVar
+
+import numpy as np
+
+from libtz._native import lib
+from libtz.arrays.base import Destination
+from libtz.checkpoint.catalog import Entry, is_valueless, memory_size
+from libtz.checkpoint.slices import ReadItem, cut, thin
+from libtz.errors import Error, OptionError
+from libtz.format import dtype_name, item_size
+from libtz.memory import HostBuffer, allocate
+from libtz.options import ReadOptions
+from libtz.sources.base import Source
+from libtz.transfer.load import Job, Policy, Wants
+from libtz.transfer.runs import fetch_runs
+from libtz.transfer.stats import TransferStats
+from libtz.transfer.verification import Verification
+
+__all__ = ["Loader"]
+
+U = TypeVar("U")
+
+
+class _Reads:
+    """What entries need: the data of each owner once, and every region for itself."""
+
+    def __init__(self, entries: Sequence[Entry], *, whole: bool = False) -> None:
+        """`whole`: read the whole tensor for every region."""
+        # Each entry with the number of what it needs.
+        self.numbered: list[tuple[int, Entry]] = []
+        self.tensors: list[lib.Tensor] = []
+        self._owners: list[int] = []
+        self.boxes: list[lib.Box | None] = []
+        owned: dict[int, int] = {}
+        for entry in entries:
+            item, _, owner, tensor = entry
+            number = len(self.tensors)
+            is_whole = item.region is None or whole or is_valueless(tensor)
+            box = None if item.region is None or is_whole else item.region.box
+            if box is None:
+                number = owned.setdefault(owner, number)
+            self.numbered.append((number, entry))
+            if number == len(self.tensors):
+                self.tensors.append(tensor)
+                self._owners.append(owner)
+                self.boxes.append(box)
+
+    def wants(self) -> Wants:
+        boxes = self.boxes if any(box is not None for box in self.boxes) else None
+        return Wants(self.tensors, np.array(self._owners, np.uint32), boxes)
+
+
+class Loader:
+    """The way from one source to tensors. An error in the middle of a load closes the source."""
+
+    def __init__(
+        self, source: Source, header: lib.Header, front: memoryview, options: ReadOptions
+    ) -> None:
+        """`front` is what is known of the beginning of the file."""
+        self.source = source
+        self.options = options
+        self.stats = TransferStats()
+        self.is_closed = False
+        self._header = header
+        self.front = front
+        self._planning = threading.Lock()  # the header changes when chunk entries are put
+
+    def read(
+        self,
+        entries: list[Entry],
+        into: Destination[U],
+        verification: Verification,
+        *,
+        streamed: bool,
+    ) -> Generator[tuple[ReadItem, U], None, None]:
+        """See `Checkpoint.read_items`."""
+        for entry in entries:
+            into.framework.require(dtype_name(entry.tensor.dtype), entry.item.name)
+        self._check_valueless(entries)
+        has_regions = any(entry.item.region is not None for entry in entries)
+        is_cut = has_regions and verification.covers_tensors
+        upload = None
+        if into.device is not None and not has_regions and not verification.covers_tensors:
+            upload = into.device.upload()
+        is_copied = into.device is not None and upload is None
+        # Whole tensors that are only cut or copied from need not be in host memory all at once.
+        is_one_by_one = streamed or is_copied or is_cut
+        if is_one_by_one:
+            # Tied tensors follow their owner.
+            entries.sort(key=lambda entry: (entry.tensor.order, entry.order))
+        policy = Policy(
+            options=self.options,
+            verify=verification.level,
+            is_streamed=is_one_by_one,
+            observe=verification.observe,
+            upload=upload,
+        )
+        reads = _Reads(entries, whole=is_cut)
+        read = self._read_one_by_one if is_one_by_one else self._read_all
+        tensors = read(reads, into, policy, verification)
+        yield from tensors if streamed else list(tensors)
+
+    def _read_all(
+        self, reads: _Reads, into: Destination[U], policy: Policy, verification: Verification
+    ) -> Generator[tuple[ReadItem, U], None, None]:
+        made: dict[int, U] = {}
+        with self._load(reads, policy, verification) as load:
+            load.wait_all()
+            verification.finish()
+            for number, entry in reads.numbered:
+                if number not in made:
+                    made[number] = _make(load, reads, number, entry, into)
+                yield entry.item, made[number]
+
+    def _read_one_by_one(
+        self, reads: _Reads, into: Destination[U], policy: Policy, verification: Verification
+    ) -> Generator[tuple[ReadItem, U], None, None]:
+        """Entries and numbers are in file order."""
+        last = len(reads.tensors) - 1
+        with self._load(reads, policy, verification) as load:
+            if not reads.tensors:
+                verification.finish()
+            for number, group in itertools.groupby(reads.numbered, key=itemgetter(0)):
+                load.wait(number)
+                if number == last:
+                    load.wait_all()
+                    verification.finish()
+                made: list[tuple[ReadItem, U]] = []
+                for _, entry in group:
+                    is_tied = made and entry.item.region is None
+                    tensor = made[0][1] if is_tied else _make(load, reads, number, entry, into)
+                    made.append((entry.item, tensor))
+                    del tensor
+                load.release(number)
+                while made:  # nothing of it is held while the next one is waited for
+                    yield made.pop(0)
+
+    def fill(
+        self, entries: list[Entry], buffers: Mapping[str, HostBuffer], verification: Verification
+    ) -> None:
+        """See `Checkpoint.load_into`."""
+        reads = _Reads(entries)
+        existing: list[HostBuffer | None] = [None] * len(reads.tensors)
+        for number, entry in reads.numbered:
+            buffer, size = buffers[entry.item.name], memory_size(entry.tensor)
+            if buffer.size != size or existing[number] is not None:
+                raise OptionError(
+                    f"tensor {entry.item.name!r} needs memory of {size} bytes, once for all that"
+                    " are tied to it"
+                )
+            existing[number] = None if is_valueless(entry.tensor) else buffer
+        policy = Policy(
+            options=self.options,
+            verify=verification.level,
+            observe=verification.observe,
+            existing=existing,
+        )
+        load: Job | None = None
+        try:
+            with self._load(reads, policy, verification) as load:
+                load.wait_all()
+                verification.finish()
+        except Error as error:
+            begun = set() if load is None else load.begun()
+            names = [entry.item.name for number, entry in reads.numbered if number in begun]
+            error.changed = tuple(names)
+            raise
+        for _, entry in reads.numbered:
+            if is_valueless(entry.tensor):
+                np.frombuffer(buffers[entry.item.name].view(), np.uint8)[:] = 0
+
+    def check(self, entries: list[Entry], verification: Verification) -> None:
+        """Reads and verifies tensors, one at a time, and keeps nothing. They are in file order."""
+        reads = _Reads(entries)
+        policy = Policy(options=self.options, verify=verification.level, is_streamed=True)
+        with self._load(reads, policy, verification) as load:
+            for number in range(len(reads.tensors)):
+                load.wait(number)
+                load.release(number)
+            verification.finish()
+
+    @contextmanager
+    def _load(self, reads: _Reads, policy: Policy, verification: Verification) -> Iterator[Job]:
+        if self.is_closed:
+            raise OptionError(f"{self.source.url} is closed")
+        wants, check = verification.plan(reads.wants())
+        with self._planning:
+            # np.unique imports numpy.ma at its first call, which takes 6 ms.
+            owners = np.flatnonzero(np.bincount(wants.indices)).astype(np.uint32)
+            read = fetch_runs(self.source, self._header, owners, self.front)
+            load = Job(self.source, self._header, wants, replace(policy, check=check))
+        try:
+            with load:
+                yield load
+        except GeneratorExit:
+            raise
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self.stats = load.stats(read)
+
+    def _check_valueless(self, entries: Sequence[Entry]) -> None:
+        size = sum(memory_size(each.tensor) for each in entries if is_valueless(each.tensor))
+        if size > self.options.meta_size_max:
+            raise OptionError(
+                f"{self.source.url}: tensors of {size} bytes in all have a shape but no values;"
+                " zeros in their place are more than ReadOptions.meta_size_max allows"
+            )
+
+    def close(self) -> None:
+        self.is_closed = True
+        self.source.close()
+
+
+def _make(load: Job, reads: _Reads, number: int, entry: Entry, into: Destination[U]) -> U:
+    """The tensor of an entry whose data have arrived."""
+    if load.is_on_device and not is_valueless(entry.tensor):
+        uploaded: U = load.device_tensor(number)
+        return uploaded
+    buffer, position, shape = _values(load, reads, number, entry)
+    tensor = into.framework.make(buffer, position, dtype_name(entry.tensor.dtype), shape)
+    return tensor if into.device is None else into.device.copy(tensor)
+
+
+def _values(
+    load: Job, reads: _Reads, number: int, entry: Entry
+) -> tuple[HostBuffer | None, int, tuple[int, ...]]:
+    """The bytes of an entry in host memory: a buffer, the place in it, and the shape."""
+    region = entry.item.region
+    shape = entry.tensor.shape if region is None else region.shape
+    if is_valueless(entry.tensor):
+        size = math.prod(shape) * item_size(dtype_name(entry.tensor.dtype))
+        return allocate(size) if size else None, 0, shape  # zeros
+    buffer, position = load.placed(number)
+    if buffer is None or region is None:
+        return buffer, position, shape
+    if math.prod(shape) == 0:
+        return None, 0, shape
+    if reads.boxes[number] is None:  # the whole tensor was read
+        data = buffer.view()[position : position + entry.tensor.decoded_size]
+        return cut(data, region), 0, shape
+    # Scalars are always read whole, and so share memory.
+    if region.is_thinned or not region.info.shape:
+        return thin(buffer, position, region), 0, shape
+    return buffer, position, shape

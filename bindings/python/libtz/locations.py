@@ -1,0 +1,132 @@
+"""From what a caller names to a source or a sink: paths, URLs, buffers and file objects."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, BinaryIO, TypeAlias
+
+from libtz.errors import OptionError
+from libtz.options import ReadOptions, WriteOptions
+from libtz.schemes import FILE, Scheme, file_url_path, known, scheme_name, scheme_of
+from libtz.sinks.base import Extent, Sink
+from libtz.sinks.stream import FileObjectSink
+from libtz.sources.base import Source
+from libtz.sources.memory import FileObjectSource, MemorySource
+from libtz.sources.small_files import read_whole
+from libtz.sources.url import shown
+
+__all__ = [
+    "Location",
+    "SourceLike",
+    "is_plain_name",
+    "resolve_sink",
+    "resolve_source",
+]
+
+SourceLike: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO"
+
+# What a path, a URL or a shell takes for more than a letter. Servers would decode a `%`.
+_SPECIAL = frozenset('/\\:%?#*"<>|')
+NAME_SIZE_MAX = 255  # of most file systems
+
+
+@dataclass(frozen=True)
+class Location:
+    """A path or URL, taken apart once, with what its scheme can do."""
+
+    text: str  # a path, or a URL whose scheme is in lower case
+    scheme: Scheme
+
+    @staticmethod
+    def of(named: str | os.PathLike[str] | Location) -> Location:
+        """Does no I/O. OptionError for a URL whose scheme nobody knows."""
+        if isinstance(named, Location):
+            return named
+        if not isinstance(named, str):
+            return Location(os.fsdecode(named), FILE)
+        name = scheme_name(named)
+        if name is None:
+            return Location(named, FILE)
+        scheme = scheme_of(named)
+        url = name + named[len(name) :]
+        return Location(file_url_path(url) if scheme is FILE else url, scheme)
+
+    def __str__(self) -> str:
+        """For messages: without what may be secret in a URL."""
+        return self.text if self.is_local else shown(self.text)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the text is a path on this machine."""
+        return self.scheme is FILE
+
+    @property
+    def name(self) -> str:
+        """The name of the file in its folder."""
+        return self.scheme.name(self.text)
+
+    def sibling(self, name: str) -> Location:
+        """The file of this (plain) name in the same folder."""
+        return Location(self.scheme.sibling(self.text, name), self.scheme)
+
+    def folder(self) -> Location:
+        """The location of a folder, written so that its files are siblings of it."""
+        return Location(self.scheme.folder(self.text), self.scheme)
+
+    def source(self, options: ReadOptions) -> Source:
+        return self.scheme.source(self.text, options)
+
+    def read(self, options: ReadOptions, *, size_max: int) -> bytes:
+        """All of a small file. A FormatError if it has more than `size_max` bytes."""
+        source = self.source(options)
+        source.limit(options.http.open_deadline_s)
+        return read_whole(source, size_max=size_max)
+
+    def sink(self, options: WriteOptions, extent: Extent) -> Sink:
+        if not self.scheme.is_writable:
+            scheme = scheme_name(self.text)
+            raise OptionError(
+                f"{self}: {scheme}:// can only be read; to write, there are {known(writable=True)}"
+            )
+        return self.scheme.sink(self.text, options, extent)
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name that a file gave names something inside a folder, and nothing else, on every
+    system."""
+    return (
+        name not in ("", ".", "..")
+        and name.isprintable()
+        and len(name.encode("utf-8", "surrogatepass")) <= NAME_SIZE_MAX
+        and _SPECIAL.isdisjoint(name)
+    )
+
+
+def resolve_source(source: SourceLike | Location | Any, options: ReadOptions) -> Source:
+    """The source that a path, URL, bytes-like object or binary file names. Does no I/O."""
+    if isinstance(source, (str, os.PathLike, Location)):
+        return Location.of(source).source(options)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return MemorySource(source)
+    if hasattr(source, "read") and hasattr(source, "seek"):
+        return FileObjectSource(source)
+    raise OptionError(
+        f"a source is a path, a URL, bytes or a seekable binary file, not {type(source).__name__}"
+    )
+
+
+def resolve_sink(
+    target: Any, options: WriteOptions, *, header_size: int, file_size_max: int
+) -> Sink:
+    """The sink that a path, URL or seekable binary file names. Does no I/O.
+
+    The header's size and a bound on the file's are known before the first byte is written.
+    """
+    if isinstance(target, (str, os.PathLike, Location)):
+        return Location.of(target).sink(options, Extent(header_size, file_size_max))
+    if all(hasattr(target, name) for name in ("write", "seek", "truncate")):
+        return FileObjectSink(target)
+    raise OptionError(
+        f"a target is a path, a URL or a seekable binary file, not {type(target).__name__}"
+    )

@@ -1,0 +1,32 @@
+"""Small files beside the large ones: indexes and configurations, read whole."""
+
+from __future__ import annotations
+
+from libtz.errors import FormatError
+from libtz.sources.base import Source
+
+__all__ = ["read_whole"]
+
+FIRST_SIZE = 1 << 20  # most such files arrive with the first request
+
+
+def read_whole(source: Source, *, size_max: int) -> bytes:
+    """All of a source of at most `size_max` bytes, which is opened and closed. A larger one is a
+    FormatError."""
+    try:
+        front = memoryview(bytearray(min(FIRST_SIZE, size_max + 1)))
+        filled = source.open(front)
+        if source.size > size_max:
+            raise FormatError(
+                f"{source.url} has {source.size} bytes; such a file has at most {size_max}",
+                code="too-large",
+            )
+        data = bytearray(source.size)
+        data[:filled] = front[:filled]
+        if filled < source.size:
+            rest = memoryview(data)[filled:]
+            source.read_into(filled, len(rest), [rest])
+        source.check_unchanged()
+        return bytes(data)
+    finally:
+        source.close()

@@ -1,0 +1,110 @@
+"""A server that keeps a load just alive: the least that must come, and how long opening takes."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from tests.faults.server import Fault, FaultServer, Request
+
+import libtz
+from libtz.errors import SourceError
+from libtz.options import HttpOptions, ReadOptions, RetryPolicy
+from libtz.sources.http import HttpSource
+
+DATA = bytes(range(256)) * 4000
+# The floor is looked at once in this time.
+WINDOW_S = 1.0
+RETRY = RetryPolicy(attempts=3, backoff_s=0.01, deadline_s=WINDOW_S)
+
+
+def options(**changes: object) -> HttpOptions:
+    named = {"retry": RETRY, "timeout_s": 0.4, "proxies": {}, **changes}
+    return HttpOptions(**named)  # type: ignore[arg-type]
+
+
+def trickle(pause_s: float) -> Fault:
+    """One byte at a time: about 2,000 a second if the pause is half a millisecond."""
+    return Fault(trickle_s=pause_s)
+
+
+def test_opening_from_a_server_that_trickles_ends() -> None:
+    with FaultServer(DATA) as server:
+        server.always = trickle(0.0005)
+        begin_s = time.monotonic()
+        with pytest.raises(SourceError, match=r"http\.rate_min") as caught:
+            libtz.open(server.url(), options=ReadOptions(http=options(rate_min=100_000)))
+        assert WINDOW_S <= time.monotonic() - begin_s < 10
+        assert caught.value.retryable
+
+
+def test_a_read_in_the_middle_of_a_load_ends() -> None:
+    with FaultServer(DATA) as server:
+        source = HttpSource(server.url(), options(rate_min=100_000))
+        source.open(memoryview(bytearray(1000)))
+        server.always = trickle(0.0005)
+        with pytest.raises(SourceError, match=r"http\.rate_min"):
+            source.read_into(0, len(DATA), [memoryview(bytearray(len(DATA)))])
+        source.close()
+
+
+def test_small_reads_add_up() -> None:
+    """Each is over long before the floor is looked at."""
+    with FaultServer(DATA) as server:
+        source = HttpSource(server.url(), options(rate_min=100_000))
+        source.open(memoryview(bytearray(1000)))
+        server.always = trickle(0.001)
+
+        def read_on() -> None:
+            for _ in range(1000):
+                source.read_into(0, 100, [memoryview(bytearray(100))])
+
+        with pytest.raises(SourceError, match=r"http\.rate_min"):
+            read_on()
+        source.close()
+
+
+def test_a_slow_link_above_the_floor_is_waited_for() -> None:
+    with FaultServer(DATA[:3000]) as server:
+        server.always = trickle(0.001)
+        source = HttpSource(server.url(), options(rate_min=50, timeout_s=5))
+        front = memoryview(bytearray(3000))
+        begin_s = time.monotonic()
+        assert source.open(front) == 3000
+        assert front == DATA[:3000]
+        assert time.monotonic() - begin_s > 2 * WINDOW_S
+        source.close()
+
+
+def test_time_that_nobody_waits_for_the_network_does_not_count() -> None:
+    with FaultServer(DATA) as server:
+        source = HttpSource(server.url(), options(rate_min=100_000))
+        source.open(memoryview(bytearray(10)))
+        time.sleep(1.5 * WINDOW_S)
+        source.read_into(0, 10, [memoryview(bytearray(10))])
+        source.close()
+
+
+def test_opening_has_a_deadline_and_loading_none() -> None:
+    """However fast the bytes of an endless header come."""
+    with FaultServer(DATA) as server:
+        source = HttpSource(server.url(), options(rate_min=0))
+        source.limit(0.5)
+        source.open(memoryview(bytearray(10)))
+        time.sleep(0.6)
+        with pytest.raises(SourceError, match=r"http\.open_deadline_s"):
+            source.read_into(0, 10, [memoryview(bytearray(10))])
+        source.limit(None)
+        source.read_into(0, 10, [memoryview(bytearray(10))])
+        source.close()
+
+        def slow_head(_: Request) -> Fault:
+            time.sleep(0.3)
+            return Fault(status=503)
+
+        server.decide = slow_head
+        patient = options(retry=RetryPolicy(attempts=1000, backoff_s=0), open_deadline_s=1.0)
+        begin_s = time.monotonic()
+        with pytest.raises(SourceError, match=r"http\.open_deadline_s"):
+            libtz.open(server.url(), options=ReadOptions(http=patient))
+        assert time.monotonic() - begin_s < 5

@@ -1,10 +1,12 @@
 """Python objects and the nodes of a file's structure section (section 9 of the specification).
 
 What can be saved: dict (and OrderedDict and Counter, which come back as dict), list, tuple, None,
-bool, int within 64 bits, float (to the bit, NaN payloads included), str, bytes and tensors. Types
-are taken exactly: a subclass carries meaning that a file cannot keep, so it is refused and named by
-its path, as in `$.optimizer.state[0].foo`. Sharing of containers is not kept; tensors that share
-memory are tied.
+bool, int within 64 bits, float (to the bit, NaN payloads included), str, bytes and tensors. NumPy's
+scalars come back as Python's of the same value. Other types are taken exactly: a subclass carries
+meaning that a file cannot keep (a namedtuple its fields, a defaultdict its function), so it is
+refused and named by its path, as in `$.optimizer.state[0].foo`. Sharing of containers is not kept,
+and bounded, since a few lists within each other can stand for billions of values; tensors that
+share memory are tied.
 
 Names of tensors come from their path, so that a nested file can be listed and read one by one:
 steps are joined with `/`, as in `optimizer/state/0/exp_avg`. To keep names unique and valid,
@@ -23,6 +25,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
+
+import numpy as np
 
 from libtz._native.lib import Node
 from libtz.errors import OptionError
@@ -140,6 +144,22 @@ def _check_sharing(root: Any) -> None:
         )
 
 
+def _plain(value: Any) -> Any:
+    """A scalar of NumPy as Python's, if that holds the same value; everything else as it is."""
+    if isinstance(value, np.generic) and type(value) in _NUMPY_SCALARS:
+        return value.item()
+    return value
+
+
+_NUMPY_SCALARS = {
+    np.bool_,
+    np.str_,
+    np.bytes_,
+    *(np.dtype(f"{kind}{size}").type for kind in "iu" for size in (1, 2, 4, 8)),
+    *(np.dtype(f"f{size}").type for size in (2, 4, 8)),
+}
+
+
 def _add_node(
     flat: Flattened,
     key: str | int | None,
@@ -148,10 +168,13 @@ def _add_node(
     is_tensor: Callable[[Any], bool],
 ) -> Iterator[_Child] | None:
     """Appends the node of `value`; returns the children of a container, None for a leaf."""
+    value = _plain(value)
     leaf = _LEAVES.get(type(value))
     if leaf is not None:
         if leaf is NodeKind.INT and not INT_MIN <= value <= INT_MAX:
-            raise OptionError(f"{_path_text(path)}: the integer does not fit 64 bits")
+            raise OptionError(
+                f"{_path_text(path)}: the integer does not fit 64 bits; store str() of it"
+            )
         if leaf is NodeKind.STR:
             _check_text(value, path)
         flat.nodes.append(Node(leaf, key, value))
@@ -172,7 +195,8 @@ def _add_node(
     kind = type(value)
     raise OptionError(
         f"{_path_text(path)}: cannot save an object of type {kind.__module__}.{kind.__qualname__}; "
-        "a file holds dict, list, tuple, None, bool, int, float, str, bytes and tensors"
+        "a file holds dict, list, tuple, None, bool, int, float, str, bytes and tensors, so convert"
+        " it to these"
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libtz._native import clib, ffi
-from libtz._native.checksums import Blake3, blake3, crc32, crc32c
+from libtz._native.checksums import Blake3, blake3, crc32, crc32c, file_digest
 from libtz._native.dtypes import DtypeInfo, dtype, dtype_code
 from libtz._native.memory import address, exported, owned_buffer
 from libtz._native.status import NONE32, NONE64, check, new_diagnostic, status_name
@@ -27,6 +27,7 @@ from libtz._native.writing import (
     encode_chunks,
     new_entries,
 )
+from libtz.errors import IntegrityError
 
 __all__ = [
     "ENTRY",
@@ -197,6 +198,8 @@ class Header:
             )
         if status == clib.TZ_NEED_MORE:
             return int(needed[0])
+        if status == clib.TZ_E_DIGEST and pin is not None:
+            raise IntegrityError.wrong_pin(label, f"blake3:{pin.hex()}", file_digest(front))
         check(status, diagnostic, where=label)
         return cls(ffi.gc(out[0], clib.tz_header_free), label)
 
@@ -243,8 +246,8 @@ class Header:
         return int(index[0])
 
     def order(self) -> NDArray[np.uint32]:
-        pointer = clib.tz_header_order(self.handle)
-        return view(pointer, self.info.tensor_count, np.dtype(np.uint32), self.handle)
+        count, dtype = self.info.tensor_count, np.dtype(np.uint32)
+        return view(clib.tz_header_order(self.handle), count, dtype, self.handle)
 
     def pair(self, index: int) -> tuple[str, str]:
         out = ffi.new("tz_pair *")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from libtz._native import clib, ffi
 from libtz._native.tables import new_struct
-from libtz.errors import FormatError, IntegrityError, OptionError
+from libtz.errors import ErrorCode, FormatError, IntegrityError, OptionError
 
 __all__ = ["NONE32", "NONE64", "check", "new_diagnostic", "status_name", "status_text"]
 
@@ -59,24 +59,30 @@ def check(
         raise RuntimeError(f"{where}: libtz was called wrongly ({word}); please report this")
     meaning = status_text(status)
     offset = tensor = chunk = None
-    rule = ""
+    rule: str | None = None
     if diagnostic is not None:
         offset = _known(diagnostic.offset)
         chunk = _known(diagnostic.chunk)
         tensor = _tensor(diagnostic, name_of)
         if diagnostic.rule:
-            rule = f", rule TZ1-{diagnostic.rule}"
+            rule = f"TZ1-{diagnostic.rule}"
         if diagnostic.reason:
             meaning = ffi.string(diagnostic.reason).decode()
     place = "" if tensor is None else f", tensor {tensor!r}"
     place += "" if chunk is None else f", chunk {chunk}"
+    named = f"{word}, rule {rule}" if rule else word
     if blames_caller:
-        raise OptionError(f"{where}{place}: this cannot be written: {meaning} ({word}{rule})")
+        raise OptionError(f"{where}{place}: this cannot be written: {meaning} ({named})")
     place += "" if offset is None else f", byte {offset}"
-    message = f"{where}{place}: {meaning} ({word}{rule})"
-    if status in _INTEGRITY:
-        raise IntegrityError(message, tensor=tensor, chunk=chunk)
-    raise FormatError(message, code=word, offset=offset, tensor=tensor)
+    kind = IntegrityError if status in _INTEGRITY else FormatError
+    raise kind(
+        f"{where}{place}: {meaning} ({named})",
+        code=cast(ErrorCode, word),
+        rule=rule,
+        offset=offset,
+        tensor=tensor,
+        chunk=chunk,
+    )
 
 
 def _tensor(diagnostic: Any, name_of: Callable[[int], str] | None) -> str | None:

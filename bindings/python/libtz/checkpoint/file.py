@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -168,3 +169,14 @@ class File(Checkpoint[T]):
 
     def close(self) -> None:
         self._loader.close()
+
+    def __del__(self) -> None:
+        loader = getattr(self, "_loader", None)  # none if it was not made
+        if loader is None or loader.is_closed:
+            return
+        try:
+            if loader.source.holds_resources:
+                message = f"{self!r} was not closed"
+                warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
+        finally:
+            loader.close()

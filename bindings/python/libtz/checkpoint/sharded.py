@@ -42,11 +42,11 @@ def check_shard(where: str, found: Collection[str], expected: Set[str]) -> None:
     for tensor in found:
         if tensor not in expected:
             reason = f"it holds tensor {tensor!r}, which the index does not say"
-            raise FormatError(f"{where}: {reason}", code="bad-set")
+            raise FormatError(f"{where}: {reason}", code="bad-set", tensor=tensor)
     if len(found) != len(expected):
         missing = next(tensor for tensor in expected if tensor not in found)
         reason = f"it has no tensor {missing!r}, which the index says is in it"
-        raise FormatError(f"{where}: {reason}", code="bad-set")
+        raise FormatError(f"{where}: {reason}", code="bad-set", tensor=missing)
 
 
 class Sharded(Checkpoint[T]):
@@ -97,6 +97,7 @@ class Sharded(Checkpoint[T]):
                     raise FormatError(
                         f"{self._shown(name)}: tensor {tensor!r} is in {index[tensor]!r} too",
                         code="bad-set",
+                        tensor=tensor,
                     )
                 index[tensor] = name
         return index

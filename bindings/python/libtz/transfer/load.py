@@ -19,16 +19,17 @@ from libtz.format import dtype_name, item_size
 from libtz.memory import HostBuffer, MemoryBudget, check_decoded_size
 from libtz.options import ReadOptions
 from libtz.sources.base import INLINE_SIZE_MAX, Profile, Source
-from libtz.transfer.engine import SCRATCH_SIZE_MAX, HostSlot, Settings, Target, Transfer
-from libtz.transfer.host import HostTarget, host_slot, resident_buffers
+from libtz.transfer.engine import SCRATCH_SIZE_MAX, Settings, Transfer
+from libtz.transfer.host import HostTarget, resident_buffers, staging_buffer
 from libtz.transfer.progress import Progress
 from libtz.transfer.records import RecordCheck
 from libtz.transfer.schedule import Schedule
 from libtz.transfer.staging import SlotRing
 from libtz.transfer.stats import TransferStats
+from libtz.transfer.target import StagingBuffer, Target
 from libtz.transfer.upload import DeviceTarget, Upload
 
-__all__ = ["Job", "Policy", "Wants"]
+__all__ = ["Load", "Policy", "Wants"]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -76,7 +77,7 @@ class Policy:
     check: RecordCheck | None = None
 
 
-class Job:
+class Load:
     """Use as a context manager by one thread. `wait` for a want, or `wait_all`; `placed` says where
     it is, `release` tells that the caller has it."""
 
@@ -101,8 +102,8 @@ class Job:
         slot_size = plan.info.staging_size_max
         slots = max(1, budget.staging // slot_size) if slot_size else 0
         self._slot_size = slot_size
-        make_slot = policy.upload.slot if policy.upload else host_slot
-        self._ring: SlotRing[HostSlot] = SlotRing(lambda: make_slot(slot_size), slots)
+        make_slot = policy.upload.slot if policy.upload else staging_buffer
+        self._ring: SlotRing[StagingBuffer] = SlotRing(lambda: make_slot(slot_size), slots)
         resident = self._resident_buffers(schedule, span[0])
         if policy.upload is None or policy.options.decoded_size_max is not None:
             _check_size(schedule, policy, resident, source.url)
@@ -120,7 +121,7 @@ class Job:
         )
         progress = Progress(plan.info.bytes_read, source.url, policy.options.progress)
         self._transfer = Transfer(source, schedule, self.target, settings, progress)
-        # Two signals in a row can end an iteration without leaving the job.
+        # Two signals in a row can end an iteration without leaving the load.
         self._abandon = weakref.finalize(self, self._transfer.abandon)
         self._abandon.atexit = False
         # Lists, since these are asked for one by one.
@@ -150,7 +151,7 @@ class Job:
                     existing[unit] = block
         return HostTarget(schedule, self._ring, existing)
 
-    def __enter__(self) -> Job:
+    def __enter__(self) -> Load:
         try:
             self._transfer.__enter__()
         except BaseException as error:  # Ctrl-C, with threads under way
@@ -195,7 +196,7 @@ class Job:
 
     def device_tensor(self, want: int) -> Any:
         """After `wait`, copies that are still under way precede what the caller's stream does with
-        it; after `wait_all`, they are over when the job is."""
+        it; after `wait_all`, they are over when the load is."""
         return self.target.tensor(want)
 
     def release(self, want: int) -> None:
@@ -213,7 +214,7 @@ class Job:
             self._transfer.release(int(self._schedule.unit_sizes[unit]))
 
     def begun(self) -> set[int]:
-        """When the job is over: the wants whose memory may have been written to."""
+        """When the load is over: the wants whose memory may have been written to."""
         units = set(self.target.begun_units)
         return {want for want, unit in enumerate(self._unit_of_want) if unit in units}
 

@@ -74,7 +74,4 @@ class WholeFileSha256:
 
 def require_sha256(found: bytes, expected: bytes, url: str) -> None:
     if found != expected:
-        raise IntegrityError(
-            f"{url} is not the file that the digest pins: its digest is sha256:{found.hex()}, not"
-            f" sha256:{expected.hex()}"
-        )
+        raise IntegrityError.wrong_pin(url, f"sha256:{expected.hex()}", f"sha256:{found.hex()}")

@@ -196,7 +196,7 @@ def test_which_files_of_a_folder(tmp_path: Path) -> None:
     with libtz.open(tmp_path, digest=digest) as f:
         assert f.verified == "pinned"
     libtz.torch.save_file(TENSORS, tmp_path / "other.tz")
-    expect(r"several \.tz files")
+    expect("files of different models and no index")
 
 
 @pytest.mark.parametrize("with_index", [True, False])
@@ -210,14 +210,14 @@ def test_a_missing_part_is_an_error(tmp_path: Path, with_index: bool) -> None:
         (tmp_path / INDEX).write_text(json.dumps({"weight_map": index}))
     assert sorted(libtz.torch.load_file(tmp_path)) == ["t0", "t1", "t2"]
     (tmp_path / names[1]).unlink()
-    with pytest.raises((FormatError, SourceError), match="model-00002-of-00003.safetensors"):
+    with pytest.raises((FormatError, SourceError), match=r"model-00002-of-00003\.safetensors"):
         libtz.torch.load_file(tmp_path)
 
 
 def test_an_index_that_leaves_a_part_out(tmp_path: Path) -> None:
     index = {"a": "model-00001-of-00003.safetensors", "b": "model-00003-of-00003.safetensors"}
     (tmp_path / INDEX).write_text(json.dumps({"weight_map": index}))
-    with pytest.raises(FormatError, match="model-00002-of-00003.safetensors is missing"):
+    with pytest.raises(FormatError, match=r"model-00002-of-00003\.safetensors is missing"):
         libtz.open(tmp_path)
 
 

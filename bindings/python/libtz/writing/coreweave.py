@@ -23,6 +23,7 @@ from libtz.sinks.base import Sink
 from libtz.writing.buffers import byte_view
 from libtz.writing.coreweave_layout import END, Kind, Layout, RecordHeader, TensorRecord
 from libtz.writing.coreweave_sealing import SealingKey, TensorSeal
+from libtz.writing.names import check_name
 
 __all__ = ["CoreweaveWriter", "Kind", "TensorRecord"]
 
@@ -90,7 +91,10 @@ class CoreweaveWriter:
 
     def declare(self, records: Sequence[TensorRecord]) -> None:
         """The tensors to come, in this order."""
+        is_nested = any(len(record.path) > 1 for record in records)
         for record in records:
+            if not is_nested:  # in nested files, readers escape what names cannot hold
+                check_name(record.name)
             size = None if self._key is None else self._key.block_size(record.nbytes)
             self._declared.append(self._layout.add(record, size))
 

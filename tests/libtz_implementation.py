@@ -3,7 +3,6 @@ the Python bindings call it, and through `libtz.open` as users do."""
 
 from __future__ import annotations
 
-import re
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ import libtz
 from libtz._native import lib
 from libtz._native.verifying import Verifier
 from libtz.checkpoint.file import File
-from libtz.errors import Error
+from libtz.errors import Error, FormatError, IntegrityError
 from libtz.format import digest_text, dtype_name, parse_digest
 
 Description = dict[str, Any]
@@ -24,11 +23,9 @@ KINDS = ["none", "bool", "int", "float", "str", "bytes", "tensor", "dict", "list
 
 
 def failed(error: Error) -> Description:
-    """Messages about files end with the class and the rule."""
     keep(error)
-    match = re.search(r"\(([a-z-]+)(?:, rule (TZ1-\d+))?\)$", str(error))
-    assert match, f"no class in {error!r}"
-    return {"result": "error", "class": match[1], "rule": match[2]}
+    assert isinstance(error, (FormatError, IntegrityError)), repr(error)
+    return {"result": "error", "class": error.code, "rule": error.rule}
 
 
 @dataclass(frozen=True)

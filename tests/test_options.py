@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from libtz.errors import Error, FormatError, IntegrityError, OptionError, SourceError
+from libtz.errors import OptionError
 from libtz.options import HttpOptions, ReadOptions, RetryPolicy, S3Options, WriteOptions
 
 KEYS: dict[str, Any] = {"access_key_id": "AKIA", "secret_access_key": "s3cret"}
@@ -115,20 +115,3 @@ def test_options_are_values() -> None:
     kept = HttpOptions(headers=headers)
     headers["X"] = "2"
     assert kept.headers == {"X": "1"}
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        FormatError("broken", code="TZ1-07", offset=12, tensor="a"),
-        IntegrityError("differs", tensor="a.b", chunk=3),
-        SourceError("gone", url="http://h/x", status=503, retryable=True),
-        OptionError("no"),
-    ],
-)
-def test_errors_are_one_family_and_survive_pickling(error: Error) -> None:
-    assert isinstance(error, Error)
-    copy = pickle.loads(pickle.dumps(error))
-    assert type(copy) is type(error)
-    assert vars(copy) == vars(error)
-    assert str(copy) == str(error)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import struct
 import sys
+import time
 from collections import Counter, OrderedDict, defaultdict
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,7 +73,7 @@ def test_names_are_unique_and_clean(value: Any) -> None:
     names = flatten(value, is_leaf).names
     assert len(set(names)) == len(names)
     for name in names:
-        assert name.encode()
+        name.encode()  # raises for what is no UTF-8
         assert not any(ord(c) < 0x20 or 0x7F <= ord(c) <= 0x9F for c in name)
 
 
@@ -180,3 +182,60 @@ def test_sharing_that_explodes_is_bounded(monkeypatch: pytest.MonkeyPatch) -> No
         value = [value, value]
     with pytest.raises(OptionError, match="more than 1000 values"):
         flatten(value, is_leaf)
+
+
+def test_lists_that_share_each_other_are_refused_at_once() -> None:
+    nested: Any = [1]
+    for _ in range(9):
+        nested = [nested] * 10
+    begin = time.monotonic()
+    with pytest.raises(OptionError, match="shared so often"):
+        flatten({"a": nested}, is_leaf)
+    with pytest.raises(OptionError, match="shared so often"):
+        flatten(({"x": nested}, nested), is_leaf)
+    assert time.monotonic() - begin < 5
+
+
+def test_what_is_shared_now_and_then_is_written_each_time() -> None:
+    shared = [1, {"a": 2}]
+    value = {"x": shared, "y": [shared, shared], "z": list(range(1000))}
+    assert same(round_trip(value), value)
+    cyclic: list[Any] = []
+    cyclic.append([cyclic, cyclic])
+    with pytest.raises(OptionError, match="in a cycle"):
+        flatten(cyclic, is_leaf)
+
+
+def test_cycles_and_long_lists_among_shared_ones() -> None:
+    cycle: list[Any] = [[1] * 10]
+    cycle += [cycle, cycle, cycle[0]]
+    with pytest.raises(OptionError, match="cycle"):
+        flatten(cycle, is_leaf)
+    flat: list[Any] = list(range(200_000))
+    assert len(flatten([flat, flat], is_leaf).nodes) == 400_003
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (np.float64(0.1), 0.1),
+        (np.float32(0.1), float(np.float32(0.1))),
+        (np.float16(-0.0), -0.0),
+        (np.int64(-(1 << 63)), -(1 << 63)),
+        (np.uint8(200), 200),
+        (np.uint64(7), 7),
+        (np.bool_(True), True),
+        (np.str_("text"), "text"),
+        (np.bytes_(b"bytes"), b"bytes"),
+    ],
+)
+def test_numpy_s_scalars_become_python_s(value: Any, plain: Any) -> None:
+    assert same(round_trip({"x": [value]}), {"x": [plain]})
+
+
+@pytest.mark.parametrize("value", [np.longdouble(0.1), np.complex64(1), np.datetime64(1, "s")])
+def test_other_scalars_of_numpy_are_refused(value: Any) -> None:
+    with pytest.raises(OptionError, match=r"\$\[0\]: cannot save an object of type numpy"):
+        flatten([value], is_leaf)
+    with pytest.raises(OptionError, match=r"\$\[0\]: the integer does not fit"):
+        flatten([np.uint64(1 << 63)], is_leaf)

@@ -309,14 +309,24 @@ def test_a_whole_file_can_be_pinned(large: tuple[Path, dict[str, torch.Tensor]])
 
     path, state = large
     digest = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
-    with libtz.open(path, digest=digest) as file:
-        assert all(same(t, state[n]) for n, t in file.load().items())
-        assert file.verified == "pinned"
     other = "sha256:" + "0" * 64
-    with libtz.open(path, digest=other) as file, pytest.raises(libtz.IntegrityError):
+    small = libtz.ReadOptions(host_memory_max=8 << 20)  # it is hashed while it is loaded
+    for options in (libtz.ReadOptions(), small):
+        with libtz.open(path, digest=digest, options=options) as file:
+            assert all(same(t, state[n]) for n, t in file.load().items())
+            assert file.verified == "pinned"
+    with (
+        libtz.open(path, digest=other, options=small) as file,
+        pytest.raises(libtz.IntegrityError),
+    ):
         file.load()
-    with libtz.open(path, digest=digest) as file, pytest.raises(libtz.OptionError):
+    with (
+        libtz.open(path, digest=digest, options=small) as file,
+        pytest.raises(libtz.OptionError),
+    ):
         file.load(["t0"])
+    with pytest.raises(libtz.IntegrityError):
+        libtz.open(path, digest=other)
 
 
 def test_cut_files(large: tuple[Path, dict[str, torch.Tensor]]) -> None:

@@ -507,21 +507,12 @@ def test_safetensors_load_unchecked(tmp_path: Path, local: Any) -> None:
 def test_safetensors_pinned_by_sha256() -> None:
     pin = "sha256:" + hashlib.sha256(FOREIGN).hexdigest()
     with libtz.open(FOREIGN, digest=pin) as f:
-        assert str(f.verified) == "none"
-        assert len(f.load()) == 3
         assert f.verified == "pinned"
-        assert len(dict(f.iter_tensors())) == 3
-        with pytest.raises(OptionError, match="pinned by"):
-            f["w"]
-        with pytest.raises(OptionError, match="pinned by"):
-            f.get_slice("w")[0]
+        assert len(f.load()) == 3
     changed = bytearray(FOREIGN)
     changed[-1] ^= 1
-    with (
-        libtz.open(bytes(changed), digest=pin) as f,
-        pytest.raises(IntegrityError, match="not the file"),
-    ):
-        f.load()
+    with pytest.raises(IntegrityError, match="not the file"):
+        libtz.open(bytes(changed), digest=pin)
     with pytest.raises(IntegrityError, match="pins"):
         libtz.open(FOREIGN, digest="blake3:" + "0" * 64)
 

@@ -22,7 +22,7 @@ import libtz
 import libtz.torch
 from libtz.errors import IntegrityError, SourceError
 from libtz.options import HttpOptions, ReadOptions, RetryPolicy
-from libtz.sources.stragglers import Pace
+from libtz.sources.stragglers import Stragglers
 
 MIB = 1 << 20
 QUICK = RetryPolicy(attempts=10, backoff_s=0.01, backoff_max_s=0.02)
@@ -104,7 +104,7 @@ def test_a_server_that_changes_bits(file: File) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Pace, "after_s", 0.3)
+    monkeypatch.setattr(Stragglers, "after_s", 0.3)
 
 
 @pytest.mark.usefixtures("impatient")

@@ -293,3 +293,29 @@ def test_prefixes_and_predicates(tmp_path: Path) -> None:
             libtz.prefix(*names)
     with libtz.open(tmp_path / "x.tz") as f, pytest.raises(OptionError, match="string"):
         f.load("a.x")
+
+
+def index_kinds() -> list[Any]:
+    ones = [1, torch.tensor(1), np.array(1), np.int32(1), torch.tensor([1]), np.array([1])]
+    masks = [True, torch.tensor(True), np.bool_(True), torch.tensor([True, False, True, False])]
+    slices = [slice(torch.tensor(1), np.int64(3)), slice(None, None, -1), slice(1, None, 2)]
+    lists = [[1], [0, 2], torch.tensor([[0], [1]]), None, "a", 1.0, torch.tensor(1.0)]
+    parts = [*ones, *masks, *slices, *lists]
+    return [*parts, *[(..., part) for part in parts], *[(part, 2) for part in parts]]
+
+
+@pytest.mark.parametrize("number", range(len(index_kinds())))
+def test_an_index_means_what_it_means_to_pytorch(number: int) -> None:
+    """Or it is refused: an index of another kind is never taken for an integer."""
+    tensor = torch.arange(24.0).view(4, 6)
+    target = io.BytesIO()
+    libtz.torch.save_file({"t": tensor}, target)
+    index = index_kinds()[number]
+    with libtz.open(target) as file:
+        try:
+            found = file.get_slice("t")[index]
+        except libtz.OptionError:
+            return
+    expected = tensor[index]
+    assert found.shape == expected.shape
+    assert torch.equal(found, expected)

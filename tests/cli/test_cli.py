@@ -28,11 +28,12 @@ from libtz.cli import convert
 from libtz.cli import options as cli_options
 from libtz.cli.main import main
 from libtz.cli.options import make_options, parse_size
-from libtz.cli.output import printable, size_text
+from libtz.cli.output import size_text
 from libtz.errors import OptionError
 from libtz.fields import fields_of
 from libtz.format import TensorInfo
 from libtz.options import HttpOptions, ReadOptions, RetryPolicy, S3Options, WriteOptions
+from libtz.text import printable
 
 VECTORS = tz_vectors.VECTORS / "v1"
 
@@ -76,7 +77,8 @@ def test_inspect_is_a_table(capsys: pytest.CaptureFixture[str], model: str) -> N
     assert lines[1].split() == ["b", "f32", "3x4", "48", "B", "48", "B"]
     assert [line.split()[0] for line in lines[1:7]] == list(TENSORS)
     assert "metadata        note = ü\\n" in lines
-    assert any(line.split()[:2] == ["digest", libtz.open(model).digest] for line in lines)
+    with libtz.open(model) as file:
+        assert any(line.split()[:2] == ["digest", file.digest] for line in lines)
 
 
 def test_inspect_for_programs(capsys: pytest.CaptureFixture[str], model: str) -> None:
@@ -319,7 +321,7 @@ def test_errors_have_their_status_and_no_traceback(
     fail(capsys, 2, "load", str(nothing), "--connections-max", "0")
 
 
-@pytest.mark.parametrize("arguments", [[], ["frobnicate"], ["load"], ["inspect", "x", "--wrong"]])
+@pytest.mark.parametrize("arguments", [["frobnicate"], ["load"], ["inspect", "x", "--wrong"]])
 def test_wrong_usage(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
@@ -428,7 +430,8 @@ def test_more_than_there_is_memory_for_is_no_traceback(tmp_path: Path) -> None:
     process = tz("load", str(path), preexec_fn=limit)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert err.decode().startswith("tz: there is no memory for 68,719,476,736 bytes")
+    assert err.decode().startswith("tz: ")
+    assert "there is no memory for 68,719,476,736 bytes" in err.decode()
 
 
 def test_ctrl_c_is_clean(tmp_path: Path) -> None:
@@ -453,3 +456,73 @@ def test_a_reader_that_goes_away_is_no_error_message(tmp_path: Path) -> None:
         process.stdout.readline()
         process.stdout.close()
         assert process.stderr.read() == b""
+
+
+def _safetensors(path: Path, names: list[str], metadata: dict[str, str] | None = None) -> None:
+    header: dict[str, Any] = {
+        name: {"dtype": "U8", "shape": [1], "data_offsets": [at, at + 1]}
+        for at, name in enumerate(names)
+    }
+    if metadata:
+        header["__metadata__"] = metadata
+    data = json.dumps(header, ensure_ascii=False).encode()
+    path.write_bytes(len(data).to_bytes(8, "little") + data + bytes(len(names)))
+
+
+HOSTILE = "\x9b31m\u202e\x7f\u200b\U000e0001"
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]], ids=["text", "json"])
+def test_what_a_file_says_is_escaped(flags: list[str], tmp_path: Path) -> None:
+    _safetensors(tmp_path / "m.safetensors", ["a"], {f"k{HOSTILE}": f"v{HOSTILE}"})
+    done = _tz("inspect", str(tmp_path / "m.safetensors"), *flags)
+    assert done.returncode == 0
+    assert done.stdout.replace("\n", "").isprintable()
+    if flags:
+        assert json.loads(done.stdout)["metadata"] == {f"k{HOSTILE}": f"v{HOSTILE}"}
+
+
+def test_messages_are_escaped(tmp_path: Path) -> None:
+    """A line break in a name cannot begin a message of its own."""
+    path = tmp_path / f"e\x1b[31m{HOSTILE}\ntz: all is well"
+    path.write_bytes(b"nothing")
+    done = _tz("inspect", str(path))
+    assert done.returncode == 1
+    assert done.stderr.replace("\n", "").isprintable()
+    assert not any(line.startswith("tz: all") for line in done.stderr.splitlines())
+    done = _tz("inspect", str(path), "--\x1b[31m")
+    assert done.returncode == 2
+    assert done.stderr.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(
+    "environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}], ids=str
+)
+@pytest.mark.parametrize("command", [["inspect"], ["inspect", "--json"], ["load", "--progress"]])
+def test_terminals_without_letters(
+    command: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    _safetensors(tmp_path / "m.safetensors", ["é", "模"])
+    done = _tz(*command, str(tmp_path / "m.safetensors"), **environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii()
+    if "--json" in command:
+        names = {tensor["name"] for tensor in json.loads(done.stdout)["tensors"]}
+        assert names == {"é", "模"}
+
+
+def test_alone_it_explains_itself() -> None:
+    done = _tz()
+    assert done.returncode == 0
+    assert "tz inspect" in done.stdout
+
+
+def _tz(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "libtz.cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+        env={**os.environ, **environment},
+    )

@@ -32,7 +32,10 @@ def test_to_tensors_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     theirs = tensorizer.TensorDeserializer(tensors, device="cpu", verify_hash=True)
     for name, tensor in {**TENSORS, "tied": TENSORS["weight"]}.items():
         assert torch.equal(bits(theirs[name]), bits(tensor)), name
-    assert main(["convert", tensors, again, "--digest", pin]) == 2  # a pin needs the whole file
+    assert main(["convert", tensors, again, "--digest", pin]) == 0
+    other = "sha256:" + "0" * 64
+    for command in (["convert", tensors, again], ["inspect", tensors], ["load", tensors]):
+        assert main([*command, "--digest", other]) == 1
     capsys.readouterr()
     assert main(["verify", tensors, "--digest", pin]) == 0
     libtz.torch.save_file(TENSORS, tz)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -219,16 +220,44 @@ def test_types(tmp_path: Path) -> None:
     assert torch.get_default_dtype() == before
 
 
-@pytest.mark.parametrize("name", ["BertModel", "AutoModel", "AutoModelForSequenceClassification"])
+@pytest.mark.parametrize("name", ["BertModel", "AutoModel"])
 def test_another_class_than_was_saved(tmp_path: Path, name: str) -> None:
-    """Names have another prefix, some weights are not wanted, others are made anew."""
-    as_tz(bert(), tmp_path)
-    torch.manual_seed(3)
+    """Names have another prefix, and some weights are not wanted."""
+    model = bert("BertForPreTraining")
+    as_tz(model, tmp_path)
     loaded = load_pretrained(tmp_path, model_class=getattr(transformers, name))
-    bert().save_pretrained(tmp_path / "plain")
-    torch.manual_seed(3)
-    framework = getattr(transformers, name)
-    assert_same(loaded, framework.from_pretrained(tmp_path / "plain"))
+    assert_same(loaded, model.bert)
+
+
+@pytest.mark.parametrize("name", ["BertModel", "AutoModelForSequenceClassification"])
+def test_no_tensor_is_made_up(tmp_path: Path, name: str) -> None:
+    as_tz(bert(), tmp_path)
+    with pytest.raises(OptionError, match=r"pooler\.dense\.weight"):
+        load_pretrained(tmp_path, model_class=getattr(transformers, name))
+
+
+@pytest.mark.parametrize("missing", ["bert.encoder.layer.1.output.dense.weight", "cls.predictions"])
+def test_files_that_lack_tensors(tmp_path: Path, missing: str) -> None:
+    model = bert()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    state = {k: v.clone() for k, v in model.state_dict().items() if not k.startswith(missing)}
+    libtz.torch.save_file(state, tmp_path / "model.tz")
+    with pytest.raises(OptionError, match=missing):
+        load_pretrained(tmp_path)
+
+
+def test_experts_that_are_missing(tmp_path: Path) -> None:
+    """transformers merges those of a layer into one tensor."""
+    config = transformers.MixtralConfig(**TINY, num_key_value_heads=2, num_local_experts=3)
+    transformers.MixtralForCausalLM(config).save_pretrained(tmp_path)
+    state = libtz.torch.load_file(tmp_path)
+    name = next(name for name in state if "experts.2" in name)
+    del state[name]
+    (tmp_path / "model.safetensors").unlink()
+    libtz.torch.save_file(state, tmp_path / "model.tz")
+    with pytest.raises(OptionError, match="experts"):
+        load_pretrained(tmp_path)
 
 
 def test_merged_experts(tmp_path: Path) -> None:
@@ -295,3 +324,90 @@ def test_folders_that_are_not_right(tmp_path: Path, nginx: Nginx) -> None:
     shutil.copytree(tmp_path, nginx.root / "no-weights", dirs_exist_ok=True)
     with pytest.raises(SourceError, match="has no weights"):
         load_pretrained(f"{nginx.http}/no-weights")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "changes"),
+    [
+        (OptionError, "names no model", {"architectures": [5]}),
+        (OptionError, "names no model", {"architectures": {"a": 1}}),
+        (OptionError, "no model of the type bert", {"architectures": ["GPT2LMHeadModel"]}),
+        (OptionError, "quantized", {"quantization_config": 0}),
+        (OptionError, "quantized", {"text_config": {"quantization_config": {"bits": 4}}}),
+        (OptionError, "another repository", {"backbone": "someone/model"}),
+        (FormatError, "num_hidden_layers is 100000", {"num_hidden_layers": 100_000}),
+        (FormatError, "num_labels is", {"num_labels": 10**9}),
+        (FormatError, "vocab_size is a number of", {"vocab_size": 10**100}),
+        (FormatError, "parameters, more than", {"intermediate_size": 1 << 23}),
+        (FormatError, "modules and tensors", {"num_hidden_layers": 250}),
+        (FormatError, "no model can be built", {"num_attention_heads": 0}),
+        (FormatError, "no model can be built", {"hidden_act": "__import__"}),
+        (FormatError, "no type of PyTorch", {"torch_dtype": "load"}),
+        (FormatError, "levels deep", {"a": json.loads("[" * 200 + "]" * 200)}),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_configurations_that_ask_for_too_much(
+    error: type[Exception], reason: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    as_tz(bert(), tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**values, **changes}))
+    with pytest.raises(error, match=reason):
+        load_pretrained(tmp_path)
+
+
+def test_buffers_that_the_file_does_not_explain(tmp_path: Path) -> None:
+    """Tables of positions are computed, not read."""
+    config = transformers.CodeGenConfig(
+        n_embd=16, n_layer=1, n_head=2, vocab_size=50, n_positions=32, n_ctx=32, rotary_dim=8
+    )
+    transformers.CodeGenForCausalLM(config).save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**values, "n_positions": 1 << 24}))
+    with pytest.raises(FormatError, match="bytes of buffers"):
+        load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"attn_implementation": "someone/kernel@main"},
+        {"_attn_implementation": "someone/kernel"},
+        {"attribute_map": {"x": "_attn_implementation"}, "x": "someone/kernel"},
+        {"experts_implementation": "sonicmoe", "kernel_config": {}, "use_kernels": True},
+        {"auto_map": {"AutoModelForMaskedLM": "someone/repo--code.Model"}, "name_or_path": "x/y"},
+    ],
+    ids=lambda value: next(iter(value)),
+)
+@pytest.mark.usefixtures("direct_only")
+def test_folders_choose_no_code(changes: dict[str, Any], tmp_path: Path) -> None:
+    model = bert()
+    as_tz(model, tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**values, **changes}))
+    for model_class in (None, transformers.AutoModelForMaskedLM):
+        loaded = load_pretrained(tmp_path, model_class=model_class)
+        assert_same(loaded, model)
+        assert loaded.config._attn_implementation in ("eager", "sdpa")
+        assert not hasattr(loaded.config, "auto_map")
+
+
+def test_fetched_files_are_plain_files_of_the_folder(tmp_path: Path) -> None:
+    source, target, other = (tmp_path / name for name in ("source", "target", "other"))
+    source.mkdir()
+    target.mkdir()
+    (source / "config.json").write_text('{"model_type": "bert"}')
+    (source / "vocab.txt").write_text("a")
+    other.write_text("precious")
+    (target / "config.json").symlink_to(other)
+    (target / "vocab.txt").symlink_to(tmp_path / "nowhere")
+    (target / f".config.json.{os.getpid()}").symlink_to(other)
+    fetch_tokenizer(source, target)
+    assert other.read_text() == "precious"
+    assert not (tmp_path / "nowhere").exists()
+    for name in ("config.json", "vocab.txt"):
+        assert not (target / name).is_symlink()
+        assert (target / name).read_bytes() == (source / name).read_bytes()
+    with pytest.raises(SourceError, match="cannot be made"):
+        fetch_tokenizer(source, other / "folder")

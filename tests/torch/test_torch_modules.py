@@ -262,3 +262,44 @@ def test_layers_of_pytorch(name: str, kind: str) -> None:
         net = LAYERS[name]()
     assert load_model(net, target) == ([], [])
     assert_equal(net.state_dict(), source.state_dict())
+
+
+# ---- Without memory ------------------------------------------------------------------------------
+
+HUGE = 400_000  # squared, 640 GB of f32
+
+
+class Huge(nn.Module):
+    def __init__(self, *, is_buffer: bool = False) -> None:
+        super().__init__()
+        if is_buffer:
+            self.register_buffer("b", torch.empty(HUGE, HUGE))
+        self.layer = nn.Linear(HUGE, HUGE)
+        self.random = nn.Parameter(torch.randn(HUGE, HUGE))
+        self.zeros = nn.Parameter(torch.zeros(HUGE, HUGE, dtype=torch.bfloat16))
+        self.register_buffer("small", torch.full((3,), 2.0))
+
+
+def test_parameters_larger_than_any_memory() -> None:
+    with no_init():
+        net: Any = Huge()
+        with torch.no_grad():
+            nn.init.trunc_normal_(net.random)
+    assert net.layer.weight.shape == (HUGE, HUGE)
+    assert all(parameter.is_meta for parameter in net.parameters())
+    assert torch.equal(net.small, torch.full((3,), 2.0))
+    with pytest.raises(OptionError, match="buffer 'b' of Huge needs 640000000000 bytes"), no_init():
+        Huge(is_buffer=True)
+
+
+def test_parametrizations_that_compute_with_values_say_so() -> None:
+    with pytest.raises(OptionError, match="computes with values of its parameters"), no_init():
+        nn.utils.parametrizations.orthogonal(nn.Linear(3, 3))
+    with pytest.raises(RuntimeError, match="of mine"), no_init():
+        raise RuntimeError("of mine")
+    source: Any = nn.utils.parametrizations.orthogonal(nn.Linear(3, 3))
+    net: Any = nn.utils.parametrizations.orthogonal(nn.Linear(3, 3))
+    target = io.BytesIO()
+    save_model(source, target)
+    assert load_model(net, target) == ([], [])
+    assert torch.equal(net.weight, source.weight)

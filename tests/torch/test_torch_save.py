@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import io
+import random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.optim import lr_scheduler
@@ -349,3 +351,55 @@ def test_a_device_is_read_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> Non
     pieces = [piece.clone() for piece in tensor_bytes._device_pieces(raw)]
     assert [len(piece) for piece in pieces] == [1024] * 6 + [7000 - 6 * 1024]
     assert torch.equal(torch.cat(pieces), raw.view(-1))
+
+
+def test_random_number_states_go_on_as_they_would_have() -> None:
+    states = {
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "rate": np.float64(0.1),
+    }
+    expected = (torch.rand(5), random.random(), random.gauss(0, 1), np.random.rand(5))
+    target = io.BytesIO()
+    save(states, target)
+    loaded = load(target)
+    torch.set_rng_state(loaded["torch"])
+    random.setstate(loaded["python"])
+    np.random.set_state(loaded["numpy"])
+    found = (torch.rand(5), random.random(), random.gauss(0, 1), np.random.rand(5))
+    assert torch.equal(found[0], expected[0])
+    assert found[1:3] == expected[1:3]
+    assert np.array_equal(found[3], expected[3])
+    assert loaded["python"] == states["python"]
+    assert (type(loaded["rate"]), loaded["rate"]) == (float, 0.1)
+
+
+def test_arrays_come_back_as_tensors() -> None:
+    base = np.arange(24, dtype=np.uint32).reshape(4, 6)
+    frozen = np.arange(3.0)
+    frozen.flags.writeable = False
+    arrays = {
+        "plain": base,
+        "again": base,
+        "reversed": np.arange(6)[::-1],
+        "transposed": np.arange(6, dtype=np.int16).reshape(2, 3).T,
+        "big endian": np.arange(4, dtype=">f4"),
+        "scalar": np.array(7, np.uint64),
+        "empty": np.zeros((0, 3), bool),
+        "frozen": frozen,
+        "field": np.zeros(3, [("a", "<i4"), ("b", "<i2")])["a"],
+    }
+    target = io.BytesIO()
+    save(arrays, target)
+    loaded = load(target)
+    assert list(loaded) == list(arrays)
+    for name, array in arrays.items():
+        assert np.array_equal(loaded[name].numpy(), array), name
+        assert loaded[name].numpy().dtype == array.dtype.newbyteorder("=")
+    assert loaded["plain"] is loaded["again"]
+    for bad in (np.array(["text"]), np.array([{}]), np.zeros(2, "M8[s]"), np.zeros(2, "f4,i4")):
+        with pytest.raises(OptionError, match="tensor 'x/0' is an array of dtype"):
+            save({"x": [bad]}, io.BytesIO())
+    with pytest.raises(OptionError, match=r"\$\.x: cannot save an object of type numpy\.ma"):
+        save({"x": np.ma.masked_array([1, 2], [True, False])}, io.BytesIO())

@@ -22,7 +22,7 @@ from libtz.options import ReadOptions
 from libtz.sources.base import Profile, Source
 from libtz.sources.memory import MemorySource
 from libtz.transfer import engine
-from libtz.transfer.concurrency import Ramp
+from libtz.transfer.concurrency import Concurrency
 from libtz.transfer.engine import Transfer
 from libtz.transfer.host import HostTarget
 from libtz.transfer.staging import SlotRing, Stopped
@@ -481,56 +481,58 @@ def test_waiting_for_a_slot() -> None:
 # ---- The number of threads -----------------------------------------------------------------------
 
 
-def rates(ramp: Ramp, rate_of: Callable[[int], float], seconds: float = 5) -> list[int]:
-    """Runs a ramp against a link; what it had every tenth of a second."""
+def rates(
+    concurrency: Concurrency, rate_of: Callable[[int], float], seconds: float = 5
+) -> list[int]:
+    """Runs a concurrency against a link; what it had every tenth of a second."""
     threads, total = [], 0.0
     for step in range(int(seconds * 10)):
-        ramp.note(step / 10, int(total), 0)
-        total += rate_of(ramp.threads) / 10
-        threads.append(ramp.threads)
+        concurrency.note(step / 10, int(total), 0)
+        total += rate_of(concurrency.threads) / 10
+        threads.append(concurrency.threads)
     return threads
 
 
 def test_more_threads_while_they_help() -> None:
-    threads = rates(Ramp(4, 32), lambda n: 10e6 * min(n, 20))
+    threads = rates(Concurrency(4, 32), lambda n: 10e6 * min(n, 20))
     assert threads[0] == 4
     assert 20 <= threads[29] <= 32  # within three seconds
 
 
 def test_no_more_threads_on_a_full_link() -> None:
-    assert max(rates(Ramp(4, 32), lambda n: 100e6)) <= 6
+    assert max(rates(Concurrency(4, 32), lambda n: 100e6)) <= 6
 
 
 def test_a_step_that_costs_is_taken_back_and_tried_again_after_a_rest() -> None:
-    threads = rates(Ramp(4, 32), lambda n: 100e6 - 1e6 * n, seconds=25)
+    threads = rates(Concurrency(4, 32), lambda n: 100e6 - 1e6 * n, seconds=25)
     begins = [i for i in range(1, len(threads)) if threads[i] == 6 and threads[i - 1] == 4]
     assert 2 <= len(begins) <= 4
     assert threads.count(4) > 0.9 * len(threads)
 
 
 def test_threads_follow_a_link_that_becomes_faster() -> None:
-    ramp, total, faster_at = Ramp(4, 32), 0.0, 3.0
+    concurrency, total, faster_at = Concurrency(4, 32), 0.0, 3.0
     for step in range(300):
         now = step / 10
-        ramp.note(now, int(total), 0)
-        total += (1e6 * min(ramp.threads, 4 if now < faster_at else 20)) / 10
+        concurrency.note(now, int(total), 0)
+        total += (1e6 * min(concurrency.threads, 4 if now < faster_at else 20)) / 10
         if now == faster_at:
-            assert ramp.threads <= 6
-    assert ramp.threads >= 20
+            assert concurrency.threads <= 6
+    assert concurrency.threads >= 20
 
 
 def test_fewer_threads_when_asked_to_slow_down() -> None:
-    ramp = Ramp(8, 32)
-    ramp.note(0, 0, 0)
-    ramp.note(0.1, 100, 1)
-    assert ramp.threads == 4
-    ramp.note(0.2, 200, 1)
-    assert ramp.threads == 4
-    ramp.note(0.3, 300, 4)  # answers to requests of the same moment
-    assert ramp.threads == 4
+    concurrency = Concurrency(8, 32)
+    concurrency.note(0, 0, 0)
+    concurrency.note(0.1, 100, 1)
+    assert concurrency.threads == 4
+    concurrency.note(0.2, 200, 1)
+    assert concurrency.threads == 4
+    concurrency.note(0.3, 300, 4)  # answers to requests of the same moment
+    assert concurrency.threads == 4
     for step in range(10):
-        ramp.note(1 + step, 10_000 * step, 2 + step)
-    assert ramp.threads == 1
+        concurrency.note(1 + step, 10_000 * step, 2 + step)
+    assert concurrency.threads == 1
 
 
 def test_throttling_before_the_load_does_not_count(
@@ -558,15 +560,15 @@ def test_fewer_threads_when_some_get_nothing(monkeypatch: pytest.MonkeyPatch, fi
 
 
 def test_threads_come_back_when_the_server_has_recovered() -> None:
-    ramp, total = Ramp(8, 32), 0.0
+    concurrency, total = Concurrency(8, 32), 0.0
     for step in range(300):
-        ramp.note(step / 10, int(total), min(step // 5, 3))
-        total += 1e6 * min(ramp.threads, 16) / 10
+        concurrency.note(step / 10, int(total), min(step // 5, 3))
+        total += 1e6 * min(concurrency.threads, 16) / 10
         if step == 60:
-            assert ramp.threads == 1
-    assert ramp.threads >= 16
+            assert concurrency.threads == 1
+    assert concurrency.threads >= 16
 
 
 def test_the_limit_holds() -> None:
-    assert max(rates(Ramp(4, 5), lambda n: 10e6 * n)) == 5
-    assert Ramp(4, 2).threads == 2
+    assert max(rates(Concurrency(4, 5), lambda n: 10e6 * n)) == 5
+    assert Concurrency(4, 2).threads == 2

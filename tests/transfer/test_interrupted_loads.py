@@ -22,7 +22,7 @@ from tests.transfer.test_engine import ScriptedSource
 from libtz._native import lib
 from libtz.options import ReadOptions
 from libtz.torch.filling import _block
-from libtz.transfer.load import Job, Policy, Wants
+from libtz.transfer.load import Load, Policy, Wants
 from libtz.transfer.signals import HeldSignals
 
 ROOT = Path(__file__).parents[2]
@@ -146,7 +146,7 @@ def test_a_load_that_is_never_left_ends_when_it_is_dropped() -> None:
     wants = Wants(entries, np.arange(16, dtype=np.uint32))
     options = ReadOptions(request_size_max=MIB, host_memory_max=8 * MIB, progress=False)
     before = threading.active_count()
-    job = Job(source, header, wants, Policy(options, lib.VERIFY_CRC, is_streamed=True))
+    job = Load(source, header, wants, Policy(options, lib.VERIFY_CRC, is_streamed=True))
     job.__enter__()
     job.wait(0)
     assert threading.active_count() > before

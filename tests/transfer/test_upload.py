@@ -19,8 +19,8 @@ from libtz.arrays.torch_dtypes import TORCH_DTYPES
 from libtz.checkpoint.slices import ReadItem
 from libtz.errors import IntegrityError, OptionError
 from libtz.options import ReadOptions
-from libtz.transfer.engine import HostSlot
 from libtz.transfer.staging import Use
+from libtz.transfer.target import StagingBuffer
 from libtz.transfer.upload import HostUpload, Upload
 
 MIB = 1 << 20
@@ -35,7 +35,7 @@ class LateLane(HostUpload):
         self.late: list[Sequence[tuple[Any, Any]]] = []
         self.busy = threading.Lock()
 
-    def slot(self, size: int) -> HostSlot:
+    def slot(self, size: int) -> StagingBuffer:
         self.slots += 1
         return super().slot(size)
 

@@ -15,10 +15,15 @@ import importlib
 from importlib.metadata import version
 from types import ModuleType
 
+from libtz._native.lib import Node
+from libtz.arrays.base import Destination, Device, Framework
 from libtz.checkpoint.base import Checkpoint
-from libtz.checkpoint.selection import prefix
+from libtz.checkpoint.selection import Names, prefix
+from libtz.checkpoint.slices import ReadItem, Region, TensorSlice
 from libtz.errors import Error, FormatError, IntegrityError, OptionError, SourceError
-from libtz.format import TensorInfo
+from libtz.format import Format, TensorInfo, Verified
+from libtz.locations import SourceLike
+from libtz.memory import HostBuffer
 from libtz.opening import open
 from libtz.options import (
     DecryptionOptions,
@@ -28,22 +33,38 @@ from libtz.options import (
     S3Options,
     WriteOptions,
 )
+from libtz.structure import NodeKind
+from libtz.transfer.stats import TransferStats
 from libtz.writing.tz import TensorSpec, Writer
 
 __all__ = [
     "Checkpoint",
     "DecryptionOptions",
+    "Destination",
+    "Device",
     "Error",
+    "Format",
     "FormatError",
+    "Framework",
+    "HostBuffer",
     "HttpOptions",
     "IntegrityError",
+    "Names",
+    "Node",
+    "NodeKind",
     "OptionError",
+    "ReadItem",
     "ReadOptions",
+    "Region",
     "RetryPolicy",
     "S3Options",
     "SourceError",
+    "SourceLike",
     "TensorInfo",
+    "TensorSlice",
     "TensorSpec",
+    "TransferStats",
+    "Verified",
     "WriteOptions",
     "Writer",
     "__version__",

@@ -19,10 +19,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from libtz._native import lib
+from libtz.errors import OptionError
+from libtz.machine import memory_size
 from libtz.options import ReadOptions
 from libtz.pages import HAS_HUGE_PAGES, ask_for_huge_pages, map_pages
 
-__all__ = ["ALIGNMENT", "HUGE_PAGE", "Arena", "HostBuffer", "MemoryBudget", "allocate"]
+__all__ = [
+    "ALIGNMENT",
+    "HUGE_PAGE",
+    "Arena",
+    "HostBuffer",
+    "MemoryBudget",
+    "allocate",
+    "check_decoded_size",
+]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -36,6 +46,8 @@ MAPPING_MIN = 16 * MIB
 TAIL_MAX = 512 * KIB
 # One part in this many of the host memory is for direct reads.
 BOUNCE_SHARE = 16
+# No machine is asked whether it has this much: that takes longer than loading a small tensor.
+SURELY_THERE = 64 * MIB
 
 
 @dataclass(frozen=True)
@@ -103,6 +115,24 @@ def _map(size: int) -> HostBuffer:
             offset = -start % HUGE_PAGE
         ask_for_huge_pages(mapping)
     return HostBuffer(mapping, offset, size, start + offset)
+
+
+def check_decoded_size(size: int, options: ReadOptions, label: str) -> None:
+    """Refuses to decode more than `decoded_size_max`: a file of a few KiB can claim any size.
+
+    OptionError when the option is given, MemoryError when it is not and the machine has less.
+    """
+    if options.decoded_size_max is not None:
+        if size > options.decoded_size_max:
+            raise OptionError(
+                f"{label}: {size} bytes are to be decoded, more than ReadOptions.decoded_size_max"
+                f" allows ({options.decoded_size_max}); load fewer tensors, or slices"
+            )
+    elif size > SURELY_THERE and size > memory_size():
+        raise MemoryError(
+            f"{label}: there is no memory for {size:,} bytes, and {memory_size():,} are all that"
+            " this machine or its container has; load fewer tensors, or slices"
+        )
 
 
 class Arena:

@@ -20,8 +20,6 @@ from libtz.writing.tz import TensorSpec, Writer
 
 __all__ = ["load_file", "open", "save_file"]
 
-_WRITE_DEFAULTS = WriteOptions()
-
 
 def open(
     source: SourceLike, *, digest: str | None = None, options: ReadOptions | None = None
@@ -49,7 +47,7 @@ def save_file(
     *,
     metadata: Mapping[str, str] | None = None,
     copy_overlapping: bool = False,
-    options: WriteOptions = _WRITE_DEFAULTS,
+    options: WriteOptions | None = None,
 ) -> str:
     """Writes the arrays, in their order, and returns the file digest, a pin for loading.
 

@@ -17,6 +17,7 @@ from libtz.checkpoint.catalog import Catalog
 from libtz.checkpoint.coreweave import CoreweaveFile
 from libtz.checkpoint.file import File
 from libtz.checkpoint.loader import Loader
+from libtz.checkpoint.pins import in_memory_max, whole_in_memory
 from libtz.checkpoint.shard_index import INDEX_SUFFIX, folder_files, read_index
 from libtz.checkpoint.sharded import Sharded
 from libtz.errors import FormatError, OptionError
@@ -42,9 +43,15 @@ def open(
     a seekable binary file; or a sharded set, by its folder or its *.index.json. Use the result as a
     context manager.
 
-    `digest` pins the file. "blake3:…" is a tz file's digest and covers all of it: any other file is
-    an IntegrityError before it is parsed. "sha256:…" is of a whole file in another format, which
-    then can only be loaded whole.
+    `digest` pins the file. "blake3:…" is the digest of a .tz file and covers all of it: any other
+    file is an IntegrityError before it is parsed. "sha256:…" is of a whole file in another format.
+    Up to half of `host_memory_max` in size (128 MiB, unless that option says more) such a file is
+    read into memory and compared before it is parsed. A larger one can only be loaded whole, by
+    `load`, `load_into` or `iter_tensors` without names: an IntegrityError comes before the last
+    tensor, and until such a load was complete, an OptionError for everything else.
+
+    Raises SourceError if the source cannot be read, FormatError if the file is malformed or of
+    another format, and OptionError if source, digest and options do not go together.
 
     Tensors are PyTorch's where it is installed, else NumPy's. `libtz.torch.open` and
     `libtz.numpy.open` say which, also to type checkers.
@@ -67,16 +74,23 @@ def open_as(
         if _is_set(source):
             return _open_set(framework, source, digest=digest, options=options)
     place = resolve_source(source, options)
-    place.is_proven = algorithm == "blake3"
+    place.is_proven = pin is not None
+    sha256 = pin if algorithm == "sha256" else None
     try:
         place.limit(options.http.open_deadline_s)
-        header, front = _open_header(place, pin if algorithm == "blake3" else None)
-        place.limit(None)
+        front = _front(place)
         if pin is not None and place.resident(0, 0) is not None:
             raise OptionError(
                 "a mapped file can change after it was checked, so local='map' and a digest exclude"
                 " each other; leave local='copy'"
             )
+        if sha256 is not None and place.size <= in_memory_max(options):
+            place.limit(None)
+            place, options = whole_in_memory(place, front, sha256, options)
+            sha256 = None
+        blake3 = pin if algorithm == "blake3" else None
+        header, front = _header(place, front, blake3, options.open_size_max)
+        place.limit(None)
         if algorithm == "sha256" and header.info.format == lib.FORMAT_TZ:
             raise OptionError(
                 f"{place.url} is a tz file; pin it by its own digest, as `tz digest` prints it"
@@ -84,15 +98,16 @@ def open_as(
         if options.decryption.is_given and not header.info.is_encrypted:
             raise DecryptionError(
                 f"{place.url} is not encrypted, so anybody can have written it; leave"
-                " ReadOptions.decryption out to read it nevertheless"
+                " ReadOptions.decryption out to read it nevertheless",
+                code="not-encrypted",
             )
         opened = CoreweaveFile if header.info.format == lib.FORMAT_TENSORS else File
         return opened(
             framework,
             Catalog(header),
             Loader(place, header, front, options),
-            is_pinned=algorithm == "blake3",
-            sha256=pin if algorithm == "sha256" else None,
+            is_pinned=pin is not None and sha256 is None,
+            sha256=sha256,
         )
     except BaseException:
         place.close()
@@ -124,15 +139,21 @@ def _open_set(
         )
     open_file = partial(open_as, framework, options=options)
     if not names[0].endswith(INDEX_SUFFIX):
-        return Sharded(framework, location, names, None, open_file)
+        return Sharded(framework, location, names, None, open_file, options)
     index = read_index(location, options)
-    return Sharded(framework, location, sorted(set(index.values())), index, open_file)
+    return Sharded(framework, location, sorted(set(index.values())), index, open_file, options)
 
 
-def _open_header(source: Source, pin: bytes | None) -> tuple[lib.Header, memoryview]:
-    """The header, and what is known of the file's front."""
+def _front(source: Source) -> memoryview:
+    """Opens the source; its first bytes."""
     front = memoryview(bytearray(FRONT_SIZE))
-    front = front[: source.open(front)]
+    return front[: source.open(front)]
+
+
+def _header(
+    source: Source, front: memoryview, pin: bytes | None, size_max: int
+) -> tuple[lib.Header, memoryview]:
+    """The header, and all of its bytes."""
     while True:
         try:
             opened = lib.Header.open(front, source.size, label=source.url, pin=pin)
@@ -152,6 +173,11 @@ def _open_header(source: Source, pin: bytes | None) -> tuple[lib.Header, memoryv
                 raise
         if isinstance(opened, lib.Header):
             return opened, front[: opened.info.header_size]
+        if opened > size_max:
+            raise OptionError(
+                f"{source.url}: its header needs {opened} bytes to be opened, more than"
+                f" ReadOptions.open_size_max allows ({size_max})"
+            )
         # A mapping of its own takes memory only as bytes really arrive.
         longer = allocate(opened).view()
         longer[: len(front)] = front

@@ -44,6 +44,8 @@ CHUNK_SIZE_MAX = 64 * MIB
 
 # Below this a request costs more in turn-around than in bytes, even on loopback.
 REQUEST_SIZE_MIN = 64 * KIB
+# This much of every file is read with the first request.
+OPEN_SIZE_MIN = MIB
 # Room for a few chunks of the usual 1 MiB on their way; larger chunks may need more than this.
 HOST_MEMORY_MIN = 8 * MIB
 SSE_KEY_SIZE = 32  # AES-256, the only cipher that S3 has for keys of its customers
@@ -349,6 +351,17 @@ class ReadOptions:
     host_memory_max: int = option(
         256 * MIB, "host memory to use beside the tensors", unit="bytes", is_loading=True
     )
+    # None: what `libtz.machine.memory_size` finds, control groups included. On a device, no limit.
+    decoded_size_max: int | None = option(
+        None,
+        "bytes that a load, or one tensor of an iteration, may decode to (default: this machine's"
+        " memory)",
+        unit="bytes",
+        is_loading=True,
+    )
+    open_size_max: int = option(
+        1024 * MIB, "bytes of a file's header that are read to open it", unit="bytes"
+    )
     meta_size_max: int = option(
         1024 * MIB,
         "zeros to make for tensors that a .tensors file has no values of",
@@ -368,6 +381,9 @@ class ReadOptions:
         require_bool(self.verify, "ReadOptions.verify")
         require_choice(self.local, "ReadOptions.local", ("copy", "map"))
         require_integer(self.host_memory_max, "ReadOptions.host_memory_max", HOST_MEMORY_MIN)
+        if self.decoded_size_max is not None:
+            require_integer(self.decoded_size_max, "ReadOptions.decoded_size_max", 0)
+        require_integer(self.open_size_max, "ReadOptions.open_size_max", OPEN_SIZE_MIN)
         require_integer(self.meta_size_max, "ReadOptions.meta_size_max", 0)
         require_integer(self.connections_max, "ReadOptions.connections_max", 1, CONNECTIONS_MAX)
         require_integer(self.request_size_max, "ReadOptions.request_size_max", REQUEST_SIZE_MIN)

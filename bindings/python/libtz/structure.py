@@ -1,10 +1,12 @@
 """Python objects and the nodes of a file's structure section (section 9 of the specification).
 
 What can be saved: dict (and OrderedDict and Counter, which come back as dict), list, tuple, None,
-bool, int within 64 bits, float (to the bit, NaN payloads included), str, bytes and tensors. Types
-are taken exactly: a subclass carries meaning that a file cannot keep, so it is refused and named by
-its path, as in `$.optimizer.state[0].foo`. Sharing of containers is not kept; tensors that share
-memory are tied.
+bool, int within 64 bits, float (to the bit, NaN payloads included), str, bytes and tensors. NumPy's
+scalars come back as Python's of the same value. Other types are taken exactly: a subclass carries
+meaning that a file cannot keep (a namedtuple its fields, a defaultdict its function), so it is
+refused and named by its path, as in `$.optimizer.state[0].foo`. Sharing of containers is not kept,
+and bounded, since a few lists within each other can stand for billions of values; tensors that
+share memory are tied.
 
 Names of tensors come from their path, so that a nested file can be listed and read one by one:
 steps are joined with `/`, as in `optimizer/state/0/exp_avg`. To keep names unique and valid,
@@ -24,6 +26,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
+import numpy as np
+
 from libtz._native.lib import Node
 from libtz.errors import OptionError
 
@@ -31,6 +35,8 @@ __all__ = ["Flattened", "NodeKind", "flatten", "tensor_paths", "unflatten"]
 
 DEPTH_MAX = 128  # [TZ1-53]
 NODE_COUNT_MAX = 1 << 26  # [TZ1-53]
+# Values that may be written more than once, because a list or dict is in several places.
+REPEATED_COUNT_MAX = 1 << 20
 INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
 
 ROOT_TENSOR_NAME = "value"
@@ -85,9 +91,10 @@ def flatten(
 ) -> Flattened:
     """Takes `root` apart. Raises OptionError with the path of what cannot be saved.
 
-    Containers that are shared are written out wherever they occur, so a small object can become a
-    very large one. `size_max` bounds the values and the bytes of text in them, taken together.
+    What is shared is written out wherever it occurs, so a small object can become a very large one.
+    `size_max` bounds the values and the text in them, taken together.
     """
+    _check_sharing(root)
     flat = Flattened()
     size = 0
     path: list[_Step] = []
@@ -123,6 +130,49 @@ def flatten(
     return flat
 
 
+def _check_sharing(root: Any) -> None:
+    """A list that is in several places is written once for each. A few lists that hold each other
+    again and again become more values than any memory holds: refused before any of it is written.
+    """
+    sizes: dict[int, int] = {}  # values of each container, itself included, by identity
+    count = 0  # of all values, each once
+    stack = [root] if type(root) in _CONTAINERS else []
+    while stack:
+        container = stack[-1]
+        children = container.values() if isinstance(container, dict) else container
+        inner = [child for child in children if type(child) in _CONTAINERS]
+        if id(container) not in sizes:
+            sizes[id(container)] = 0  # begun; a cycle adds nothing here, and is found later
+            count += 1 + len(container) - len(inner)
+            stack += [child for child in inner if id(child) not in sizes]
+            continue
+        stack.pop()
+        if not sizes[id(container)]:
+            size = 1 + len(container) - len(inner) + sum(sizes[id(child)] for child in inner)
+            sizes[id(container)] = min(size, NODE_COUNT_MAX + 1)
+    if sizes and sizes[id(root)] - count > REPEATED_COUNT_MAX:
+        raise OptionError(
+            f"$: lists and dicts are shared so often that {sizes[id(root)]} values or more would be"
+            " written; replace them by copies of what is needed"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """A scalar of NumPy as Python's, if that holds the same value; everything else as it is."""
+    if isinstance(value, np.generic) and type(value) in _NUMPY_SCALARS:
+        return value.item()
+    return value
+
+
+_NUMPY_SCALARS = {
+    np.bool_,
+    np.str_,
+    np.bytes_,
+    *(np.dtype(f"{kind}{size}").type for kind in "iu" for size in (1, 2, 4, 8)),
+    *(np.dtype(f"f{size}").type for size in (2, 4, 8)),
+}
+
+
 def _add_node(
     flat: Flattened,
     key: str | int | None,
@@ -131,10 +181,13 @@ def _add_node(
     is_tensor: Callable[[Any], bool],
 ) -> Iterator[_Child] | None:
     """Appends the node of `value`; returns the children of a container, None for a leaf."""
+    value = _plain(value)
     leaf = _LEAVES.get(type(value))
     if leaf is not None:
         if leaf is NodeKind.INT and not INT_MIN <= value <= INT_MAX:
-            raise OptionError(f"{_path_text(path)}: the integer does not fit 64 bits")
+            raise OptionError(
+                f"{_path_text(path)}: the integer does not fit 64 bits; store str() of it"
+            )
         if leaf is NodeKind.STR:
             _check_text(value, path)
         flat.nodes.append(Node(leaf, key, value))
@@ -155,7 +208,8 @@ def _add_node(
     kind = type(value)
     raise OptionError(
         f"{_path_text(path)}: cannot save an object of type {kind.__module__}.{kind.__qualname__}; "
-        "a file holds dict, list, tuple, None, bool, int, float, str, bytes and tensors"
+        "a file holds dict, list, tuple, None, bool, int, float, str, bytes and tensors, so convert"
+        " it to these"
     )
 
 

@@ -7,7 +7,11 @@ from typing import Any
 from libtz._native import clib, ffi
 from libtz._native.memory import exported
 
-__all__ = ["Blake3", "blake3", "crc32", "crc32c"]
+__all__ = ["Blake3", "blake3", "crc32", "crc32c", "file_digest"]
+
+# How a tz file begins. Its digest is the BLAKE3 of the preamble.
+MAGIC = b"\xf5TZF\r\n\x1a\n"
+PREAMBLE_SIZE = 128
 
 
 def crc32c(data: Any, initial: int = 0) -> int:
@@ -43,3 +47,10 @@ class Blake3:
         digest = ffi.new("uint8_t[32]")
         clib.tz_blake3_final(self._state, digest)
         return bytes(digest)
+
+
+def file_digest(front: Any) -> str | None:
+    """The digest of a tz file, as text, by its first bytes. None if they are not a tz file's."""
+    preamble = memoryview(front)[:PREAMBLE_SIZE]
+    is_tz = len(preamble) == PREAMBLE_SIZE and preamble[: len(MAGIC)] == MAGIC
+    return f"blake3:{blake3(preamble).hex()}" if is_tz else None

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libtz._native import clib, ffi
-from libtz._native.checksums import Blake3, blake3, crc32, crc32c
+from libtz._native.checksums import Blake3, blake3, crc32, crc32c, file_digest
 from libtz._native.memory import address, exported, owned_buffer
 from libtz._native.status import NONE32, NONE64, check, new_diagnostic, status_name
 from libtz._native.tables import Node, read_node, record_dtype, text, view
 from libtz._native.writing import ENTRY, Builder, BuilderInfo, TensorSpec, encode_chunks
+from libtz.errors import IntegrityError
 
 __all__ = [
     "ENTRY",
@@ -180,8 +181,7 @@ class Header:
     """
 
     def __init__(self, handle: Any, label: str) -> None:
-        self.handle = handle
-        self.label = label
+        self.handle, self.label = handle, label
         out = ffi.new("tz_header_info *", {"struct_size": ffi.sizeof("tz_header_info")})
         check(clib.tz_header_get(handle, out), where=label)
         values = {name: getattr(out, name) for name in HeaderInfo._fields}
@@ -209,15 +209,16 @@ class Header:
         cls, function: Any, front: Any, file_size: int, label: str, pin: bytes | None
     ) -> Header | int:
         digest = ffi.NULL if pin is None else ffi.new("uint8_t[32]", pin)
-        options = ffi.new("tz_open_options *", {"struct_size": ffi.sizeof("tz_open_options")})
-        options.pin = digest
-        out = ffi.new("tz_header **")
-        needed = ffi.new("uint64_t *")
+        size = ffi.sizeof("tz_open_options")
+        options = ffi.new("tz_open_options *", {"struct_size": size, "pin": digest})
+        out, needed = ffi.new("tz_header **"), ffi.new("uint64_t *")
         diagnostic = new_diagnostic()
         with exported(front) as source:
             status = function(source, len(source), file_size, options, out, needed, diagnostic)
         if status == clib.TZ_NEED_MORE:
             return int(needed[0])
+        if status == clib.TZ_E_DIGEST and pin is not None:
+            raise IntegrityError.wrong_pin(label, f"blake3:{pin.hex()}", file_digest(front))
         check(status, diagnostic, where=label)
         return cls(ffi.gc(out[0], clib.tz_header_free), label)
 
@@ -264,8 +265,8 @@ class Header:
         return int(index[0])
 
     def order(self) -> NDArray[np.uint32]:
-        pointer = clib.tz_header_order(self.handle)
-        return view(pointer, self.info.tensor_count, np.dtype(np.uint32), self.handle)
+        count, dtype = self.info.tensor_count, np.dtype(np.uint32)
+        return view(clib.tz_header_order(self.handle), count, dtype, self.handle)
 
     def pair(self, index: int) -> tuple[str, str]:
         out = ffi.new("tz_pair *")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from libtz._native import clib, ffi
-from libtz.errors import Error, FormatError, IntegrityError, OptionError
+from libtz.errors import ErrorCode, FormatError, IntegrityError, OptionError
 
 __all__ = ["NONE32", "NONE64", "check", "new_diagnostic", "status_name"]
 
@@ -15,7 +15,7 @@ NONE32 = 0xFFFF_FFFF
 NONE64 = 0xFFFF_FFFF_FFFF_FFFF
 
 # What the data did wrong, by the classes of the specification (section 13) and of foreign formats.
-_DATA: dict[str, tuple[type[Error], str]] = {
+_DATA: dict[str, tuple[type[FormatError | IntegrityError], str]] = {
     "not-tz": (FormatError, "this is neither a tz nor a safetensors nor a tensors file"),
     "truncated": (FormatError, "the file ends too early"),
     "trailing": (FormatError, "the file has bytes after its end"),
@@ -73,24 +73,29 @@ def check(
         raise RuntimeError(f"{where}: libtz was called wrongly ({word}); please report this")
     kind, meaning = _DATA[word]
     offset = tensor = chunk = None
-    rule = ""
+    rule: str | None = None
     if diagnostic is not None:
         offset = _known(diagnostic.offset)
         chunk = _known(diagnostic.chunk)
         tensor = _tensor(diagnostic, name_of)
         if diagnostic.rule:
-            rule = f", rule TZ1-{diagnostic.rule}"
+            rule = f"TZ1-{diagnostic.rule}"
         if diagnostic.reason:
             meaning = ffi.string(diagnostic.reason).decode()
     place = "" if tensor is None else f", tensor {tensor!r}"
     place += "" if chunk is None else f", chunk {chunk}"
+    named = f"{word}, rule {rule}" if rule else word
     if blames_caller:
-        raise OptionError(f"{where}{place}: this cannot be written: {meaning} ({word}{rule})")
+        raise OptionError(f"{where}{place}: this cannot be written: {meaning} ({named})")
     place += "" if offset is None else f", byte {offset}"
-    message = f"{where}{place}: {meaning} ({word}{rule})"
-    if kind is IntegrityError:
-        raise IntegrityError(message, tensor=tensor, chunk=chunk)
-    raise FormatError(message, code=word, offset=offset, tensor=tensor)
+    raise kind(
+        f"{where}{place}: {meaning} ({named})",
+        code=cast(ErrorCode, word),
+        rule=rule,
+        offset=offset,
+        tensor=tensor,
+        chunk=chunk,
+    )
 
 
 def _tensor(diagnostic: Any, name_of: Callable[[int], str] | None) -> str | None:

@@ -64,7 +64,8 @@ def encode_chunks(
     if status == clib.TZ_E_CODEC:
         raise IntegrityError(
             "a compressed chunk did not decode to what went in: a fault in libtz or in this"
-            " machine's memory; nothing was written"
+            " machine's memory; nothing was written",
+            code="codec",
         )
     check(status, where="encode")
     return int(out_size[0]), entries

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from types import TracebackType
-from typing import Any, TypeVar, final
+from typing import Any, NoReturn, TypeVar, final
 
 from libtz._native.lib import Node
 from libtz.arrays.base import BufferFramework, Destination, Framework
@@ -153,7 +153,7 @@ class Checkpoint(Mapping[str, T], ABC):
         was checked.
         """
         into = self._destination(device)
-        wanted = select(names, self)
+        wanted = self._select(names)
         items = list(map(ReadItem, wanted))
         loaded = {item.name: each for item, each in self.read_items(items, into, streamed=False)}
         return {name: loaded[name] for name in wanted}
@@ -191,11 +191,14 @@ class Checkpoint(Mapping[str, T], ABC):
         regions = [Region.of(self.info(name), index) for name, index in slices]
         return self._load_regions(regions, into)
 
+    def _select(self, names: Names) -> list[str]:
+        return select(names, self)
+
     def _destination(self, device: Any) -> Destination[T]:
         return Destination(self._framework, self._framework.device(device))
 
     def _iterate(self, names: Names, into: Destination[U]) -> Iterator[tuple[str, U]]:
-        items = list(map(ReadItem, select(names, self)))
+        items = list(map(ReadItem, self._select(names)))
         with closing(self.read_items(items, into, streamed=True)) as loaded:
             for item, tensor in loaded:
                 yield item.name, tensor
@@ -207,6 +210,12 @@ class Checkpoint(Mapping[str, T], ABC):
         return [loaded[id(item)] for item in items]
 
     # ---- The end ----
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} cannot be pickled or copied, since it holds an open source; open it anew in"
+            " the other process"
+        )
 
     def __enter__(self: Self) -> Self:
         return self

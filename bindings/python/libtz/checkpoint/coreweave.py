@@ -73,7 +73,7 @@ class CoreweaveFile(File[T]):
     def module_role(self, name: str) -> Literal["parameter", "buffer", "state"]:
         """What a tensor was when it was saved: a parameter or buffer of a module, or an entry of a
         state dict."""
-        flags = self._catalog.tensor(name).flags
+        flags = self.catalog.tensor(name).flags
         if flags & lib.TENSOR_PARAMETER:
             return "parameter"
         return "buffer" if flags & lib.TENSOR_BUFFER else "state"
@@ -81,16 +81,16 @@ class CoreweaveFile(File[T]):
     def is_dotted(self, name: str) -> bool:
         """Whether the file has a dot before the name, as it has for tensors that belong to the root
         module itself. libtz leaves it out, as state dicts do."""
-        return bool(self._catalog.tensor(name).flags & lib.TENSOR_DOTTED)
+        return bool(self.catalog.tensor(name).flags & lib.TENSOR_DOTTED)
 
     def note(self, name: str) -> RecordNote:
         """Of a tensor that was loaded."""
-        return self._log.notes[self._catalog.index(name)]
+        return self._log.notes[self.catalog.index(name)]
 
     def verify(self) -> None:
         """See `Checkpoint.verify`. Tensors without hashes are not wrong, but then `verified` is
         "none". A tensor is in memory as a whole."""
-        entries = self._catalog.entries(list(map(ReadItem, self)))
+        entries = self.catalog.entries(list(map(ReadItem, self)))
         self._loader.check(entries, self._record_checks(verify=True))
 
     def _verification(self) -> Verification:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -10,6 +11,7 @@ from libtz.arrays.base import Destination, Framework
 from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.catalog import Catalog, Entry
 from libtz.checkpoint.loader import Loader
+from libtz.checkpoint.selection import Names, select
 from libtz.checkpoint.slices import ReadItem
 from libtz.errors import OptionError
 from libtz.format import Format, TensorInfo, Verified
@@ -50,20 +52,27 @@ class File(Checkpoint[T]):
     # ---- What is in the file ----
 
     @property
+    def catalog(self) -> Catalog:
+        """What the header says. OptionError before a pinned file was compared with its digest."""
+        if self._sha256 is not None and not self._is_pinned:
+            raise self._too_large("nothing is known of it before all of it was loaded")
+        return self._catalog
+
+    @property
     def format(self) -> Format:
         return self._catalog.format
 
     @property
     def digest(self) -> str | None:
-        return self._catalog.digest
+        return self.catalog.digest
 
     @property
     def content_digest(self) -> str | None:
-        return self._catalog.content_digest
+        return self.catalog.content_digest
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        return self._catalog.metadata
+        return self.catalog.metadata
 
     @property
     def verified(self) -> Verified:
@@ -81,24 +90,28 @@ class File(Checkpoint[T]):
         return self._loader.is_closed
 
     def structure(self) -> list[lib.Node]:
-        return self._catalog.structure()
+        return self.catalog.structure()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._catalog)
+        return iter(self.catalog)
 
     def __len__(self) -> int:
-        return len(self._catalog)
+        return len(self.catalog)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._catalog
+        return name in self.catalog
 
     def __repr__(self) -> str:
-        return f"<libtz.Checkpoint {self._loader.source.url}: {self.format}, {len(self)} tensors>"
+        count = len(self._catalog)
+        return f"<libtz.Checkpoint {self._loader.source.url}: {self.format}, {count} tensors>"
 
     def info(self, name: str) -> TensorInfo:
-        return self._catalog.info(name)
+        return self.catalog.info(name)
 
     # ---- Loading ----
+
+    def _select(self, names: Names) -> list[str]:
+        return select(names, self._catalog)
 
     def read_items(
         self, items: Sequence[ReadItem], into: Destination[U], *, streamed: bool
@@ -125,13 +138,18 @@ class File(Checkpoint[T]):
 
     def _pinned(self, sha256: bytes, inner: Verification, entries: Sequence[Entry]) -> Verification:
         owners = {entry.owner for entry in entries if entry.item.region is None}
-        if len(owners) != len(self):
-            raise OptionError(
-                f"{self._loader.source.url} is pinned by the SHA-256 of all of it, so it can only"
-                " be loaded whole"
-            )
+        if len(owners) != len(self._catalog):
+            raise self._too_large("it can only be loaded whole")
         front = self._loader.front
         return WholeFileSha256(sha256, front, self.end_mark, inner, self._loader.source.url)
+
+    def _too_large(self, consequence: str) -> OptionError:
+        url, size = self._loader.source.url, self._loader.source.size
+        return OptionError(
+            f"{url} is pinned by the SHA-256 of all of it, and too large ({size} bytes) to be read"
+            f" into memory and compared first, so {consequence}; raise ReadOptions.host_memory_max"
+            f" to {2 * size}, or convert the file to .tz, whose digest covers every part"
+        )
 
     def verify(self) -> None:
         if self.format != "tz":
@@ -151,3 +169,14 @@ class File(Checkpoint[T]):
 
     def close(self) -> None:
         self._loader.close()
+
+    def __del__(self) -> None:
+        loader = getattr(self, "_loader", None)  # none if it was not made
+        if loader is None or loader.is_closed:
+            return
+        try:
+            if loader.source.holds_resources:
+                message = f"{self!r} was not closed"
+                warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
+        finally:
+            loader.close()

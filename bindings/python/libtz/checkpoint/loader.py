@@ -22,7 +22,7 @@ from libtz.format import dtype_name, item_size
 from libtz.memory import HostBuffer, allocate
 from libtz.options import ReadOptions
 from libtz.sources.base import Source
-from libtz.transfer.load import Job, Policy, Wants
+from libtz.transfer.load import Load, Policy, Wants
 from libtz.transfer.runs import fetch_runs
 from libtz.transfer.stats import TransferStats
 from libtz.transfer.verification import Verification
@@ -166,7 +166,7 @@ class Loader:
             observe=verification.observe,
             existing=existing,
         )
-        load: Job | None = None
+        load: Load | None = None
         try:
             with self._load(reads, policy, verification) as load:
                 load.wait_all()
@@ -191,7 +191,7 @@ class Loader:
             verification.finish()
 
     @contextmanager
-    def _load(self, reads: _Reads, policy: Policy, verification: Verification) -> Iterator[Job]:
+    def _load(self, reads: _Reads, policy: Policy, verification: Verification) -> Iterator[Load]:
         if self.is_closed:
             raise OptionError(f"{self.source.url} is closed")
         wants, check = verification.plan(reads.wants())
@@ -199,7 +199,7 @@ class Loader:
             # np.unique imports numpy.ma at its first call, which takes 6 ms.
             owners = np.flatnonzero(np.bincount(wants.indices)).astype(np.uint32)
             read = fetch_runs(self.source, self._header, owners, self.front)
-            load = Job(self.source, self._header, wants, replace(policy, check=check))
+            load = Load(self.source, self._header, wants, replace(policy, check=check))
         try:
             with load:
                 yield load
@@ -224,7 +224,7 @@ class Loader:
         self.source.close()
 
 
-def _make(load: Job, reads: _Reads, number: int, entry: Entry, into: Destination[U]) -> U:
+def _make(load: Load, reads: _Reads, number: int, entry: Entry, into: Destination[U]) -> U:
     """The tensor of an entry whose data have arrived."""
     if load.is_on_device and not is_valueless(entry.tensor):
         uploaded: U = load.device_tensor(number)
@@ -235,7 +235,7 @@ def _make(load: Job, reads: _Reads, number: int, entry: Entry, into: Destination
 
 
 def _values(
-    load: Job, reads: _Reads, number: int, entry: Entry
+    load: Load, reads: _Reads, number: int, entry: Entry
 ) -> tuple[HostBuffer | None, int, tuple[int, ...]]:
     """The bytes of an entry in host memory: a buffer, the place in it, and the shape."""
     region = entry.item.region

@@ -28,7 +28,8 @@ from libtz.checkpoint.slices import ReadItem
 from libtz.errors import Error, FormatError, OptionError
 from libtz.format import Format, TensorInfo, Verified
 from libtz.locations import Location
-from libtz.memory import HostBuffer
+from libtz.memory import HostBuffer, check_decoded_size
+from libtz.options import ReadOptions
 from libtz.transfer.stats import TransferStats
 
 __all__ = ["Sharded", "check_shard"]
@@ -45,7 +46,7 @@ def check_shard(where: str, found: Collection[str], expected: Set[str]) -> None:
     missing = next((tensor for tensor in expected if tensor not in found), None)
     if missing is not None:
         reason = f"it has no tensor {missing!r}, which the index says is in it"
-        raise FormatError(f"{where}: {reason}", code="bad-set")
+        raise FormatError(f"{where}: {reason}", code="bad-set", tensor=missing)
     count = len(found) - len(expected)
     if count:
         first = next(tensor for tensor in found if tensor not in expected)
@@ -73,11 +74,13 @@ class Sharded(Checkpoint[T]):
         names: Sequence[str],
         index: dict[str, str] | None,
         open_file: Callable[[Location], Checkpoint[T]],
+        options: ReadOptions,
     ) -> None:
         """Called by `libtz.open`. `location` is any file of the folder."""
         super().__init__(framework)
         self._location = location
         self._open_file = open_file
+        self._options = options
         self._files: dict[str, Checkpoint[T] | None] = dict.fromkeys(names)
         self._opening = threading.Lock()
         self._is_closed = False
@@ -104,6 +107,7 @@ class Sharded(Checkpoint[T]):
                     raise FormatError(
                         f"{self._shown(name)}: tensor {tensor!r} is in {index[tensor]!r} too",
                         code="bad-set",
+                        tensor=tensor,
                     )
                 index[tensor] = name
         return index
@@ -229,6 +233,11 @@ class Sharded(Checkpoint[T]):
         self, items: Sequence[ReadItem], into: Destination[U], *, streamed: bool
     ) -> Generator[tuple[ReadItem, U], None, None]:
         self._stats = TransferStats()
+        if not streamed and into.device is None:
+            # Each file checks this for itself, but all of them are in memory in the end.
+            whole = [self.info(item.name) for item in items if item.region is None]
+            size = sum(info.nbytes for info in whole if info.tied_to is None)
+            check_decoded_size(size, self._options, str(self._location))
         for file, places in self._by_file(item.name for item in items):
             before = self._stats
             try:

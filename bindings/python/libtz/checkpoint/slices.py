@@ -114,16 +114,22 @@ def _bounds(part: slice, size: int) -> tuple[int, int, int]:
 
 def _position(part: Any, size: int, axis: int) -> int:
     try:
-        if isinstance(part, (bool, np.bool_)):
+        # One element of a vector, or a truth value, would pass as an index of another meaning.
+        if isinstance(part, (bool, np.bool_)) or _rank_or_mask(part):
             raise TypeError
         position = operator.index(part)
     except TypeError:
         raise OptionError(
-            f"slices of files take integers, slices and '...'; got {type(part).__name__}"
+            f"slices of files take integers, slices and '...'; got {type(part).__name__}. Load the"
+            " tensor, or a box of it, and index that"
         ) from None
     if not -size <= position < size:
         raise IndexError(f"index {position} is out of range for dimension {axis} of size {size}")
     return position + size if position < 0 else position
+
+
+def _rank_or_mask(part: Any) -> bool:
+    return bool(getattr(part, "ndim", 0)) or str(getattr(part, "dtype", "")).endswith("bool")
 
 
 def thin(buffer: HostBuffer, position: int, region: Region) -> HostBuffer:

@@ -15,7 +15,7 @@ from libtz.checkpoint.shard_index import INDEX_SUFFIX
 from libtz.cli.contents import SourceContents
 from libtz.cli.digest import sha256_of
 from libtz.cli.options import add_command, add_options, make_options
-from libtz.cli.output import note, print_json, size_text
+from libtz.cli.output import note, print_json, print_line, size_text
 from libtz.errors import IntegrityError, OptionError
 from libtz.options import DecryptionOptions, ReadOptions, WriteOptions
 from libtz.sources.url import shown
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
         f"{report['write_s']:.2f} s ({rate}/s), compared with the source in "
         f"{report['total_s'] - report['write_s']:.2f} s"
     )
-    print(report["digest"])
+    print_line(report["digest"])
 
 
 def _compare(contents: SourceContents, target: str, digest: str, options: ReadOptions) -> None:
@@ -98,8 +98,8 @@ def _compare(contents: SourceContents, target: str, digest: str, options: ReadOp
     pin = digest if digest.startswith("blake3:") else None
     with opening.open(target, digest=pin, options=options) as written:
         contents.compare(written, target)
-    if pin is None and sha256_of(target, options) != digest:
-        raise IntegrityError(f"{target} does not hold the bytes that were written to it")
+    if pin is None and (found := sha256_of(target, options)) != digest:
+        raise IntegrityError.wrong_pin(target, digest, found)
 
 
 def _open(source: str, digest: str | None, options: ReadOptions) -> Checkpoint[Any]:

@@ -11,7 +11,7 @@ from libtz import opening
 from libtz.checkpoint.base import Checkpoint
 from libtz.cli.contents import computed_digests
 from libtz.cli.options import add_command, add_options, make_options
-from libtz.cli.output import print_json, printable
+from libtz.cli.output import print_json, print_line
 from libtz.fields import fields_of
 from libtz.format import TensorInfo
 from libtz.options import ReadOptions
@@ -131,13 +131,13 @@ def _digests(file: Checkpoint[Any], infos: Sequence[TensorInfo]) -> dict[str, st
 def _print(report: dict[str, Any]) -> None:
     for sign, key in (("-", "removed"), ("+", "added")):
         for tensor in report[key]:
-            print(f"{sign} {printable(tensor['name'])}  {_kind_text(tensor)}")
+            print_line(f"{sign} {tensor['name']}  {_kind_text(tensor)}")
     for change in report["changed"]:
         old, new = _kind_text(change["old"]), _kind_text(change["new"])
         text = f"{old}, other values" if old == new else f"{old} -> {new}"
-        print(f"! {printable(change['name'])}  {text}")
+        print_line(f"! {change['name']}  {text}")
     counts = [f"{len(report[key])} {key}" for key in ("removed", "added", "changed") if report[key]]
-    print(", ".join([*counts, f"{report['equal']} equal"]))
+    print_line(", ".join([*counts, f"{report['equal']} equal"]))
 
 
 def _kind_text(tensor: dict[str, Any]) -> str:

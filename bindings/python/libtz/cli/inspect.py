@@ -9,7 +9,7 @@ from typing import Any
 from libtz import opening
 from libtz.checkpoint.base import Checkpoint
 from libtz.cli.options import add_command, add_options, make_options
-from libtz.cli.output import print_json, print_table, printable, size_text
+from libtz.cli.output import print_json, print_line, print_table, size_text
 from libtz.options import ReadOptions
 
 __all__ = ["add_to"]
@@ -57,17 +57,17 @@ def _print(file: Checkpoint[Any]) -> None:
     for info in infos:
         stored = size_text(info.stored_nbytes)
         if info.tied_to is not None:
-            stored = f"tied to {printable(info.tied_to)}"
+            stored = f"tied to {info.tied_to}"
         shape = "x".join(map(str, info.shape)) or "scalar"
-        rows.append((printable(info.name), info.dtype, shape, size_text(info.nbytes), stored))
+        rows.append((info.name, info.dtype, shape, size_text(info.nbytes), stored))
     if infos:
         print_table(rows, right=frozenset({3}))
         print()
     for key, value in file.metadata.items():
-        print(f"metadata        {printable(key)} = {printable(value)}")
+        print_line(f"metadata        {key} = {value}")
     total = sum(info.nbytes for info in infos if info.tied_to is None)
     nested = ", in a nested object" if file.structure() else ""
-    print(f"format          {file.format}, {len(infos)} tensors{nested}, {size_text(total)}")
+    print_line(f"format          {file.format}, {len(infos)} tensors{nested}, {size_text(total)}")
     if file.digest is not None:
-        print(f"digest          {file.digest}")
-        print(f"content digest  {file.content_digest}")
+        print_line(f"digest          {file.digest}")
+        print_line(f"content digest  {file.content_digest}")

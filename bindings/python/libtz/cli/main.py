@@ -6,13 +6,17 @@ import argparse
 import logging
 import os
 import sys
+import traceback
+import warnings
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
 from libtz import __version__
 from libtz.cli import convert, diff, digest, inspect, load, verify
 from libtz.cli.options import VERBOSE_HELP
-from libtz.cli.output import note
+from libtz.cli.output import note, use_any_encoding
 from libtz.errors import Error, OptionError
+from libtz.text import printable
 
 __all__ = ["main"]
 
@@ -42,9 +46,20 @@ DATA_FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = _parser().parse_args(argv)
+    use_any_encoding()
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if "run" not in arguments:
+        parser.print_help()
+        return 0
     if arguments.verbose:
         _show_log()
+    with warnings.catch_warnings():
+        warnings.showwarning = _note_warning  # type: ignore[assignment]
+        return _run(arguments)
+
+
+def _run(arguments: argparse.Namespace) -> int:
     try:
         status: int | None = arguments.run(arguments)
         # Here, so that a reader that went away is noticed inside the try.
@@ -65,20 +80,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         # As with `tz inspect … | head`. Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DATA_FAILED
+    except Exception:  # an error of ours; its text may be from outside all the same
+        note(traceback.format_exc().rstrip())
+        return DATA_FAILED
     return status or 0
+
+
+def _note_warning(message: Warning | str, *_: Any) -> None:
+    note(f"tz: {message}")
+
+
+class _LogHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        note(f"tz: {record.getMessage()}")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
 
 
 def _show_log() -> None:
     """What libtz logs (retries, redirects, throttling, fallbacks), on standard error."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("tz: %(message)s"))
     logger = logging.getLogger("libtz")
-    logger.addHandler(handler)
+    logger.addHandler(_LogHandler())
     logger.setLevel(logging.INFO)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="tz",
         description=DESCRIPTION,
         epilog=EPILOG,
@@ -86,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-v", "--verbose", action="store_true", help=VERBOSE_HELP)
     parser.add_argument("--version", action="version", version=f"libtz {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     for command in (inspect, verify, digest, diff, convert, load):
         command.add_to(commands)
     return parser

@@ -1,4 +1,7 @@
-"""What commands print: results on standard output, everything else on standard error."""
+"""What commands print: results on standard output, everything else on standard error.
+
+Whatever comes from outside is escaped here, so that no command can forget it.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,42 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["note", "print_json", "print_table", "printable", "size_text"]
+from libtz.text import printable
+
+__all__ = ["note", "print_json", "print_line", "print_table", "size_text", "use_any_encoding"]
+
+
+def use_any_encoding() -> None:
+    """Letters that the terminal does not have are printed as escapes, rather than raise."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    """JSON in which every letter that a terminal would act on is an escape of JSON."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=2)
+    for letter in sorted(set(text)):
+        if letter != "\n" and not letter.isprintable():
+            text = text.replace(letter, json.dumps(letter)[1:-1])
+    print(text.replace("\x7f", "\\u007f"))
+
+
+def print_line(text: str) -> None:
+    """A line of the result."""
+    print(printable(text))
 
 
 def note(text: str) -> None:
-    """For the person who waits; not part of the result."""
-    print(text, file=sys.stderr)
-
-
-def printable(text: str) -> str:
-    """Names come from files: whatever could move a terminal's cursor is shown escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """For the person who waits; not part of the result. Lines after the first are indented, so that
+    nothing in the text can pass for another message."""
+    first, *others = map(printable, text.split("\n"))
+    lines = [first, *(line if line.startswith(" ") else f"  {line}" for line in others)]
+    print("\n".join(lines), file=sys.stderr)
 
 
 def size_text(size: float) -> str:
@@ -35,6 +59,7 @@ def size_text(size: float) -> str:
 
 def print_table(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> None:
     """Aligned columns; those in `right` to the right."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = [

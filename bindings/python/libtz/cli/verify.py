@@ -65,6 +65,7 @@ def verify(source: Any, digest: str | None, options: ReadOptions, *, content: bo
                 return file.verified == "checksum"
     if digest is None:
         return False
-    if sha256_of(source, options) != digest:
-        raise IntegrityError(f"{shown(source)} is not the file that the digest pins")
+    found = sha256_of(source, options)
+    if found != digest:
+        raise IntegrityError.wrong_pin(shown(source), digest, found)
     return True

@@ -6,32 +6,36 @@
     tokenizer = AutoTokenizer.from_pretrained(fetch_tokenizer("https://host/models/bert", "./bert"))
 
 The folder is what `save_pretrained` writes, and its weights may be in a .tz file. Nothing of
-transformers is patched, and no code comes from the folder.
+transformers is patched. No code comes from the folder, and the folder does not choose code that
+comes from elsewhere.
 """
 
 from __future__ import annotations
 
-import json
+import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 from libtz.arrays.torch_arrays import TorchFramework
-from libtz.arrays.torch_dtypes import TORCH_DTYPES
 from libtz.checkpoint.base import Checkpoint
-from libtz.errors import FormatError, OptionError, SourceError
+from libtz.errors import Error, OptionError, SourceError
 from libtz.format import TensorInfo
+from libtz.integrations.transformers_building import empty_model
+from libtz.integrations.transformers_config import (
+    absence_of,
+    checked_config,
+    generation_config,
+    model_class_of,
+    read_json,
+)
 from libtz.locations import Location, is_plain_name
 from libtz.opening import open_as
 from libtz.options import ReadOptions
-from libtz.torch.cast import load_as
-from libtz.torch.no_init import no_init
+from libtz.sinks.file import FileSink
+from libtz.torch.cast import check_dtype, load_as
 
 __all__ = ["fetch_tokenizer", "load_pretrained"]
 
@@ -58,13 +62,8 @@ TOKENIZER_FILES = (
     "vocab.txt",
 )
 
-CONFIG_SIZE_MAX = 16 << 20  # the largest, with long label lists, have a few MB
 TOKENIZER_SIZE_MAX = 256 << 20  # the largest have some 40 MB
-
-# S3 answers 403 for an object that is not there when the caller may not list the bucket.
-_ABSENT = (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN)
-# What PyTorch takes for the dtype of new tensors.
-_DEFAULT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+NAMES_SHOWN_MAX = 20
 
 _DEFAULTS = ReadOptions()
 
@@ -82,28 +81,47 @@ def load_pretrained(
     """The model of a folder or URL prefix, on `device`, in evaluation mode.
 
     `model_class` is a class of transformers, an Auto class too; by default the one that config.json
-    names. Floating-point weights become `dtype`, or stay what they are in the file. `digest` pins
-    the file of the weights.
+    names. Floating-point weights become `dtype`, or stay what they are in the file.
 
-    `weights` is the name of their file in the folder; by default model.tz, model.safetensors or an
-    index of shards. A local folder that has them in two formats is refused, as by `libtz.open`,
-    since one may be older; of a URL, model.tz comes first.
+    `digest` pins the file of the weights, and nothing else. config.json says what the weights mean
+    (how many layers there are, which activation, which constants), so whoever can change it gets
+    another model out of the pinned weights.
+
+    `weights` is the name of the weights' file in the folder; by default model.tz, model.safetensors
+    or an index of shards. A local folder that has them in two formats is refused, as by
+    `libtz.open`, since one may be older; of a URL, model.tz comes first.
 
     Weights whose names are the model's go straight to the device. Older or converted checkpoints
     are handed, loaded, to `from_pretrained(state_dict=…)`, which knows how to rename and merge
-    them.
+    them. A tensor of the model that the file does not have is an error: nothing is filled with
+    random numbers.
+
+    What config.json says about code is ignored: kernels (`attn_implementation`), modules
+    (`auto_map`) and repositories.
+
+    Raises:
+        OptionError: the file lacks tensors of the model, the model is quantized, or this version
+            of transformers has no class for it.
+        FormatError: config.json is not valid, or describes a model that the file is too small for.
+        IntegrityError, SourceError: as `libtz.open` and `libtz.torch.load_file`.
     """
+    check_dtype(dtype)
     folder = Location.of(source).folder()
-    config = _read_config(folder, options)
-    framework = _model_class(folder, config) if model_class is None else model_class
+    location = folder.sibling("config.json")
+    values = read_json(location, options)
     with _open_weights(folder, weights, digest, options) as file:
-        model = _empty(file, framework, config, dtype)
+        config = checked_config(values, location, len(file))
+        framework = model_class
+        if framework is None:
+            framework = model_class_of(values, config, location)
+        model = empty_model(framework, config, file, dtype, location)
         if not _fill(model, file, device, dtype):
             model = _converted(file, type(model), config, dtype).to(device)
     if model.can_generate():
-        settings = _read_json(folder.sibling("generation_config.json"), options, optional=True)
+        location = folder.sibling("generation_config.json")
+        settings = read_json(location, options, optional=True)
         if settings is not None:
-            model.generation_config = transformers.GenerationConfig.from_dict(settings)
+            model.generation_config = generation_config(settings, location)
     return model.eval()
 
 
@@ -114,47 +132,37 @@ def fetch_tokenizer(
     options: ReadOptions = _DEFAULTS,
 ) -> Path:
     """Copies config.json and the tokenizer's files into a local folder, which is returned, for
-    `AutoTokenizer.from_pretrained`. Files that are there already are written anew."""
+    `AutoTokenizer.from_pretrained`.
+
+    Each is a plain file of the folder when it is complete. A file or symbolic link of the same name
+    is replaced, and what a link points to stays as it is. The files are copied unchanged: they may
+    name code, which transformers runs only with `trust_remote_code=True`.
+
+    Raises:
+        SourceError: a file could not be read or written.
+        OptionError: a folder is where a file should be.
+    """
     origin = Location.of(source).folder()
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SourceError(
+            f"{target} cannot be made: {error.strerror or type(error).__name__}", url=str(target)
+        ) from error
     for name in ("config.json", *TOKENIZER_FILES):
-        with _absence_of(origin.sibling(name), optional=name != "config.json"):
+        with absence_of(origin.sibling(name), optional=name != "config.json"):
             data = origin.sibling(name).read(options, size_max=TOKENIZER_SIZE_MAX)
-            partial = target / f".{name}.{os.getpid()}"
-            partial.write_bytes(data)
-            partial.replace(target / name)
+            sink = FileSink(target / name)
+            try:
+                sink.write_at(0, memoryview(data))
+                sink.commit(len(data))
+            finally:
+                sink.abort()
     return target
 
 
 # ---- Files ---------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _absence_of(location: Location, *, optional: bool) -> Iterator[None]:
-    """Passes over a file that is not there."""
-    try:
-        yield
-    except SourceError as error:
-        is_here = location.is_local and Path(location.text).exists()
-        is_absent = not is_here if location.is_local else error.status in _ABSENT
-        if not (optional and is_absent):
-            raise
-
-
-def _read_json(location: Location, options: ReadOptions, *, optional: bool = False) -> Any:
-    text = None
-    with _absence_of(location, optional=optional):
-        text = location.read(options, size_max=CONFIG_SIZE_MAX)
-    if text is None:
-        return None
-    try:
-        value = json.loads(text.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{location}: not a JSON file: {error}", code="bad-config") from None
-    if not isinstance(value, dict):
-        raise FormatError(f"{location}: not a JSON object", code="bad-config")
-    return value
 
 
 def _open_weights(
@@ -172,59 +180,16 @@ def _open_weights(
             )
     for name in WEIGHTS:
         location = folder.sibling(name)
-        with _absence_of(location, optional=True):
+        with absence_of(location, optional=True):
             return open_as(TorchFramework(), location, digest=digest, options=options)
     raise SourceError(
         f"{folder} has no weights (or they may not be read): {', '.join(WEIGHTS)}",
         url=str(folder),
+        errno=errno.ENOENT,
     )
 
 
-# ---- Models --------------------------------------------------------------------------------------
-
-
-def _read_config(folder: Location, options: ReadOptions) -> Any:
-    location = folder.sibling("config.json")
-    values = _read_json(location, options)
-    kind = values.get("model_type")
-    if not isinstance(kind, str) or kind not in transformers.CONFIG_MAPPING:
-        raise OptionError(
-            f"{location}: this transformers has no model type {kind!r}; models that bring"
-            " their own code are not loaded"
-        )
-    if values.get("quantization_config") is not None:
-        raise OptionError(
-            f"{location}: quantized models are built by transformers alone; load the weights"
-            " by libtz.torch.load_file"
-        )
-    try:
-        return transformers.CONFIG_MAPPING[kind].from_dict(values)
-    except Exception as error:  # whatever a class of transformers says to odd values
-        raise FormatError(
-            f"{location}: not a configuration of {kind}: {error}", code="bad-config"
-        ) from error
-
-
-def _model_class(folder: Location, config: Any) -> Any:
-    names = config.architectures or []
-    found = getattr(transformers, names[0], None) if names else None
-    # The name comes with the files: nothing but a model is made by it.
-    if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
-        raise OptionError(
-            f"{folder}: config.json names no model of transformers ({names}); give model_class"
-        )
-    return found
-
-
-def _empty(
-    file: Checkpoint[torch.Tensor], framework: Any, config: Any, dtype: torch.dtype | None
-) -> Any:
-    """The model, its parameters on the meta device."""
-    kinds = [TORCH_DTYPES.get(file.info(name).dtype) for name in file]
-    floating = [kind for kind in kinds if kind is not None and kind.is_floating_point]
-    with no_init(), _default_dtype(dtype or next(iter(floating), None)):
-        # Auto classes are made from a configuration by a function of theirs.
-        return framework(config) if _is_model(framework) else framework.from_config(config)
+# ---- Weights -------------------------------------------------------------------------------------
 
 
 def _fill(
@@ -268,21 +233,27 @@ def _data_name(info: TensorInfo) -> str:
 def _converted(
     file: Checkpoint[torch.Tensor], framework: type[Any], config: Any, dtype: torch.dtype | None
 ) -> Any:
-    return framework.from_pretrained(
-        None, config=config, state_dict=file.load(), dtype="auto" if dtype is None else dtype
-    )
-
-
-def _is_model(framework: Any) -> bool:
-    return isinstance(framework, type) and issubclass(framework, transformers.PreTrainedModel)
-
-
-@contextmanager
-def _default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    if dtype in _DEFAULT_DTYPES:
-        torch.set_default_dtype(dtype)
+    """A model that transformers fills with the file's tensors, if they are all that it needs."""
+    state = file.load()
     try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+        model, report = framework.from_pretrained(
+            None,
+            config=config,
+            state_dict=state,
+            dtype="auto" if dtype is None else dtype,
+            output_loading_info=True,
+        )
+    except (Error, MemoryError):
+        raise
+    except Exception as error:  # mismatched shapes among others
+        raise OptionError(f"{file!r} does not fit {framework.__name__}: {error}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        more = len(missing) - NAMES_SHOWN_MAX
+        names = ", ".join(map(repr, missing[:NAMES_SHOWN_MAX]))
+        raise OptionError(
+            f"{file!r} has no tensors for {len(missing)} of those of {framework.__name__}: {names}"
+            f"{f' and {more} more' if more > 0 else ''}; give model_class= a class that the file"
+            " has all tensors of"
+        )
+    return model

@@ -120,9 +120,8 @@ class FileSink:
             reason = error.strerror or type(error).__name__
             if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
                 reason += "; free some, or choose another place"
-            raise SourceError(
-                f"{self.path} cannot be written: {reason}", url=str(self.path)
-            ) from error
+            text = f"{self.path} cannot be written: {reason}"
+            raise SourceError(text, url=str(self.path), errno=error.errno) from error
 
 
 def _keep_access(fd: int, before: os.stat_result) -> None:

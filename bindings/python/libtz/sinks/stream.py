@@ -77,4 +77,5 @@ class FileObjectSink:
             data = data[len(data) if count is None else count :]
 
     def _failed(self, error: Exception) -> SourceError:
-        return SourceError(f"{self._url} cannot be written: {error}", url=self._url)
+        text = f"{self._url} cannot be written: {error}"
+        return SourceError(text, url=self._url, errno=getattr(error, "errno", None))

@@ -109,6 +109,8 @@ class Source(Protocol):
     # Set before `open` where a pinned digest will prove every byte: copies of other servers, which
     # give them another ETag, will do then.
     is_proven: bool = False
+    # Whether it holds descriptors or connections of its own, so that leaving it open is a mistake.
+    holds_resources: bool = True
 
     def open(self, front: memoryview) -> int:
         """Read the first min(size, len(front)) bytes in one request; set size and identity.

@@ -30,7 +30,7 @@ from libtz.sources.floor import Floor
 from libtz.sources.logs import discreet
 from libtz.sources.reply import Reply
 from libtz.sources.sockets import Sockets
-from libtz.sources.stragglers import Pace
+from libtz.sources.stragglers import Stragglers
 from libtz.sources.timed import TimedResponse
 from libtz.sources.tls import accept_unverified, authorities, check_certificates, proxies_for
 
@@ -88,7 +88,7 @@ class Connections:
         self._options = options
         self._stats = stats
         self._sockets = Sockets(stats)
-        self._pace = Pace()
+        self._stragglers = Stragglers()
         self.floor = Floor(options)
         self._adapter = requests.adapters.HTTPAdapter(
             pool_connections=HOSTS_MAX, pool_maxsize=connections_max, max_retries=0
@@ -107,7 +107,7 @@ class Connections:
             target = f"{parts.scheme}://{parts.netloc}{target}"
         self.floor.check()
         self._stats.add(requests=1)
-        timeout_s = self._pace.head_timeout_s(self._options.timeout_s)
+        timeout_s = self._stragglers.head_timeout_s(self._options.timeout_s)
         timeout = urllib3.Timeout(connect=self._options.connect_timeout_s, read=timeout_s)
         started_s = time.monotonic()
         try:
@@ -128,13 +128,13 @@ class Connections:
             # "from None": the chain could show a URL with a signature in it.
             failed = failure(error, timeout_s)
             if timeout_s < self._options.timeout_s and isinstance(error, _READ_TIMED_OUT):
-                failed.is_hedge = True
-                self._pace.note_hedge()
+                failed.is_restart = True
+                self._stragglers.note_restart()
             raise failed from None
         waited_s = time.monotonic() - started_s
-        self._pace.note_head(waited_s)
+        self._stragglers.note_head(waited_s)
         self.floor.note(0, waited_s)
-        return Reply(response, self._sockets, self._pace, self.floor, self._options.timeout_s)
+        return Reply(response, self._sockets, self._stragglers, self.floor, self._options.timeout_s)
 
     def abort(self) -> None:
         """Wake every thread that waits for the network; their calls fail. Later ones do too."""

@@ -9,6 +9,7 @@ import http.client
 import re
 import ssl
 from collections.abc import Mapping
+from typing import Any
 
 import urllib3.exceptions
 
@@ -57,7 +58,7 @@ def failure(error: BaseException, timeout_s: float, *, is_connecting: bool = Tru
     if isinstance(error, (urllib3.exceptions.ReadTimeoutError, TimeoutError)):
         return TryFailed(f"the server sent nothing for {timeout_s:g} s")
     if isinstance(error, urllib3.exceptions.ProxyError):
-        reason = describe(error.original_error)
+        reason = describe(_innermost(error.original_error))
         # A proxy that answers 4xx means it; one that cannot be reached may come back.
         is_final = re.search(r"failed: 4[0-9][0-9]", reason) is not None
         return TryFailed(f"the proxy failed: {reason}", retryable=not is_final)
@@ -83,7 +84,9 @@ def describe(error: BaseException) -> str:
 def _innermost(error: BaseException) -> BaseException:
     """urllib3 wraps errors of the system once or twice."""
     for _ in range(4):
-        wrapped = error.args[-1] if error.args else None
+        wrapped: Any = error.args[-1] if error.args else None
+        if not isinstance(wrapped, Exception):
+            wrapped = error.__cause__  # of connections that were not made
         if not isinstance(wrapped, Exception):
             break
         error = wrapped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -59,7 +60,8 @@ class FileSource(Source):
         self.stats = SourceStats()
         self._fd: int | None = None
         self._direct: DirectFile | None = None
-        self._lock = threading.Lock()
+        # Reentrant: the garbage collector may close a file in the middle of anything.
+        self._lock = threading.RLock()
         self._readers = 0
         self._is_closing = False
 
@@ -72,8 +74,10 @@ class FileSource(Source):
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             self.close()
-            kind = "a directory" if stat.S_ISDIR(status.st_mode) else "no regular file"
-            raise SourceError(f"{self.url} cannot be opened: it is {kind}", url=self.url)
+            is_folder = stat.S_ISDIR(status.st_mode)
+            kind = "a directory" if is_folder else "no regular file"
+            text = f"{self.url} cannot be opened: it is {kind}"
+            raise SourceError(text, url=self.url, errno=errno.EISDIR if is_folder else None)
         self.size = status.st_size
         self.identity = _identity(status)
         self._direct = DirectFile.of(fd, self.size, self.stats, self._bounce_memory_max)
@@ -165,10 +169,12 @@ class FileSource(Source):
     # closes it when close() came in the middle of reads.
     def _acquire(self) -> int:
         with self._lock:
-            if self._fd is None or self._is_closing:
+            self._readers += 1  # first, so that close() in this very thread leaves it open
+            fd = self._fd
+            if fd is None or self._is_closing:
+                self._release()
                 raise source_closed(self.url)
-            self._readers += 1
-            return self._fd
+            return fd
 
     def _release(self) -> None:
         with self._lock:
@@ -186,7 +192,8 @@ class FileSource(Source):
 
     def _failed(self, action: str, error: Exception) -> SourceError:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return SourceError(f"{self.url} cannot be {action}: {reason}", url=self.url)
+        text = f"{self.url} cannot be {action}: {reason}"
+        return SourceError(text, url=self.url, errno=getattr(error, "errno", None))
 
 
 def _identity(status: os.stat_result) -> str:

@@ -3,7 +3,7 @@
 Every answer is held against what was asked: 206 with exactly the range, no content coding, and the
 identity (strong ETag, else Last-Modified, and always the size) that the first answer had. A failed
 try is repeated from the byte reached, within the same buffer, and so is one that is far slower than
-most, at once (`pace.py`). A server without ranges is read as
+most, at once (`stragglers.py`). A server without ranges is read as
 one stream. Redirects are followed here, since credentials must not follow them to another host.
 """
 
@@ -189,7 +189,7 @@ class HttpSource(Source):
                 failure = failed.with_traceback(None)
             if self._closed.is_set():
                 raise source_closed(self.url)
-            if failure.is_hedge:
+            if failure.is_restart:
                 self.stats.add(restarts=1)
                 self._note(f"{failure.reason}; going on over another connection")
                 continue

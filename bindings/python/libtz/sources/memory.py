@@ -24,11 +24,13 @@ __all__ = ["FileObjectSource", "MemorySource"]
 class MemorySource(Source):
     """A bytes-like object. It must not be changed or resized while the source is open."""
 
-    url: str = "<memory>"
     identity: str | None = None
     sequential: bool = False
+    holds_resources: bool = False
 
-    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+    def __init__(self, data: bytes | bytearray | memoryview, *, url: str = "<memory>") -> None:
+        """`url` is where the bytes came from, for messages."""
+        self.url = url
         view = memoryview(data)
         if not view.c_contiguous:
             raise OptionError("a memoryview given as a source must be C-contiguous")
@@ -74,6 +76,7 @@ class FileObjectSource(Source):
     size: int = 0
     identity: str | None = None
     sequential: bool = False
+    holds_resources: bool = False
 
     def __init__(self, file: BinaryIO) -> None:
         name = getattr(file, "name", None)
@@ -128,7 +131,8 @@ class FileObjectSource(Source):
         return int(count)
 
     def _failed(self, error: Exception) -> SourceError:
-        return SourceError(f"{self.url} cannot be read: {error}", url=self.url)
+        text = f"{self.url} cannot be read: {error}"
+        return SourceError(text, url=self.url, errno=getattr(error, "errno", None))
 
     def profile(self, begin: int, end: int, options: ReadOptions) -> Profile:
         return local_profile(end - begin)

@@ -24,7 +24,7 @@ from libtz.sources.failures import failure
 from libtz.sources.floor import Floor
 from libtz.sources.retry import TryFailed
 from libtz.sources.sockets import Sockets
-from libtz.sources.stragglers import Pace
+from libtz.sources.stragglers import Stragglers
 from libtz.sources.timed import TimedReader, TimedResponse
 
 __all__ = ["Reply"]
@@ -48,7 +48,12 @@ class Reply:
     """
 
     def __init__(
-        self, response: Any, sockets: Sockets, pace: Pace, floor: Floor, timeout_s: float
+        self,
+        response: Any,
+        sockets: Sockets,
+        stragglers: Stragglers,
+        floor: Floor,
+        timeout_s: float,
     ) -> None:
         self.status: int = response.status
         self.headers: Mapping[str, str] = response.headers
@@ -57,7 +62,7 @@ class Reply:
         self._is_complete = self.length == 0
         self._response = response
         self._sockets = sockets
-        self._pace = pace
+        self._stragglers = stragglers
         self._floor = floor
         self._timeout_s = timeout_s
         self._window_s = 0.0
@@ -95,7 +100,7 @@ class Reply:
         else:
             self._is_complete = self._received == self.length
             if self._is_complete:
-                self._pace.note_body(self._received, self._waited_s)
+                self._stragglers.note_body(self._received, self._waited_s)
         return count
 
     def read_rest(self, size_max: int) -> bytes:
@@ -197,12 +202,12 @@ class Reply:
 
     def _check_rate(self) -> None:
         self._floor.check()
-        if self._pace_s >= self._pace.after_s:
+        if self._pace_s >= self._stragglers.after_s:
             # A server without ranges would have to begin at the front again.
             is_range = self.status == http.client.PARTIAL_CONTENT
-            if is_range and self._pace.is_straggling(self._pace_bytes, self._pace_s):
-                self._pace.note_hedge()
-                raise TryFailed("far slower than other requests", is_hedge=True)
+            if is_range and self._stragglers.is_straggling(self._pace_bytes, self._pace_s):
+                self._stragglers.note_restart()
+                raise TryFailed("far slower than other requests", is_restart=True)
             self._pace_s, self._pace_bytes = 0.0, 0
         if self._window_s < self._timeout_s:
             return

@@ -27,7 +27,7 @@ class TryFailed(Exception):  # noqa: N818 - an event of the retry loop, never se
         status: int | None = None,
         retryable: bool = True,
         retry_after_s: float | None = None,
-        is_hedge: bool = False,
+        is_restart: bool = False,
         is_final: bool = False,
     ) -> None:
         super().__init__(reason)
@@ -36,7 +36,7 @@ class TryFailed(Exception):  # noqa: N818 - an event of the retry loop, never se
         self.retryable = retryable
         self.retry_after_s = retry_after_s
         self.is_final = is_final  # no further try now, though a later call may succeed
-        self.is_hedge = is_hedge  # we gave it up, to try at once on another connection
+        self.is_restart = is_restart  # we gave it up, to try at once on another connection
 
 
 class Tries:

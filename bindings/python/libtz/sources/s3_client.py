@@ -35,6 +35,8 @@ _ARN_URL = re.compile(
     re.DOTALL,
 )
 
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
+
 
 def parse_s3_url(url: str) -> tuple[str, str]:
     """Bucket (or the ARN of an access point) and key of s3://bucket/key. The key is taken as it
@@ -50,6 +52,10 @@ def parse_s3_url(url: str) -> tuple[str, str]:
         )
     if not url.startswith("s3://") or not bucket or not separator or not key:
         raise OptionError(f"{shown(url)} is not of the form s3://bucket/key")
+    if not _BUCKET.fullmatch(bucket):
+        raise OptionError(
+            f"{shown(url)}: {bucket!r} is no name of a bucket, nor the ARN of an access point"
+        )
     return bucket, key
 
 
@@ -66,7 +72,7 @@ def make_session(options: S3Options) -> Any:
         raise OptionError(
             "s3:// needs boto3, which is not installed; run: pip install libtz[s3]"
         ) from None
-    with s3_errors("s3://"):
+    with s3_errors("S3 configuration"):
         # A profile of the caller's wins over AWS_PROFILE; None leaves it to the environment.
         session = botocore.session.Session(profile=options.profile)
         session.register_component("data_loader", _data_loader())
@@ -111,7 +117,7 @@ def make_client(
         "endpoint_url": s3.endpoint,
         "verify": _verify(session, http),
     }
-    with s3_errors("s3://"):
+    with s3_errors("S3 configuration"):
         client = session.create_client("s3", config=Config(proxies={}, **settings), **named)
         # By the rules that hold for reading, which need the address to be known.
         proxies = _proxies(client.meta.endpoint_url, http)

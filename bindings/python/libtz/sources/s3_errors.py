@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from libtz.errors import OptionError, SourceError
+from libtz.errors import Error, OptionError, SourceError
 from libtz.sources.failures import failure
 from libtz.sources.logs import discreet, plain_text
 from libtz.sources.url import shown
@@ -128,11 +128,13 @@ def s3_errors(
     """Turn what botocore raises, and what the store answers to it, into ours."""
     from botocore import exceptions
 
-    error: Exception
+    error: Error
     try:
         with discreet():
             yield
         return
+    except Error:
+        raise
     except exceptions.ClientError as caught:
         error = _client_error(url, caught, is_write=is_write, has_checksum=has_checksum)
     except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as caught:
@@ -155,9 +157,7 @@ def s3_errors(
             retryable=True,
         )
     except (exceptions.BotoCoreError, ValueError) as caught:
-        words = _URL.sub(lambda match: shown(match[0]), str(caught))
-        text = f"{url}: {type(caught).__name__}: {plain_text(words, 400)}"
-        error = OptionError(_with_advice(text, caught))
+        error = OptionError(f"{url}: {_option_text(caught)}")
     except (OSError, EOFError, AttributeError, KeyError, TypeError) as caught:
         error = OptionError(f"{url}: {_configuration_text(caught)}")
     if is_write:
@@ -211,10 +211,13 @@ def _network_error(url: str, caught: Any, timeout_s: float) -> SourceError:
     )
 
 
-def _with_advice(text: str, caught: Exception) -> str:
+def _option_text(caught: Exception) -> str:
     if type(caught).__name__ == "MissingDependencyException":
-        return f"{text} (pip install awscrt)"
-    return text
+        return "signatures for this bucket need another package; run: pip install awscrt"
+    words = _URL.sub(lambda match: shown(match[0]), str(caught))
+    if words.startswith("Invalid endpoint"):  # what follows may be anything
+        words = "the endpoint is no URL; it begins with http:// or https://"
+    return f"{type(caught).__name__}: {plain_text(words, 400)}"
 
 
 def _configuration_text(caught: Exception) -> str:

@@ -12,18 +12,18 @@ import statistics
 import threading
 from collections import deque
 
-__all__ = ["Pace"]
+__all__ = ["Stragglers"]
 
 RATIO = 10  # slower than the median by this factor is far slower
 KNOWN_MIN = 4  # requests that must have ended before others are judged by them
 KNOWN_MAX = 32
 SIZE_MIN = 64 * 1024  # the time of smaller bodies says nothing about the rate
-# Where everything became slow at once, hedging only adds load: so a few, and a share of the rest.
-HEDGES_MIN = 4
-HEDGES_SHARE = 8
+# Where everything became slow at once, restarts only add load: so a few, and a share of the rest.
+RESTARTS_MIN = 4
+RESTARTS_SHARE = 8
 
 
-class Pace:
+class Stragglers:
     """What the requests of one source took. Safe to use from many threads."""
 
     after_s = 2.0  # no request is judged sooner
@@ -33,7 +33,7 @@ class Pace:
         self._rates: deque[float] = deque(maxlen=KNOWN_MAX)  # bytes per second of whole bodies
         self._heads: deque[float] = deque(maxlen=KNOWN_MAX)  # seconds until an answer began
         self._ended = 0
-        self._hedges = 0
+        self._restarts = 0
 
     def note_head(self, seconds: float) -> None:
         """An answer began this long after its request."""
@@ -50,7 +50,7 @@ class Pace:
     def head_timeout_s(self, timeout_s: float) -> float:
         """How long to wait for an answer to begin, at most `timeout_s`."""
         with self._lock:
-            if len(self._heads) < KNOWN_MIN or not self._may_hedge():
+            if len(self._heads) < KNOWN_MIN or not self._may_restart():
                 return timeout_s
             return min(timeout_s, max(self.after_s, RATIO * statistics.median(self._heads)))
 
@@ -61,13 +61,13 @@ class Pace:
                 seconds >= self.after_s
                 and len(self._rates) >= KNOWN_MIN
                 and size * RATIO < statistics.median(self._rates) * seconds
-                and self._may_hedge()
+                and self._may_restart()
             )
 
-    def note_hedge(self) -> None:
+    def note_restart(self) -> None:
         """A request was cut for being slow."""
         with self._lock:
-            self._hedges += 1
+            self._restarts += 1
 
-    def _may_hedge(self) -> bool:
-        return self._hedges < HEDGES_MIN + self._ended // HEDGES_SHARE
+    def _may_restart(self) -> bool:
+        return self._restarts < RESTARTS_MIN + self._ended // RESTARTS_SHARE

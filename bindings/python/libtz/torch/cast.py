@@ -47,12 +47,13 @@ def load_as(
         return file.load(names, device)
     tensors: dict[str, torch.Tensor] = {}
     before: tuple[Any, Any] = (None, None)
-    wanted = select(names, file)
-    for name, tensor in file.iter_tensors(wanted, device):
+    if names is not None and not callable(names):
+        names = select(names, ())
+    for name, tensor in file.iter_tensors(names, device):
         if tensor is not before[0]:  # tied tensors follow each other, as one object
             before = tensor, _cast(tensor, dtype)
         tensors[name] = before[1]
-    return {name: tensors[name] for name in wanted}
+    return {name: tensors[name] for name in select(names, file)}
 
 
 def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -7,6 +7,7 @@ list has had holes, so this is for files that are to be converted once, not for 
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import re
@@ -235,7 +236,7 @@ def _copy(tensor: torch.Tensor, buffer: HostBuffer) -> None:
 def _load(path: str) -> Any:
     """A state dict as a plain dict."""
     if not os.path.isfile(path):  # noqa: PTH113
-        raise SourceError(f"{path}: there is no such file", url=path)
+        raise SourceError(f"{path}: there is no such file", url=path, errno=errno.ENOENT)
     try:
         _require_stored(path)
         try:

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from libtz._native.lib import Node
+from libtz.arrays.numpy_arrays import NAMES
 from libtz.arrays.torch_dtypes import FORMAT_NAMES
+from libtz.errors import OptionError
 from libtz.options import WriteOptions
 from libtz.structure import flatten
 from libtz.torch.tensor_bytes import check, data_of, extent, is_tensor
@@ -21,8 +25,6 @@ from libtz.writing.tz import TensorSpec, Writer
 
 __all__ = ["save", "save_file", "save_model"]
 
-_DEFAULTS = WriteOptions()
-
 
 def save_file(
     tensors: Mapping[str, torch.Tensor],
@@ -30,7 +32,7 @@ def save_file(
     *,
     metadata: Mapping[str, str] | None = None,
     copy_overlapping: bool = False,
-    options: WriteOptions = _DEFAULTS,
+    options: WriteOptions | None = None,
 ) -> str:
     """Writes the tensors, in their order, and returns the file digest ("blake3:…"), a pin for
     loading.
@@ -50,13 +52,18 @@ def save_model(
     metadata: Mapping[str, str] | None = None,
     non_persistent: bool = False,
     copy_overlapping: bool = False,
-    options: WriteOptions = _DEFAULTS,
+    options: WriteOptions | None = None,
 ) -> str:
     """Writes a module's parameters and persistent buffers under the names of its state dict.
 
     `non_persistent` adds the other buffers, which modules normally compute for themselves: then
-    `load_model` can fill a module that was built on the meta device. Otherwise as `save_file`; tied
-    weights stay tied.
+    `load_model` can fill a module that was built on the meta device. Tied weights stay tied, and
+    shapes and types stay as they are. Returns the file digest. The module is only read, and its
+    tensors must not change meanwhile.
+
+    OptionError, before anything is written, names a tensor that has no bytes of its own to save:
+    one on the meta device or in freed memory, a DTensor, a quantized or sparse tensor, or an extra
+    state that is no tensor. SourceError if the target cannot be written. Otherwise as `save_file`.
     """
     state = module.state_dict()
     if non_persistent:
@@ -70,17 +77,31 @@ def save(
     *,
     metadata: Mapping[str, str] | None = None,
     copy_overlapping: bool = False,
-    options: WriteOptions = _DEFAULTS,
+    options: WriteOptions | None = None,
 ) -> str:
     """Writes a nested object, such as the state dict of an optimizer, without pickle.
 
-    It may hold dict, list, tuple, None, bool, int, float, str, bytes and tensors; anything else
-    is an OptionError with its path. Otherwise as `save_file`. The tensors can also be read one by
+    It may hold dict, list, tuple, None, bool, int within 64 bits, float, str, bytes, tensors, and
+    NumPy's scalars and arrays, which come back as Python's scalars and as tensors: random-number
+    states of PyTorch, Python and `numpy.random.get_state()` are such objects. Anything else is an
+    OptionError with its path. Otherwise as `save_file`. The tensors can also be read one by
     one, under names made from their paths: `optimizer/state/0/exp_avg`.
     """
-    flat = flatten(obj, is_tensor)
-    items = list(zip(flat.names, flat.tensors, strict=True))
+    flat = flatten(obj, lambda value: is_tensor(value) or type(value) is np.ndarray)
+    items = [
+        (name, _from_numpy(name, value) if type(value) is np.ndarray else value)
+        for name, value in zip(flat.names, flat.tensors, strict=True)
+    ]
     return _write(items, target, metadata, flat.nodes, copy_overlapping, options)
+
+
+def _from_numpy(name: str, array: NDArray[Any]) -> torch.Tensor:
+    if array.dtype.newbyteorder("<") not in NAMES:
+        raise OptionError(f"tensor {name!r} is an array of dtype {array.dtype}; save numbers")
+    is_usable = array.flags.writeable and array.dtype.isnative
+    if not is_usable or any(stride < 0 or stride % array.itemsize for stride in array.strides):
+        array = np.array(array, array.dtype.newbyteorder("="), order="C")
+    return torch.from_numpy(array)
 
 
 def _write(
@@ -89,7 +110,7 @@ def _write(
     metadata: Mapping[str, str] | None,
     nodes: Sequence[Node],
     copy_overlapping: bool,
-    options: WriteOptions,
+    options: WriteOptions | None,
 ) -> str:
     for name, tensor in items:
         check(name, tensor)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["Ramp"]
+__all__ = ["Concurrency"]
 
 PERIOD_S = 0.3  # long enough to see a rate, short enough that all steps fit into two seconds
 REST_S = 10.0
@@ -15,7 +15,7 @@ STEP = 1.5
 SHRINK = 0.5
 
 
-class Ramp:
+class Concurrency:
     """`threads` is how many there should be. Knows no clock and starts nothing."""
 
     def __init__(self, threads: int, threads_max: int, throttled: int = 0) -> None:

@@ -60,6 +60,7 @@ class Decryption:
             raise DecryptionError(
                 f"{self._label}, tensor {name!r}, piece {number}: it cannot be decrypted: the key"
                 " is another one, or the file was changed",
+                code="decryption",
                 tensor=name,
                 chunk=number,
             ) from None
@@ -84,6 +85,7 @@ class Decryption:
             raise DecryptionError(
                 f"{self._label}, tensor {name!r}: its key is derived in another way than that of"
                 " the tensors before",
+                code="decryption",
                 tensor=name,
             )
         return self._key

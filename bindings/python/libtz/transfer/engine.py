@@ -24,22 +24,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from libtz._native import lib
-from libtz.memory import HostBuffer
 from libtz.sources.base import Source
-from libtz.transfer.concurrency import Ramp
+from libtz.transfer.concurrency import Concurrency
 from libtz.transfer.progress import PERIOD_S, Progress
 from libtz.transfer.schedule import Schedule
 from libtz.transfer.signals import HeldSignals
 from libtz.transfer.staging import Stopped
 from libtz.transfer.stats import WorkerTimes
+from libtz.transfer.target import Request, StagingBuffer, Target
 
-__all__ = ["SCRATCH_SIZE_MAX", "HostSlot", "Settings", "Target", "Transfer"]
+__all__ = ["SCRATCH_SIZE_MAX", "Settings", "Transfer"]
 
 # What nobody wants is read into memory of at most this size.
 SCRATCH_SIZE_MAX = 1 << 20
@@ -52,54 +48,6 @@ WINDOW_POLL_S = 0.002
 GRACE_S = 5.0
 
 
-class HostSlot(NamedTuple):
-    """Staging memory of one request."""
-
-    view: memoryview
-    address: int
-    owner: Any
-
-
-class Target(Protocol):
-    """Where the bytes of a transfer go."""
-
-    addresses: NDArray[np.uint64]  # of the plan's allocations; none in staged plans
-
-    def prepare(self, count: int) -> None:
-        """Make the first `count` units exist. Never called by two threads at once."""
-
-    def view(self, allocation: int) -> memoryview:
-        """An allocation that exists. Staged plans have none."""
-
-    def buffer(self, unit: int) -> HostBuffer:
-        """A unit in host memory whose requests are done. A device has none."""
-
-    def tensor(self, unit: int) -> Any:
-        """A unit on a device whose requests are done. Host memory becomes tensors elsewhere."""
-
-    @property
-    def begun_units(self) -> list[int]:
-        """Units that were prepared, in the order of their first use."""
-
-    def publish(self) -> None:
-        """What the caller does with the units from now on sees all that has arrived."""
-
-    def forget(self, unit: int) -> None:
-        """From now on the unit is its tensors' alone."""
-
-    def acquire(self) -> HostSlot:
-        """Staging memory for one request. Waits; raises Stopped after `stop`."""
-
-    def deliver(self, request: Request, slot: HostSlot) -> None:
-        """The request is checked and decoded: carry it on if need be, take the slot back."""
-
-    def stop(self) -> None:
-        """Wake whoever waits in `acquire`."""
-
-    def close(self) -> None:
-        """All workers have ended. Returns when nothing touches the slots any more."""
-
-
 @dataclass(frozen=True)
 class Settings:
     threads: int  # to begin with
@@ -110,18 +58,6 @@ class Settings:
     observe: Callable[[memoryview], None] | None = None  # sees all bytes in order; for one thread
     # Is told of each request whose bytes are there, by its worker, before anyone waiting is.
     arrived: Callable[[int], None] | None = None
-
-
-class Request(NamedTuple):
-    """As tz_request."""
-
-    offset: int
-    size: int
-    segment_begin: int
-    piece_begin: int
-    segment_count: int
-    piece_count: int
-    staging_size: int
 
 
 @dataclass
@@ -163,7 +99,7 @@ class Transfer:
         self._active = 0
         self._running = 0  # threads that have not ended
         self._is_abandoned = False  # the last of them cleans up
-        self._ramp = Ramp(
+        self._concurrency = Concurrency(
             settings.threads,
             min(settings.threads_max, schedule.request_count),
             _refusals(source),
@@ -287,7 +223,11 @@ class Transfer:
         return _Worker(scratch=memoryview(bytearray(size)))
 
     def _start_threads(self) -> None:
-        while not self._is_stopped and self._active < self._ramp.threads and self._start_thread():
+        while (
+            not self._is_stopped
+            and self._active < self._concurrency.threads
+            and self._start_thread()
+        ):
             pass
 
     def _start_thread(self) -> bool:
@@ -331,7 +271,7 @@ class Transfer:
             while True:
                 if self._is_stopped or self._next == self._schedule.request_count:
                     return None
-                if self._active > self._ramp.threads:
+                if self._active > self._concurrency.threads:
                     self._active -= 1
                     return None
                 if self._is_admitted(self._next):
@@ -353,7 +293,7 @@ class Transfer:
             self._done[request] = 1
             while self._done_end < len(self._done) and self._done[self._done_end]:
                 self._done_end += 1
-            self._ramp.note(time.monotonic(), self.times.bytes_read, _refusals(self._source))
+            self._concurrency.note(time.monotonic(), self.times.bytes_read, _refusals(self._source))
             if self._next < self._schedule.request_count and not self._is_stopped:
                 self._start_threads()
             self._changed.notify_all()
@@ -404,7 +344,7 @@ class Transfer:
     def _buffers(
         self,
         request: Request,
-        slot: HostSlot | None,
+        slot: StagingBuffer | None,
         worker: _Worker,
         process: Callable[[int], None],
     ) -> Iterator[memoryview]:
@@ -429,7 +369,7 @@ class Transfer:
                     processed = received
 
     def _segments(
-        self, request: Request, slot: HostSlot | None, scratch: memoryview
+        self, request: Request, slot: StagingBuffer | None, scratch: memoryview
     ) -> Iterator[memoryview]:
         begin = request.segment_begin
         segments = self._plan.segments[begin : begin + request.segment_count]

@@ -9,23 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libtz.memory import Arena, HostBuffer, allocate
-from libtz.transfer.engine import HostSlot, Request
 from libtz.transfer.schedule import Schedule
 from libtz.transfer.staging import SlotRing
+from libtz.transfer.target import Request, StagingBuffer
 
-__all__ = ["HostTarget", "host_slot", "resident_buffers"]
+__all__ = ["HostTarget", "resident_buffers", "staging_buffer"]
 
 
-def host_slot(size: int) -> HostSlot:
+def staging_buffer(size: int) -> StagingBuffer:
     block = allocate(size)
-    return HostSlot(block.view(), block.address, block)
+    return StagingBuffer(block.view(), block.address, block)
 
 
 class HostTarget:
-    """See engine.Target. `existing` are blocks that need not be allocated, by unit."""
+    """See `target.Target`. `existing` are blocks that need not be allocated, by unit."""
 
     def __init__(
-        self, schedule: Schedule, ring: SlotRing[HostSlot], existing: Mapping[int, HostBuffer]
+        self, schedule: Schedule, ring: SlotRing[StagingBuffer], existing: Mapping[int, HostBuffer]
     ) -> None:
         self._schedule = schedule
         self._ring = ring
@@ -71,10 +71,10 @@ class HostTarget:
     def view(self, allocation: int) -> memoryview:
         return self._views[allocation]
 
-    def acquire(self) -> HostSlot:
+    def acquire(self) -> StagingBuffer:
         return self._ring.acquire()
 
-    def deliver(self, request: Request, slot: HostSlot) -> None:
+    def deliver(self, request: Request, slot: StagingBuffer) -> None:
         self._ring.release(slot)
 
     def stop(self) -> None:

@@ -16,19 +16,20 @@ from numpy.typing import NDArray
 from libtz._native import lib
 from libtz.errors import OptionError
 from libtz.format import dtype_name, item_size
-from libtz.memory import HostBuffer, MemoryBudget
+from libtz.memory import HostBuffer, MemoryBudget, check_decoded_size
 from libtz.options import ReadOptions
 from libtz.sources.base import INLINE_SIZE_MAX, Profile, Source
-from libtz.transfer.engine import SCRATCH_SIZE_MAX, HostSlot, Settings, Target, Transfer
-from libtz.transfer.host import HostTarget, host_slot, resident_buffers
+from libtz.transfer.engine import SCRATCH_SIZE_MAX, Settings, Transfer
+from libtz.transfer.host import HostTarget, resident_buffers, staging_buffer
 from libtz.transfer.progress import Progress
 from libtz.transfer.records import RecordCheck
 from libtz.transfer.schedule import Schedule
 from libtz.transfer.staging import SlotRing
 from libtz.transfer.stats import TransferStats
+from libtz.transfer.target import StagingBuffer, Target
 from libtz.transfer.upload import DeviceTarget, Upload
 
-__all__ = ["Job", "Policy", "Wants"]
+__all__ = ["Load", "Policy", "Wants"]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -76,7 +77,7 @@ class Policy:
     check: RecordCheck | None = None
 
 
-class Job:
+class Load:
     """Use as a context manager by one thread. `wait` for a want, or `wait_all`; `placed` says where
     it is, `release` tells that the caller has it."""
 
@@ -101,9 +102,12 @@ class Job:
         slot_size = plan.info.staging_size_max
         slots = max(1, budget.staging // slot_size) if slot_size else 0
         self._slot_size = slot_size
-        make_slot = policy.upload.slot if policy.upload else host_slot
-        self._ring: SlotRing[HostSlot] = SlotRing(lambda: make_slot(slot_size), slots)
-        self.target = self._make_target(schedule, span[0])
+        make_slot = policy.upload.slot if policy.upload else staging_buffer
+        self._ring: SlotRing[StagingBuffer] = SlotRing(lambda: make_slot(slot_size), slots)
+        resident = self._resident_buffers(schedule, span[0])
+        if policy.upload is None or policy.options.decoded_size_max is not None:
+            _check_size(schedule, policy, resident, source.url)
+        self.target = self._make_target(schedule, resident)
         if policy.check is not None:
             policy.check.begin(schedule, self.target, plan.placements)
         settings = Settings(
@@ -117,7 +121,7 @@ class Job:
         )
         progress = Progress(plan.info.bytes_read, source.url, policy.options.progress)
         self._transfer = Transfer(source, schedule, self.target, settings, progress)
-        # Two signals in a row can end an iteration without leaving the job.
+        # Two signals in a row can end an iteration without leaving the load.
         self._abandon = weakref.finalize(self, self._transfer.abandon)
         self._abandon.atexit = False
         # Lists, since these are asked for one by one.
@@ -127,24 +131,27 @@ class Job:
             schedule.unit_of_want[schedule.unit_of_want >= 0], minlength=len(schedule.unit_sizes)
         )
 
-    def _make_target(self, schedule: Schedule, begin: int) -> Target:
-        """`begin`: where the resident memory begins in the source."""
+    def _resident_buffers(self, schedule: Schedule, begin: int) -> dict[int, HostBuffer]:
+        """By unit. `begin`: where the resident memory begins in the source."""
+        if self._resident is None:
+            return {}
+        offsets = [tensor.data_offset - begin for tensor in self._wants.tensors]
+        item_sizes = [item_size(dtype_name(tensor.dtype)) for tensor in self._wants.tensors]
+        return resident_buffers(self._resident, schedule, offsets, item_sizes)
+
+    def _make_target(self, schedule: Schedule, resident: dict[int, HostBuffer]) -> Target:
         policy, wants = self._policy, self._wants
         if policy.upload is not None:
             return DeviceTarget(schedule, self._ring, policy.upload, wants.tensors)
-        existing: dict[int, HostBuffer] = {}
+        existing = resident
         if policy.existing is not None:
             for want, block in enumerate(policy.existing):
                 unit = int(schedule.unit_of_want[want])
                 if block is not None and unit >= 0:
                     existing[unit] = block
-        elif self._resident is not None:
-            offsets = [tensor.data_offset - begin for tensor in wants.tensors]
-            item_sizes = [item_size(dtype_name(tensor.dtype)) for tensor in wants.tensors]
-            existing = resident_buffers(self._resident, schedule, offsets, item_sizes)
         return HostTarget(schedule, self._ring, existing)
 
-    def __enter__(self) -> Job:
+    def __enter__(self) -> Load:
         try:
             self._transfer.__enter__()
         except BaseException as error:  # Ctrl-C, with threads under way
@@ -189,7 +196,7 @@ class Job:
 
     def device_tensor(self, want: int) -> Any:
         """After `wait`, copies that are still under way precede what the caller's stream does with
-        it; after `wait_all`, they are over when the job is."""
+        it; after `wait_all`, they are over when the load is."""
         return self.target.tensor(want)
 
     def release(self, want: int) -> None:
@@ -207,7 +214,7 @@ class Job:
             self._transfer.release(int(self._schedule.unit_sizes[unit]))
 
     def begun(self) -> set[int]:
-        """When the job is over: the wants whose memory may have been written to."""
+        """When the load is over: the wants whose memory may have been written to."""
         units = set(self.target.begun_units)
         return {want for want, unit in enumerate(self._unit_of_want) if unit in units}
 
@@ -271,6 +278,18 @@ def _want_flags(wants: Wants) -> NDArray[np.uint32] | None:
         return None
     half = len(wants) // 2
     return np.repeat(np.array([0, lib.WANT_RECORD], np.uint32), half)
+
+
+def _check_size(
+    schedule: Schedule, policy: Policy, resident: dict[int, HostBuffer], label: str
+) -> None:
+    """Before any memory is taken for what is wanted: all of it, or one tensor of an iteration."""
+    sizes = schedule.plan.placements["size"]
+    if resident:
+        sizes = sizes[~np.isin(schedule.unit_of_want, list(resident))]
+    if len(sizes):
+        size = sizes.max() if policy.is_streamed else sizes.sum()
+        check_decoded_size(int(size), policy.options, label)
 
 
 def _plan(

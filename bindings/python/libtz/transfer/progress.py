@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from libtz.text import printable
+
 __all__ = ["PERIOD_S", "Progress"]
 
 PERIOD_S = 0.1
@@ -25,7 +27,12 @@ class Progress:
                 monitor_interval = 0  # no thread that outlives the bar
 
             self._bar = Bar(
-                total=total, desc=label, unit="B", unit_scale=True, unit_divisor=1000, leave=False
+                total=total,
+                desc=printable(label),
+                unit="B",
+                unit_scale=True,
+                unit_divisor=1000,
+                leave=False,
             )
 
     def show(self, done: int, trouble: str = "") -> None:
@@ -33,7 +40,7 @@ class Progress:
         if self._bar is not None:
             if trouble != self._trouble:
                 self._trouble = trouble
-                self._bar.set_postfix_str(trouble[:TROUBLE_SIZE_MAX], refresh=False)
+                self._bar.set_postfix_str(printable(trouble[:TROUBLE_SIZE_MAX]), refresh=False)
             self._bar.update(done - self._bar.n)
 
     def close(self) -> None:

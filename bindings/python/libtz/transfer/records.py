@@ -18,8 +18,8 @@ from libtz._native import lib
 from libtz._native.records import Record, parse_record, record_range
 from libtz.errors import IntegrityError
 from libtz.transfer.decryption import Decryption
-from libtz.transfer.engine import Target
 from libtz.transfer.schedule import Schedule
+from libtz.transfer.target import Target
 
 __all__ = ["RecordCheck", "RecordNote", "check_hashes", "record_wants"]
 
@@ -122,6 +122,7 @@ class RecordCheck:
             raise IntegrityError(
                 f"{self._header.label}, tensor {self._header.name(index)!r}: it is encrypted, but"
                 " the SHA-256 that binds its name and shape to the data is missing",
+                code="no-hash",
                 tensor=self._header.name(index),
             )
         every_hash = self._every_hash or record.cipher is not None
@@ -156,5 +157,6 @@ def _differs(header: lib.Header, index: int, algorithm: str) -> IntegrityError:
     return IntegrityError(
         f"{header.label}, tensor {name!r}: these are not the bytes that were written; get the file"
         f" again ({algorithm})",
+        code="checksum",
         tensor=name,
     )

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from libtz._native import lib
 from libtz.memory import HostBuffer
-from libtz.transfer.engine import HostSlot, Request
-from libtz.transfer.host import host_slot
+from libtz.transfer.host import staging_buffer
 from libtz.transfer.schedule import Schedule
 from libtz.transfer.staging import SlotRing, Use
+from libtz.transfer.target import Request, StagingBuffer
 
 __all__ = ["CudaUpload", "DeviceTarget", "HostUpload", "Upload"]
 
@@ -31,7 +31,7 @@ class Upload(Protocol):
 
     path: str
 
-    def slot(self, size: int) -> HostSlot:
+    def slot(self, size: int) -> StagingBuffer:
         """Staging memory that `copy` can read; its owner is a tensor of bytes."""
 
     def empty(self, entries: Sequence[lib.Tensor]) -> list[tuple[Any, Any]]:
@@ -55,13 +55,13 @@ class HostUpload:
     def __init__(self, make_empty: MakeEmpty) -> None:
         self._make_empty = make_empty
 
-    def slot(self, size: int) -> HostSlot:
+    def slot(self, size: int) -> StagingBuffer:
         import torch
 
-        slot = host_slot(size)
+        slot = staging_buffer(size)
         block = slot.owner
         data = torch.frombuffer(block.owner, dtype=torch.uint8, count=size, offset=block.offset)
-        return HostSlot(slot.view, slot.address, data)
+        return StagingBuffer(slot.view, slot.address, data)
 
     def empty(self, entries: Sequence[lib.Tensor]) -> list[tuple[Any, Any]]:
         return [self._make_empty(entry, "cpu") for entry in entries]
@@ -92,10 +92,10 @@ class CudaUpload:
         self._callers = torch.cuda.current_stream(device)
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
-    def slot(self, size: int) -> HostSlot:
+    def slot(self, size: int) -> StagingBuffer:
         data = self._torch.empty(size, dtype=self._torch.uint8, pin_memory=True)
         view: Any = data.numpy()
-        return HostSlot(memoryview(view), data.data_ptr(), data)
+        return StagingBuffer(memoryview(view), data.data_ptr(), data)
 
     def empty(self, entries: Sequence[lib.Tensor]) -> list[tuple[Any, Any]]:
         # On the caller's stream, whose tensors they will be. Their memory may have been another
@@ -122,14 +122,14 @@ class CudaUpload:
 
 
 class DeviceTarget:
-    """See engine.Target. Units are wants, one each."""
+    """See `target.Target`. Units are wants, one each."""
 
     addresses: NDArray[np.uint64] = np.empty(0, np.uint64)
 
     def __init__(
         self,
         schedule: Schedule,
-        ring: SlotRing[HostSlot],
+        ring: SlotRing[StagingBuffer],
         upload: Upload,
         entries: Sequence[lib.Tensor],
     ) -> None:
@@ -175,10 +175,10 @@ class DeviceTarget:
     def view(self, allocation: int) -> memoryview:
         raise RuntimeError("a staged plan has no allocations")
 
-    def acquire(self) -> HostSlot:
+    def acquire(self) -> StagingBuffer:
         return self._ring.acquire()
 
-    def deliver(self, request: Request, slot: HostSlot) -> None:
+    def deliver(self, request: Request, slot: StagingBuffer) -> None:
         begin = request.piece_begin
         pieces = self._schedule.plan.pieces[begin : begin + request.piece_count].tolist()
         pairs = [

@@ -10,7 +10,7 @@ from libtz.errors import IntegrityError
 from libtz.transfer.load import Wants
 from libtz.transfer.records import RecordCheck
 
-__all__ = ["ChunkChecks", "Verification", "WholeFileSha256"]
+__all__ = ["ChunkChecks", "Verification", "WholeFileSha256", "require_sha256"]
 
 
 class Verification(Protocol):
@@ -69,5 +69,9 @@ class WholeFileSha256:
     def finish(self) -> None:
         self._inner.finish()
         self._state.update(self._tail)
-        if self._state.digest() != self._expected:
-            raise IntegrityError(f"{self._url} is not the file that the digest pins")
+        require_sha256(self._state.digest(), self._expected, self._url)
+
+
+def require_sha256(found: bytes, expected: bytes, url: str) -> None:
+    if found != expected:
+        raise IntegrityError.wrong_pin(url, f"sha256:{expected.hex()}", f"sha256:{found.hex()}")

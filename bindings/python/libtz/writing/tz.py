@@ -35,8 +35,6 @@ __all__ = ["TensorSpec", "Writer"]
 
 DIMENSION_MAX = (1 << 64) - 1  # as the file holds them
 
-_DEFAULTS = WriteOptions()
-
 
 @dataclass(frozen=True)
 class TensorSpec:
@@ -60,7 +58,7 @@ class Writer:
         *,
         metadata: Mapping[str, str] | None = None,
         structure: Sequence[lib.Node] = (),
-        options: WriteOptions = _DEFAULTS,
+        options: WriteOptions | None = None,
     ) -> None:
         """Checks the declaration and lays out the file; the target is not touched yet.
 
@@ -68,7 +66,7 @@ class Writer:
         `specs`.
         """
         self._target = target
-        self._options = options
+        self._options = options or WriteOptions()
         self._label = _label(target)
         self._specs = list(specs)
         native = _native_specs(self._specs)
@@ -80,7 +78,7 @@ class Writer:
             label=self._label,
             metadata=metadata,
             nodes=structure,
-            chunk_size=options.chunk_size,
+            chunk_size=self._options.chunk_size,
         )
         # Of tied tensors only the one with the smallest name has data, empty tensors have none.
         self._order = [i for i in range(len(native)) if self._builder.has_data(i)]

@@ -85,7 +85,7 @@ def _s3cmd_configuration(config_path: Any) -> dict[str, str]:
 
 def _has_credentials() -> bool:
     session = make_session(S3Options())
-    with s3_errors("s3://"):
+    with s3_errors("S3 configuration"):
         return session.get_credentials() is not None
 
 

@@ -372,7 +372,9 @@ def _require_hash(file: Checkpoint[torch.Tensor], name: str) -> None:
         has_hash = file.verified != "none"
     if not has_hash:
         raise HashMismatchError(
-            f"{file!r}, tensor {name!r}: there is no hash to verify it with", tensor=name
+            f"{file!r}, tensor {name!r}: there is no hash to verify it with",
+            code="no-hash",
+            tensor=name,
         )
 
 

@@ -3,7 +3,6 @@ raises."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +13,7 @@ from libtz.compat._errors import (
     TypeOptionError,
     ValueOptionError,
 )
-from libtz.errors import Error, FormatError, IntegrityError, OptionError, SourceError
+from libtz.errors import Error, FormatError, IntegrityError, OptionError
 from libtz.transfer.decryption import DecryptionError, DecryptionOptionError
 
 __all__ = [
@@ -47,10 +46,8 @@ _OWN = (
 )
 
 
-@functools.cache
-def _source_error(base: Any) -> type[SourceError]:
-    """A SourceError that is also what the operating system's error was: FileNotFoundError, …"""
-    return type(f"Source{base.__name__}", (SourceError, base), {"__module__": __name__})
+def _facts(error: FormatError | IntegrityError) -> dict[str, Any]:
+    return {name: getattr(error, name) for name in ("code", "rule", "offset", "tensor", "chunk")}
 
 
 @contextmanager
@@ -63,17 +60,8 @@ def translated() -> Iterator[None]:
     except (DecryptionError, DecryptionOptionError) as error:
         raise CryptographyError(error.message) from error
     except FormatError as error:
-        raise ValueFormatError(
-            error.message, code=error.code, offset=error.offset, tensor=error.tensor
-        ) from error
+        raise ValueFormatError(error.message, **_facts(error)) from error
     except IntegrityError as error:
-        raise HashMismatchError(error.message, tensor=error.tensor, chunk=error.chunk) from error
+        raise HashMismatchError(error.message, **_facts(error)) from error
     except OptionError as error:
         raise ValueOptionError(error.message) from error
-    except SourceError as error:
-        cause = error.__cause__
-        base: Any = type(cause) if isinstance(cause, OSError) else OSError
-        kind = _source_error(base)
-        raise kind(
-            error.message, url=error.url, status=error.status, retryable=error.retryable
-        ) from error

@@ -85,7 +85,7 @@ def test_an_object_replaced_during_the_load(file: File) -> None:
         server.data = bytes(len(file.data))
         server.etag = '"v2"'
         before = threading.active_count()
-        with pytest.raises(SourceError, match="changed"):
+        with f, pytest.raises(SourceError, match="changed"):
             f.load()
         assert threading.active_count() <= before
 

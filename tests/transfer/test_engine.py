@@ -342,6 +342,7 @@ def test_an_iteration_given_up_does_not_wait_for_a_server_that_stalls(
     begin = time.monotonic()
     iterator.close()  # type: ignore[attr-defined]
     assert time.monotonic() - begin < 5
+    f.close()
 
 
 def test_an_iteration_collected_by_a_thread_of_its_own(

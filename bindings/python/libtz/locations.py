@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, Protocol, TypeAlias, TypeGuard, cast
+
+from numpy.typing import NDArray
 
 from libtz.errors import OptionError
 from libtz.options import ReadOptions, WriteOptions
@@ -17,6 +19,7 @@ from libtz.sources.small_files import read_whole
 from libtz.sources.url import shown
 
 __all__ = [
+    "Buffer",
     "Location",
     "SourceLike",
     "is_plain_name",
@@ -24,7 +27,14 @@ __all__ = [
     "resolve_source",
 ]
 
-SourceLike: TypeAlias = "str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO"
+
+class Buffer(Protocol):
+    """An object with the buffer protocol, such as bytes or an mmap."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+
+SourceLike: TypeAlias = "str | os.PathLike[str] | Buffer | NDArray[Any] | BinaryIO"
 
 # What a path, a URL or a shell takes for more than a letter. Servers would decode a `%`.
 _SPECIAL = frozenset('/\\:%?#*"<>|')
@@ -104,16 +114,26 @@ def is_plain_name(name: str) -> bool:
 
 
 def resolve_source(source: SourceLike | Location | Any, options: ReadOptions) -> Source:
-    """The source that a path, URL, bytes-like object or binary file names. Does no I/O."""
+    """The source that a path, URL, buffer or binary file names. Does no I/O."""
     if isinstance(source, (str, os.PathLike, Location)):
         return Location.of(source).source(options)
-    if isinstance(source, (bytes, bytearray, memoryview)):
+    # A mapping made by mmap has both interfaces; memory needs no lock around a file position.
+    if _is_buffer(source):
         return MemorySource(source)
     if hasattr(source, "read") and hasattr(source, "seek"):
-        return FileObjectSource(source)
+        return FileObjectSource(cast(BinaryIO, source))
     raise OptionError(
-        f"a source is a path, a URL, bytes or a seekable binary file, not {type(source).__name__}"
+        "a source is a path, a URL, a buffer or a seekable binary file, not"
+        f" {type(source).__name__}"
     )
+
+
+def _is_buffer(source: object) -> TypeGuard[Buffer]:
+    try:
+        memoryview(source)  # type: ignore[arg-type]
+    except (TypeError, ValueError, BufferError):
+        return False
+    return True
 
 
 def resolve_sink(

@@ -17,6 +17,7 @@ from libtz.checkpoint.catalog import Catalog
 from libtz.checkpoint.coreweave import CoreweaveFile
 from libtz.checkpoint.file import File
 from libtz.checkpoint.loader import Loader
+from libtz.checkpoint.other_formats import describe_other_format
 from libtz.checkpoint.pins import in_memory_max, whole_in_memory
 from libtz.checkpoint.shard_index import INDEX_SUFFIX, folder_files, read_index
 from libtz.checkpoint.sharded import Sharded
@@ -163,6 +164,8 @@ def _header(
                     "; there is nothing to read: the file is empty (0 bytes), as after an upload"
                     " that broke off, or where it marks a folder"
                 )
+            elif (other := describe_other_format(front)) is not None:
+                error.message += f"; {other}"
             if error.code != "not-tz":
                 raise
             if bytes(front[:5]) == b"|TZR|":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from libtz.errors import OptionError, SourceError
 from libtz.options import ReadOptions
@@ -22,19 +22,20 @@ __all__ = ["FileObjectSource", "MemorySource"]
 
 
 class MemorySource(Source):
-    """A bytes-like object. It must not be changed or resized while the source is open."""
+    """An object with the buffer protocol: bytes, an mmap, an array. It must not be changed or
+    resized while the source is open."""
 
     identity: str | None = None
     sequential: bool = False
     holds_resources: bool = False
 
-    def __init__(self, data: bytes | bytearray | memoryview, *, url: str = "<memory>") -> None:
+    def __init__(self, data: Any, *, url: str = "<memory>") -> None:
         """`url` is where the bytes came from, for messages."""
         self.url = url
         view = memoryview(data)
         if not view.c_contiguous:
-            raise OptionError("a memoryview given as a source must be C-contiguous")
-        self._view: memoryview | None = view.cast("B")
+            raise OptionError("a buffer given as a source must be C-contiguous")
+        self._view: memoryview | None = view.cast("B") if view.nbytes else memoryview(b"")
         self.size: int = view.nbytes
         self.stats = SourceStats()
 

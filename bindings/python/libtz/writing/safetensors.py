@@ -18,6 +18,7 @@ from libtz.locations import resolve_sink
 from libtz.options import WriteOptions
 from libtz.sinks.base import Sink
 from libtz.writing.buffers import byte_view
+from libtz.writing.names import check_name
 from libtz.writing.tz import TensorSpec
 
 __all__ = ["SafetensorsWriter", "unit_size"]
@@ -104,6 +105,7 @@ def _make_header(
     ends = []
     offset = 0
     for spec in specs:
+        check_name(spec.name)
         if spec.name in entries or spec.name == METADATA_KEY:
             raise OptionError(f"a .safetensors file cannot hold a tensor {spec.name!r} here")
         dtype, shape, size = _described(spec)

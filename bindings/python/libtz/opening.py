@@ -99,7 +99,7 @@ def open_as(
         if options.decryption.is_given and not header.info.is_encrypted:
             raise DecryptionError(
                 f"{place.url} is not encrypted, so anybody can have written it; leave"
-                " ReadOptions.decryption out to read it nevertheless",
+                " the key or passphrase out to read it nevertheless",
                 code="not-encrypted",
             )
         opened = CoreweaveFile if header.info.format == lib.FORMAT_COREWEAVE else File

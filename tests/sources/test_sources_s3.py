@@ -34,7 +34,7 @@ from libtz.sources.s3 import S3Source
 
 DATA = random.Random(9).randbytes(3_000_000)
 HTTP = HttpOptions(retry=RetryPolicy(attempts=3, backoff_s=0.01, backoff_max_s=0.02), proxies={})
-BUCKET = "models"
+BUCKET = "sources"
 
 
 @pytest.fixture(autouse=True)

@@ -417,7 +417,7 @@ def test_encryption_is_used_unless_the_endpoint_says_http(aws: Path) -> None:
 
 def test_without_credentials_there_is_advice(fake: FaultServer) -> None:
     source = S3Source("s3://bucket/key", S3Options(endpoint=fake.url("")), HTTP)
-    with pytest.raises(OptionError, match="S3Options.anonymous"):
+    with pytest.raises(OptionError, match=r"S3Options\.anonymous"):
         source.open(memoryview(bytearray(10)))
     source.close()
 

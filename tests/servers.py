@@ -12,13 +12,16 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import botocore.session
 import pytest
 
 __all__ = ["Nginx", "Seaweed", "certificate", "free_ports", "nginx", "seaweed", "seaweed_server"]
@@ -56,6 +59,12 @@ class Certificate:
     path: str
     key_path: str
 
+    def context(self) -> ssl.SSLContext:
+        """For a server that shows it."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.path, self.key_path)
+        return context
+
 
 @dataclass(frozen=True)
 class Nginx:
@@ -74,6 +83,23 @@ class Seaweed:
     endpoint: str
     keys: tuple[str, str] = ("AKIATESTONE", "secret-one")
     other_keys: tuple[str, str] = ("AKIATESTTWO", "secret-two")
+
+    @contextlib.contextmanager
+    def bucket(self, name: str) -> Iterator[Any]:
+        """A client of botocore's, with a bucket made: one server runs for all tests, so a name that
+        two modules use is an error."""
+        client: Any = botocore.session.Session().create_client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=self.keys[0],
+            aws_secret_access_key=self.keys[1],
+        )
+        try:
+            client.create_bucket(Bucket=name)
+            yield client
+        finally:
+            client.close()
 
 
 def free_ports(count: int) -> list[int]:

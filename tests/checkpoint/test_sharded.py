@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 import safetensors.torch
 import torch
@@ -126,16 +125,9 @@ def test_over_s3(seaweed: Seaweed, folder: Path) -> None:
         access_key_id=seaweed.keys[0],
         secret_access_key=seaweed.keys[1],
     )
-    client = boto3.client(
-        "s3",
-        endpoint_url=seaweed.endpoint,
-        region_name="us-east-1",
-        aws_access_key_id=seaweed.keys[0],
-        aws_secret_access_key=seaweed.keys[1],
-    )
-    client.create_bucket(Bucket="sets")
-    for path in folder.iterdir():
-        client.put_object(Bucket="sets", Key=f"m/{path.name}", Body=path.read_bytes())
+    with seaweed.bucket("sets") as client:
+        for path in folder.iterdir():
+            client.put_object(Bucket="sets", Key=f"m/{path.name}", Body=path.read_bytes())
     assert_equal(libtz.torch.load_file(f"s3://sets/m/{INDEX}", options=ReadOptions(s3=options)))
 
 

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import botocore.session
 import numpy as np
 import pytest
 import tensorizer
@@ -468,16 +467,8 @@ def test_no_init_or_tensor(api: Any) -> None:
 
 @pytest.fixture(scope="module")
 def s3_bucket(seaweed: Seaweed) -> Iterator[str]:
-    client: Any = botocore.session.Session().create_client(
-        "s3",
-        endpoint_url=seaweed.endpoint,
-        region_name="us-east-1",
-        aws_access_key_id=seaweed.keys[0],
-        aws_secret_access_key=seaweed.keys[1],
-    )
-    client.create_bucket(Bucket="tensors")
-    yield "tensors"
-    client.close()
+    with seaweed.bucket("tensors"):
+        yield "tensors"
 
 
 @CROSSED

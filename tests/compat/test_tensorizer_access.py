@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import ssl
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -85,8 +84,7 @@ def test_what_fails_while_keys_are_looked_for_is_an_error_of_ours(home: Path) ->
 def test_authorities_that_curl_would_trust_are_trusted(
     certificate: Certificate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate.path, certificate.key_path)
+    context = certificate.context()
 
     def answer(call: Call) -> Answer:
         return range_answer(call, DATA)

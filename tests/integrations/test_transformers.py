@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 import torch
 from tests.servers import Nginx, Seaweed
@@ -129,19 +128,12 @@ def store(seaweed: Seaweed) -> S3Options:
     )
 
 
-def upload(folder: Path, seaweed: Seaweed, prefix: str) -> str:
-    client = boto3.client(
-        "s3",
-        endpoint_url=seaweed.endpoint,
-        region_name="us-east-1",
-        aws_access_key_id=seaweed.keys[0],
-        aws_secret_access_key=seaweed.keys[1],
-    )
-    if "models" not in [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]:
-        client.create_bucket(Bucket="models")
-    for path in folder.iterdir():
-        client.put_object(Bucket="models", Key=f"{prefix}/{path.name}", Body=path.read_bytes())
-    return f"s3://models/{prefix}"
+def upload(folder: Path, seaweed: Seaweed, form: str) -> str:
+    bucket = f"models-{form}"
+    with seaweed.bucket(bucket) as client:
+        for path in folder.iterdir():
+            client.put_object(Bucket=bucket, Key=f"model/{path.name}", Body=path.read_bytes())
+    return f"s3://{bucket}/model"
 
 
 def test_a_folder_with_two_formats_is_not_guessed(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import botocore.session
 import numpy as np
 import pytest
 import torch
@@ -75,15 +74,8 @@ def test_servers(
     nginx: Nginx, seaweed: Seaweed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key, secret = seaweed.keys
-    client: Any = botocore.session.Session().create_client(
-        "s3",
-        endpoint_url=seaweed.endpoint,
-        region_name="us-east-1",
-        aws_access_key_id=key,
-        aws_secret_access_key=secret,
-    )
-    client.create_bucket(Bucket="migration")
-    client.close()
+    with seaweed.bucket("migration"):
+        pass
     monkeypatch.setenv("S3_ACCESS_KEY_ID", key)
     monkeypatch.setenv("S3_SECRET_ACCESS_KEY", secret)
     monkeypatch.setenv("S3_ENDPOINT_URL", seaweed.endpoint)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import os
 import re
 import zlib
 from collections.abc import Callable
@@ -18,6 +17,8 @@ from libtz.errors import OptionError, SourceError
 from libtz.options import MIB, HttpOptions, RetryPolicy, S3Options
 from libtz.sinks.s3 import S3Sink
 
+pytestmark = pytest.mark.usefixtures("aws")
+
 HTTP = HttpOptions(retry=RetryPolicy(attempts=2), timeout_s=10, proxies={})
 KEYS: dict[str, Any] = {"access_key_id": "AKIAONE", "secret_access_key": "s3cret"}
 SESSION = (
@@ -26,17 +27,6 @@ SESSION = (
     b"<Expiration>2100-01-01T00:00:00Z</Expiration></Credentials></CreateSessionResult>"
 )
 LARGE = 20 * MIB  # three parts
-
-
-@pytest.fixture(autouse=True)
-def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    for name in list(os.environ):
-        if name.startswith("AWS_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    return tmp_path
 
 
 def taken(call: Call) -> Answer:

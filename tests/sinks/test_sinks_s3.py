@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import botocore.session
 import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
@@ -28,16 +27,8 @@ HEADER = 10_000
 
 @pytest.fixture(scope="module")
 def store(seaweed: Seaweed) -> Iterator[Any]:
-    client: Any = botocore.session.Session().create_client(
-        "s3",
-        endpoint_url=seaweed.endpoint,
-        region_name="us-east-1",
-        aws_access_key_id=seaweed.keys[0],
-        aws_secret_access_key=seaweed.keys[1],
-    )
-    client.create_bucket(Bucket=BUCKET)
-    yield client
-    client.close()
+    with seaweed.bucket(BUCKET) as client:
+        yield client
 
 
 @pytest.fixture

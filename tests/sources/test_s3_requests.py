@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 import re
 import time
 from collections.abc import Callable
@@ -20,6 +19,8 @@ from libtz.sources import s3_errors
 from libtz.sources.s3 import S3Origin, S3Source
 from libtz.sources.s3_client import parse_s3_url
 
+pytestmark = pytest.mark.usefixtures("aws")
+
 DATA = bytes(range(256)) * 40
 HTTP = HttpOptions(retry=RetryPolicy(attempts=2, backoff_s=0.01), timeout_s=10, proxies={})
 KEYS: dict[str, Any] = {"access_key_id": "AKIAONE", "secret_access_key": "s3cret"}
@@ -28,18 +29,6 @@ SESSION = (
     b"<SecretAccessKey>s3cret</SecretAccessKey><SessionToken>express-token</SessionToken>"
     b"<Expiration>2100-01-01T00:00:00Z</Expiration></Credentials></CreateSessionResult>"
 )
-
-
-@pytest.fixture(autouse=True)
-def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """No configuration but that in this folder, and what a test sets."""
-    for name in list(os.environ):
-        if name.startswith("AWS_") or name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    return tmp_path
 
 
 def read(endpoint: str, url: str = "s3://bucket/key", **options: Any) -> bytes:

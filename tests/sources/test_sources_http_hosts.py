@@ -7,7 +7,6 @@ import contextlib
 import os
 import random
 import socket
-import ssl
 import threading
 from collections.abc import Iterator
 
@@ -41,9 +40,7 @@ def second() -> Iterator[FaultServer]:
 
 @pytest.fixture
 def secure(certificate: Certificate) -> Iterator[FaultServer]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate.path, certificate.key_path)
-    with FaultServer(DATA, tls=context) as server:
+    with FaultServer(DATA, tls=certificate.context()) as server:
         yield server
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import random
 import re
-import ssl
 import stat
 import sys
 import threading
@@ -32,37 +30,19 @@ from libtz.sources import s3 as s3_module
 from libtz.sources.http import HttpSource
 from libtz.sources.s3 import S3Source
 
+pytestmark = pytest.mark.usefixtures("aws")
+
 DATA = random.Random(9).randbytes(3_000_000)
 HTTP = HttpOptions(retry=RetryPolicy(attempts=3, backoff_s=0.01, backoff_max_s=0.02), proxies={})
 BUCKET = "sources"
 
 
-@pytest.fixture(autouse=True)
-def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """No configuration but that in this folder, and what a test sets."""
-    for name in list(os.environ):
-        if name.startswith("AWS_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    return tmp_path
-
-
 @pytest.fixture(scope="module")
 def store(seaweed: Seaweed) -> Any:
     """A client of the store, with a bucket made."""
-    client: Any = botocore.session.Session().create_client(
-        "s3",
-        endpoint_url=seaweed.endpoint,
-        region_name="us-east-1",
-        aws_access_key_id=seaweed.keys[0],
-        aws_secret_access_key=seaweed.keys[1],
-    )
-    client.create_bucket(Bucket=BUCKET)
-    client.put_object(Bucket=BUCKET, Key="model.tz", Body=DATA)
-    yield client
-    client.close()
+    with seaweed.bucket(BUCKET) as client:
+        client.put_object(Bucket=BUCKET, Key="model.tz", Body=DATA)
+        yield client
 
 
 def options(seaweed: Seaweed, **changes: Any) -> S3Options:
@@ -311,9 +291,7 @@ def test_signatures_are_renewed_with_age(
 def test_the_authority_that_aws_configuration_names_is_trusted(
     certificate: Certificate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate.path, certificate.key_path)
-    with FaultServer(DATA, tls=context) as secure:
+    with FaultServer(DATA, tls=certificate.context()) as secure:
         error = refused(S3Source("s3://bucket/key", with_keys(secure), HTTP))
         assert "certificate was refused" in str(error)
         monkeypatch.setenv("AWS_CA_BUNDLE", certificate.path)

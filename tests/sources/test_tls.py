@@ -44,9 +44,7 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def secure(certificate: Certificate) -> Iterator[FaultServer]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate.path, certificate.key_path)
-    with FaultServer(DATA, tls=context) as server:
+    with FaultServer(DATA, tls=certificate.context()) as server:
         yield server
 
 
@@ -126,8 +124,7 @@ def test_the_environment_names_authorities_for_reading_and_writing(
         name = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
         shutil.copy(path, folder / f"{name}.0")
         path = str(folder)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate.path, certificate.key_path)
+    context = certificate.context()
     with scripted_store(stored, tls=context) as (endpoint, calls):
         assert "authority" in refusal(f"{endpoint}/k")
         with pytest.raises(SourceError, match="certificate was refused"):
@@ -153,8 +150,7 @@ def test_an_option_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_nothing_warns_of_what_was_asked_for(certificate: Certificate) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate.path, certificate.key_path)
+    context = certificate.context()
     with warnings.catch_warnings(), scripted_store(stored, tls=context) as (endpoint, _):
         warnings.simplefilter("error")
         assert read(f"{endpoint}/k", verify=False) == DATA
@@ -187,8 +183,7 @@ def test_ports_that_answer_in_another_protocol(greeting: bytes, words: str) -> N
 
 
 def test_a_client_certificate_that_is_wanted_is_asked_for(certificate: Certificate) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate.path, certificate.key_path)
+    context = certificate.context()
     context.load_verify_locations(certificate.path)
     context.verify_mode = ssl.CERT_REQUIRED
     # Of a later version the refusal follows the handshake, and may be lost with the connection.

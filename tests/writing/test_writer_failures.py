@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from tests.servers import Seaweed
 
@@ -83,15 +82,8 @@ def test_a_missing_folder_is_a_typed_error(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def store(seaweed: Seaweed) -> Any:
-    client = boto3.client(
-        "s3",
-        endpoint_url=seaweed.endpoint,
-        region_name="us-east-1",
-        aws_access_key_id=seaweed.keys[0],
-        aws_secret_access_key=seaweed.keys[1],
-    )
-    client.create_bucket(Bucket=BUCKET)
-    return client
+    with seaweed.bucket(BUCKET) as client:
+        yield client
 
 
 @pytest.fixture

@@ -122,18 +122,12 @@ class File(Checkpoint[T]):
         self, items: Sequence[ReadItem], into: Destination[U], *, streamed: bool
     ) -> Generator[tuple[ReadItem, U], None, None]:
         entries = self._catalog.entries(items)
-        verification = self._verification()
-        if self._sha256 is not None:
-            verification = self._pinned(self._sha256, verification, entries)
-        yield from self._loader.read(entries, into, verification, streamed=streamed)
+        yield from self._loader.read(entries, into, self._checks(entries), streamed=streamed)
         self._is_pinned |= self._sha256 is not None
 
     def load_into(self, buffers: Mapping[str, HostBuffer]) -> None:
         entries = self._catalog.entries(list(map(ReadItem, buffers)))
-        verification = self._verification()
-        if self._sha256 is not None:
-            verification = self._pinned(self._sha256, verification, entries)
-        self._loader.fill(entries, buffers, verification)
+        self._loader.fill(entries, buffers, self._checks(entries))
         self._is_pinned |= self._sha256 is not None
 
     def _verification(self) -> Verification:
@@ -141,12 +135,18 @@ class File(Checkpoint[T]):
             return ChunkChecks(lib.VERIFY_DIGEST)
         return ChunkChecks(lib.VERIFY_CRC if self._loader.options.verify else lib.VERIFY_NONE)
 
-    def _pinned(self, sha256: bytes, inner: Verification, entries: Sequence[Entry]) -> Verification:
+    def _checks(self, entries: Sequence[Entry]) -> Verification:
+        """What one load checks: all of the file besides, if its SHA-256 pins it."""
+        verification = self._verification()
+        if self._sha256 is None:
+            return verification
         owners = {entry.owner for entry in entries if entry.item.region is None}
         if len(owners) != len(self._catalog):
             raise self._too_large("it can only be loaded whole")
-        front = self._loader.front
-        return WholeFileSha256(sha256, front, self.end_mark, inner, self._loader.source.url)
+        source = self._loader.source
+        return WholeFileSha256(
+            self._sha256, self._loader.front, self.end_mark, verification, source.url
+        )
 
     def _too_large(self, consequence: str) -> OptionError:
         url, size = self._loader.source.url, self._loader.source.size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 import threading
@@ -126,7 +125,8 @@ class Loader:
             return None
         self._require_open()
         check_decoded_size(entry.tensor.decoded_size, self.options, self.source.url)
-        begin, before = time.perf_counter(), copy.copy(self.source.stats)
+        begin, counts = time.perf_counter(), self.source.stats
+        requests, retries = counts.requests, counts.retries
         try:
             with self._planning:
                 owner = np.array([entry.owner], np.uint32)
@@ -145,8 +145,8 @@ class Loader:
             bytes_wanted=buffer.size,
             bytes_stored=buffer.size,
             bytes_read=buffer.size + read,
-            requests=self.source.stats.requests - before.requests,
-            retries=self.source.stats.retries - before.retries,
+            requests=counts.requests - requests,
+            retries=counts.retries - retries,
             threads=1,
         )
         dtype = dtype_name(entry.tensor.dtype)

@@ -51,6 +51,7 @@ def test_small_tensors(tmp_path: Path, suffix: str, local: Any, name: str, no_pl
         assert torch.equal(found, TENSORS[name])
         assert found.untyped_storage().nbytes() == found.nbytes
         assert file.stats.bytes_wanted == found.nbytes
+        assert file.stats.path == local
         assert next(iter(file.iter_tensors([name])))[0] == name
 
 

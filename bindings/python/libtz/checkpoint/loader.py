@@ -140,7 +140,7 @@ class Loader:
         if buffer is None:
             return None
         self.stats = TransferStats(
-            path="copy",
+            path="copy" if self.source.resident(0, 0) is None else "map",
             seconds=time.perf_counter() - begin,
             bytes_wanted=buffer.size,
             bytes_stored=buffer.size,

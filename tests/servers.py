@@ -219,7 +219,8 @@ def seaweed_server(
     command = [program, "server", f"-dir={directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
     command += [f"-{name}={port}" for name, port in options.items()]
     command += ["-s3", f"-s3.config={config}", "-s3.port.iceberg=0", "-s3.port.lance=0"]
-    command += [f"-master.volumeSizeLimitMB={volume_size_mb}", "-volume.max=50"]
+    # A bucket takes seven volumes when it is first written to; they are files that grow.
+    command += [f"-master.volumeSizeLimitMB={volume_size_mb}", "-volume.max=200"]
     # Its sockets would lie in the system's temporary folder otherwise.
     command += [f"-filer.localSocket={directory}/f", f"-s3.localSocket={directory}/s"]
     # Asked politely, it takes its time to tell a cluster that is not there.

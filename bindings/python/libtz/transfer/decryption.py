@@ -76,6 +76,8 @@ class Decryption:
                 f"{self._label}: the key of this file does not come from a passphrase; give the key"
                 " itself, for instance with ReadOptions.decryption.key_file"
             )
+        # For every tensor, so that the error does not depend on which one a thread reaches first.
+        self._check_cost(derivation)
         with self._lock:
             if self._key is None:
                 self._key = self._derive(derivation)
@@ -90,7 +92,7 @@ class Decryption:
             )
         return self._key
 
-    def _derive(self, derivation: Derivation) -> bytes:
+    def _check_cost(self, derivation: Derivation) -> None:
         options = self._options
         if derivation.opslimit > options.operations_max or derivation.memlimit > options.memory_max:
             raise DecryptionOptionError(
@@ -98,6 +100,8 @@ class Decryption:
                 f" {derivation.memlimit} bytes of memory, more than DecryptionOptions allows"
                 f" (operations_max {options.operations_max}, memory_max {options.memory_max})"
             )
+
+    def _derive(self, derivation: Derivation) -> bytes:
         passphrase = self._passphrase()
         try:
             return sodium.derive_key(

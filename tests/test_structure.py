@@ -29,7 +29,8 @@ def is_leaf(value: object) -> bool:
 
 def round_trip(value: Any) -> Any:
     flat = flatten(value, is_leaf)
-    return unflatten(iter(flat.nodes), flat.tensors.__getitem__)
+    tensors = dict(zip(flat.names, flat.tensors, strict=True))
+    return unflatten(iter(flat.nodes), tensors.__getitem__)
 
 
 def same(left: Any, right: Any) -> bool:
@@ -84,7 +85,7 @@ def test_nodes_are_in_preorder() -> None:
         (NodeKind.DICT, None, 2),
         (NodeKind.LIST, "a", 2),
         (NodeKind.INT, None, 1),
-        (NodeKind.TENSOR, None, 0),
+        (NodeKind.TENSOR, None, "a/1"),
         (NodeKind.TUPLE, 2, 0),
     ]
     assert flat.tensors == [tensor]

@@ -170,13 +170,13 @@ def test_values_under_other_names_are_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A result that is valid in itself, but has one tensor's values under another's name."""
-    put = Writer.put
+    put = Writer._put
     earlier: dict[int, bytes] = {}
 
     def mixing_up(writer: Writer, name: str, data: Any) -> None:
         """Every tensor gets the values of the first one of its size."""
         put(writer, name, earlier.setdefault(len(data), bytes(data)))
 
-    monkeypatch.setattr(Writer, "put", mixing_up)
+    monkeypatch.setattr(Writer, "_put", mixing_up)
     assert main(["convert", str(model), str(tmp_path / "out.tz")]) == 1
     assert "other values than in the source" in capsys.readouterr().err

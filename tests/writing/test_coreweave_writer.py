@@ -65,7 +65,7 @@ def write(target: Any, tensors: Tensors, key: SealingKey | None = None) -> str |
     with CoreweaveWriter(target, records, key=key) as writer:
         for name, tensor in tensors.items():
             data = None if tensor.is_meta else tensor_bytes.data_of(tensor.contiguous())
-            writer.put(name, lambda data=data: [] if data is None else [data])  # type: ignore[misc]
+            writer.write_blocks(name, lambda data=data: [] if data is None else [data])  # type: ignore[misc]
     return writer.digest
 
 
@@ -175,7 +175,7 @@ def test_modules_and_numbers_of_theirs(tmp_path: Path) -> None:
     ]
     with CoreweaveWriter(path, records) as writer:
         for record in records:
-            writer.put(record.name, lambda: [np.zeros(1, np.float32)] * 2)
+            writer.write_blocks(record.name, lambda: [np.zeros(1, np.float32)] * 2)
     file = tensorizer.TensorDeserializer(path, device="cpu", lazy_load=True, verify_hash=True)
     found = [(number, kind, name) for number, kind, name, _ in file.read_tensors()]
     assert found == [(3, 0, "a.w"), (65535, 1, "a.b")]
@@ -220,12 +220,22 @@ def test_wrong_sizes_leave_no_file(tmp_path: Path, size: int) -> None:
         pytest.raises(OptionError, match="'x'"),
         CoreweaveWriter(tmp_path / "x.tensors", [record]) as writer,
     ):
-        writer.put("x", lambda: [bytes(size)])
+        writer.write_blocks("x", lambda: [bytes(size)])
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("names", [["b"], ["a", "a"], ["a", "b", "c"], ["x"]])
-def test_data_under_another_name_are_refused(tmp_path: Path, names: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["b"], "declared order; got 'b', expected 'a'"),
+        (["a", "a"], "'a' was already written; expected 'b'"),
+        (["a", "b", "c"], "no tensor 'c' was declared; all are written"),
+        (["x"], "no tensor 'x' was declared; expected 'a'"),
+    ],
+)
+def test_data_under_another_name_are_refused(
+    tmp_path: Path, names: list[str], message: str
+) -> None:
     """The sizes fit, so only the name can tell."""
     records = [TensorRecord(("a",), "f32", (2,)), TensorRecord(("b",), "f32", (2,))]
     *right, wrong = names
@@ -233,10 +243,10 @@ def test_data_under_another_name_are_refused(tmp_path: Path, names: list[str]) -
     def write() -> None:
         with CoreweaveWriter(tmp_path / "x.tensors", records) as writer:
             for name in right:
-                writer.put(name, lambda: [bytes(8)])
-            writer.put(wrong, lambda: [bytes(8)])
+                writer.write_blocks(name, lambda: [bytes(8)])
+            writer.write_blocks(wrong, lambda: [bytes(8)])
 
-    with pytest.raises(OptionError, match=f"got '{wrong}', expected"):
+    with pytest.raises(OptionError, match=message):
         write()
     assert list(tmp_path.iterdir()) == []
 
@@ -257,7 +267,7 @@ from libtz.writing.coreweave import TensorRecord, CoreweaveWriter
 piece = bytes(1 << 20)
 def write(count):
     with CoreweaveWriter(sys.argv[1], [TensorRecord(("x",), "u8", (count << 20,))]) as writer:
-        writer.put("x", lambda: (piece for _ in range(count)))
+        writer.write_blocks("x", lambda: (piece for _ in range(count)))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 small = write(8)
 print(write(256) - small)

@@ -13,9 +13,10 @@ import libtz.torch
 from libtz.compat.safetensors import SafetensorError
 from libtz.compat.safetensors import torch as compat_safetensors
 from libtz.errors import OptionError
+from libtz.writing.base import TensorSpec
 from libtz.writing.coreweave import CoreweaveWriter, TensorRecord
 from libtz.writing.safetensors import SafetensorsWriter
-from libtz.writing.tz import TensorSpec, Writer
+from libtz.writing.tz import Writer
 
 REFUSED = ["a\tb", "a\nb", "\0", "\x1b[2J", "\x7f", "\x85", "\x9f", "\ud800", "x" * 65_536]
 

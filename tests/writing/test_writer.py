@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 import libtz
 from libtz.errors import Error, OptionError
 from libtz.options import WriteOptions
-from libtz.writing.tz import TensorSpec, Writer
+from libtz.writing.base import TensorSpec
+from libtz.writing.tz import Writer
 
 reference: Any = importlib.import_module("tz_reference")
 
@@ -290,7 +291,7 @@ def test_a_writer_survives_a_mistake_that_wrote_nothing() -> None:
 
 def test_every_tensor_must_be_written(tmp_path: Path) -> None:
     with (
-        pytest.raises(OptionError, match=r"1 tensors were declared but not written.*'b'"),
+        pytest.raises(OptionError, match="tensor 'b' was declared but not written"),
         Writer(tmp_path / "x", ABC) as writer,
     ):
         writer.write("a", bytes(8))

@@ -15,7 +15,7 @@ import libtz
 from libtz import Writer
 from libtz.errors import SourceError
 from libtz.options import HttpOptions, RetryPolicy, S3Options, WriteOptions
-from libtz.writing.tz import TensorSpec
+from libtz.writing.base import TensorSpec
 
 pytestmark = pytest.mark.slow
 

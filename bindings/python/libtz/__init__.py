@@ -35,7 +35,8 @@ from libtz.options import (
 )
 from libtz.structure import NodeKind
 from libtz.transfer.stats import TransferStats
-from libtz.writing.tz import TensorSpec, Writer
+from libtz.writing.base import TensorSpec
+from libtz.writing.tz import Writer
 
 __all__ = [
     "Checkpoint",

@@ -15,8 +15,9 @@ from libtz.errors import OptionError
 from libtz.locations import SourceLike
 from libtz.opening import open_as
 from libtz.options import ReadOptions, WriteOptions
+from libtz.writing.base import TensorSpec
 from libtz.writing.overlap import Extent, find_ties
-from libtz.writing.tz import TensorSpec, Writer
+from libtz.writing.tz import Writer
 
 __all__ = ["load_file", "open", "save_file"]
 
@@ -69,7 +70,7 @@ def save_file(
         for name in writer.pending:
             array = arrays[name]
             is_stored = array.flags.c_contiguous and array.dtype == DTYPES[dtypes[name]]
-            writer.put(name, array if is_stored else _converted(array))
+            writer.write_later(name, array if is_stored else _converted(array))
     return writer.digest
 
 

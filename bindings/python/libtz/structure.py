@@ -59,7 +59,7 @@ class NodeKind(IntEnum):
 
 @dataclass
 class Flattened:
-    """An object taken apart: tensor nodes index `names` and `tensors`."""
+    """An object taken apart: tensor nodes hold one of `names`, which go with `tensors`."""
 
     nodes: list[Node] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
@@ -201,8 +201,9 @@ def _add_node(
             return ((k, k, v) for k, v in value.items())
         return ((None, i, v) for i, v in enumerate(value))
     if is_tensor(value):
-        flat.nodes.append(Node(NodeKind.TENSOR, key, len(flat.tensors)))
-        flat.names.append(_tensor_name(path))
+        name = _tensor_name(path)
+        flat.nodes.append(Node(NodeKind.TENSOR, key, name))
+        flat.names.append(name)
         flat.tensors.append(value)
         return None
     kind = type(value)
@@ -292,8 +293,9 @@ class _Open:
         return tuple(self.values) if self.kind is NodeKind.TUPLE else self.values
 
 
-def unflatten(nodes: Iterable[Node], tensor: Callable[[int], Any]) -> Any:
-    """Puts the object together again from nodes that libtz has validated."""
+def unflatten(nodes: Iterable[Node], tensor: Callable[[str], Any]) -> Any:
+    """Puts the object together again from nodes that libtz has validated; `tensor` gives the tensor
+    of a name."""
     stack: list[_Open] = []
     result: Any = None
     for node in nodes:
@@ -319,10 +321,10 @@ def unflatten(nodes: Iterable[Node], tensor: Callable[[int], Any]) -> Any:
     return result
 
 
-def tensor_paths(nodes: Iterable[Node]) -> dict[Any, tuple[str | int, ...]] | None:
-    """The path of each tensor by its node's value, lists and tuples by their places; None if there
+def tensor_paths(nodes: Iterable[Node]) -> dict[str, tuple[str | int, ...]] | None:
+    """The path of each tensor by its name, lists and tuples by their places; None if there
     is more than tensors. The path of a bare tensor is empty."""
-    paths: dict[Any, tuple[str | int, ...]] = {}
+    paths: dict[str, tuple[str | int, ...]] = {}
     layers: list[tuple[tuple[str | int, ...], Iterator[int]]] = []
     for kind, key, value in nodes:
         path: tuple[str | int, ...] = ()

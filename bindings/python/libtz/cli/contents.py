@@ -40,23 +40,30 @@ class SourceContents:
             elif not info.nbytes:  # writers need not be given them, so they may not be read
                 self._digests[info.name] = EMPTY
 
-    def owners_first(self) -> list[TensorInfo]:
-        """All tensors in the order of the data, tied ones after the one whose data they share, so
-        that these are read once."""
-        places = {name: place for place, name in enumerate(self.infos)}
-
-        def order(info: TensorInfo) -> tuple[int, int]:
-            return places[info.tied_to or info.name], places[info.name]
-
-        return sorted(self.infos.values(), key=order)
-
     def iter_buffers(self, names: Iterable[str]) -> Iterator[tuple[str, memoryview]]:
-        """As the file's, with the digest of each tensor remembered."""
-        for name, data in self.file.iter_buffers(names):
-            owner = self.infos[name].tied_to or name
-            if owner not in self._digests:
-                self._digests[owner] = digest_text(lib.blake3(data))
-            yield name, data
+        """As the file's, but in the order of `names`, which may cost several passes, and with the
+        digest of each tensor remembered."""
+        for run in self._runs(names):
+            for name, data in self.file.iter_buffers(run):
+                owner = self.infos[name].tied_to or name
+                if owner not in self._digests:
+                    self._digests[owner] = digest_text(lib.blake3(data))
+                yield name, data
+
+    def _runs(self, names: Iterable[str]) -> Iterator[list[str]]:
+        """The names cut where they go back in the file, which is read in its own order."""
+        places = {name: place for place, name in enumerate(self.infos)}
+        run: list[str] = []
+        before = -1
+        for name in names:
+            place = places[self.infos[name].tied_to or name]
+            if place < before:
+                yield run
+                run = []
+            run.append(name)
+            before = place
+        if run:
+            yield run
 
     def compare(self, written: Checkpoint[Any], target: str) -> None:
         """Raises an IntegrityError unless `written` holds the same tensors under the same names."""

@@ -6,7 +6,6 @@ import argparse
 import importlib.util
 import time
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from libtz import opening
@@ -19,10 +18,8 @@ from libtz.cli.output import note, print_json, print_line, size_text
 from libtz.errors import IntegrityError, OptionError
 from libtz.options import DecryptionOptions, ReadOptions, WriteOptions
 from libtz.sources.url import shown
-from libtz.structure import NodeKind, tensor_paths
-from libtz.writing.coreweave import CoreweaveWriter, TensorRecord
-from libtz.writing.safetensors import SafetensorsWriter, unit_size
-from libtz.writing.tz import TensorSpec, Writer
+from libtz.writing.base import CheckpointWriter, TensorSpec
+from libtz.writing.formats import writer_class_of
 
 __all__ = ["add_to"]
 
@@ -63,17 +60,14 @@ def add_to(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    convert = _CONVERTERS.get(arguments.target.rpartition(".")[2].lower())
-    if convert is None:
-        raise OptionError(
-            f"{shown(arguments.target)}: the name must end with .tz, .safetensors or .tensors"
-        )
+    writer_class_of(arguments.target)  # before anything is read
     read_options = make_options(ReadOptions, arguments)
     write_options = make_options(WriteOptions, arguments)
     begin = time.perf_counter()
     with _open(arguments.source, arguments.digest, read_options) as file:
         contents = SourceContents(file)
-        report = convert(contents, arguments.target, write_options)
+        writer = _write(contents, arguments.target, write_options)
+    report: dict[str, Any] = {"digest": writer.digest, "content_digest": writer.content_digest}
     report |= contents.report()
     report["write_s"] = time.perf_counter() - begin
     # What is written is not encrypted.
@@ -114,73 +108,22 @@ def _open(source: str, digest: str | None, options: ReadOptions) -> Checkpoint[A
     return Pickled(source, options)
 
 
-def _to_tz(source: SourceContents, target: Any, options: WriteOptions) -> dict[str, Any]:
-    specs = [TensorSpec(i.name, i.dtype, i.shape, i.tied_to) for i in source.infos.values()]
-    indices = {spec.name: index for index, spec in enumerate(specs)}
-    nodes = [
-        node._replace(value=indices[node.value]) if node.kind == NodeKind.TENSOR else node
-        for node in source.file.structure()
-    ]
-    metadata = source.file.metadata
-    writer = Writer(target, specs, metadata=metadata, structure=nodes, options=options)
-    with writer:
-        for name, data in source.iter_buffers(writer.pending):
-            writer.put(name, data)
-    return {"digest": writer.digest, "content_digest": writer.content_digest}
-
-
-def _to_safetensors(source: SourceContents, target: Any, options: WriteOptions) -> dict[str, Any]:
-    if source.file.structure():
-        raise OptionError("the file holds a nested object, which a .safetensors file cannot")
-    # The format has no padding: larger units first aligns all.
-    groups: dict[int, list[TensorSpec]] = {}
-    for info in source.owners_first():
-        spec = TensorSpec(info.name, info.dtype, info.shape)
-        groups.setdefault(unit_size(spec), []).append(spec)
-    ordered = [groups[size] for size in sorted(groups, reverse=True)]
-    specs = [spec for group in ordered for spec in group]
-    writer = SafetensorsWriter(
-        target, specs, metadata=source.file.metadata or None, options=options
+def _write(source: SourceContents, target: str, options: WriteOptions) -> CheckpointWriter:
+    """The writer that wrote the file, which is complete."""
+    writer_class = writer_class_of(target)
+    specs = writer_class.arranged(
+        TensorSpec(info.name, info.dtype, info.shape, info.tied_to)
+        for info in source.infos.values()
     )
-    with writer:
-        for group in ordered:
-            for name, data in source.iter_buffers([spec.name for spec in group]):
-                writer.write(name, [data])
-    return {"digest": writer.digest, "content_digest": None}
-
-
-def _to_tensors(source: SourceContents, target: Any, options: WriteOptions) -> dict[str, Any]:
-    paths = _tensors_paths(source.file)
-    records = {
-        info.name: TensorRecord(paths.get(info.name, (info.name,)), info.dtype, info.shape)
-        for info in source.owners_first()
-    }
-    if source.file.metadata:
-        left_out = ", ".join(source.file.metadata)
+    metadata = source.file.metadata or None
+    if metadata and not writer_class.holds_metadata:
+        left_out = ", ".join(metadata)
         note(f"metadata are left out, {shown(target)} cannot hold them: {left_out}")
-    writer = CoreweaveWriter(target, records.values(), options=options)
-    with writer:
-        for name, data in source.iter_buffers(records):
-            writer.put(records[name].name, partial(list, [data]))
-    return {"digest": writer.digest, "content_digest": None}
-
-
-def _tensors_paths(file: Checkpoint[Any]) -> dict[str, tuple[str | int, ...]]:
-    """Paths by name; none of a flat file."""
-    nodes = file.structure()
-    paths = tensor_paths(nodes)
-    is_held = all(
-        node.value > 0 and not isinstance(node.key, int)
-        if node.kind in (NodeKind.DICT, NodeKind.LIST)
-        else node.kind == NodeKind.TENSOR and not isinstance(node.key, int)
-        for node in nodes
-    )
-    if paths is None or not is_held or () in paths.values():
-        raise OptionError(
-            "the file holds a nested object with more than dicts (of str), lists and tensors, or"
-            " with empty ones, which a .tensors file cannot"
-        )
-    return paths
-
-
-_CONVERTERS = {"tz": _to_tz, "safetensors": _to_safetensors, "tensors": _to_tensors}
+        metadata = None
+    structure = source.file.structure()
+    with writer_class(
+        target, specs, metadata=metadata, structure=structure, options=options
+    ) as writer:
+        for name, data in source.iter_buffers(writer.pending):
+            writer.write_later(name, data)
+    return writer

@@ -57,4 +57,4 @@ def load(
     with open(source, digest=digest, options=options) as file:
         tensors = file.load(device=device)
         nodes = file.structure()
-    return unflatten(nodes, lambda name: tensors[str(name)]) if nodes else tensors
+    return unflatten(nodes, tensors.__getitem__) if nodes else tensors

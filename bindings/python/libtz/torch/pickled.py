@@ -32,7 +32,7 @@ from libtz.format import Format, TensorInfo, Verified
 from libtz.locations import Location
 from libtz.memory import HostBuffer, allocate
 from libtz.options import ReadOptions
-from libtz.structure import NodeKind, flatten
+from libtz.structure import flatten
 from libtz.torch.tensor_bytes import check, data_of, extent, is_tensor
 from libtz.transfer.stats import TransferStats
 from libtz.writing.buffers import byte_view
@@ -79,9 +79,7 @@ class Pickled(Checkpoint[torch.Tensor]):
         ):
             flat = flatten(value, is_tensor, size_max=size + OBJECT_SIZE_EXTRA)
             value = dict(zip(flat.names, flat.tensors, strict=True))
-            for node in flat.nodes:
-                is_leaf = node.kind == NodeKind.TENSOR
-                self._nodes.append(node._replace(value=flat.names[node.value]) if is_leaf else node)
+            self._nodes = flat.nodes
         self._tensors: dict[str, torch.Tensor] = value
         for name, tensor in self._tensors.items():
             check(name, tensor)

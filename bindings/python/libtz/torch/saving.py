@@ -20,8 +20,9 @@ from libtz.errors import OptionError
 from libtz.options import WriteOptions
 from libtz.structure import flatten
 from libtz.torch.tensor_bytes import check, data_of, extent, is_tensor
+from libtz.writing.base import TensorSpec
 from libtz.writing.overlap import find_ties
-from libtz.writing.tz import TensorSpec, Writer
+from libtz.writing.tz import Writer
 
 __all__ = ["save", "save_file", "save_model"]
 
@@ -128,5 +129,5 @@ def _write(
     tensors = dict(items)
     with writer:
         for name in writer.pending:
-            writer.put(name, data_of(tensors[name]))
+            writer.write_later(name, data_of(tensors[name]))
     return writer.digest

@@ -10,31 +10,31 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, NamedTuple
 
 from libtz import sodium
 from libtz._native import lib
 from libtz.errors import OptionError
-from libtz.locations import resolve_sink
 from libtz.options import WriteOptions
-from libtz.sinks.base import Sink
-from libtz.writing.buffers import byte_view
+from libtz.sinks.base import Extent, Sink
+from libtz.writing.base import CheckpointWriter, Ending
+from libtz.writing.buffers import byte_view, is_buffer
 from libtz.writing.coreweave_layout import END, Kind, Layout, RecordHeader, TensorRecord
 from libtz.writing.coreweave_sealing import SealingKey, TensorSeal
 from libtz.writing.names import check_name
 
-__all__ = ["CoreweaveWriter", "Kind", "TensorRecord"]
+__all__ = ["Blocks", "CoreweaveWriter", "Kind", "RecordName", "TensorRecord"]
 
 Blocks = Callable[[], Iterable[Any]]
+RecordName = str | tuple[str | int, ...]
 
 THREADS_MAX = 8
 BLOCK_SIZE = 1 << 20
 # What may wait to be written, beyond one tensor: converters hold it in memory for this only.
 WAITING_SIZE_MAX = 256 << 20
-
-_DEFAULTS = WriteOptions()
 
 
 class _Waiting(NamedTuple):
@@ -47,9 +47,10 @@ class _Waiting(NamedTuple):
     sealed: Future[bytes]
 
 
-class CoreweaveWriter:
-    """Declared and used like `libtz.Writer`. With `room`, more tensors may be declared on the way,
-    as long as the index has that many bytes for them, and the file at most `size_max`."""
+class CoreweaveWriter(CheckpointWriter):
+    """As `libtz.Writer`, with tensors declared as records, each under the `name` of its record.
+    With `room`, more may be declared on the way, as long as the index has that many bytes for them,
+    and the file at most `size_max`; its SHA-256 is then not known."""
 
     def __init__(
         self,
@@ -60,30 +61,26 @@ class CoreweaveWriter:
         room: int = 0,
         size_max: int | None = None,
         threads: int | None = None,
-        options: WriteOptions = _DEFAULTS,
+        options: WriteOptions | None = None,
     ) -> None:
+        super().__init__(target, options)
         declared = list(records)
         if key is not None:
             sodium.require()
-        self._target = target
         self._key = key
         self._room = room
         self._size_max = size_max
-        self._options = options
         self._threads = threads or min(THREADS_MAX, os.cpu_count() or 1)
-        _check_names(declared)
-        size = Layout.index_size(declared) + room
+        size = Layout.index_size(_checked_names(declared)) + room
         self._layout = Layout(index_size=size, is_encrypted=key is not None)
-        self._declared: deque[RecordHeader] = deque()
-        self._declare(declared)
+        self._headers: deque[RecordHeader] = deque()
+        self.declare(declared)
         self._waiting: deque[_Waiting] = deque()
         self._waiting_size = 0
         self._pool: ThreadPoolExecutor | None = None
-        self._sink: Sink | None = None
         # Of the whole file, if its front is known before its data.
         self._hash: Any = None
         self._position = 0
-        self.digest: str | None = None  # "sha256:…", when the file is complete
 
     @property
     def data_size(self) -> int:
@@ -92,100 +89,79 @@ class CoreweaveWriter:
 
     def declare(self, records: Sequence[TensorRecord]) -> None:
         """The tensors to come, in this order."""
-        _check_names(records)
-        self._declare(records)
-
-    def _declare(self, records: Sequence[TensorRecord]) -> None:
-        for record in records:
+        for record in _checked_names(records):
             size = None if self._key is None else self._key.block_size(record.nbytes)
-            self._declared.append(self._layout.add(record, size))
+            self._headers.append(self._layout.add(record, size))
+        self._declare(record.name for record in records)
 
-    def put(
-        self,
-        name: str | tuple[str | int, ...],
-        blocks: Blocks,
-        done: Callable[[], None] | None = None,
+    def write_blocks(
+        self, name: RecordName, blocks: Blocks, done: Callable[[], None] | None = None
     ) -> None:
-        """The bytes of a tensor in pieces. Tensors come in the declared order, each under the
-        `name` of its record. `blocks` is called twice, by a thread and possibly later; then `done`
-        is called by the caller's."""
-        if self._sink is None or self._pool is None:
-            raise OptionError("a CoreweaveWriter is used in a with block")
-        if not self._declared or self._declared[0].record.name != name:
-            expected = repr(self._declared[0].record.name) if self._declared else "nothing more"
-            raise OptionError(
-                f"tensors are written in the declared order; got {name!r}, expected {expected}"
-            )
-        header = self._declared.popleft()
+        """As `write_later`, for data that can be made twice: `blocks` is called twice, by a thread
+        and possibly later, and gives the bytes in pieces; then `done` is called by the caller's
+        thread."""
+        self._check_turn(name)
+        self._opened()
+        header = self._headers.popleft()
+        self._done()
         size = header.record.nbytes
-        while self._waiting and self._waiting_size + size > WAITING_SIZE_MAX:
-            self._retire()
-        while len(self._waiting) > self._threads:
-            self._retire()
-        seal = TensorSeal(self._key) if self._key is not None and size else None
-        sealed = self._pool.submit(self._sealed, header, blocks, seal)
+        with self._failing():
+            while self._waiting and self._waiting_size + size > WAITING_SIZE_MAX:
+                self._retire()
+            while len(self._waiting) > self._threads:
+                self._retire()
+            seal = TensorSeal(self._key) if self._key is not None and size else None
+            sealed = self._running_pool().submit(self._sealed, header, blocks, seal)
         self._waiting.append(_Waiting(header, blocks, seal, done, sealed))
         self._waiting_size += size
 
-    def drain(self) -> None:
-        """Returns when everything put so far is written."""
-        while self._waiting:
-            self._retire()
+    def _extent(self) -> Extent:
+        end = self._layout.end + len(END)
+        return Extent(self._layout.data_begin, self._size_max or end)
 
-    def __enter__(self) -> CoreweaveWriter:
-        self.open()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
-
-    def open(self) -> None:
-        self._sink = resolve_sink(
-            self._target,
-            self._options,
-            header_size=self._layout.data_begin,
-            file_size_max=self._size_max or self._layout.end + len(END),
-        )
+    def _begin(self, sink: Sink) -> None:
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="tz-hash")
         self._position = self._layout.data_begin
         if not self._room:
             self._hash = hashlib.sha256(self._layout.front())
 
-    def close(self) -> None:
-        """Completes the file. Every tensor must have been put."""
-        if self._sink is None:
-            return
-        try:
-            self.drain()
-            if self._declared:
-                name = self._declared[0].record.name
-                raise OptionError(f"tensor {name!r} was declared but not written")
-            self._write(END)
-            self._sink.write_at(0, memoryview(self._layout.front()))
-            self._sink.commit(self._position)
-        except BaseException:
-            self.abort()
-            raise
-        if self._hash is not None:
-            self.digest = f"sha256:{self._hash.hexdigest()}"
-        self._stop()
+    def _put(self, name: Hashable, data: Any) -> None:
+        """The hashes stand before the data, so an iterable is held in memory until it is
+        written."""
+        self._check_turn(name)
+        record = self._headers[0].record
+        view = byte_view(data) if is_buffer(data) else self._gathered(record, data)
+        if len(view) != record.nbytes:
+            raise self._wrong_size(name, record.nbytes, f"{len(view)} bytes")
+        self.write_blocks(record.name, partial(list, [view]))
 
-    def abort(self) -> None:
-        """Discards everything. Does nothing after `close`."""
-        sink = self._sink
-        self._stop()
-        if sink is not None:
-            sink.abort()
+    def _gathered(self, record: TensorRecord, blocks: Iterable[Any]) -> memoryview:
+        gathered = bytearray()
+        for block in blocks:
+            gathered += byte_view(block)
+            if len(gathered) > record.nbytes:
+                raise self._wrong_size(record.name, record.nbytes, "more")
+        return memoryview(gathered)
+
+    def _drain(self) -> None:
+        while self._waiting:
+            self._retire()
+
+    def _end(self) -> Ending:
+        self._write(END)
+        digest = None if self._hash is None else f"sha256:{self._hash.hexdigest()}"
+        return Ending(self._layout.front(), self._position, digest)
 
     def _stop(self) -> None:
-        self._sink = None
         self._waiting.clear()
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
+
+    def _running_pool(self) -> ThreadPoolExecutor:
+        if self._pool is None:  # for the type checker: open writers have one
+            raise OptionError(f"{self._label}: the writer is {self._state}")
+        return self._pool
 
     def _sealed(self, header: RecordHeader, blocks: Blocks, seal: TensorSeal | None) -> bytes:
         """The finished header. By a thread of the pool."""
@@ -216,8 +192,7 @@ class CoreweaveWriter:
             waiting.done()
 
     def _write(self, data: bytes | memoryview) -> None:
-        if self._sink is None:
-            raise OptionError("the writer is closed")
+        sink = self._opened()
         if self._size_max is not None and self._position + len(data) > self._size_max:
             raise OptionError(
                 f"the file grows beyond the {self._size_max} bytes that it was planned for; write"
@@ -225,16 +200,17 @@ class CoreweaveWriter:
             )
         if self._hash is not None:
             self._hash.update(data)
-        self._sink.write_at(self._position, memoryview(data))
+        sink.write_at(self._position, memoryview(data))
         self._position += len(data)
 
 
-def _check_names(records: Sequence[TensorRecord]) -> None:
-    """In nested files, readers escape what names cannot hold."""
+def _checked_names(records: Sequence[TensorRecord]) -> Sequence[TensorRecord]:
+    """The records. In nested files, readers escape what names cannot hold."""
     if all(len(record.path) == 1 for record in records):
         for record in records:
             if isinstance(record.path[0], str):
                 check_name(record.path[0])
+    return records
 
 
 def _checked(record: TensorRecord, blocks: Iterable[Any]) -> Iterator[memoryview]:

@@ -9,92 +9,79 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from libtz._native import lib
 from libtz.errors import OptionError
-from libtz.locations import resolve_sink
 from libtz.options import WriteOptions
-from libtz.sinks.base import Sink
-from libtz.writing.buffers import byte_view
+from libtz.sinks.base import Extent
+from libtz.writing.base import CheckpointWriter, Ending, TensorSpec, untied
+from libtz.writing.buffers import byte_view, is_buffer
 from libtz.writing.names import check_name
-from libtz.writing.tz import TensorSpec
 
-__all__ = ["METADATA_KEY", "SafetensorsWriter", "unit_size"]
+__all__ = ["METADATA_KEY", "SafetensorsWriter"]
 
 HEADER_SIZE_MAX = 100_000_000  # what the format's own library accepts
 METADATA_KEY = "__metadata__"
 
-_DEFAULTS = WriteOptions()
 
-
-class SafetensorsWriter:
-    """Declared and used like `libtz.Writer`, but every tensor has data: the format has no ties."""
+class SafetensorsWriter(CheckpointWriter):
+    """As `libtz.Writer`, but every tensor has data of its own: the format has no ties, and no
+    nested objects."""
 
     def __init__(
         self,
         target: Any,
-        specs: Sequence[TensorSpec],
+        specs: Iterable[TensorSpec],
         *,
         metadata: Mapping[str, str] | None = None,
-        options: WriteOptions = _DEFAULTS,
+        structure: Sequence[lib.Node] = (),
+        options: WriteOptions | None = None,
     ) -> None:
-        self._target = target
-        self._options = options
-        self._specs = list(specs)
-        self._header, self._ends = _make_header(self._specs, metadata)
-        self._written = 0
+        super().__init__(target, options)
+        if structure:
+            raise OptionError(
+                f"{self._label}: the tensors form a nested object, which a .safetensors file"
+                " cannot hold"
+            )
+        declared = list(specs)
+        self._header, ends = _make_header(declared, metadata)
+        self._declare(spec.name for spec in declared)
+        self._ends = deque(ends)
+        self._offset = len(self._header)
+        self._file_size = ends[-1] if ends else len(self._header)
         self._hash = hashlib.sha256(self._header)
-        self._sink: Sink | None = None
-        self.digest: str | None = None  # "sha256:…" of the file, when it is complete
 
-    def write(self, name: str, blocks: Iterable[Any]) -> None:
-        """The bytes of the next tensor in pieces."""
-        if self._sink is None:
-            raise OptionError("a SafetensorsWriter is used in a with block")
-        spec = self._specs[self._written] if self._written < len(self._specs) else None
-        if spec is None or spec.name != name:
-            expected = "nothing more" if spec is None else repr(spec.name)
-            raise OptionError(f"tensors are written in the declared order; expected {expected}")
-        offset = self._ends[self._written - 1] if self._written else len(self._header)
-        end = self._ends[self._written]
-        for block in blocks:
-            data = byte_view(block)
-            if len(data) > end - offset:
-                raise OptionError(f"tensor {name!r}: more data than its dtype and shape say")
-            self._hash.update(data)
-            self._sink.write_at(offset, data)
-            offset += len(data)
-        if offset != end:
-            raise OptionError(f"tensor {name!r}: {end - offset} bytes are missing")
-        self._written += 1
+    @classmethod
+    def arranged(cls, specs: Iterable[TensorSpec]) -> list[TensorSpec]:
+        # The format has no padding: larger units first aligns all.
+        return sorted(untied(specs), key=_unit_size, reverse=True)
 
-    def __enter__(self) -> SafetensorsWriter:
-        file_size = self._ends[-1] if self._ends else len(self._header)
-        self._sink = resolve_sink(
-            self._target, self._options, header_size=len(self._header), file_size_max=file_size
-        )
-        return self
+    def _extent(self) -> Extent:
+        return Extent(len(self._header), self._file_size)
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        sink, self._sink = self._sink, None
-        if sink is None:
-            return
-        try:
-            if kind is None:
-                self._finish(sink)
-        finally:
-            if self.digest is None:
-                sink.abort()
+    def _put(self, name: Hashable, data: Any) -> None:
+        self._check_turn(name)
+        begin, end = self._offset, self._ends[0]
+        blocks = [data] if is_buffer(data) else data
+        sink = self._opened()
+        with self._failing():
+            for block in blocks:
+                view = byte_view(block)
+                if len(view) > end - self._offset:
+                    raise self._wrong_size(name, end - begin, "more")
+                self._hash.update(view)
+                sink.write_at(self._offset, view)
+                self._offset += len(view)
+            if self._offset != end:
+                raise self._wrong_size(name, end - begin, f"{self._offset - begin} bytes")
+        self._ends.popleft()
+        self._done()
 
-    def _finish(self, sink: Sink) -> None:
-        if self._written < len(self._specs):
-            missing = self._specs[self._written].name
-            raise OptionError(f"tensor {missing!r} was declared but not written")
-        sink.write_at(0, memoryview(self._header))
-        sink.commit(self._ends[-1] if self._ends else len(self._header))
-        self.digest = f"sha256:{self._hash.hexdigest()}"
+    def _end(self) -> Ending:
+        return Ending(self._header, self._file_size, f"sha256:{self._hash.hexdigest()}")
 
 
 def _make_header(
@@ -148,7 +135,7 @@ def _described(spec: TensorSpec) -> tuple[str, list[int], int]:
     return info.safetensors, shape, size
 
 
-def unit_size(spec: TensorSpec) -> int:
-    """In bits. Writing larger units first aligns every tensor; the format itself has no padding."""
+def _unit_size(spec: TensorSpec) -> int:
+    """In bits."""
     info = lib.dtype(lib.dtype_code(spec.dtype))
     return info.unit_bits if info else 0

@@ -14,41 +14,25 @@ equal bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from math import prod
 from operator import index
-from os import PathLike, fspath
-from typing import Any, Literal
+from typing import Any
 
 from libtz._native import lib
 from libtz.errors import Error, OptionError
-from libtz.locations import resolve_sink
 from libtz.options import WriteOptions
-from libtz.sinks.base import Sink
-from libtz.sources.url import shown
+from libtz.sinks.base import Extent, Sink
+from libtz.writing.base import CheckpointWriter, Ending, TensorSpec
 from libtz.writing.buffers import byte_view, is_buffer
 from libtz.writing.pipeline import Pipeline
 
-__all__ = ["TensorSpec", "Writer"]
+__all__ = ["Writer"]
 
 DIMENSION_MAX = (1 << 64) - 1  # as the file holds them
 
 
-@dataclass(frozen=True)
-class TensorSpec:
-    """A tensor to be written. `dtype` is a name of the format ("bf16", section 11 of the
-    specification), `shape` counts its storage units, `tied_to` names another tensor of the same
-    dtype and shape whose data this one shares."""
-
-    name: str
-    dtype: str
-    shape: Sequence[int]
-    tied_to: str | None = None
-
-
-class Writer:
+class Writer(CheckpointWriter):
     """See the module's documentation. Not for use by several threads at once."""
 
     def __init__(
@@ -62,31 +46,27 @@ class Writer:
     ) -> None:
         """Checks the declaration and lays out the file; the target is not touched yet.
 
-        `structure` arranges the tensors in a nested object; its tensor nodes are indices of
-        `specs`.
+        `structure` arranges the tensors in a nested object; its tensor nodes hold their names, as
+        in `Checkpoint.structure`. OptionError for what the format cannot hold.
         """
-        self._target = target
-        self._options = options or WriteOptions()
-        self._label = _label(target)
-        self._specs = list(specs)
-        native = _native_specs(self._specs)
+        super().__init__(target, options)
+        declared = list(specs)
+        native = _native_specs(declared)
         self._codes = [spec.dtype for spec in native]
         self._sizes = [_decoded_size(spec) for spec in native]
-        self._indices = {spec.name: number for number, spec in enumerate(self._specs)}
+        self._indices = {spec.name: number for number, spec in enumerate(declared)}
         self._builder = lib.Builder(
             native,
             label=self._label,
             metadata=metadata,
-            nodes=structure,
+            nodes=_native_nodes(structure, self._indices),
             chunk_size=self._options.chunk_size,
         )
         # Of tied tensors only the one with the smallest name has data, empty tensors have none.
-        self._order = [i for i in range(len(native)) if self._builder.has_data(i)]
-        self._written = 0  # of those
-        self._state: Literal["new", "open", "closed", "failed"] = "new"
-        self._sink: Sink | None = None
+        self._declare(
+            spec.name for number, spec in enumerate(declared) if self._builder.has_data(number)
+        )
         self._pipeline: Pipeline | None = None
-        self._digest: str | None = None
         self._content_digest: str | None = None
 
     @property
@@ -96,32 +76,27 @@ class Writer:
         Those are all that were declared, except empty ones, and of tied tensors only the one with
         the (bytewise) smallest name.
         """
-        return tuple(self._specs[number].name for number in self._order[self._written :])
-
-    @property
-    def digest(self) -> str:
-        """The file digest, "blake3:…", once the file is complete."""
-        return self._known(self._digest)
+        return super().pending
 
     @property
     def content_digest(self) -> str:
         """The content digest, whatever the chunk size and compression, once the file is
         complete."""
-        return self._known(self._content_digest)
+        if self._content_digest is None:
+            raise OptionError(f"{self._label}: the digest is known when the file is complete")
+        return self._content_digest
 
-    def write(self, name: str, data: Any) -> None:
-        """Writes one tensor: its bytes as a contiguous buffer, array or CPU tensor, or an
-        iterable of such pieces. The data may change again when this returns."""
-        self.put(name, data)
-        with self._failing():
-            self._running_pipeline().drain()
+    def _extent(self) -> Extent:
+        info = self._builder.info
+        return Extent(info.header_size, info.file_size_max)
 
-    def put(self, name: str, data: Any) -> None:
-        """As `write`, but faster for many tensors: a buffer is read some time before `close`
-        returns, and must not change until then. An iterable is read before this returns."""
-        if self._state in ("closed", "failed"):
-            raise OptionError(f"{self._label}: the writer is {self._state}")
-        number, size = self._place_of(name)
+    def _begin(self, sink: Sink) -> None:
+        compress = self._options.compress == "auto"
+        self._pipeline = Pipeline(self._builder, sink, compress=compress)
+
+    def _put(self, name: Hashable, data: Any) -> None:
+        number = self._index_of(name)
+        size = self._sizes[number]
         if is_buffer(data):
             view = byte_view(data)
             if len(view) != size:
@@ -129,7 +104,7 @@ class Writer:
             blocks = None
         else:
             blocks = (byte_view(block) for block in data)
-        if number is None:
+        if not size:
             if blocks is not None and any(len(block) for block in blocks):
                 raise self._wrong_size(name, size, "more")
             return
@@ -142,134 +117,61 @@ class Writer:
                 if taken != size:
                     count = "more" if taken > size else f"{taken} bytes"
                     raise self._wrong_size(name, size, count)
-        self._written += 1
+        self._done()
 
-    def close(self) -> None:
-        """Completes the file. Every tensor must have been written."""
-        if self._state == "closed":
-            return
-        if self._state == "new":
-            self._open()
-        try:
-            if self._state == "failed":
-                raise OptionError(f"{self._label}: an earlier write failed; nothing was written")
-            if self._written < len(self._order):
-                raise OptionError(
-                    f"{self._label}: {len(self._order) - self._written} tensors were declared but "
-                    f"not written, the first is {self.pending[0]!r}"
-                )
-            self._finish()
-        except BaseException:
-            self.abort()
-            raise
-
-    def abort(self) -> None:
-        """Discards everything; the target is as it was before. Does nothing after `close`."""
-        if self._state == "closed":
-            return
-        self._state = "failed"
-        if self._pipeline is not None:
-            self._pipeline.stop()
-            self._pipeline = None
-        if self._sink is not None:
-            sink, self._sink = self._sink, None
-            sink.abort()
-
-    def __enter__(self) -> Writer:
-        self._open()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
-
-    def _open(self) -> None:
-        if self._state != "new":
-            raise OptionError(f"{self._label}: a writer writes one file, make another one")
-        info = self._builder.info
-        self._sink = resolve_sink(
-            self._target,
-            self._options,
-            header_size=info.header_size,
-            file_size_max=info.file_size_max,
-        )
-        compress = self._options.compress == "auto"
-        self._pipeline = Pipeline(self._builder, self._sink, compress=compress)
-        self._state = "open"
-
-    def _running_pipeline(self) -> Pipeline:
-        if self._state == "new":
-            self._open()
-        if self._state != "open" or self._pipeline is None:
-            raise OptionError(f"{self._label}: the writer is {self._state}")
-        return self._pipeline
-
-    @contextmanager
-    def _failing(self) -> Iterator[None]:
-        """A failure inside leaves a tensor half-written: only `abort` makes sense afterwards."""
-        try:
-            yield
-        except BaseException:
-            self._state = "failed"
-            raise
-
-    def _place_of(self, name: str) -> tuple[int | None, int]:
-        """Which spec `name` is, None for an empty one, and its size; if it is its turn."""
-        number = self._indices.get(name)
-        if number is None:
-            raise OptionError(f"{self._label}: no tensor {name!r} was declared")
-        if self._sizes[number] == 0:
-            return None, 0
-        if self._written < len(self._order) and self._order[self._written] == number:
-            return number, self._sizes[number]
-        if number in self._order[: self._written]:
-            raise OptionError(f"{self._label}: tensor {name!r} was already written")
-        expected = f"expected {self.pending[0]!r}" if self.pending else "all are written"
-        if not self._builder.has_data(number):
+    def _index_of(self, name: Hashable) -> int:
+        """Which spec `name` is, if it is its turn. Empty tensors may come at any time."""
+        number = self._indices.get(str(name))
+        if number is not None and not self._sizes[number]:
+            return number
+        if number is not None and not self._builder.has_data(number):
+            expected = f"expected {self.pending[0]!r}" if self.pending else "all are written"
             raise OptionError(
                 f"{self._label}: tensor {name!r} is tied and gets its data from the one with the "
                 f"smallest name; {expected}"
             )
-        raise OptionError(
-            f"{self._label}: tensors are written in the declared order; got {name!r}, {expected}"
-        )
+        self._check_turn(name)
+        return self._indices[str(name)]
 
-    def _wrong_size(self, name: str, size: int, got: str) -> OptionError:
-        return OptionError(
-            f"{self._label}: tensor {name!r} has {size} bytes by its dtype and shape, but got {got}"
-        )
-
-    def _finish(self) -> None:
-        pipeline = self._running_pipeline()
-        pipeline.drain()
-        pipeline.stop()
-        if self._sink is None:  # for the type checker: open writers have one
+    def _running_pipeline(self) -> Pipeline:
+        self._opened()
+        if self._pipeline is None:  # for the type checker: open writers have one
             raise OptionError(f"{self._label}: the writer is {self._state}")
+        return self._pipeline
+
+    def _drain(self) -> None:
+        if self._pipeline is not None:
+            self._pipeline.drain()
+
+    def _stop(self) -> None:
+        if self._pipeline is not None:
+            self._pipeline.stop()
+            self._pipeline = None
+
+    def _end(self) -> Ending:
         header, file_size, digest = self._builder.finish()
         # Our own reader has the last word on the header, before anything becomes visible.
         opened = lib.Header.open(header, file_size, label=self._label, pin=digest)
         content_digest = opened.content_digest() if isinstance(opened, lib.Header) else None
         if content_digest is None:
             raise Error(f"{self._label}: the header does not open; please report this")
-        self._sink.write_at(0, memoryview(header))
-        self._sink.commit(file_size)
-        self._state = "closed"
-        self._digest = f"blake3:{digest.hex()}"
         self._content_digest = f"blake3:{content_digest.hex()}"
-
-    def _known(self, digest: str | None) -> str:
-        if digest is None:
-            raise OptionError(f"{self._label}: the digest is known when the file is complete")
-        return digest
+        return Ending(header, file_size, f"blake3:{digest.hex()}")
 
 
-def _label(target: Any) -> str:
-    """How messages name the target: without anything secret."""
-    if isinstance(target, (str, PathLike)):
-        return shown(fspath(target))
-    return str(getattr(target, "name", f"<{type(target).__name__}>"))
+def _native_nodes(structure: Sequence[lib.Node], indices: Mapping[str, int]) -> list[lib.Node]:
+    """The nodes with tensors by index."""
+    nodes = []
+    for node in structure:
+        if node.kind == lib.NODE_TENSOR:
+            number = indices.get(node.value)
+            if number is None:
+                raise OptionError(
+                    f"the structure has a tensor {node.value!r}, which is not declared"
+                )
+            node = node._replace(value=number)
+        nodes.append(node)
+    return nodes
 
 
 def _native_specs(specs: Sequence[TensorSpec]) -> list[lib.TensorSpec]:

@@ -12,7 +12,7 @@ from libtz.compat.safetensors._writing import check_names, write, written
 from libtz.errors import OptionError
 from libtz.opening import open as open_file
 from libtz.options import ReadOptions
-from libtz.writing import tz as writer
+from libtz.writing import base as writer
 
 __all__ = [
     "DTYPES",

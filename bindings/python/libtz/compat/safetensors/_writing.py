@@ -9,9 +9,9 @@ from typing import Any
 from libtz._native import lib
 from libtz.compat._errors import TypeOptionError, ValueOptionError
 from libtz.errors import OptionError
+from libtz.writing.base import TensorSpec
 from libtz.writing.names import check_name
 from libtz.writing.safetensors import SafetensorsWriter
-from libtz.writing.tz import TensorSpec
 
 __all__ = ["check_names", "write", "written"]
 

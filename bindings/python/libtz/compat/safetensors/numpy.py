@@ -12,7 +12,7 @@ from libtz import numpy as libtz_numpy
 from libtz.compat.safetensors import safe_open
 from libtz.compat.safetensors._raw import file_bytes
 from libtz.compat.safetensors._writing import check_names, write, written
-from libtz.writing.tz import TensorSpec
+from libtz.writing.base import TensorSpec
 
 __all__ = ["load", "load_file", "safe_open", "save", "save_file"]
 

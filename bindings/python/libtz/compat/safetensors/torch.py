@@ -31,7 +31,7 @@ from libtz.torch.fit import EXTRA_STATE
 from libtz.torch.load_hooks import HookedLoad, has_load_hooks
 from libtz.torch.names import strangers
 from libtz.torch.slots import Target
-from libtz.writing.tz import TensorSpec
+from libtz.writing.base import TensorSpec
 
 __all__ = ["load", "load_file", "load_model", "safe_open", "save", "save_file", "save_model"]
 

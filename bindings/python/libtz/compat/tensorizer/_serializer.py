@@ -175,7 +175,7 @@ class TensorSerializer:
             try:
                 writer.declare(records)
                 for record, item in declared:
-                    writer.put(record.name, _blocks(item.tensor), item.done)
+                    writer.write_blocks(record.name, _blocks(item.tensor), item.done)
                 writer.drain()
             except BaseException:
                 self.abort()
@@ -187,7 +187,7 @@ class TensorSerializer:
         if isinstance(self._target, str):  # S3
             known = sum(record.nbytes for record in records)
             size_max = max(KNOWN_SIZE_MAX, 4 * known) if is_bulk else UNKNOWN_SIZE_MAX
-        writer = CoreweaveWriter(
+        return CoreweaveWriter(
             self._target,
             records,
             key=self._key,
@@ -196,8 +196,6 @@ class TensorSerializer:
             threads=self._threads,
             options=self._options,
         )
-        writer.open()
-        return writer
 
     # ---- .tz files ----
 

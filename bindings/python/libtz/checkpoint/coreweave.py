@@ -3,8 +3,8 @@
 Each tensor has a record header before its data, with hashes over both. They come with the data and
 are checked as soon as a tensor is there (transfer/record_checks.py). What hashes cover is always a
 whole tensor in host memory: so slices are cut from whole tensors, and devices get copies of what
-was checked. With `ReadOptions(verify=False)` no record header is read, slices read only what they need,
-and devices are filled directly.
+was checked. With `ReadOptions(verify=False)` no record header is read, slices read only what they
+need, and devices are filled directly.
 """
 
 from __future__ import annotations

@@ -90,7 +90,8 @@ def resident_buffers(
     """Which allocations can be parts of memory that is there already: those that are raw
     throughout, and aligned for their dtype.
 
-    Every item or companion is whole, with an allocation of its own, at `offsets[item]` in the memory.
+    Every item and companion is a whole tensor with an allocation of its own. In the memory it
+    begins at `offsets[item]`.
     """
     segments = schedule.plan.segments
     received = np.zeros(len(schedule.allocation_sizes), np.int64)

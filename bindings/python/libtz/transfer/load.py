@@ -147,8 +147,8 @@ class Load:
         if companion_count:
             indices = np.concatenate([indices, indices])
             boxes = None if boxes is None else [*boxes, *[None] * companion_count]
-            kinds = np.array([0, lib.ITEM_RECORD], np.uint32)
-            flags = np.repeat(kinds, [len(items), companion_count])
+            both = np.array([0, lib.ITEM_RECORD], np.uint32)
+            flags = np.repeat(both, [len(items), companion_count])
         # Small tensors may share memory that the load makes.
         has_memory = self._resident is not None or options.existing is not None
         share = max(REQUEST_SIZE_MIN, self._bytes_stored // (threads * REQUESTS_PER_THREAD))

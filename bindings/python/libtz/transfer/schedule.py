@@ -29,7 +29,13 @@ class Layout(NamedTuple):
     size: NDArray[np.uint64]
 
     def part(self, items: slice) -> Layout:
-        return Layout(*(values[items] for values in self))
+        return Layout(
+            self.begin[items],
+            self.end[items],
+            self.allocation[items],
+            self.position[items],
+            self.size[items],
+        )
 
 
 class Schedule:

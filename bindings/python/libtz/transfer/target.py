@@ -47,7 +47,7 @@ class Target(Protocol):
         """An allocation in host memory whose requests are done. A device has none."""
 
     def tensor(self, allocation: int) -> Any:
-        """An allocation on a device whose requests are done. Host memory becomes tensors elsewhere."""
+        """An allocation on a device whose requests are done. Host memory has none."""
 
     @property
     def begun_allocations(self) -> list[int]:

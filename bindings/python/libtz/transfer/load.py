@@ -168,9 +168,9 @@ class Load:
                 return plan
             if size == 1:
                 raise OptionError(
-                    f"{header.label}: host_memory_max is too small for this file's chunks; staging"
-                    f" one needs {plan.info.staging_size_max} bytes of the {budget} there are for"
-                    " it"
+                    f"{header.label}: ReadOptions.host_memory_max is too small for this file's"
+                    f" chunks; staging one needs {plan.info.staging_size_max} bytes of the"
+                    f" {budget} there are for it"
                 )
             size = 1  # a request for each chunk
 

@@ -22,8 +22,10 @@ from tests.transfer.test_engine import ScriptedSource
 from libtz._native import lib
 from libtz.options import ReadOptions
 from libtz.torch.filling import _block
-from libtz.transfer.load import Load, Policy, Wants
+from libtz.transfer.items import LoadItems
+from libtz.transfer.load import Load, LoadOptions
 from libtz.transfer.signals import HeldSignals
+from libtz.transfer.verification import ChunkChecks
 
 ROOT = Path(__file__).parents[2]
 SEEDS = 60
@@ -143,14 +145,15 @@ def test_a_load_that_is_never_left_ends_when_it_is_dropped() -> None:
     for offset, size in header.run_ranges(None):
         header.put_runs(offset, data[offset : offset + size])
     entries = header.tensors(range(16))
-    wants = Wants(entries, np.arange(16, dtype=np.uint32))
+    items = LoadItems(entries, np.arange(16, dtype=np.uint32))
     options = ReadOptions(request_size_max=MIB, host_memory_max=8 * MIB, progress=False)
     before = threading.active_count()
-    job = Load(source, header, wants, Policy(options, lib.VERIFY_CRC, is_streamed=True))
-    job.__enter__()
-    job.wait(0)
+    checks = ChunkChecks(lib.VERIFY_CRC)
+    load = Load(source, header, items, checks, LoadOptions(options, is_streamed=True))
+    load.__enter__()
+    load.wait(0)
     assert threading.active_count() > before
-    del job  # with room for little, its threads wait for somebody to take tensors
+    del load  # with room for little, its threads wait for somebody to take tensors
     end = time.monotonic() + 10
     while threading.active_count() > before and time.monotonic() < end:
         time.sleep(0.01)

@@ -1,18 +1,15 @@
 """Files of CoreWeave's Tensorizer, opened: what they have that other files have not.
 
 Each tensor has a record header before its data, with hashes over both. They come with the data and
-are checked as soon as a tensor is there (transfer/records.py). What hashes cover is always a whole
-tensor in host memory: so slices are cut from whole tensors, and devices get copies of what was
-checked. With `ReadOptions(verify=False)` no record header is read, slices read only what they need,
-and devices are filled directly.
+are checked as soon as a tensor is there (transfer/record_checks.py). What hashes cover is always a
+whole tensor in host memory: so slices are cut from whole tensors, and devices get copies of what
+was checked. With `ReadOptions(verify=False)` no record header is read, slices read only what they
+need, and devices are filled directly.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal, TypeVar
-
-import numpy as np
 
 from libtz._native import lib
 from libtz.arrays.base import Framework
@@ -20,20 +17,14 @@ from libtz.checkpoint.catalog import Catalog
 from libtz.checkpoint.file import File
 from libtz.checkpoint.loader import Loader
 from libtz.checkpoint.slices import ReadItem
-from libtz.errors import FormatError
 from libtz.format import Verified
-from libtz.sources.base import Source
 from libtz.transfer.decryption import Decryption, DecryptionOptionError
-from libtz.transfer.load import Wants
-from libtz.transfer.records import RecordCheck, RecordNote, record_wants
+from libtz.transfer.record_checks import END_MARK, RecordChecks, RecordLog, RecordNote
 from libtz.transfer.verification import ChunkChecks, Verification
 
 __all__ = ["CoreweaveFile"]
 
 T = TypeVar("T")
-
-# After the last tensor's data: the size of a next record header.
-END_MARK = bytes(8)
 
 
 class CoreweaveFile(File[T]):
@@ -56,7 +47,7 @@ class CoreweaveFile(File[T]):
         # fast. Of encrypted tensors it always is.
         self.checks_every_hash = True
         self._key: Decryption | None = None
-        self._log = _Log()
+        self._log = RecordLog()
 
     @property
     def is_encrypted(self) -> bool:
@@ -99,8 +90,8 @@ class CoreweaveFile(File[T]):
             return self._record_checks(verify=is_verified)
         return ChunkChecks(lib.VERIFY_NONE)
 
-    def _record_checks(self, *, verify: bool) -> _RecordChecks:
-        return _RecordChecks(
+    def _record_checks(self, *, verify: bool) -> RecordChecks:
+        return RecordChecks(
             self._catalog.header,
             self._loader.source,
             self._log,
@@ -121,71 +112,3 @@ class CoreweaveFile(File[T]):
         if self._key is None:  # kept, since deriving a key costs much
             self._key = Decryption(options, url)
         return self._key
-
-
-@dataclass
-class _Log:
-    """What was found in the records of a file so far."""
-
-    notes: dict[int, RecordNote] = field(default_factory=dict)  # by tensor
-    has_hashes: bool | None = None  # unknown until something was checked
-
-
-class _RecordChecks:
-    """See transfer.verification.Verification."""
-
-    level = lib.VERIFY_NONE
-    covers_tensors = True
-    observe = None
-
-    def __init__(
-        self,
-        header: lib.Header,
-        source: Source,
-        log: _Log,
-        *,
-        verify: bool,
-        every_hash: bool,
-        decryption: Decryption | None,
-    ) -> None:
-        self._header = header
-        self._source = source
-        self._log = log
-        self._verify = verify
-        self._every_hash = every_hash
-        self._decryption = decryption
-
-    def plan(self, wants: Wants) -> tuple[Wants, RecordCheck | None]:
-        indices = wants.indices.tolist()
-        self._check = RecordCheck(
-            self._header,
-            indices,
-            verify=self._verify,
-            every_hash=self._every_hash,
-            decryption=self._decryption,
-            notes=self._log.notes,
-        )
-        self._count = len(indices)
-        last = self._header.info.tensor_count - 1
-        self._has_last = any(tensor.order == last for tensor in wants.tensors)
-        tensors = [*wants.tensors, *record_wants(self._header, indices, wants.tensors)]
-        both = np.concatenate([wants.indices, wants.indices])
-        return Wants(tensors, both, with_records=True), self._check
-
-    def finish(self) -> None:
-        if self._verify and self._count:
-            self._log.has_hashes = self._log.has_hashes is not False and self._check.has_all_hashes
-        if self._has_last:
-            self._check_end()
-
-    def _check_end(self) -> None:
-        offset = self._source.size - len(END_MARK)
-        mark = bytearray(len(END_MARK))
-        self._source.read_into(offset, len(mark), [memoryview(mark)])
-        if mark != END_MARK:
-            raise FormatError(
-                f"{self._source.url}, byte {offset}: more follows the last tensor that the index"
-                " names (trailing)",
-                code="trailing",
-                offset=offset,
-            )

@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from operator import itemgetter
 from typing import Any, TypeVar
 
@@ -24,7 +23,8 @@ from libtz.format import dtype_name, item_size
 from libtz.memory import HostBuffer, allocate, check_decoded_size
 from libtz.options import ReadOptions
 from libtz.sources.base import Source
-from libtz.transfer.load import Load, Policy, Wants
+from libtz.transfer.items import LoadItems
+from libtz.transfer.load import Load, LoadOptions
 from libtz.transfer.runs import fetch_runs
 from libtz.transfer.stats import TransferStats
 from libtz.transfer.verification import Verification
@@ -58,9 +58,9 @@ class _Reads:
                 self._owners.append(owner)
                 self.boxes.append(box)
 
-    def wants(self) -> Wants:
+    def items(self) -> LoadItems:
         boxes = self.boxes if any(box is not None for box in self.boxes) else None
-        return Wants(self.tensors, np.array(self._owners, np.uint32), boxes)
+        return LoadItems(self.tensors, np.array(self._owners, np.uint32), boxes)
 
 
 class Loader:
@@ -103,16 +103,10 @@ class Loader:
         if is_one_by_one:
             # Tied tensors follow their owner.
             entries.sort(key=lambda entry: (entry.tensor.order, entry.order))
-        policy = Policy(
-            options=self.options,
-            verify=verification.level,
-            is_streamed=is_one_by_one,
-            observe=verification.observe,
-            upload=upload,
-        )
+        options = LoadOptions(self.options, is_streamed=is_one_by_one, upload=upload)
         reads = _Reads(entries, whole=is_cut)
         read = self._read_one_by_one if is_one_by_one else self._read_all
-        tensors = read(reads, into, policy, verification)
+        tensors = read(reads, into, options, verification)
         yield from tensors if streamed else list(tensors)
 
     def _read_alone(
@@ -153,10 +147,10 @@ class Loader:
         return (into.framework.make(buffer, 0, dtype, entry.tensor.shape),)
 
     def _read_all(
-        self, reads: _Reads, into: Destination[U], policy: Policy, verification: Verification
+        self, reads: _Reads, into: Destination[U], options: LoadOptions, verification: Verification
     ) -> Generator[tuple[ReadItem, U], None, None]:
         made: dict[int, U] = {}
-        with self._load(reads, policy, verification) as load:
+        with self._load(reads, options, verification) as load:
             load.wait_all()
             verification.finish()
             for number, entry in reads.numbered:
@@ -165,11 +159,11 @@ class Loader:
                 yield entry.item, made[number]
 
     def _read_one_by_one(
-        self, reads: _Reads, into: Destination[U], policy: Policy, verification: Verification
+        self, reads: _Reads, into: Destination[U], options: LoadOptions, verification: Verification
     ) -> Generator[tuple[ReadItem, U], None, None]:
         """Entries and numbers are in file order."""
         last = len(reads.tensors) - 1
-        with self._load(reads, policy, verification) as load:
+        with self._load(reads, options, verification) as load:
             if not reads.tensors:
                 verification.finish()
             for number, group in itertools.groupby(reads.numbered, key=itemgetter(0)):
@@ -201,15 +195,10 @@ class Loader:
                     " are tied to it"
                 )
             existing[number] = None if is_valueless(entry.tensor) else buffer
-        policy = Policy(
-            options=self.options,
-            verify=verification.level,
-            observe=verification.observe,
-            existing=existing,
-        )
+        options = LoadOptions(self.options, existing=existing)
         load: Load | None = None
         try:
-            with self._load(reads, policy, verification) as load:
+            with self._load(reads, options, verification) as load:
                 load.wait_all()
                 verification.finish()
         except Error as error:
@@ -224,22 +213,24 @@ class Loader:
     def check(self, entries: list[Entry], verification: Verification) -> None:
         """Reads and verifies tensors, one at a time, and keeps nothing. They are in file order."""
         reads = _Reads(entries)
-        policy = Policy(options=self.options, verify=verification.level, is_streamed=True)
-        with self._load(reads, policy, verification) as load:
+        options = LoadOptions(self.options, is_streamed=True)
+        with self._load(reads, options, verification) as load:
             for number in range(len(reads.tensors)):
                 load.wait(number)
                 load.release(number)
             verification.finish()
 
     @contextmanager
-    def _load(self, reads: _Reads, policy: Policy, verification: Verification) -> Iterator[Load]:
+    def _load(
+        self, reads: _Reads, options: LoadOptions, verification: Verification
+    ) -> Iterator[Load]:
         self._require_open()
-        wants, check = verification.plan(reads.wants())
+        items = reads.items()
         with self._planning:
             # np.unique imports numpy.ma at its first call, which takes 6 ms.
-            owners = np.flatnonzero(np.bincount(wants.indices)).astype(np.uint32)
+            owners = np.flatnonzero(np.bincount(items.indices)).astype(np.uint32)
             read = fetch_runs(self.source, self._header, owners, self.front)
-            load = Load(self.source, self._header, wants, replace(policy, check=check))
+            load = Load(self.source, self._header, items, verification, options)
         try:
             with load:
                 yield load

@@ -54,7 +54,7 @@ class Settings:
     threads_max: int
     verify: int  # lib.VERIFY_*
     piece_size: int
-    window: int | None = None  # bytes of units that may be waiting for the consumer
+    window: int | None = None  # bytes of allocations that may be waiting for the consumer
     observe: Callable[[memoryview], None] | None = None  # sees all bytes in order; for one thread
     # Is told of each request whose bytes are there, by its worker, before anyone waiting is.
     arrived: Callable[[int], None] | None = None
@@ -86,7 +86,7 @@ class Transfer:
         # These only ever rise. The last two are the consumer's.
         self._is_stopped = False
         self._required_end = 0  # it waits for the requests before this one
-        self._released = 0  # bytes of units that it has taken
+        self._released = 0  # bytes of allocations that it has taken
         # One entry for each request done, for an error, and for a signal.
         self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._signals = HeldSignals(wake=functools.partial(self._news.put, None))
@@ -206,13 +206,13 @@ class Transfer:
             self._signals.release()
 
     def release(self, size: int) -> None:
-        """The consumer has taken units of `size` bytes."""
+        """The consumer has taken allocations of `size` bytes."""
         self._released += size
 
     def _work_here(self, request_end: int) -> None:
         worker = self._workers[0]
         while self._next < request_end:
-            self._target.prepare(int(self._schedule.unit_count_at[self._next]))
+            self._target.prepare(int(self._schedule.allocation_count_at[self._next]))
             self._run(self._next, worker)
             self._next += 1
 
@@ -279,7 +279,7 @@ class Transfer:
                 self._changed.wait(WINDOW_POLL_S)
             request = self._next
             self._next += 1
-            self._target.prepare(int(self._schedule.unit_count_at[request]))
+            self._target.prepare(int(self._schedule.allocation_count_at[request]))
             return request
 
     def _is_admitted(self, request: int) -> bool:

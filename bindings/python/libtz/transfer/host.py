@@ -22,7 +22,7 @@ def staging_buffer(size: int) -> StagingBuffer:
 
 
 class HostTarget:
-    """See `target.Target`. `existing` are blocks that need not be allocated, by unit."""
+    """See `target.Target`. `existing` are blocks that need not be allocated, by allocation."""
 
     def __init__(
         self, schedule: Schedule, ring: SlotRing[StagingBuffer], existing: Mapping[int, HostBuffer]
@@ -31,42 +31,42 @@ class HostTarget:
         self._ring = ring
         self._existing = existing
         self._arena = Arena(schedule.bytes_total)
-        self._blocks: list[HostBuffer | None] = [None] * len(schedule.unit_sizes)
-        self._views: list[memoryview] = [memoryview(b"")] * len(schedule.unit_sizes)
+        self._blocks: list[HostBuffer | None] = [None] * len(schedule.allocation_sizes)
+        self._views: list[memoryview] = [memoryview(b"")] * len(schedule.allocation_sizes)
         self._prepared = 0
-        self.addresses: NDArray[np.uint64] = np.zeros(len(schedule.unit_sizes), np.uint64)
+        self.addresses: NDArray[np.uint64] = np.zeros(len(schedule.allocation_sizes), np.uint64)
 
     def prepare(self, count: int) -> None:
-        for unit in self._schedule.units[self._prepared : count].tolist():
-            block = self._existing.get(unit)
+        for allocation in self._schedule.allocations[self._prepared : count].tolist():
+            block = self._existing.get(allocation)
             if block is None:
-                block = self._arena.allocate(int(self._schedule.unit_sizes[unit]))
-            self._blocks[unit] = block
-            self._views[unit] = block.view()
-            self.addresses[unit] = block.address
+                block = self._arena.allocate(int(self._schedule.allocation_sizes[allocation]))
+            self._blocks[allocation] = block
+            self._views[allocation] = block.view()
+            self.addresses[allocation] = block.address
         self._prepared = max(self._prepared, count)
 
     @property
-    def begun_units(self) -> list[int]:
-        units: list[int] = self._schedule.units[: self._prepared].tolist()
-        return units
+    def begun_allocations(self) -> list[int]:
+        allocations: list[int] = self._schedule.allocations[: self._prepared].tolist()
+        return allocations
 
-    def buffer(self, unit: int) -> HostBuffer:
-        block = self._blocks[unit]
+    def buffer(self, allocation: int) -> HostBuffer:
+        block = self._blocks[allocation]
         if block is None:
-            raise RuntimeError(f"allocation {unit} is gone, or not there yet")
+            raise RuntimeError(f"allocation {allocation} is gone, or not there yet")
         return block
 
-    def tensor(self, unit: int) -> Any:
+    def tensor(self, allocation: int) -> Any:
         raise RuntimeError("this load goes to host memory")
 
     def publish(self) -> None:
         pass
 
-    def forget(self, unit: int) -> None:
-        self.addresses[unit] = 0  # which libtz refuses to write to
-        self._blocks[unit] = None
-        self._views[unit] = memoryview(b"")
+    def forget(self, allocation: int) -> None:
+        self.addresses[allocation] = 0  # which libtz refuses to write to
+        self._blocks[allocation] = None
+        self._views[allocation] = memoryview(b"")
 
     def view(self, allocation: int) -> memoryview:
         return self._views[allocation]
@@ -90,19 +90,20 @@ def resident_buffers(
     """Which allocations can be parts of memory that is there already: those that are raw
     throughout, and aligned for their dtype.
 
-    Every want is a whole tensor with an allocation of its own, at `offsets[want]` in the memory.
+    Every item and companion is a whole tensor with an allocation of its own. In the memory it
+    begins at `offsets[item]`.
     """
     segments = schedule.plan.segments
-    received = np.zeros(len(schedule.unit_sizes), np.int64)
+    received = np.zeros(len(schedule.allocation_sizes), np.int64)
     allocations = segments["allocation"]
     is_direct = allocations < len(received)
     np.add.at(received, allocations[is_direct], segments["size"][is_direct].astype(np.int64))
     buffers = {}
-    for want, unit in enumerate(schedule.unit_of_want.tolist()):
-        if unit < 0 or (resident.address + offsets[want]) % item_sizes[want]:
+    for item, allocation in enumerate(schedule.all.allocation.tolist()):
+        if allocation < 0 or (resident.address + offsets[item]) % item_sizes[item]:
             continue
         # The chunks of a raw tensor lie one after another: only the last is no multiple of 64.
-        size = int(schedule.unit_sizes[unit])
-        if received[unit] == size:
-            buffers[unit] = resident.part(offsets[want], size)
+        size = int(schedule.allocation_sizes[allocation])
+        if received[allocation] == size:
+            buffers[allocation] = resident.part(offsets[item], size)
     return buffers

@@ -1,17 +1,16 @@
-"""One load: from a list of wants to memory that holds them. Joins plan, target and engine."""
+"""One load: from a list of items to memory that holds them. Joins plan, target and engine."""
 
 from __future__ import annotations
 
 import copy
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from libtz._native import lib
 from libtz.errors import OptionError
@@ -21,15 +20,16 @@ from libtz.options import ReadOptions
 from libtz.sources.base import INLINE_SIZE_MAX, Profile, Source
 from libtz.transfer.engine import SCRATCH_SIZE_MAX, Settings, Transfer
 from libtz.transfer.host import HostTarget, resident_buffers, staging_buffer
+from libtz.transfer.items import LoadItems
 from libtz.transfer.progress import Progress
-from libtz.transfer.records import RecordCheck
 from libtz.transfer.schedule import Schedule
 from libtz.transfer.staging import SlotRing
 from libtz.transfer.stats import TransferStats
 from libtz.transfer.target import StagingBuffer, Target
 from libtz.transfer.upload import DeviceTarget, Upload
+from libtz.transfer.verification import Verification
 
-__all__ = ["Load", "Policy", "Wants"]
+__all__ = ["Load", "LoadOptions"]
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -46,109 +46,152 @@ REQUESTS_PER_THREAD = 4
 
 
 @dataclass(frozen=True)
-class Wants:
-    """Tensors to load, none of them tied: owners only. A box may be part of one, and then the same
-    tensor may be wanted several times.
-
-    With `with_records` the second half are the record headers of the first, in the same order.
-    """
-
-    tensors: Sequence[lib.Tensor]
-    indices: NDArray[np.uint32]
-    boxes: Sequence[lib.Box | None] | None = None
-    with_records: bool = False
-
-    def __len__(self) -> int:
-        return len(self.tensors)
-
-
-@dataclass(frozen=True)
-class Policy:
+class LoadOptions:
     """How to load."""
 
-    options: ReadOptions
-    verify: int  # lib.VERIFY_*
+    read: ReadOptions
     is_streamed: bool = False  # tensors are taken one by one, and wait for that in bounded memory
-    observe: Callable[[memoryview], None] | None = None  # sees all bytes in file order
     upload: Upload | None = None  # to a device; None: host memory
-    # Where the first wants are to be put, in their order; the others, and None, are allocated.
+    # Where the items are to be put, in their order; None is allocated.
     existing: Sequence[HostBuffer | None] | None = None
-    # Of .tensors files: checks tensors by their record headers, which are among the wants.
-    check: RecordCheck | None = None
 
 
 class Load:
-    """Use as a context manager by one thread. `wait` for a want, or `wait_all`; `placed` says where
-    it is, `release` tells that the caller has it."""
+    """Use as a context manager by one thread. `wait` for an item, or `wait_all`; `placed` says
+    where it is, `release` tells that the caller has it."""
 
-    def __init__(self, source: Source, header: lib.Header, wants: Wants, policy: Policy) -> None:
+    def __init__(
+        self,
+        source: Source,
+        header: lib.Header,
+        items: LoadItems,
+        verification: Verification,
+        options: LoadOptions,
+    ) -> None:
         self._begin = time.perf_counter()
         self._source = source
-        self._wants = wants
-        self._policy = policy
-        self.check = policy.check
+        self._items = items
+        self._verification = verification
+        self._options = options
         self._before = copy.copy(source.stats)
-        begins = np.array([tensor.data_offset for tensor in wants.tensors], np.int64)
-        sizes = np.array([tensor.stored_size for tensor in wants.tensors], np.int64)
+        self._tensors = [*items.tensors, *verification.companions(items)]
+        begins = np.array([tensor.data_offset for tensor in self._tensors], np.int64)
+        sizes = np.array([tensor.stored_size for tensor in self._tensors], np.int64)
         ends = begins + sizes
-        span = (int(begins.min()), int(ends.max())) if len(wants) else (0, 0)
+        span = (int(begins.min()), int(ends.max())) if len(items) else (0, 0)
         self._bytes_stored = int(sizes.sum())
-        profile = _profile(source, span, self._bytes_stored, policy)
-        self._resident = _resident(source, span, wants, policy)
-        budget = MemoryBudget.split(policy.options, is_streamed=policy.is_streamed)
-        has_memory = self._resident is not None or policy.existing is not None
-        plan = _plan(header, wants, policy, profile.threads, budget.staging, not has_memory)
-        self._schedule = schedule = Schedule(plan, begins, ends)
+        profile = self._profile(span)
+        self._resident = self._resident_memory(span)
+        budget = MemoryBudget.split(options.read, is_streamed=options.is_streamed)
+        plan = self._plan(header, profile.threads, budget.staging)
+        self._schedule = schedule = Schedule(plan, begins, ends, len(items))
         slot_size = plan.info.staging_size_max
         slots = max(1, budget.staging // slot_size) if slot_size else 0
         self._slot_size = slot_size
-        make_slot = policy.upload.slot if policy.upload else staging_buffer
+        make_slot = options.upload.slot if options.upload else staging_buffer
         self._ring: SlotRing[StagingBuffer] = SlotRing(lambda: make_slot(slot_size), slots)
         resident = self._resident_buffers(schedule, span[0])
-        if policy.upload is None or policy.options.decoded_size_max is not None:
-            _check_size(schedule, policy, resident, source.url)
+        if options.upload is None or options.read.decoded_size_max is not None:
+            _check_size(schedule, options, resident, source.url)
         self.target = self._make_target(schedule, resident)
-        if policy.check is not None:
-            policy.check.begin(schedule, self.target, plan.placements)
+        verification.begin(schedule, self.target)
         settings = Settings(
             threads=min(profile.threads, slots or profile.threads),
             threads_max=min(profile.threads_max, slots or profile.threads_max),
-            verify=policy.verify,
+            verify=verification.level,
             piece_size=profile.piece_size,
-            window=budget.window if policy.is_streamed else None,
-            observe=policy.observe,
-            arrived=None if policy.check is None else policy.check.arrived,
+            window=budget.window if options.is_streamed else None,
+            observe=verification.observe,
+            arrived=verification.arrived,
         )
-        progress = Progress(plan.info.bytes_read, source.url, policy.options.progress)
+        progress = Progress(plan.info.bytes_read, source.url, options.read.progress)
         self._transfer = Transfer(source, schedule, self.target, settings, progress)
         # Two signals in a row can end an iteration without leaving the load.
         self._abandon = weakref.finalize(self, self._transfer.abandon)
         self._abandon.atexit = False
-        # Lists, since these are asked for one by one.
-        self._unit_of_want: list[int] = schedule.unit_of_want.tolist()
-        self._positions: list[int] = plan.placements["position"].tolist()
-        self._wants_of_unit = np.bincount(
-            schedule.unit_of_want[schedule.unit_of_want >= 0], minlength=len(schedule.unit_sizes)
-        )
+        self._index(schedule)
+
+    def _index(self, schedule: Schedule) -> None:
+        """Makes lists of what is asked for item by item."""
+        items, companions = schedule.items, schedule.companions
+        has_companions = len(companions.end) > 0
+        ends = np.maximum(items.end, companions.end) if has_companions else items.end
+        self._ends: list[int] = ends.tolist()
+        self._allocations: list[int] = items.allocation.tolist()
+        self._companion_allocations: list[int] = companions.allocation.tolist()
+        self._positions: list[int] = items.position.tolist()
+        used = schedule.all.allocation[schedule.all.allocation >= 0]
+        # How many items and companions an allocation still holds for the caller.
+        self._uses = np.bincount(used, minlength=len(schedule.allocation_sizes))
+
+    def _profile(self, span: tuple[int, int]) -> Profile:
+        """How to read what is stored in this span of the source."""
+        profile = self._source.profile(*span, self._options.read)
+        is_small = self._bytes_stored <= INLINE_SIZE_MAX and not profile.ramps
+        if self._verification.observe is not None or is_small:
+            return replace(profile, threads=1, threads_max=1)
+        return profile
+
+    def _resident_memory(self, span: tuple[int, int]) -> HostBuffer | None:
+        """The span as memory that whole tensors can be views of, if the source has it."""
+        has_destination = self._options.upload is not None or self._options.existing is not None
+        if has_destination or self._verification.rewrites or self._items.boxes is not None:
+            return None
+        return self._source.resident(span[0], span[1] - span[0])
+
+    def _plan(self, header: lib.Header, threads: int, budget: int) -> lib.Plan:
+        """For the items and, behind them, their companions."""
+        options, items = self._options, self._items
+        companion_count = len(self._tensors) - len(items)
+        indices, boxes, flags = items.indices, items.boxes, None
+        if companion_count:
+            indices = np.concatenate([indices, indices])
+            boxes = None if boxes is None else [*boxes, *[None] * companion_count]
+            both = np.array([0, lib.ITEM_RECORD], np.uint32)
+            flags = np.repeat(both, [len(items), companion_count])
+        # Small tensors may share memory that the load makes.
+        has_memory = self._resident is not None or options.existing is not None
+        share = max(REQUEST_SIZE_MIN, self._bytes_stored // (threads * REQUESTS_PER_THREAD))
+        size = min(share, REQUEST_SIZE, options.read.request_size_max, budget // threads)
+        while True:
+            plan = lib.Plan(
+                header,
+                indices,
+                boxes,
+                item_flags=flags,
+                flags=lib.PLAN_STAGED if options.upload else 0,
+                request_size_max=size,
+                slab_size_max=0 if has_memory else SLAB_SIZE_MAX,
+                slab_tensor_max=0 if has_memory else SLAB_TENSOR_MAX,
+            )
+            if plan.info.staging_size_max <= budget:
+                return plan
+            if size == 1:
+                raise OptionError(
+                    f"{header.label}: ReadOptions.host_memory_max is too small for this file's"
+                    f" chunks; staging one needs {plan.info.staging_size_max} bytes of the"
+                    f" {budget} there are for it"
+                )
+            size = 1  # a request for each chunk
 
     def _resident_buffers(self, schedule: Schedule, begin: int) -> dict[int, HostBuffer]:
-        """By unit. `begin`: where the resident memory begins in the source."""
+        """By allocation. `begin`: where the resident memory begins in the source."""
         if self._resident is None:
             return {}
-        offsets = [tensor.data_offset - begin for tensor in self._wants.tensors]
-        item_sizes = [item_size(dtype_name(tensor.dtype)) for tensor in self._wants.tensors]
+        offsets = [tensor.data_offset - begin for tensor in self._tensors]
+        item_sizes = [item_size(dtype_name(tensor.dtype)) for tensor in self._tensors]
         return resident_buffers(self._resident, schedule, offsets, item_sizes)
 
     def _make_target(self, schedule: Schedule, resident: dict[int, HostBuffer]) -> Target:
-        policy, wants = self._policy, self._wants
-        if policy.upload is not None:
-            return DeviceTarget(schedule, self._ring, policy.upload, wants.tensors)
+        options = self._options
+        if options.upload is not None:
+            return DeviceTarget(schedule, self._ring, options.upload, self._tensors)
         existing = resident
-        if policy.existing is not None:
-            for want, block in enumerate(policy.existing):
-                unit = int(schedule.unit_of_want[want])
-                if block is not None and unit >= 0:
-                    existing[unit] = block
+        if options.existing is not None:
+            allocations = schedule.items.allocation.tolist()
+            for allocation, buffer in zip(allocations, options.existing, strict=True):
+                if buffer is not None and allocation >= 0:
+                    existing[allocation] = buffer
         return HostTarget(schedule, self._ring, existing)
 
     def __enter__(self) -> Load:
@@ -174,52 +217,48 @@ class Load:
         self._transfer.wait(self._schedule.request_count)
         self._source.check_unchanged()
 
-    def wait(self, want: int) -> None:
-        end = int(self._schedule.want_end[want])
-        if self._wants.with_records:
-            # An empty tensor has a record too, which nothing else waits for.
-            end = max(end, int(self._schedule.want_end[want + len(self._wants) // 2]))
-        self._transfer.wait(end)
+    def wait(self, item: int) -> None:
+        self._transfer.wait(self._ends[item])
         self._source.check_unchanged()
         self.target.publish()
 
-    def placed(self, want: int) -> tuple[HostBuffer | None, int]:
-        """In host memory: the block that holds the want, None for an empty one, and where in it."""
-        unit = self._unit_of_want[want]
-        if unit < 0:
+    def placed(self, item: int) -> tuple[HostBuffer | None, int]:
+        """In host memory: the buffer that holds the item, None for an empty one, and its position
+        in the buffer."""
+        allocation = self._allocations[item]
+        if allocation < 0:
             return None, 0
-        return self.target.buffer(unit), self._positions[want]
+        return self.target.buffer(allocation), self._positions[item]
 
     @property
     def is_on_device(self) -> bool:
-        return self._policy.upload is not None
+        return self._options.upload is not None
 
-    def device_tensor(self, want: int) -> Any:
+    def device_tensor(self, item: int) -> Any:
         """After `wait`, copies that are still under way precede what the caller's stream does with
         it; after `wait_all`, they are over when the load is."""
-        return self.target.tensor(want)
+        return self.target.tensor(item)
 
-    def release(self, want: int) -> None:
-        self._release(want)
-        if self._wants.with_records:
-            self._release(want + len(self._wants) // 2)
+    def release(self, item: int) -> None:
+        self._release(self._allocations[item])
+        if self._companion_allocations:
+            self._release(self._companion_allocations[item])
 
-    def _release(self, want: int) -> None:
-        unit = self._unit_of_want[want]
-        if unit < 0:
+    def _release(self, allocation: int) -> None:
+        if allocation < 0:
             return
-        self._wants_of_unit[unit] -= 1
-        if self._wants_of_unit[unit] == 0:
-            self.target.forget(unit)
-            self._transfer.release(int(self._schedule.unit_sizes[unit]))
+        self._uses[allocation] -= 1
+        if self._uses[allocation] == 0:
+            self.target.forget(allocation)
+            self._transfer.release(int(self._schedule.allocation_sizes[allocation]))
 
     def begun(self) -> set[int]:
-        """When the load is over: the wants whose memory may have been written to."""
-        units = set(self.target.begun_units)
-        return {want for want, unit in enumerate(self._unit_of_want) if unit in units}
+        """When the load is over: the items whose memory may have been written to."""
+        begun = set(self.target.begun_allocations)
+        return {item for item, each in enumerate(self._allocations) if each in begun}
 
-    def stats(self, runs_read: int) -> TransferStats:
-        """Of what was done so far. `runs_read`: bytes of chunk entries that were read before."""
+    def stats(self, entries_read: int) -> TransferStats:
+        """Of what was done so far. `entries_read`: bytes of chunk entries that were read before."""
         times = self._transfer.times
         after = self._source.stats
         before = self._before
@@ -233,7 +272,7 @@ class Load:
             seconds_upload=times.upload,
             bytes_wanted=info.bytes_wanted,
             bytes_stored=self._bytes_stored,
-            bytes_read=times.bytes_read + runs_read,
+            bytes_read=times.bytes_read + entries_read,
             bytes_direct=after.bytes_direct - before.bytes_direct,
             requests=after.requests - before.requests,
             retries=after.retries - before.retries,
@@ -247,80 +286,20 @@ class Load:
         )
 
     def _path(self, bytes_direct: int) -> str:
-        if self._policy.upload is not None:
-            return self._policy.upload.path
+        if self._options.upload is not None:
+            return self._options.upload.path
         if self._resident is not None:
             return "map"
         return "direct" if 2 * bytes_direct > self._transfer.times.bytes_read else "copy"
 
 
-def _profile(source: Source, span: tuple[int, int], stored: int, policy: Policy) -> Profile:
-    """How to read `stored` bytes that lie in this span of the source."""
-    profile = source.profile(*span, policy.options)
-    if policy.observe is not None or (stored <= INLINE_SIZE_MAX and not profile.ramps):
-        return replace(profile, threads=1, threads_max=1)
-    return profile
-
-
-def _resident(
-    source: Source, span: tuple[int, int], wants: Wants, policy: Policy
-) -> HostBuffer | None:
-    """The span as memory that whole tensors can be views of, if the source has it."""
-    has_destination = policy.upload is not None or policy.existing is not None
-    is_changed = policy.check is not None and policy.check.rewrites
-    if has_destination or is_changed or wants.boxes is not None:
-        return None
-    return source.resident(span[0], span[1] - span[0])
-
-
-def _want_flags(wants: Wants) -> NDArray[np.uint32] | None:
-    if not wants.with_records:
-        return None
-    half = len(wants) // 2
-    return np.repeat(np.array([0, lib.ITEM_RECORD], np.uint32), half)
-
-
 def _check_size(
-    schedule: Schedule, policy: Policy, resident: dict[int, HostBuffer], label: str
+    schedule: Schedule, options: LoadOptions, resident: dict[int, HostBuffer], label: str
 ) -> None:
-    """Before any memory is taken for what is wanted: all of it, or one tensor of an iteration."""
-    sizes = schedule.plan.placements["size"]
+    """Before any memory is taken for the items: for all, or for one tensor of an iteration."""
+    sizes = schedule.all.size
     if resident:
-        sizes = sizes[~np.isin(schedule.unit_of_want, list(resident))]
+        sizes = sizes[~np.isin(schedule.all.allocation, list(resident))]
     if len(sizes):
-        size = sizes.max() if policy.is_streamed else sizes.sum()
-        check_decoded_size(int(size), policy.options, label)
-
-
-def _plan(
-    header: lib.Header,
-    wants: Wants,
-    policy: Policy,
-    threads: int,
-    budget: int,
-    allocates: bool,
-) -> lib.Plan:
-    """`allocates`: the load makes the memory of its tensors, so small ones may share some."""
-    stored = sum(tensor.stored_size for tensor in wants.tensors)
-    share = max(REQUEST_SIZE_MIN, stored // (threads * REQUESTS_PER_THREAD))
-    size = min(share, REQUEST_SIZE, policy.options.request_size_max, budget // threads)
-    while True:
-        plan = lib.Plan(
-            header,
-            wants.indices,
-            wants.boxes,
-            item_flags=_want_flags(wants),
-            flags=lib.PLAN_STAGED if policy.upload else 0,
-            request_size_max=size,
-            slab_size_max=SLAB_SIZE_MAX if allocates else 0,
-            slab_tensor_max=SLAB_TENSOR_MAX if allocates else 0,
-        )
-        if plan.info.staging_size_max <= budget:
-            return plan
-        if size == 1:
-            raise OptionError(
-                f"{header.label}: ReadOptions.host_memory_max is too small for this file's chunks;"
-                f" staging one needs {plan.info.staging_size_max} bytes of the {budget} there are"
-                " for it"
-            )
-        size = 1  # a request for each chunk
+        size = sizes.max() if options.is_streamed else sizes.sum()
+        check_decoded_size(int(size), options.read, label)

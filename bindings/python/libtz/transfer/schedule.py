@@ -1,68 +1,89 @@
-"""A plan's requests seen from its wants: when memory is first needed, when a tensor is complete.
+"""When a plan's requests first need memory, and when they complete an item.
 
-A *unit* is memory that lives and dies as one: an allocation of the plan, or in a staged plan, which
-has none, the destination of a want. Requests begin in ascending order, so everything here is a
-number of requests.
+An *allocation* is memory that lives and dies as one: an allocation of the plan, or, in a staged
+plan, which has none, the destination of an item. Requests begin in ascending order, so everything
+here is a number of requests.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from libtz._native import lib
 
-__all__ = ["Schedule"]
+__all__ = ["Layout", "Schedule"]
 
 Integers = NDArray[np.int64]
 
 
-class Schedule:
-    """`wants` below are those of the plan, in its order.
+class Layout(NamedTuple):
+    """When items arrive, and where. Every field has one element per item."""
 
-    - `want_end[w]`: want w is complete when all requests before this one are done, and
-      `want_begin[w]` is the first that brings something of it;
-    - `unit_of_want[w]`: -1 when the want is empty;
-    - `units`: all units, by first use; `unit_count_at[r]` is how many of them request r and those
-      before it need, `bytes_at[r]` how many bytes these are;
-    - `unit_sizes[u]`.
+    begin: Integers  # the first request that brings something of it
+    end: Integers  # it is complete when all requests before this one are done
+    allocation: Integers  # -1 when it is empty
+    position: NDArray[np.uint64]  # in the allocation
+    size: NDArray[np.uint64]
+
+    def part(self, items: slice) -> Layout:
+        return Layout(
+            self.begin[items],
+            self.end[items],
+            self.allocation[items],
+            self.position[items],
+            self.size[items],
+        )
+
+
+class Schedule:
+    """A plan is made for items and, behind them, their companions.
+
+    - `items`, `companions`: the layouts of both, and `all` of them as the plan has them;
+    - `allocations`: all of them, by first use; `allocation_count_at[r]` is how many of them request
+      r and those before it need, `bytes_at[r]` how many bytes these are;
+    - `allocation_sizes[a]`.
     """
 
-    def __init__(self, plan: lib.Plan, begins: Integers, ends: Integers) -> None:
-        """[begins[w], ends[w]) holds the stored bytes of want w's tensor."""
+    def __init__(self, plan: lib.Plan, begins: Integers, ends: Integers, item_count: int) -> None:
+        """[begins[i], ends[i]) holds the stored bytes of item or companion i. The first
+        `item_count` are items."""
         self.plan = plan
         self.request_count = plan.info.request_count
         request_begins = plan.requests["offset"].astype(np.int64)
         request_ends = request_begins + plan.requests["size"].astype(np.int64)
-        first = np.searchsorted(request_ends, begins, side="right")
-        self.want_begin: Integers = first.astype(np.int64)
-        is_empty = plan.placements["size"] == 0
+        first = np.searchsorted(request_ends, begins, side="right").astype(np.int64)
+        position, sizes = plan.placements["position"], plan.placements["size"]
+        is_empty = sizes == 0
         last = np.searchsorted(request_begins, ends, side="left")
-        self.want_end: Integers = np.where(is_empty, 0, last).astype(np.int64)
+        end: Integers = np.where(is_empty, 0, last).astype(np.int64)
         if plan.info.allocation_count:
-            self.unit_sizes: Integers = plan.allocations.astype(np.int64)
-            units = plan.placements["allocation"].astype(np.int64)
+            self.allocation_sizes: Integers = plan.allocations.astype(np.int64)
+            allocations = plan.placements["allocation"].astype(np.int64)
         else:
-            self.unit_sizes = plan.placements["size"].astype(np.int64)
-            units = np.arange(len(begins), dtype=np.int64)
-        self.unit_of_want: Integers = np.where(is_empty, -1, units)
-        self._order_units(first[~is_empty], units[~is_empty])
+            self.allocation_sizes = sizes.astype(np.int64)
+            allocations = np.arange(len(begins), dtype=np.int64)
+        allocation: Integers = np.where(is_empty, -1, allocations)
+        self.all = Layout(first, end, allocation, position, sizes)
+        self.items = self.all.part(slice(item_count))
+        self.companions = self.all.part(slice(item_count, None))
+        self._order_allocations(first[~is_empty], allocations[~is_empty])
 
-    def _order_units(self, first: Any, units: Integers) -> None:
-        first_request = np.full(len(self.unit_sizes), self.request_count, np.int64)
-        np.minimum.at(first_request, units, first)
+    def _order_allocations(self, first: Any, allocations: Integers) -> None:
+        first_request = np.full(len(self.allocation_sizes), self.request_count, np.int64)
+        np.minimum.at(first_request, allocations, first)
         order = np.argsort(first_request, kind="stable")
         used = first_request[order] < self.request_count
-        self.units: Integers = order[used]
+        self.allocations: Integers = order[used]
         requests = np.arange(self.request_count)
-        self.unit_count_at: Integers = np.searchsorted(
-            first_request[self.units], requests, side="right"
+        self.allocation_count_at: Integers = np.searchsorted(
+            first_request[self.allocations], requests, side="right"
         )
-        sums = np.concatenate([[0], np.cumsum(self.unit_sizes[self.units])])
-        self.bytes_at: Integers = sums[self.unit_count_at]
+        sums = np.concatenate([[0], np.cumsum(self.allocation_sizes[self.allocations])])
+        self.bytes_at: Integers = sums[self.allocation_count_at]
 
     @property
     def bytes_total(self) -> int:
-        return int(self.unit_sizes[self.units].sum())
+        return int(self.allocation_sizes[self.allocations].sum())

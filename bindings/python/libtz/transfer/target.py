@@ -38,26 +38,26 @@ class Target(Protocol):
     addresses: NDArray[np.uint64]  # of the plan's allocations; none in staged plans
 
     def prepare(self, count: int) -> None:
-        """Make the first `count` units exist. Never called by two threads at once."""
+        """Make the first `count` allocations exist. Never called by two threads at once."""
 
     def view(self, allocation: int) -> memoryview:
         """An allocation that exists. Staged plans have none."""
 
-    def buffer(self, unit: int) -> HostBuffer:
-        """A unit in host memory whose requests are done. A device has none."""
+    def buffer(self, allocation: int) -> HostBuffer:
+        """An allocation in host memory whose requests are done. A device has none."""
 
-    def tensor(self, unit: int) -> Any:
-        """A unit on a device whose requests are done. Host memory becomes tensors elsewhere."""
+    def tensor(self, allocation: int) -> Any:
+        """An allocation on a device whose requests are done. Host memory has none."""
 
     @property
-    def begun_units(self) -> list[int]:
-        """Units that were prepared, in the order of their first use."""
+    def begun_allocations(self) -> list[int]:
+        """Those that were prepared, in the order of their first use."""
 
     def publish(self) -> None:
-        """What the caller does with the units from now on sees all that has arrived."""
+        """What the caller does with the allocations from now on sees all that has arrived."""
 
-    def forget(self, unit: int) -> None:
-        """From now on the unit is its tensors' alone."""
+    def forget(self, allocation: int) -> None:
+        """From now on the allocation is its tensors' alone."""
 
     def acquire(self) -> StagingBuffer:
         """Staging memory for one request. Waits; raises Stopped after `stop`."""

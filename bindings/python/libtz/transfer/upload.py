@@ -122,7 +122,7 @@ class CudaUpload:
 
 
 class DeviceTarget:
-    """See `target.Target`. Units are wants, one each."""
+    """See `target.Target`. Each item is an allocation of its own."""
 
     addresses: NDArray[np.uint64] = np.empty(0, np.uint64)
 
@@ -142,35 +142,35 @@ class DeviceTarget:
         self._prepared = 0
 
     def prepare(self, count: int) -> None:
-        units = self._schedule.units[self._prepared : count].tolist()
-        if units:
-            self._fill(units)
+        allocations = self._schedule.allocations[self._prepared : count].tolist()
+        if allocations:
+            self._fill(allocations)
             self._prepared = count
 
-    def _fill(self, units: Sequence[int]) -> None:
-        made = self._upload.empty([self._entries[unit] for unit in units])
-        for unit, (tensor, data) in zip(units, made, strict=True):
-            self._tensors[unit], self._bytes[unit] = tensor, data
+    def _fill(self, allocations: Sequence[int]) -> None:
+        made = self._upload.empty([self._entries[allocation] for allocation in allocations])
+        for allocation, (tensor, data) in zip(allocations, made, strict=True):
+            self._tensors[allocation], self._bytes[allocation] = tensor, data
 
-    def tensor(self, unit: int) -> Any:
-        """A want whose requests are done. Its last copies may still be under way."""
-        if self._tensors[unit] is None:
-            self._fill([unit])  # an empty one: no request needed it
-        return self._tensors[unit]
+    def tensor(self, allocation: int) -> Any:
+        """An item whose requests are done. Its last copies may still be under way."""
+        if self._tensors[allocation] is None:
+            self._fill([allocation])  # an empty one: no request needed it
+        return self._tensors[allocation]
 
     @property
-    def begun_units(self) -> list[int]:
-        units: list[int] = self._schedule.units[: self._prepared].tolist()
-        return units
+    def begun_allocations(self) -> list[int]:
+        allocations: list[int] = self._schedule.allocations[: self._prepared].tolist()
+        return allocations
 
-    def buffer(self, unit: int) -> HostBuffer:
+    def buffer(self, allocation: int) -> HostBuffer:
         raise RuntimeError("this load goes to a device")
 
     def publish(self) -> None:
         self._upload.publish()
 
-    def forget(self, unit: int) -> None:
-        self._tensors[unit] = self._bytes[unit] = None
+    def forget(self, allocation: int) -> None:
+        self._tensors[allocation] = self._bytes[allocation] = None
 
     def view(self, allocation: int) -> memoryview:
         raise RuntimeError("a staged plan has no allocations")
@@ -183,10 +183,10 @@ class DeviceTarget:
         pieces = self._schedule.plan.pieces[begin : begin + request.piece_count].tolist()
         pairs = [
             (
-                self._bytes[want][want_offset : want_offset + size],
+                self._bytes[item][item_offset : item_offset + size],
                 slot.owner[position : position + size],
             )
-            for want_offset, size, position, want, _ in pieces
+            for item_offset, size, position, item, _ in pieces
         ]
         self._ring.release(slot, self._upload.copy(pairs))
 

@@ -1,31 +1,48 @@
-"""What is checked during a load, as a value: one for each load."""
+"""What is checked during a load, as a value: one for each load.
+
+Checks of record headers, which only `.tensors` files have, are in record_checks.py.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from libtz._native import lib
 from libtz.errors import IntegrityError
-from libtz.transfer.load import Wants
-from libtz.transfer.records import RecordCheck
+from libtz.transfer.items import LoadItems
+from libtz.transfer.schedule import Schedule
+from libtz.transfer.target import Target
 
 __all__ = ["ChunkChecks", "Verification", "WholeFileSha256", "require_sha256"]
 
 
 class Verification(Protocol):
-    """Tensors are handed out after it was asked: each when it has arrived, and the last one only
-    after `finish`."""
+    """The methods are called in this order. A tensor is handed out after all its requests have
+    arrived, and the last one only after `finish`."""
 
     level: int  # lib.VERIFY_*: how chunks are checked, where the format has any
     covers_tensors: bool  # it checks whole tensors in host memory, and nothing smaller
 
     @property
+    def rewrites(self) -> bool:
+        """Whether it changes the bytes that have arrived, in place."""
+
+    @property
     def observe(self) -> Callable[[memoryview], None] | None:
         """Sees all bytes, in file order."""
 
-    def plan(self, wants: Wants) -> tuple[Wants, RecordCheck | None]:
-        """What has to be read besides."""
+    def companions(self, items: LoadItems) -> Sequence[lib.Tensor]:
+        """What to read besides: the record header of each item, in the order of the items; or
+        nothing. An item is complete only when its companion is."""
+
+    def begin(self, schedule: Schedule, target: Target) -> None:
+        """No request has been made yet."""
+
+    def arrived(self, request: int) -> None:
+        """The bytes of a request are in the target. Called by the worker that received them, before
+        anyone who waits for them is told."""
 
     def finish(self) -> None:
         """Everything has arrived."""
@@ -35,13 +52,20 @@ class ChunkChecks:
     """Each chunk by its CRC-32C, or by its BLAKE3 where a digest pins the file."""
 
     covers_tensors = False
+    rewrites = False
     observe = None
 
     def __init__(self, level: int) -> None:
         self.level = level
 
-    def plan(self, wants: Wants) -> tuple[Wants, RecordCheck | None]:
-        return wants, None
+    def companions(self, items: LoadItems) -> Sequence[lib.Tensor]:
+        return ()
+
+    def begin(self, schedule: Schedule, target: Target) -> None:
+        pass
+
+    def arrived(self, request: int) -> None:
+        pass
 
     def finish(self) -> None:
         pass
@@ -56,15 +80,16 @@ class WholeFileSha256:
         """`front` and `tail` are the bytes of the file that no plan reads."""
         self.level = inner.level
         self.covers_tensors = inner.covers_tensors
+        self.rewrites = inner.rewrites
+        self.companions = inner.companions
+        self.begin = inner.begin
+        self.arrived = inner.arrived
         self._expected = expected
         self._tail = tail
         self._inner = inner
         self._url = url
         self._state = hashlib.sha256(front)
         self.observe = self._state.update
-
-    def plan(self, wants: Wants) -> tuple[Wants, RecordCheck | None]:
-        return self._inner.plan(wants)
 
     def finish(self) -> None:
         self._inner.finish()

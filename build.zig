@@ -16,6 +16,9 @@ comptime {
     }
 }
 
+/// Changes with every incompatible change of tz.h; the soname has it.
+const abi_version = 1;
+
 const x86 = std.Target.x86;
 const aarch64 = std.Target.aarch64;
 const Features = std.Target.Cpu.Feature.Set;
@@ -40,6 +43,11 @@ const levels_x86_64 = [_]Level{
         .name = "v3",
         .model = &x86.cpu.x86_64_v3,
         .add = x86.featureSet(&.{ .crc32, .aes, .pclmul }),
+    },
+    .{
+        .name = "v3_vaes",
+        .model = &x86.cpu.x86_64_v3,
+        .add = x86.featureSet(&.{ .crc32, .aes, .pclmul, .vaes, .vpclmulqdq }),
     },
     .{
         .name = "v4",
@@ -83,10 +91,13 @@ pub fn build(b: *std.Build) void {
 
     const options = b.addOptions();
     options.addOption([:0]const u8, "version", manifest.version);
+    options.addOption(u32, "abi_version", abi_version);
     options.addOption(?[]const u8, "level_max", level_max);
 
     const kernels = addKernels(b, target, if (optimize == .debug) .debug else .fast, strip);
-    const libraries = addLibraries(b, target, addRoot(b, target, optimize, strip, options, kernels));
+    const root = addRoot(b, target, optimize, strip, options, kernels);
+    const libraries = addLibraries(b, target, root);
+    addPackages(b, target);
     // The tests of the same sources compile faster in debug, and a failure shows where.
     const tested = addRoot(b, target, .debug, false, options, kernels);
     addTests(b, tested);
@@ -95,13 +106,11 @@ pub fn build(b: *std.Build) void {
         _ = kernel.getEmittedBin(); // or no code is generated
         b.top_level_steps.get("test").?.step.dependOn(&kernel.step);
     }
-    if (libraries) |made| {
-        addInterfaceTests(b, target, tested, made);
-        const optimized = addRoot(b, target, .safe, false, options, kernels);
-        addFuzz(b, target, tested, optimized);
-        addFuzzIr(b, target, optimized);
-        addCodecBench(b, target, optimized);
-    }
+    addInterfaceTests(b, target, tested, libraries);
+    const optimized = addRoot(b, target, .safe, false, options, kernels);
+    addFuzz(b, target, tested, optimized);
+    addFuzzIr(b, target, optimized);
+    addCodecBench(b, target, optimized);
 }
 
 fn addRoot(
@@ -126,26 +135,20 @@ fn addRoot(
 
 const Libraries = struct { shared: *std.Build.Step.Compile, static: *std.Build.Step.Compile };
 
-/// Null for WebAssembly, where one module is all there is.
-fn addLibraries(b: *std.Build, target: std.Build.ResolvedTarget, root: *std.Build.Module) ?Libraries {
-    const check = b.step("check", "Compile the library and its tests without installing or running");
+fn addLibraries(
+    b: *std.Build,
+    target: std.Build.ResolvedTarget,
+    root: *std.Build.Module,
+) Libraries {
+    const check = b.step("check", "Compile the library and its tests, and run nothing");
     const header = b.path("libtz/include/tz.h");
-
-    if (target.result.cpu.arch.isWasm()) {
-        const module = b.addExecutable(.{ .name = "tz", .root_module = root, .use_llvm = true });
-        module.entry = .disabled;
-        module.rdynamic = true;
-        if (target.result.os.tag == .wasi) module.wasi_exec_model = .reactor;
-        b.installArtifact(module);
-        b.getInstallStep().dependOn(&b.addInstallHeaderFile(header, "tz.h").step);
-        check.dependOn(&module.step);
-        return null;
-    }
+    const version = std.SemanticVersion.parse(manifest.version) catch unreachable;
 
     const shared = b.addLibrary(.{
         .name = "tz",
         .linkage = .dynamic,
         .root_module = root,
+        .version = .{ .major = abi_version, .minor = version.minor, .patch = version.patch },
         .use_llvm = true,
     });
     shared.installHeader(header, "tz.h");
@@ -163,6 +166,39 @@ fn addLibraries(b: *std.Build, target: std.Build.ResolvedTarget, root: *std.Buil
     b.installArtifact(static);
     check.dependOn(&static.step);
     return .{ .shared = shared, .static = static };
+}
+
+/// What pkg-config and CMake find the library by. All paths in them are relative.
+fn addPackages(b: *std.Build, target: std.Build.ResolvedTarget) void {
+    const version = std.SemanticVersion.parse(manifest.version) catch unreachable;
+    const is_windows = target.result.os.tag == .windows;
+    const values = [_]struct { []const u8, []const u8 }{
+        .{ "@VERSION@", manifest.version },
+        .{ "@MAJOR@", b.fmt("{d}", .{version.major}) },
+        .{ "@MINOR@", b.fmt("{d}", .{version.minor}) },
+        .{ "@PATCH@", b.fmt("{d}", .{version.patch}) },
+        .{ "@SHARED@", switch (target.result.os.tag) {
+            .windows => "bin/tz.dll",
+            .macos => "lib/libtz.dylib",
+            else => "lib/libtz.so",
+        } },
+        .{ "@STATIC@", if (is_windows) "lib/tz_static.lib" else "lib/libtz.a" },
+    };
+    const files = b.addWriteFiles();
+    inline for (.{
+        .{ "lib/pkgconfig/", "libtz.pc" },
+        .{ "lib/cmake/libtz/", "libtz-config.cmake" },
+        .{ "lib/cmake/libtz/", "libtz-config-version.cmake" },
+    }) |row| {
+        const folder, const name = row;
+        var text: []const u8 = @embedFile("libtz/package/" ++ name ++ ".in");
+        for (values) |value| {
+            text = std.mem.replaceOwned(u8, b.allocator, text, value[0], value[1]) catch
+                @panic("OOM");
+        }
+        const install = b.addInstallFile(files.add(name, text), folder ++ name);
+        b.getInstallStep().dependOn(&install.step);
+    }
 }
 
 fn addTests(b: *std.Build, root: *std.Build.Module) void {
@@ -244,14 +280,18 @@ fn addFuzz(
         short.has_side_effects = true; // counts executions per second, so never the same twice
         smoke.dependOn(&short.step);
     }
-    const tests = b.addTest(.{ .name = "fuzz", .root_module = quick.root_module, .use_llvm = true });
+    const tests = b.addTest(.{
+        .name = "fuzz",
+        .root_module = quick.root_module,
+        .use_llvm = true,
+    });
     smoke.dependOn(&b.addRunArtifact(tests).step);
     b.top_level_steps.get("test").?.step.dependOn(smoke);
 }
 
-/// For fuzz/libfuzzer.py: one target and all kernels as LLVM IR, which clang instruments. No objects
-/// are made of the same: Zig writes IR last, and generating code first would fold variables that are
-/// never alive together into one, whose lifetimes are then wrong. Kernels are checked here, too.
+/// For fuzz/libfuzzer.py: one target and all kernels as LLVM IR, which clang instruments. No
+/// objects are made of the same: Zig writes IR last, and generating code first would fold variables
+/// that are never alive together into one, with wrong lifetimes. Kernels are checked here, too.
 fn addFuzzIr(
     b: *std.Build,
     target: std.Build.ResolvedTarget,
@@ -318,8 +358,8 @@ fn addCodecBench(
     b.top_level_steps.get("check").?.step.dependOn(&program.step);
 }
 
-/// One object per CPU level, each exporting one hidden symbol: `tz_kernels_<level>`. They are .fast:
-/// kernels take slices whose bounds their callers have checked.
+/// One object per CPU level, each exporting one hidden symbol: `tz_kernels_<level>`. They are
+/// .fast: kernels take slices whose bounds their callers have checked.
 fn addKernels(
     b: *std.Build,
     target: std.Build.ResolvedTarget,

@@ -26,6 +26,8 @@ const end_marker_size = 8;
 const memory_factor = 256;
 const memory_base = 64 << 10;
 
+const opening: tz.header.Options = .{ .format = .coreweave };
+
 pub fn run(input: []const u8) !void {
     const file: Buffer = .copyOf(input);
     defer file.deinit();
@@ -33,7 +35,7 @@ pub fn run(input: []const u8) !void {
     defer memory.deinit();
     const gpa = memory.allocator();
     var diagnostic: Diagnostic = .{};
-    const outcome = tz.header.openForeign(.tensors, gpa, file.bytes, input.len, .{}, &diagnostic);
+    const outcome = tz.header.open(gpa, file.bytes, input.len, opening, &diagnostic);
     try checkFronts(file.bytes, outcome);
     const header = (outcome catch return observe.refusedForeign(diagnostic)).header;
     defer header.deinit();
@@ -56,7 +58,7 @@ fn checkFronts(file: []const u8, whole: Error!Outcome) !void {
         defer part.deinit();
         var diagnostic: Diagnostic = .{};
         const gpa = memory.allocator();
-        const outcome = tz.header.openForeign(.tensors, gpa, part.bytes, file.len, .{}, &diagnostic);
+        const outcome = tz.header.open(gpa, part.bytes, file.len, opening, &diagnostic);
         if (outcome) |got| switch (got) {
             .header => |header| {
                 defer header.deinit();
@@ -308,8 +310,8 @@ const Writer = struct {
     }
 };
 
-/// Changes a few bytes: mostly of the file header, the index and the records, which is all there is.
-/// Nothing has to be sealed again; no checksum is over these.
+/// Changes a few bytes: mostly of the file header, the index and the records, which is all there
+/// is. Nothing has to be sealed again; no checksum is over these.
 pub fn mutate(arena: Allocator, random: std.Random, input: []const u8) ![]u8 {
     const copy = try arena.dupe(u8, input);
     if (copy.len == 0) return copy;

@@ -14,16 +14,16 @@ const tz = @import("tz");
 const Allocator = std.mem.Allocator;
 const Diagnostic = tz.status.Diagnostic;
 const Header = tz.header.Header;
-const Plan = tz.plan.Plan;
-const Want = tz.plan.Want;
+const Plan = tz.plan_types.Plan;
+const ReadItem = tz.plan_types.ReadItem;
 
-/// Bytes that opening and planning may take for each byte of the file, for each want, and for any
-/// file. A chunk of 48 bytes becomes a job, a request, segments, and per want a demand, a user and
+/// Bytes that opening and planning may take for each byte of the file, for each item, and for any
+/// file. A chunk of 48 bytes becomes a task, a request, segments, and per item a demand, a user and
 /// a piece, in lists that grow.
 const memory_factor = 32;
-const memory_per_want = 1 << 10;
+const memory_per_item = 1 << 10;
 const memory_base = 64 << 10;
-const want_count_max = 6;
+const item_count_max = 6;
 
 /// Decoded sizes are only claims until chunks decode, and what takes more is not read.
 const loaded_size_max = 1 << 22;
@@ -39,7 +39,7 @@ pub fn run(bytes: []const u8) !void {
     var prng: std.Random.DefaultPrng = .init(input.seed);
     var arena_state: std.heap.ArenaAllocator = .init(memories.backing);
     defer arena_state.deinit();
-    const memory_max = memory_base + memory_per_want * want_count_max;
+    const memory_max = memory_base + memory_per_item * item_count_max;
     var memory: Limited = .init(memory_max + memory_factor * input.file.len);
     defer memory.deinit();
     var case: Case = .{
@@ -79,7 +79,7 @@ const Case = struct {
                 self.gpa,
                 front.bytes,
                 file_size,
-                .{},
+                .{ .format = .tz },
                 &diagnostic,
             ) catch |err| {
                 if (err == error.OutOfMemory) return err;
@@ -154,8 +154,8 @@ const Case = struct {
 
     /// Plans and reads some boxes. Whether the data were accepted, as far as they were read.
     fn load(self: *Case) !bool {
-        const wants = try self.makeWants();
-        const options: tz.plan.Options = .{
+        const read_items = try self.makeItems();
+        const options: tz.plan_types.Options = .{
             .staged = self.random.boolean(),
             .request_size_max = self.random.uintAtMost(u64, 200_000),
             .gap_max = self.random.uintAtMost(u64, 10_000),
@@ -163,33 +163,33 @@ const Case = struct {
             .slab_tensor_max = self.random.uintAtMost(u64, 5_000),
         };
         var diagnostic: Diagnostic = .{};
-        const made = Plan.init(self.gpa, self.header, wants, options, &diagnostic);
+        const made = tz.plan.make(self.gpa, self.header, read_items, options, &diagnostic);
         var plan = made catch |err| switch (err) {
             error.Argument => return if (options.staged) true else error.BoxRefused, // scattered
-            error.RunMissing => return true, // not put, or refused
+            error.EntriesMissing => return true, // not put, or refused
             error.Feature => return true, // TZ1-60
             error.Limit, error.OutOfMemory => |other| return other,
         };
         defer plan.deinit();
         try self.checkRequests(&plan, options);
-        const loading = try Loading.init(self, &plan, wants) orelse return true;
+        const loading = try Loading.init(self, &plan, read_items) orelse return true;
         defer loading.deinit();
         loading.readAll() catch |err| switch (err) {
             error.Checksum, error.Codec, error.Feature => return false,
             error.Argument => return error.ArgumentRefused,
         };
-        for (wants, 0..) |want, number| try loading.compare(want, number);
+        for (read_items, 0..) |item, number| try loading.compare(item, number);
         return true;
     }
 
-    fn makeWants(self: *Case) ![]Want {
+    fn makeItems(self: *Case) ![]ReadItem {
         const tensors = self.header.index.tensors;
-        const count = if (tensors.len == 0) 0 else self.random.uintAtMost(usize, want_count_max);
-        const wants = try self.arena.alloc(Want, count);
-        for (wants) |*want| {
-            want.* = .{ .tensor = self.random.uintLessThan(u32, @intCast(tensors.len)) };
+        const count = if (tensors.len == 0) 0 else self.random.uintAtMost(usize, item_count_max);
+        const read_items = try self.arena.alloc(ReadItem, count);
+        for (read_items) |*item| {
+            item.* = .{ .tensor = self.random.uintLessThan(u32, @intCast(tensors.len)) };
             if (self.random.boolean()) continue;
-            const shape = tensors[want.tensor].shape;
+            const shape = tensors[item.tensor].shape;
             const begin = try self.arena.alloc(u64, shape.len);
             const end = try self.arena.alloc(u64, shape.len);
             for (shape, begin, end) |size, *low, *high| {
@@ -197,14 +197,14 @@ const Case = struct {
                 high.* = self.random.intRangeAtMost(u64, low.*, size);
                 if (self.random.boolean()) high.* = size;
             }
-            want.begin = begin.ptr;
-            want.end = end.ptr;
+            item.begin = begin.ptr;
+            item.end = end.ptr;
         }
-        return wants;
+        return read_items;
     }
 
     /// Requests ascend inside the data region; segments cover them.
-    fn checkRequests(self: *Case, plan: *const Plan, options: tz.plan.Options) !void {
+    fn checkRequests(self: *Case, plan: *const Plan, options: tz.plan_types.Options) !void {
         var end = self.header.header_size;
         for (plan.requests.items) |request| {
             if (request.offset < end or request.size == 0) return error.WrongRequest;
@@ -214,8 +214,8 @@ const Case = struct {
             for (segmentsOf(plan, request)) |segment| {
                 covered += segment.size;
                 const space = switch (segment.allocation) {
-                    tz.plan.to_nowhere => continue,
-                    tz.plan.to_staging => request.staging_size,
+                    tz.plan_types.to_nowhere => continue,
+                    tz.plan_types.to_staging => request.staging_size,
                     else => plan.allocations.items[segment.allocation],
                 };
                 if (segment.position > space) return error.WrongSegment;
@@ -227,7 +227,7 @@ const Case = struct {
     }
 };
 
-fn segmentsOf(plan: *const Plan, request: tz.plan.Request) []const tz.plan.Segment {
+fn segmentsOf(plan: *const Plan, request: tz.plan_types.Request) []const tz.plan_types.Segment {
     return plan.segments.items[@intCast(request.segment_begin)..][0..request.segment_count];
 }
 
@@ -235,22 +235,22 @@ fn segmentsOf(plan: *const Plan, request: tz.plan.Request) []const tz.plan.Segme
 const Loading = struct {
     case: *Case,
     plan: *const Plan,
-    wants: []const Want,
+    read_items: []const ReadItem,
     allocations: []Buffer,
     addresses: []?*anyopaque,
     /// Of staged plans, gathered from their pieces.
     gathered: [][]u8,
 
-    fn init(case: *Case, plan: *const Plan, wants: []const Want) !?Loading {
+    fn init(case: *Case, plan: *const Plan, read_items: []const ReadItem) !?Loading {
         var size = plan.staging_size_max;
         for (plan.allocations.items) |allocation| size +|= allocation;
         for (plan.placements) |placement| size +|= placement.size;
         if (size > loaded_size_max) return null;
         const allocations = try case.arena.alloc(Buffer, plan.allocations.items.len);
         const addresses = try case.arena.alloc(?*anyopaque, allocations.len);
-        const gathered = try case.arena.alloc([]u8, wants.len);
-        for (plan.placements, gathered) |placement, *want| {
-            want.* = try case.arena.alloc(u8, @intCast(placement.size));
+        const gathered = try case.arena.alloc([]u8, read_items.len);
+        for (plan.placements, gathered) |placement, *item| {
+            item.* = try case.arena.alloc(u8, @intCast(placement.size));
         }
         for (plan.allocations.items, allocations, addresses) |bytes, *buffer, *address| {
             buffer.* = .init(@intCast(bytes));
@@ -259,7 +259,7 @@ const Loading = struct {
         return .{
             .case = case,
             .plan = plan,
-            .wants = wants,
+            .read_items = read_items,
             .allocations = allocations,
             .addresses = addresses,
             .gathered = gathered,
@@ -301,41 +301,41 @@ const Loading = struct {
         const pieces = self.plan.pieces.items[@intCast(request.piece_begin)..];
         for (pieces[0..request.piece_count]) |piece| {
             const source = staging.bytes[@intCast(piece.position)..][0..@intCast(piece.size)];
-            const target = self.gathered[piece.want][@intCast(piece.want_offset)..];
+            const target = self.gathered[piece.item][@intCast(piece.item_offset)..];
             @memcpy(target[0..source.len], source);
         }
     }
 
-    fn receive(self: Loading, request: tz.plan.Request, staging: []u8) void {
+    fn receive(self: Loading, request: tz.plan_types.Request, staging: []u8) void {
         var source = self.case.file[@intCast(request.offset)..][0..@intCast(request.size)];
         for (segmentsOf(self.plan, request)) |segment| {
             const part = source[0..@intCast(segment.size)];
             source = source[part.len..];
             const target = switch (segment.allocation) {
-                tz.plan.to_nowhere => continue,
-                tz.plan.to_staging => staging,
+                tz.plan_types.to_nowhere => continue,
+                tz.plan_types.to_staging => staging,
                 else => |number| self.allocations[number].bytes,
             };
             @memcpy(target[@intCast(segment.position)..][0..part.len], part);
         }
     }
 
-    /// What was delivered for a want is its box of the decoded tensor, byte by byte.
-    fn compare(self: Loading, want: Want, number: usize) !void {
+    /// What was delivered for a item is its box of the decoded tensor, byte by byte.
+    fn compare(self: Loading, item: ReadItem, number: usize) !void {
         const placement = self.plan.placements[number];
         if (placement.size == 0) return;
-        if (self.plan.staged and !self.isFirst(want, number)) return;
+        if (self.plan.staged and !self.isFirst(item, number)) return;
         const memory = if (self.plan.staged)
             self.gathered[number]
         else
             self.allocations[placement.allocation].bytes[@intCast(placement.position)..];
         const delivered = memory[0..@intCast(placement.size)];
-        const decoded = try self.decode(self.case.header.index.owner(want.tensor));
-        const tensor = self.case.header.index.tensors[want.tensor];
+        const decoded = try self.decode(self.case.header.index.owner(item.tensor));
+        const tensor = self.case.header.index.tensors[item.tensor];
         const unit: usize = @intCast(tz.dtype.byCode(tensor.dtype).?.unitSize());
         var position: usize = 0;
         for (0..decoded.len / unit) |element| {
-            if (!isInside(tensor.shape, want, element)) continue;
+            if (!isInside(tensor.shape, item, element)) continue;
             const expected = decoded[element * unit ..][0..unit];
             if (!std.mem.eql(u8, expected, delivered[position..][0..unit])) return error.WrongBytes;
             position += unit;
@@ -343,19 +343,19 @@ const Loading = struct {
         if (position != delivered.len) return error.WrongSize;
     }
 
-    /// In staged plans only the first of several wants of the same whole tensor has pieces.
-    fn isFirst(self: Loading, want: Want, number: usize) bool {
-        if (!isWhole(self.case, want)) return true;
+    /// In staged plans only the first of several read_items of the same whole tensor has pieces.
+    fn isFirst(self: Loading, item: ReadItem, number: usize) bool {
+        if (!isWhole(self.case, item)) return true;
         const index = self.case.header.index;
-        for (self.wants[0..number]) |other| {
-            const same = index.owner(other.tensor) == index.owner(want.tensor);
+        for (self.read_items[0..number]) |other| {
+            const same = index.owner(other.tensor) == index.owner(item.tensor);
             if (same and isWhole(self.case, other)) return false;
         }
         return true;
     }
 
-    fn isWhole(case: *Case, want: Want) bool {
-        return want.begin == null or case.header.index.tensors[want.tensor].shape.len == 0;
+    fn isWhole(case: *Case, item: ReadItem) bool {
+        return item.begin == null or case.header.index.tensors[item.tensor].shape.len == 0;
     }
 
     /// Straight from the chunk entries, without a plan. A chunk that nothing was wanted of may be
@@ -369,16 +369,16 @@ const Loading = struct {
         while (chunks.next()) |chunk| {
             const stored = self.case.file[@intCast(chunk.offset)..][0..chunk.stored_length];
             const target = decoded[@intCast(chunk.decoded_begin)..][0..chunk.decoded_length];
-            tz.codec.decode(chunk.codec, tensor.dtype, stored, target, scratch) catch
-                @memset(target, 0xEE);
+            const codec = tz.codec.info(chunk.codec).?;
+            codec.decode(tensor.dtype, stored, target, scratch) catch @memset(target, 0xEE);
         }
         return decoded;
     }
 };
 
-fn isInside(shape: []const u64, want: Want, element: usize) bool {
-    const begin = want.begin orelse return true;
-    const end = want.end.?;
+fn isInside(shape: []const u64, item: ReadItem, element: usize) bool {
+    const begin = item.begin orelse return true;
+    const end = item.end.?;
     var rest: u64 = element;
     var dimension = shape.len;
     while (dimension > 0) {

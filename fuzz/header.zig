@@ -20,6 +20,8 @@ const format = tz.format;
 const memory_factor = 24;
 const memory_base = 64 << 10;
 
+const opening: tz.header.Options = .{ .format = .tz };
+
 pub fn make(arena: Allocator, random: std.Random) ![]u8 {
     return inputs.make(arena, random, .header_only);
 }
@@ -36,7 +38,7 @@ pub fn run(bytes: []const u8) !void {
     const gpa = memory.allocator();
 
     var diagnostic: Diagnostic = .{};
-    const outcome = tz.header.open(gpa, front.bytes, file_size, .{}, &diagnostic);
+    const outcome = tz.header.open(gpa, front.bytes, file_size, opening, &diagnostic);
     try checkFronts(input, file_size, outcome);
     const header = switch (outcome catch return observe.refused(diagnostic)) {
         .header => |header| header,
@@ -72,7 +74,8 @@ fn checkFronts(input: inputs.Input, file_size: u64, expected: anytype) !void {
         defer memory.deinit();
         var diagnostic: Diagnostic = .{};
         const gpa = memory.allocator();
-        const outcome = tz.header.open(gpa, front.bytes, file_size, .{}, &diagnostic) catch |err| {
+        const bytes = front.bytes;
+        const outcome = tz.header.open(gpa, bytes, file_size, opening, &diagnostic) catch |err| {
             if (expected) |_| return err else |other| if (other != err) return err;
             continue;
         };

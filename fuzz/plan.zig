@@ -18,7 +18,7 @@ pub fn make(arena: std.mem.Allocator, random: std.Random) ![]u8 {
 
 pub fn run(input: []const u8) !void {
     var decisions: Decisions = .{ .rest = input, .prng = .init(input.len) };
-    const feats = try tz.plan.simulation.simulate(memories.backing, decisions.random());
+    const feats = try tz.plan_simulation.simulate(memories.backing, decisions.random());
     if (!feats.contains(.refused)) observe.accepted += 1;
 }
 

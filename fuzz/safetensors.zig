@@ -27,6 +27,8 @@ const length_size = 8;
 const memory_factor = 32;
 const memory_base = 64 << 10;
 
+const opening: tz.header.Options = .{ .format = .safetensors };
+
 pub fn run(input: []const u8) !void {
     if (input.len < prefix_size) return;
     const data_size = std.mem.readInt(u32, input[0..prefix_size], .little);
@@ -38,7 +40,7 @@ pub fn run(input: []const u8) !void {
     defer memory.deinit();
     const gpa = memory.allocator();
     var diagnostic: Diagnostic = .{};
-    const outcome = tz.header.openForeign(.safetensors, gpa, front.bytes, file_size, .{}, &diagnostic);
+    const outcome = tz.header.open(gpa, front.bytes, file_size, opening, &diagnostic);
     try checkFronts(front.bytes, file_size, outcome);
     const header = (outcome catch return observe.refusedForeign(diagnostic)).header;
     defer header.deinit();
@@ -64,7 +66,7 @@ fn checkFronts(front: []const u8, file_size: u64, whole: Error!Outcome) !void {
         defer part.deinit();
         var diagnostic: Diagnostic = .{};
         const gpa = memory.allocator();
-        const outcome = tz.header.openForeign(.safetensors, gpa, part.bytes, file_size, .{}, &diagnostic);
+        const outcome = tz.header.open(gpa, part.bytes, file_size, opening, &diagnostic);
         if (outcome) |asked| {
             if (asked.need_more <= size or asked.need_more > front.len) return error.WrongNeed;
         } else |err| {
@@ -113,7 +115,7 @@ fn checkAgain(header: *const Header) !void {
     defer front.deinit();
     const file_size = front.bytes.len + (header.file_size - header.header_size);
     var diagnostic: Diagnostic = .{};
-    const outcome = try tz.header.openForeign(.safetensors, arena, front.bytes, file_size, .{}, &diagnostic);
+    const outcome = try tz.header.open(arena, front.bytes, file_size, opening, &diagnostic);
     const again = outcome.header;
     defer again.deinit();
     if (again.index.tensors.len != header.index.tensors.len) return error.OtherCount;

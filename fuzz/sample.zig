@@ -205,10 +205,11 @@ fn putData(
     const data = try arena.alloc(u8, @intCast(item.decoded_size));
     fill(random, data);
     const chunk_size: usize = @intCast(builder.chunk_size);
-    const image = try arena.alloc(u8, tz.encode.outputSizeMax(data.len));
+    const image = try arena.alloc(u8, tz.encode.outputSizeMax(data.len).?);
     const entries = try arena.alloc(tz.encode.Entry, chunkCount(data.len, chunk_size));
     const dtype: u16 = @intCast(item.spec.dtype);
-    const size = try tz.encode.encodeChunks(arena, dtype, chunk_size, .auto, data, image, entries);
+    const encoding: tz.encode.Options = .{ .dtype = dtype, .chunk_size = chunk_size };
+    const size = try tz.encode.encodeChunks(arena, encoding, data, image, entries);
     const stored = if (size == 0) data else image[0..size];
     const offset = try builder.putChunks(spec, entries);
     @memcpy(file[@intCast(offset)..][0..stored.len], stored);
@@ -237,13 +238,13 @@ fn putEntries(arena: Allocator, random: std.Random, builder: *builders.Builder, 
         const decoded_length: u32 = @intCast(@min(builder.chunk_size, left));
         entry.* = .{
             .stored_length = decoded_length,
-            .codec = format.codec_raw,
+            .codec = tz.codec.raw,
             .crc = random.int(u32),
             .digest = undefined,
         };
         random.bytes(&entry.digest);
         if (compressed and decoded_length > 1 and random.boolean()) {
-            entry.codec = format.codec_tiered;
+            entry.codec = tz.codec.preferred.id;
             entry.stored_length = random.intRangeLessThan(u32, 1, decoded_length);
         }
     }

@@ -50,7 +50,9 @@ class CInterface:
     def _open(self, data: bytes, pin: bytes | None) -> lib.Header:
         needed = 0
         for _ in range(3):
-            opened = lib.Header.open(data[:needed], len(data), label="file", pin=pin)
+            opened = lib.Header.open(
+                data[:needed], len(data), label="file", pin=pin, format=lib.FORMAT_TZ
+            )
             if isinstance(opened, lib.Header):
                 return opened
             assert needed < opened <= len(data)

@@ -143,12 +143,23 @@ def test_lists_and_loads_every_tensor(program: Path, path: Path) -> None:
     assert show(program, path)[1].splitlines() == lines
 
 
+def test_other_formats_are_recognised(program: Path, tmp_path: Path) -> None:
+    text = b'{"w":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}}'
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + b"abcdefghijklmnopqrstuvwx")
+    status, output, errors = show(program, path, "w")
+    assert status == 0, errors
+    digest = digest_text(lib.blake3(b"abcdefghijklmnopqrstuvwx"))
+    assert output.splitlines() == ["w f32 [2, 3] 24 bytes, 24 stored", digest]
+
+
 def test_says_what_is_wrong(program: Path, path: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.tz"
     damaged.write_bytes(SAMPLE.data[:-1] + bytes([SAMPLE.data[-1] ^ 1]))  # of a tie
     status, output, errors = show(program, damaged, "a.weight")
     assert status != 0
     assert "checksum" in errors
+    assert "these are not the bytes that were written" in errors
     assert "TZ1-43" in errors
     assert "blake3:" not in output
     assert show(program, damaged, "scalar")[0] == 0

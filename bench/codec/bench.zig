@@ -81,9 +81,8 @@ pub fn main(init: std.process.Init) !void {
     var buffer: [4096]u8 = undefined;
     var stdout = std.Io.File.stdout().writerStreaming(init.io, &buffer);
     const out = &stdout.interface;
-    try out.print("{{\"name\": \"{s}\", \"layout\": \"{t}\", \"size\": {d}, \"stored_size\": {d}", .{
-        name, about.layout, data.len, stored_size,
-    });
+    try out.print("{{\"name\": \"{s}\", \"layout\": \"{t}\", ", .{ name, about.layout });
+    try out.print("\"size\": {d}, \"stored_size\": {d}", .{ data.len, stored_size });
     try out.print(", \"copy\": {d:.2}", .{copying.speed(data.len)});
     for (tz.dispatch.levels, &speeds) |level, *measured| {
         if (measured.encode.count == 0) continue;
@@ -102,7 +101,8 @@ fn cut(
     data: []const u8,
     chunk_size: usize,
 ) ![]Chunk {
-    const stored = try arena.alignedAlloc(u8, .fromByteUnits(4096), data.len + 64 * about.sizes.len);
+    const room = data.len + 64 * about.sizes.len;
+    const stored = try arena.alignedAlloc(u8, .fromByteUnits(4096), room);
     const decoded = try arena.alignedAlloc(u8, .fromByteUnits(4096), stored.len);
     @memset(stored, 1);
     @memset(decoded, 1);

@@ -21,7 +21,13 @@ from peers import measure
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 CHUNK_SIZE = 1 << 20
-LEVELS = {"baseline": "scalar", "v2": "SSE4.1", "v3": "AVX2", "v4": "AVX-512"}
+LEVELS = {
+    "baseline": "scalar",
+    "v2": "SSE4.1",
+    "v3": "AVX2",
+    "v3_vaes": "AVX2, VAES",
+    "v4": "AVX-512",
+}
 
 ABOUT = """\
 # The tiered codec: sizes and speeds

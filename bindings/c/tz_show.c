@@ -1,8 +1,9 @@
-/* Lists the tensors of a .tz file; with a name, reads that tensor, checked and decoded.
+/* Lists the tensors of a file; with a name, reads that tensor, checked and decoded.
  *
  *     tz_show FILE [NAME]
  *
- * A whole program to copy from. Compile it with -I libtz/include and link it with libtz.a or libtz.so. */
+ * The file may be a .tz, .safetensors or .tensors file. A whole program to copy from: compile it
+ * with -I libtz/include, and link it with libtz.a or libtz.so. */
 #define _FILE_OFFSET_BITS 64
 #define _POSIX_C_SOURCE 200809L
 #include "tz.h"
@@ -26,7 +27,9 @@ static void check(tz_status status, const char *what, const tz_diagnostic *where
     if (where->rule != 0)
         fprintf(stderr, "tz_show: byte %" PRIu64 " breaks TZ1-%" PRIu32 "\n", where->offset,
                 where->rule);
-    die(what, tz_status_name(status));
+    fprintf(stderr, "tz_show: %s: %s (%s)\n", what,
+            where->reason ? where->reason : tz_status_text(status), tz_status_name(status));
+    exit(1);
 }
 
 static void *allocate(uint64_t size)
@@ -51,7 +54,7 @@ static tz_header *open_header(FILE *file)
     const uint64_t file_size = (uint64_t)ftello(file);
     uint64_t needed = file_size < 1 << 20 ? file_size : 1 << 20;
     tz_header *header = NULL;
-    tz_diagnostic where;
+    tz_diagnostic where = {.struct_size = sizeof where};
     tz_status status;
     do {
         const uint64_t front_size = needed;
@@ -67,42 +70,43 @@ static tz_header *open_header(FILE *file)
 
 static void list(const tz_header *header)
 {
-    tz_diagnostic nowhere = {0};
+    const tz_diagnostic nowhere = {.struct_size = sizeof nowhere};
     tz_header_info info = {.struct_size = sizeof info};
     check(tz_header_get(header, &info), "header", &nowhere);
     for (uint32_t index = 0; index < info.tensor_count; index++) {
         tz_tensor tensor = {.struct_size = sizeof tensor};
         check(tz_header_tensor(header, index, &tensor), "tensor", &nowhere);
-        tz_dtype_info dtype;
+        tz_dtype_info dtype = {.struct_size = sizeof dtype};
         const tz_status known = tz_dtype(tensor.dtype, &dtype);
         printf("%.*s %s [", (int)tensor.name_size, tensor.name, known == TZ_OK ? dtype.name : "?");
         for (uint32_t axis = 0; axis < tensor.rank; axis++)
             printf("%s%" PRIu64, axis ? ", " : "", tensor.shape[axis]);
-        printf("] %" PRIu64 " bytes, %" PRIu64 " stored\n", tensor.decoded_size, tensor.stored_size);
+        printf("] %" PRIu64 " bytes, %" PRIu64 " stored\n", tensor.decoded_size,
+               tensor.stored_size);
     }
 }
 
 /* The decoded bytes of a tensor, every chunk checked by its BLAKE3. Free them. */
 static void *load(FILE *file, tz_header *header, uint32_t tensor)
 {
-    tz_diagnostic where = {0};
-    tz_range run; /* where the tensor's chunk entries lie: no range if there are none to fetch */
-    size_t run_count;
-    check(tz_header_run_ranges(header, &tensor, 1, 0, &run, 1, &run_count), "ranges", &where);
-    if (run_count == 1) {
-        void *entries = allocate(run.size);
-        read_at(file, run.offset, entries, run.size);
-        check(tz_header_put_runs(header, run.offset, entries, (size_t)run.size, &where),
+    tz_diagnostic where = {.struct_size = sizeof where};
+    tz_range range; /* where the tensor's chunk entries lie: none if there are none to fetch */
+    size_t count;
+    check(tz_header_entry_ranges(header, &tensor, 1, 0, &range, 1, &count), "ranges", &where);
+    if (count == 1) {
+        void *entries = allocate(range.size);
+        read_at(file, range.offset, entries, range.size);
+        check(tz_header_put_entries(header, range.offset, entries, (size_t)range.size, &where),
               "chunk entries", &where);
         free(entries);
     }
 
-    const tz_want want = {.tensor = tensor};
+    const tz_read_item item = {.struct_size = sizeof item, .tensor = tensor};
     tz_plan *plan;
-    check(tz_plan_new(header, &want, 1, NULL, &plan, &where), "plan", &where);
+    check(tz_plan_new(header, &item, 1, NULL, &plan, &where), "plan", &where);
     tz_plan_info info = {.struct_size = sizeof info};
     check(tz_plan_get(plan, &info), "plan", &where);
-    /* One want has one allocation, or none if it is empty. Staging holds what is compressed. */
+    /* One item has one allocation, or none if it is empty. Staging holds what is compressed. */
     void *values = allocate(info.allocation_count ? tz_plan_allocations(plan)[0] : 0);
     unsigned char *staging = allocate(info.staging_size_max);
     for (uint32_t number = 0; number < info.request_count; number++) {
@@ -136,7 +140,7 @@ int main(int argument_count, char **arguments)
     list(header);
     if (argument_count == 3) {
         const char *name = arguments[2];
-        tz_diagnostic nowhere = {0};
+        const tz_diagnostic nowhere = {.struct_size = sizeof nowhere};
         uint32_t index;
         check(tz_header_find(header, name, strlen(name), &index), name, &nowhere);
         tz_tensor tensor = {.struct_size = sizeof tensor};
@@ -149,8 +153,9 @@ int main(int argument_count, char **arguments)
             printf("%02x", digest[i]);
         printf("\n");
         free(values);
-        if (memcmp(digest, tensor.content_digest, sizeof digest) != 0)
-            die(name, "not what was saved"); /* no chunk was wrong, so: a fault of writer or decoder */
+        /* No chunk was wrong, so this would be a fault of the writer or of the decoder. */
+        if (tensor.content_digest && memcmp(digest, tensor.content_digest, sizeof digest) != 0)
+            die(name, "not what was saved");
     }
     tz_header_free(header);
     fclose(file);

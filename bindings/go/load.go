@@ -12,13 +12,14 @@ import (
 // Load gives the decoded bytes of a tensor, every chunk checked by its BLAKE3.
 func (r *Reader) Load(index int) ([]byte, error) {
 	tensor := C.uint32_t(index)
-	if err := r.fetchRun(tensor); err != nil {
+	if err := r.fetchEntries(tensor); err != nil {
 		return nil, err
 	}
-	want := C.tz_want{tensor: tensor}
+	item := C.tz_read_item{tensor: tensor}
+	item.struct_size = C.uint32_t(unsafe.Sizeof(item))
 	var plan *C.tz_plan
-	var at C.tz_diagnostic
-	if err := check(C.tz_plan_new(r.header, &want, 1, nil, &plan, &at), &at); err != nil {
+	at := newDiagnostic()
+	if err := check(C.tz_plan_new(r.header, &item, 1, nil, &plan, &at), &at); err != nil {
 		return nil, err
 	}
 	defer C.tz_plan_free(plan) // before the header, which it needs
@@ -32,7 +33,7 @@ func (r *Reader) Load(index int) ([]byte, error) {
 	}
 
 	// Memory of C, since the library is given a list of addresses, and C may not be given a
-	// list of addresses of Go. One want has one allocation.
+	// list of addresses of Go. One item has one allocation.
 	size := *C.tz_plan_allocations(plan)
 	values := C.malloc(C.size_t(size))
 	staging := C.malloc(C.size_t(info.staging_size_max) + 1) // for what is compressed

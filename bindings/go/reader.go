@@ -1,6 +1,6 @@
 package main
 
-// A reader of .tz files from disk. libtz does no I/O: here are the reads between its calls.
+// A reader of files from disk, of every format that libtz recognises. libtz does no I/O: here are the reads between its calls.
 // Where tz.h and libtz.a lie is for the caller to say: CGO_CFLAGS=-I..., CGO_LDFLAGS=-L...
 
 // #cgo LDFLAGS: -ltz
@@ -9,7 +9,6 @@ package main
 import "C"
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"unsafe"
@@ -28,19 +27,25 @@ type Tensor struct {
 	Shape         []uint64
 	DecodedSize   uint64
 	StoredSize    uint64
-	ContentDigest [32]byte
+	ContentDigest []byte // nil unless it is a tz file
 }
 
 // check gives a status other than TZ_OK as an error, with the rule that a file breaks.
 func check(status C.tz_status, at *C.tz_diagnostic) error {
-	name := C.GoString(C.tz_status_name(status))
-	switch {
-	case status == C.TZ_OK:
+	if status == C.TZ_OK {
 		return nil
-	case at == nil || at.rule == 0:
-		return errors.New(name)
 	}
-	return fmt.Errorf("%s: byte %d breaks TZ1-%d", name, at.offset, at.rule)
+	name, what := C.GoString(C.tz_status_name(status)), C.GoString(C.tz_status_text(status))
+	if at == nil || at.rule == 0 {
+		return fmt.Errorf("%s (%s)", what, name)
+	}
+	return fmt.Errorf("%s (%s): byte %d breaks TZ1-%d", what, name, at.offset, at.rule)
+}
+
+func newDiagnostic() C.tz_diagnostic {
+	var at C.tz_diagnostic
+	at.struct_size = C.uint32_t(unsafe.Sizeof(at))
+	return at
 }
 
 // pointer is that of the first byte, or nil.
@@ -86,7 +91,7 @@ func (r *Reader) open() error {
 		if err != nil {
 			return err
 		}
-		var at C.tz_diagnostic
+		at := newDiagnostic()
 		length := C.size_t(len(front))
 		status := C.tz_header_open(pointer(front), length, size, nil, &r.header, &needed, &at)
 		if status != C.TZ_NEED_MORE {
@@ -135,27 +140,31 @@ func (r *Reader) Tensor(index int) (*Tensor, error) {
 	for axis, units := range unsafe.Slice(tensor.shape, tensor.rank) {
 		made.Shape[axis] = uint64(units)
 	}
-	copy(made.ContentDigest[:], unsafe.Slice((*byte)(tensor.content_digest), 32))
+	if tensor.content_digest != nil {
+		made.ContentDigest = C.GoBytes(unsafe.Pointer(tensor.content_digest), 32)
+	}
 	var dtype C.tz_dtype_info
+	dtype.struct_size = C.uint32_t(unsafe.Sizeof(dtype))
 	if C.tz_dtype(tensor.dtype, &dtype) == C.TZ_OK {
 		made.Dtype = C.GoString(dtype.name)
 	}
 	return made, nil
 }
 
-// fetchRun gets the tensor's chunk entries: one range, or none when they are here already.
-func (r *Reader) fetchRun(tensor C.uint32_t) error {
-	var run C.tz_range
+// fetchEntries gets the tensor's chunk entries: one range, or none when they are here already.
+func (r *Reader) fetchEntries(tensor C.uint32_t) error {
+	var place C.tz_range
 	var count C.size_t
-	err := check(C.tz_header_run_ranges(r.header, &tensor, 1, 0, &run, 1, &count), nil)
+	err := check(C.tz_header_entry_ranges(r.header, &tensor, 1, 0, &place, 1, &count), nil)
 	if err != nil || count == 0 {
 		return err
 	}
-	entries, err := readAt(r.file, run.offset, run.size)
+	entries, err := readAt(r.file, place.offset, place.size)
 	if err != nil {
 		return err
 	}
-	var at C.tz_diagnostic
+	at := newDiagnostic()
 	size := C.size_t(len(entries))
-	return check(C.tz_header_put_runs(r.header, run.offset, pointer(entries), size, &at), &at)
+	status := C.tz_header_put_entries(r.header, place.offset, pointer(entries), size, &at)
+	return check(status, &at)
 }

@@ -90,8 +90,8 @@ pub const Box = struct {
         return cursor.offset;
     }
 
-    /// The part of the tensor's bytes [begin, end) outside of which they hold nothing of the box. They
-    /// must hold some. It may end later than need be.
+    /// The part of the tensor's bytes [begin, end) outside of which they hold nothing of the box.
+    /// They must hold some. It may end later than need be.
     pub fn hull(self: Box, begin: u64, end: u64) Range {
         const cursor = self.seek(begin).?;
         std.debug.assert(cursor.offset < end);

@@ -1,32 +1,27 @@
-//! Lays out a new file and makes its header, section 17 of the specification. The caller encodes and writes the data;
-//! the builder knows where each chunk goes, and collects the entries.
+//! Lays out a new file and makes its header, section 17 of the specification. The caller encodes
+//! and writes the data; the builder knows where each chunk goes, and collects the entries.
 
 const std = @import("std");
 const bytes = @import("bytes.zig");
 const checksum = @import("checksum.zig");
 const chunk_table = @import("chunk_table.zig");
+const codecs = @import("codec.zig");
 const directories = @import("directory.zig");
-const dtypes = @import("dtype.zig");
 const Entry = @import("encode.zig").Entry;
 const format = @import("format.zig");
 const Digest = @import("index.zig").Digest;
+const Item = sections.Item;
 const Pair = @import("metadata.zig").Pair;
-const metadata = @import("metadata.zig");
 const Preamble = @import("preamble.zig").Preamble;
 const Section = directories.Section;
+const sections = @import("builder_sections.zig");
 const status = @import("status.zig");
 const structures = @import("structure.zig");
 const tensor_table = @import("tensor_table.zig");
 
 const Allocator = std.mem.Allocator;
 
-pub const Spec = struct {
-    name: []const u8,
-    shape: []const u64,
-    dtype: u32,
-    /// Another spec whose data this one shares, or `format.none`.
-    tie: u32 = format.none,
-};
+pub const Spec = sections.Spec;
 
 pub const Options = struct {
     /// 0: chosen by the amount of data.
@@ -37,25 +32,6 @@ pub const Options = struct {
     nodes: []const structures.Node = &.{},
 };
 
-/// A spec with what was found out about it and put since.
-const Item = struct {
-    spec: Spec,
-    decoded_size: u64,
-    /// Index in the tensor table.
-    sorted: u32 = 0,
-    /// The spec with the smallest name of the tie; itself when not tied.
-    owner: u32,
-    data_offset: u64 = 0,
-    stored_size: u64 = 0,
-    chunk_begin: u64 = 0,
-    /// Null until it was put. Empty tensors have one from the beginning.
-    content: ?Digest = null,
-
-    fn hasData(self: Item, index: usize) bool {
-        return self.owner == index and self.decoded_size != 0;
-    }
-};
-
 pub const Builder = struct {
     gpa: Allocator,
     arena: std.heap.ArenaAllocator,
@@ -63,7 +39,7 @@ pub const Builder = struct {
     /// Spec indices by name.
     sorted: []u32,
     chunk_size: u64,
-    /// All sections but the chunk table, whose bytes do not depend on data; tensor_section is made at the end.
+    /// All sections whose bytes do not depend on data.
     shapes: []u8,
     names: []u8,
     structure: []u8,
@@ -84,14 +60,14 @@ pub const Builder = struct {
         options: Options,
         diagnostic: *status.Diagnostic,
     ) status.Error!*Builder {
-        if (specs.len > format.tensor_count_max) return diagnostic.fail(error.Limit, 8, status.Diagnostic.none);
+        if (specs.len > format.tensor_count_max) return tooMuch(diagnostic);
         var arena: std.heap.ArenaAllocator = .init(gpa);
         errdefer arena.deinit();
         const allocator = arena.allocator();
-        const items = try copySpecs(allocator, specs, diagnostic);
-        const sorted = try sortByName(allocator, items, diagnostic);
-        try resolveTies(items, diagnostic);
-        const chunk_size = try chunkSize(items, options.chunk_size_log2);
+        const items = try sections.copySpecs(allocator, specs, diagnostic);
+        const sorted = try sections.sortByName(allocator, items, diagnostic);
+        try sections.resolveTies(items, diagnostic);
+        const chunk_size = try sections.chunkSize(items, options.chunk_size_log2);
         const self = try allocator.create(Builder);
         self.* = .{
             .gpa = gpa,
@@ -99,27 +75,32 @@ pub const Builder = struct {
             .items = items,
             .sorted = sorted,
             .chunk_size = chunk_size,
-            .shapes = try encodeShapes(allocator, items, sorted),
-            .names = try encodeNames(allocator, items, sorted, diagnostic),
-            .structure = try encodeStructure(gpa, allocator, items, options.nodes, diagnostic),
-            .metadata = try encodeMetadata(allocator, options.metadata, diagnostic),
+            .shapes = try sections.encodeShapes(allocator, items, sorted),
+            .names = try sections.encodeNames(allocator, items, sorted, diagnostic),
+            .structure = try sections.encodeStructure(
+                gpa,
+                allocator,
+                items,
+                options.nodes,
+                diagnostic,
+            ),
+            .metadata = try sections.encodeMetadata(allocator, options.metadata, diagnostic),
             .sections = undefined,
             .header_size = 0,
             .chunk_count = 0,
             .end = 0,
         };
         for (items, 0..) |item, index| {
-            if (item.hasData(index)) self.chunk_count += bytes.divCeil(item.decoded_size, chunk_size);
+            if (!item.hasData(index)) continue;
+            self.chunk_count += bytes.divCeil(item.decoded_size, chunk_size);
         }
-        if (self.chunk_count > format.chunk_count_max) {
-            return diagnostic.fail(error.Limit, 8, status.Diagnostic.none);
-        }
+        if (self.chunk_count > format.chunk_count_max) return tooMuch(diagnostic);
         self.sections = try self.layOut(allocator, diagnostic);
         const last = self.sections[self.sections.len - 1];
         self.header_size = last.offset + last.size;
         self.end = self.header_size;
         self.skipEmpty();
-        if (self.fileSizeMax() == null) return diagnostic.fail(error.Limit, 8, status.Diagnostic.none);
+        if (self.fileSizeMax() == null) return tooMuch(diagnostic);
         self.arena = arena;
         return self;
     }
@@ -154,7 +135,8 @@ pub const Builder = struct {
         return if (end > format.file_size_max) null else end;
     }
 
-    /// The sections of this file with their places; digests and the tensor table's bytes come at the end.
+    /// The sections of this file with their places; digests and the tensor table's bytes come at
+    /// the end.
     fn layOut(
         self: *Builder,
         allocator: Allocator,
@@ -188,7 +170,7 @@ pub const Builder = struct {
             end = section.offset + section.size;
         }
         if (list.items[list.items.len - 1].offset > format.open_size_max) {
-            return diagnostic.fail(error.Limit, 8, status.Diagnostic.none);
+            return tooMuch(diagnostic);
         }
         return list.items;
     }
@@ -200,13 +182,10 @@ pub const Builder = struct {
         const chunk_count = bytes.divCeil(item.decoded_size, self.chunk_size);
         if (entries.len > chunk_count - self.current_chunks) return error.Sequence;
         for (entries, self.current_chunks..) |entry, number| {
-            const decoded_length = @min(self.chunk_size, item.decoded_size - number * self.chunk_size);
-            const fits = switch (entry.codec) {
-                format.codec_raw => entry.stored_length == decoded_length,
-                format.codec_tiered => entry.stored_length > 0 and entry.stored_length < decoded_length,
-                else => false,
-            };
-            if (!fits) return error.Argument;
+            const rest = item.decoded_size - number * self.chunk_size;
+            const codec = codecs.info(entry.codec) orelse return error.Argument;
+            const decoded_length = @min(self.chunk_size, rest);
+            if (!codec.fits(entry.stored_length, decoded_length)) return error.Argument;
         }
         try self.entries.ensureUnusedCapacity(self.gpa, entries.len * format.chunk_record_size);
         if (self.current_chunks == 0) {
@@ -217,8 +196,9 @@ pub const Builder = struct {
         }
         const first = std.mem.alignForward(u64, self.end, format.chunk_alignment);
         for (entries) |entry| {
-            self.end = std.mem.alignForward(u64, self.end, format.chunk_alignment) + entry.stored_length;
-            if (entry.codec == format.codec_tiered) self.incompatible_flags |= format.flag_tiered;
+            const begin = std.mem.alignForward(u64, self.end, format.chunk_alignment);
+            self.end = begin + entry.stored_length;
+            self.incompatible_flags |= codecs.info(entry.codec).?.flag; // checked above
             const record: chunk_table.Entry = .{
                 .stored_length = entry.stored_length,
                 .crc = entry.crc,
@@ -260,7 +240,8 @@ pub const Builder = struct {
             self.fill(section.type, @constCast(place));
             var described = section;
             if (section.type != format.section.chunks) described.digest = checksum.blake3(place);
-            described.encode(header[format.preamble_size + number * format.directory_entry_size ..][0..format.directory_entry_size]);
+            const at = format.preamble_size + number * format.directory_entry_size;
+            described.encode(header[at..][0..format.directory_entry_size]);
         }
         const directory_size = self.sections.len * format.directory_entry_size;
         const preamble: Preamble = .{
@@ -291,17 +272,13 @@ pub const Builder = struct {
     }
 
     fn fillTensors(self: *const Builder, out: []u8) void {
+        const record_size = format.tensor_record_size;
         var name_offset: u32 = 0;
         var shape_begin: u32 = 0;
         for (self.sorted, 0..) |spec, index| {
             const item = self.items[spec];
             const owner = self.items[item.owner];
-            const run_size: usize = if (item.hasData(spec))
-                @intCast(bytes.divCeil(item.decoded_size, self.chunk_size) * format.chunk_record_size)
-            else
-                0;
-            const run_begin: usize = @intCast(item.chunk_begin * format.chunk_record_size);
-            const run_digest = checksum.blake3(self.entries.items[run_begin..][0..run_size]);
+            const run_digest = checksum.blake3(self.runOf(spec));
             const content = owner.content orelse tensor_table.empty_digest;
             tensor_table.encode(.{
                 .name = item.spec.name,
@@ -315,195 +292,23 @@ pub const Builder = struct {
                 .chunk_begin = item.chunk_begin,
                 .run_digest = &run_digest,
                 .content_digest = &content,
-            }, name_offset, shape_begin, out[index * format.tensor_record_size ..][0..format.tensor_record_size]);
+            }, name_offset, shape_begin, out[record_size * index ..][0..record_size]);
             name_offset += @intCast(item.spec.name.len);
             shape_begin += @intCast(item.spec.shape.len);
         }
     }
+
+    /// The chunk entries of a spec; none without data.
+    fn runOf(self: *const Builder, spec: usize) []const u8 {
+        const item = self.items[spec];
+        if (!item.hasData(spec)) return &.{};
+        const begin: usize = @intCast(item.chunk_begin * format.chunk_record_size);
+        const count: usize = @intCast(bytes.divCeil(item.decoded_size, self.chunk_size));
+        return self.entries.items[begin..][0 .. count * format.chunk_record_size];
+    }
 };
 
-fn copySpecs(
-    allocator: Allocator,
-    specs: []const Spec,
-    diagnostic: *status.Diagnostic,
-) status.Error![]Item {
-    const nowhere = status.Diagnostic.none;
-    const items = try allocator.alloc(Item, specs.len);
-    for (specs, items, 0..) |spec, *item, index| {
-        diagnostic.tensor = index;
-        if (spec.name.len > format.name_size_max) return diagnostic.fail(error.Name, 22, nowhere);
-        if (!bytes.isText(spec.name) or bytes.hasControl(spec.name)) {
-            return diagnostic.fail(error.Name, 23, nowhere);
-        }
-        if (dtypes.byCode(spec.dtype) == null) return diagnostic.fail(error.Feature, 25, nowhere);
-        if (spec.shape.len > format.rank_max) return diagnostic.fail(error.Limit, 27, nowhere);
-        item.* = .{
-            .spec = .{
-                .name = try allocator.dupe(u8, spec.name),
-                .shape = try allocator.dupe(u64, spec.shape),
-                .dtype = spec.dtype,
-                .tie = spec.tie,
-            },
-            .decoded_size = tensor_table.decodedSize(spec.dtype, spec.shape) orelse
-                return diagnostic.fail(error.Limit, 29, nowhere),
-            .owner = @intCast(index),
-        };
-    }
-    diagnostic.tensor = nowhere;
-    return items;
-}
-
-fn sortByName(
-    allocator: Allocator,
-    items: []Item,
-    diagnostic: *status.Diagnostic,
-) status.Error![]u32 {
-    const sorted = try allocator.alloc(u32, items.len);
-    for (sorted, 0..) |*spec, index| spec.* = @intCast(index);
-    std.mem.sortUnstable(u32, sorted, @as([]const Item, items), struct {
-        fn lessThan(all: []const Item, a: u32, b: u32) bool {
-            return std.mem.order(u8, all[a].spec.name, all[b].spec.name) == .lt;
-        }
-    }.lessThan);
-    for (sorted, 0..) |spec, index| {
-        items[spec].sorted = @intCast(index);
-        if (index == 0) continue;
-        const before = items[sorted[index - 1]].spec.name;
-        if (std.mem.eql(u8, before, items[spec].spec.name)) {
-            diagnostic.tensor = @max(spec, sorted[index - 1]);
-            return diagnostic.fail(error.Name, 24, status.Diagnostic.none);
-        }
-    }
-    return sorted;
-}
-
-/// Joins specs that are tied, directly or over others, and makes the smallest name of each group its owner.
-fn resolveTies(items: []Item, diagnostic: *status.Diagnostic) status.Error!void {
-    for (items, 0..) |item, index| {
-        if (item.spec.tie == format.none) continue;
-        diagnostic.tensor = index;
-        if (item.spec.tie >= items.len) return error.Argument;
-        const other = items[item.spec.tie].spec;
-        if (item.spec.tie == index or item.decoded_size == 0 or other.dtype != item.spec.dtype or
-            !std.mem.eql(u64, other.shape, item.spec.shape))
-        {
-            return diagnostic.fail(error.Tie, 32, status.Diagnostic.none);
-        }
-        const a = root(items, @intCast(index));
-        const b = root(items, item.spec.tie);
-        if (items[a].sorted < items[b].sorted) items[b].owner = a else items[a].owner = b;
-    }
-    diagnostic.tensor = status.Diagnostic.none;
-    for (items, 0..) |*item, index| item.owner = root(items, @intCast(index));
-}
-
-/// The end of a chain of owners; halves the chain on the way, so that long ones stay cheap.
-fn root(items: []Item, start: u32) u32 {
-    var index = start;
-    while (items[index].owner != index) {
-        items[index].owner = items[items[index].owner].owner;
-        index = items[index].owner;
-    }
-    return index;
-}
-
-/// 1 MiB, doubled while the file would have more than 2^20 chunks.
-fn chunkSize(items: []const Item, log2: u32) status.CallError!u64 {
-    if (log2 != 0) {
-        if (log2 < format.chunk_size_log2_min or log2 > format.chunk_size_log2_max) return error.Argument;
-        return @as(u64, 1) << @intCast(log2);
-    }
-    var total: u64 = 0;
-    for (items, 0..) |item, index| {
-        if (item.hasData(index)) total +|= item.decoded_size;
-    }
-    var size: u64 = 1 << 20;
-    while (size < 1 << format.chunk_size_log2_max and total / size > 1 << 20) size *= 2;
-    return size;
-}
-
-fn encodeShapes(allocator: Allocator, items: []const Item, sorted: []const u32) error{OutOfMemory}![]u8 {
-    var count: usize = 0;
-    for (items) |item| count += item.spec.shape.len;
-    const out = try allocator.alloc(u8, count * format.shape_record_size);
-    var position: usize = 0;
-    for (sorted) |spec| {
-        for (items[spec].spec.shape) |dimension| {
-            bytes.put(u64, out, position, dimension);
-            position += format.shape_record_size;
-        }
-    }
-    return out;
-}
-
-fn encodeNames(
-    allocator: Allocator,
-    items: []const Item,
-    sorted: []const u32,
-    diagnostic: *status.Diagnostic,
-) status.Error![]u8 {
-    var size: u64 = 0;
-    for (items) |item| size += item.spec.name.len;
-    if (size > format.open_size_max) return diagnostic.fail(error.Limit, 8, status.Diagnostic.none);
-    const out = try allocator.alloc(u8, @intCast(size));
-    var position: usize = 0;
-    for (sorted) |spec| {
-        const name = items[spec].spec.name;
-        @memcpy(out[position..][0..name.len], name);
-        position += name.len;
-    }
-    return out;
-}
-
-/// Checks the nodes by reading back what was written: one set of rules for both directions.
-fn encodeStructure(
-    gpa: Allocator,
-    allocator: Allocator,
-    items: []const Item,
-    nodes: []const structures.Node,
-    diagnostic: *status.Diagnostic,
-) status.Error![]u8 {
-    if (nodes.len == 0) return &.{};
-    var size: u64 = 0;
-    for (nodes) |node| size +|= node.encodedSize();
-    if (size > format.open_size_max) return diagnostic.fail(error.Limit, 8, status.Diagnostic.none);
-    const out = try allocator.alloc(u8, @intCast(size));
-    var position: usize = 0;
-    for (nodes) |node| {
-        var numbered = node;
-        if (node.kind == .tensor) {
-            if (node.value >= items.len) return error.Argument;
-            numbered.value = items[@intCast(node.value)].sorted;
-        }
-        numbered.encode(out[position..][0..@intCast(node.encodedSize())]);
-        position += @intCast(node.encodedSize());
-    }
-    _ = try structures.decode(gpa, allocator, out, @intCast(items.len), 0, diagnostic);
-    return out;
-}
-
-fn encodeMetadata(
-    allocator: Allocator,
-    pairs: []const Pair,
-    diagnostic: *status.Diagnostic,
-) status.Error![]u8 {
-    const sorted = try allocator.dupe(Pair, pairs);
-    std.mem.sortUnstable(Pair, sorted, {}, Pair.lessThan);
-    var size: u64 = 0;
-    for (sorted) |pair| {
-        if (std.mem.startsWith(u8, pair.key, "tz.")) {
-            return diagnostic.fail(error.Metadata, 59, status.Diagnostic.none);
-        }
-        if (pair.value.len > std.math.maxInt(u32)) return diagnostic.fail(error.Limit, 8, status.Diagnostic.none);
-        size +|= pair.encodedSize();
-    }
-    if (size > format.open_size_max) return diagnostic.fail(error.Limit, 8, status.Diagnostic.none);
-    const out = try allocator.alloc(u8, @intCast(size));
-    var position: usize = 0;
-    for (sorted) |pair| {
-        pair.encode(out[position..][0..@intCast(pair.encodedSize())]);
-        position += @intCast(pair.encodedSize());
-    }
-    _ = try metadata.decode(allocator, out, 0, diagnostic);
-    return out;
+/// TZ1-8, which no single spec breaks.
+fn tooMuch(diagnostic: *status.Diagnostic) status.DataError {
+    return diagnostic.fail(error.Limit, 8, status.Diagnostic.none);
 }

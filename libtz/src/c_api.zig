@@ -1,5 +1,6 @@
-//! The C interface: the library's only exports. It checks pointers, makes slices and turns errors into statuses; no logic
-//! of its own. include/tz.h is its documentation. Here: version, checksums, data types.
+//! The C interface: the library's only exports. It checks pointers, makes slices and turns errors
+//! into statuses; no logic of its own. include/tz.h is its documentation. Here: version, checksums,
+//! data types.
 
 const std = @import("std");
 const options = @import("options");
@@ -8,9 +9,10 @@ const checksum = @import("checksum.zig");
 const Digest = @import("index.zig").Digest;
 const dispatch = @import("dispatch.zig");
 const dtypes = @import("dtype.zig");
-const slice = @import("c_api/support.zig").slice;
+const slice = support.slice;
 const status = @import("status.zig");
 const Status = status.Status;
+const support = @import("c_api/support.zig");
 
 comptime {
     _ = @import("c_api/header.zig");
@@ -20,11 +22,12 @@ comptime {
     _ = @import("c_api/builder.zig");
 }
 
-/// Changes with every incompatible change of tz.h.
-const abi_version: u32 = 1;
-
 export fn tz_status_name(code: i32) [*:0]const u8 {
     return status.name(code);
+}
+
+export fn tz_status_text(code: i32) [*:0]const u8 {
+    return status.text(code);
 }
 
 export fn tz_version() [*:0]const u8 {
@@ -32,7 +35,7 @@ export fn tz_version() [*:0]const u8 {
 }
 
 export fn tz_abi_version() u32 {
-    return abi_version;
+    return options.abi_version;
 }
 
 export fn tz_struct_size(name: ?[*:0]const u8) usize {
@@ -68,15 +71,13 @@ export fn tz_blake3_final(state: *const checksum.Blake3, digest: *Digest) void {
 }
 
 export fn tz_dtype(code: u32, out: ?*c.DtypeInfo) Status {
-    const target = out orelse return .argument;
     const info = dtypes.byCode(code) orelse return .feature;
-    target.* = .{
-        .name = info.name,
-        .safetensors = if (info.safetensors) |name| name.ptr else null,
+    return support.result(support.give(out orelse return .argument, .{
         .unit_bits = info.unit_bits,
         .elements = info.elements,
-    };
-    return .ok;
+        .name = info.name,
+        .safetensors = if (info.safetensors) |name| name.ptr else null,
+    }));
 }
 
 export fn tz_dtype_code(name: ?[*]const u8, name_size: usize) u32 {

@@ -58,7 +58,3 @@ pub const Blake3 = struct {
         return digest;
     }
 };
-
-test {
-    _ = @import("checksum_test.zig");
-}

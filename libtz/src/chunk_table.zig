@@ -3,12 +3,13 @@
 //! Offset | Size | Field           | Rule
 //! 0      | 4    | stored_length   | raw: the decoded length; else 1 to decoded length - 1
 //! 4      | 4    | crc             | CRC-32C of the stored bytes
-//! 8      | 1    | codec           | 0 raw, 1 tiered
+//! 8      | 1    | codec           | see codec.zig
 //! 9      | 7    | reserved        | zero
 //! 16     | 32   | digest          | BLAKE3 of the stored bytes
 
 const std = @import("std");
 const bytes = @import("bytes.zig");
+const codecs = @import("codec.zig");
 const format = @import("format.zig");
 const Digest = @import("index.zig").Digest;
 const Tensor = @import("index.zig").Tensor;
@@ -83,7 +84,7 @@ pub const Iterator = struct {
             .decoded_begin = self.decoded_begin,
             .stored_length = @intCast(decoded_length),
             .decoded_length = @intCast(decoded_length),
-            .codec = format.codec_raw,
+            .codec = codecs.raw,
             .digest = null,
         };
         if (self.run.len != 0) {
@@ -101,7 +102,8 @@ pub const Iterator = struct {
     }
 };
 
-/// TZ1-39 to TZ1-42. The digest of the run was checked before; `offset` is the run's place in the file.
+/// TZ1-39 to TZ1-42. The digest of the run was checked before; `offset` is the run's place in the
+/// file.
 pub fn checkRun(
     tensor: Tensor,
     run: []const u8,
@@ -121,19 +123,13 @@ pub fn checkRun(
         const decoded_length = @min(chunk_size, decoded_rest);
         const stored_length = bytes.get(u32, entry, 0);
         if (!bytes.allZero(entry[9..16])) return diagnostic.fail(error.Reserved, 39, at + 9);
-        switch (entry[8]) {
-            format.codec_raw => if (stored_length != decoded_length) {
-                return diagnostic.fail(error.Chunk, 41, at);
-            },
-            format.codec_tiered => {
-                if (incompatible_flags & format.flag_tiered == 0) {
-                    return diagnostic.fail(error.Feature, 40, at + 8);
-                }
-                if (stored_length == 0 or stored_length >= decoded_length) {
-                    return diagnostic.fail(error.Chunk, 41, at);
-                }
-            },
-            else => return diagnostic.fail(error.Feature, 40, at + 8),
+        const codec = codecs.info(entry[8]) orelse
+            return diagnostic.fail(error.Feature, 40, at + 8);
+        if (codec.flag & ~incompatible_flags != 0) {
+            return diagnostic.fail(error.Feature, 40, at + 8);
+        }
+        if (!codec.fits(stored_length, decoded_length)) {
+            return diagnostic.fail(error.Chunk, 41, at);
         }
         end = std.mem.alignForward(u64, end, format.chunk_alignment) + stored_length;
         decoded_rest -= decoded_length;

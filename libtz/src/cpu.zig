@@ -12,6 +12,8 @@ pub const Level = enum(u32) {
     v2,
     /// x86-64-v3 (AVX2) with the same: Haswell (2013), Zen 1 and newer.
     v3,
+    /// And VAES and VPCLMULQDQ by 256 bits: Zen 3, Alder Lake and newer without AVX-512.
+    v3_vaes,
     /// x86-64-v4 (AVX-512) with VBMI, VBMI2, BITALG, VPOPCNTDQ, SHA, VAES and VPCLMULQDQ:
     /// Ice Lake, Zen 4 and newer.
     v4,
@@ -82,12 +84,15 @@ fn detectX86() Level {
     if (!has(leaf7.ebx, bits(&.{ 3, 5, 8 }))) return .v2;
     if (!has(xcr0(), bits(&.{ 1, 2 }))) return .v2;
 
+    // vaes, vpclmulqdq
+    if (!has(leaf7.ecx, bits(&.{ 9, 10 }))) return .v3;
+
     // avx512f, avx512dq, avx512cd, sha, avx512bw, avx512vl
-    if (!has(leaf7.ebx, bits(&.{ 16, 17, 28, 29, 30, 31 }))) return .v3;
-    // avx512vbmi, avx512vbmi2, vaes, vpclmulqdq, avx512bitalg, avx512vpopcntdq
-    if (!has(leaf7.ecx, bits(&.{ 1, 6, 9, 10, 12, 14 }))) return .v3;
+    if (!has(leaf7.ebx, bits(&.{ 16, 17, 28, 29, 30, 31 }))) return .v3_vaes;
+    // avx512vbmi, avx512vbmi2, avx512bitalg, avx512vpopcntdq
+    if (!has(leaf7.ecx, bits(&.{ 1, 6, 12, 14 }))) return .v3_vaes;
     // the opmask state and both parts of the zmm state
-    if (!has(xcr0(), bits(&.{ 1, 2, 5, 6, 7 }))) return .v3;
+    if (!has(xcr0(), bits(&.{ 1, 2, 5, 6, 7 }))) return .v3_vaes;
     return .v4;
 }
 

@@ -7,7 +7,7 @@ const checksum = @import("checksum.zig");
 const dispatch = @import("dispatch.zig");
 const encode = @import("encode.zig");
 const headers = @import("header.zig");
-const jobs = @import("codec/tiered_job.zig");
+const tasks = @import("codec/tiered_task.zig");
 const status = @import("status.zig");
 const KernelTable = @import("kernel_table.zig").KernelTable;
 const Verifier = @import("verifier.zig").Verifier;
@@ -24,9 +24,9 @@ var faulty: KernelTable = undefined;
 var sound: *const KernelTable = undefined;
 
 /// One bit of the last element of a sub-block comes out wrong.
-fn decodeWithFault(job: *const jobs.DecodeJob) callconv(.c) jobs.DecodeVerdict {
-    const verdict = sound.tiered.decode(job);
-    job.destination[job.element_count * job.layout.elementSize() - 1] ^= 1;
+fn decodeWithFault(task: *const tasks.DecodeTask) callconv(.c) tasks.DecodeVerdict {
+    const verdict = sound.tiered.decode(task);
+    task.destination[task.element_count * task.layout.elementSize() - 1] ^= 1;
     return verdict;
 }
 
@@ -47,15 +47,18 @@ fn makeFile(gpa: std.mem.Allocator) ![]u8 {
     defer gpa.free(data);
     for (data, 0..) |*byte, index| byte.* = if (index % 2 == 0) @truncate(index *% 37) else 0x3c;
 
-    const image = try gpa.alloc(u8, encode.outputSizeMax(data.len));
+    const image = try gpa.alloc(u8, encode.outputSizeMax(data.len).?);
     defer gpa.free(image);
     var entries: Entries = undefined;
-    const size = try encode.encodeChunks(gpa, bf16_code, chunk_size, .auto, data, image, &entries);
+    const encoding: encode.Options = .{ .dtype = bf16_code, .chunk_size = chunk_size };
+    const size = try encode.encodeChunks(gpa, encoding, data, image, &entries);
     for (entries) |entry| try std.testing.expectEqual(1, entry.codec);
 
-    const specs = [_]builders.Spec{.{ .name = "w", .shape = &.{element_count}, .dtype = bf16_code }};
+    const shape = [_]u64{element_count};
+    const specs = [_]builders.Spec{.{ .name = "w", .shape = &shape, .dtype = bf16_code }};
     var diagnostic: status.Diagnostic = .{};
-    const builder: *builders.Builder = try .init(gpa, &specs, .{ .chunk_size_log2 = 16 }, &diagnostic);
+    const chunked: builders.Options = .{ .chunk_size_log2 = 16 };
+    const builder: *builders.Builder = try .init(gpa, &specs, chunked, &diagnostic);
     defer builder.deinit();
     const begin: usize = @intCast(try builder.putChunks(0, &entries));
     try builder.putContent(0, checksum.blake3(data));

@@ -10,7 +10,7 @@ pub const Level = cpu.Level;
 
 /// The levels that build.zig compiles for this architecture, lowest first.
 pub const levels: []const Level = switch (builtin.cpu.arch) {
-    .x86_64 => &.{ .baseline, .v2, .v3, .v4 },
+    .x86_64 => &.{ .baseline, .v2, .v3, .v3_vaes, .v4 },
     .aarch64 => &.{ .baseline, .armv8_crypto },
     else => &.{.baseline},
 };

@@ -42,8 +42,20 @@ pub const table = [_]Info{
     .{ .code = 0x23, .name = "f8_e5m2fnuz", .unit_bits = 8, .safetensors = "F8_E5M2FNUZ" },
     .{ .code = 0x24, .name = "f8_e8m0fnu", .unit_bits = 8, .safetensors = "F8_E8M0" },
     .{ .code = 0x28, .name = "f4_e2m1fn_x2", .unit_bits = 8, .elements = 2, .safetensors = "F4" },
-    .{ .code = 0x29, .name = "f6_e2m3_x4", .unit_bits = 24, .elements = 4, .safetensors = "F6_E2M3" },
-    .{ .code = 0x2A, .name = "f6_e3m2_x4", .unit_bits = 24, .elements = 4, .safetensors = "F6_E3M2" },
+    .{
+        .code = 0x29,
+        .name = "f6_e2m3_x4",
+        .unit_bits = 24,
+        .elements = 4,
+        .safetensors = "F6_E2M3",
+    },
+    .{
+        .code = 0x2A,
+        .name = "f6_e3m2_x4",
+        .unit_bits = 24,
+        .elements = 4,
+        .safetensors = "F6_E3M2",
+    },
     .{ .code = 0x30, .name = "u1", .unit_bits = 8 },
     .{ .code = 0x31, .name = "u2", .unit_bits = 8 },
     .{ .code = 0x32, .name = "u3", .unit_bits = 8 },
@@ -81,8 +93,8 @@ pub fn byCode(code: u32) ?Info {
     return if (code <= code_max) by_code[code] else null;
 }
 
-/// Bytes of a tensor. Null when the product of the unit and of all dimensions but zeros exceeds what
-/// files can hold, as in TZ1-29.
+/// Bytes of a tensor. Null when the product of the unit and of all dimensions but zeros exceeds
+/// what files can hold, as in TZ1-29.
 pub fn sizeOf(unit_size: u64, shape: []const u64) ?u64 {
     var product = unit_size;
     var empty = false;

@@ -8,55 +8,66 @@ const format = @import("format.zig");
 const Digest = @import("index.zig").Digest;
 const status = @import("status.zig");
 
-/// `tz_entry` in tz.h.
-pub const Entry = extern struct {
+pub const Entry = struct {
     stored_length: u32,
     codec: u32,
     crc: u32,
-    reserved: u32 = 0,
     digest: Digest,
 };
 
 pub const Compress = enum(u32) { off, auto };
 
-/// What `out` must hold: an encoded chunk is smaller than its source, and whole chunks need no padding.
-pub fn outputSizeMax(size: usize) usize {
-    return size + format.chunk_alignment;
+/// What `out` must hold: an encoded chunk is smaller than its source, and whole chunks need no
+/// padding.
+pub fn outputSizeMax(size: usize) ?usize {
+    return std.math.add(usize, size, format.chunk_alignment) catch null;
 }
 
-/// Encodes the whole chunks of `source`, of which the last may be shorter; one entry each. Returns the size of the
-/// image in `out`, or 0 when every chunk stayed raw, so that the source itself is the image.
-pub fn encodeChunks(
-    gpa: std.mem.Allocator,
+pub const Options = struct {
     dtype: u16,
     chunk_size: usize,
-    compress: Compress,
+    compress: Compress = .auto,
+};
+
+/// Encodes the whole chunks of `source`, of which the last may be shorter; one entry each. Returns
+/// the size of the image in `out`, or 0 when every chunk stayed raw, so that the source itself is
+/// the image.
+pub fn encodeChunks(
+    gpa: std.mem.Allocator,
+    options: Options,
     source: []const u8,
     out: []u8,
     entries: []Entry,
 ) status.Error!usize {
-    std.debug.assert(out.len >= outputSizeMax(source.len));
+    const chunk_size = options.chunk_size;
+    std.debug.assert(out.len >= outputSizeMax(source.len).?);
     std.debug.assert(entries.len == bytes.divCeil(source.len, chunk_size));
-    var encoder: ?Encoder = if (compress == .auto) try .init(gpa, dtype, @min(chunk_size, source.len)) else null;
+    var encoder: ?Encoder = null;
+    if (options.compress == .auto) {
+        encoder = try .init(gpa, options.dtype, @min(chunk_size, source.len));
+    }
     defer if (encoder) |*made| made.deinit();
-    // Nothing is copied until a chunk compresses: the image then begins with the raw chunks before it.
+    // Nothing is copied until a chunk compresses: the image then begins with the raw chunks
+    // before it.
     var image: ?usize = null;
     for (entries, 0..) |*entry, number| {
         const begin = number * chunk_size;
         const chunk = source[begin..@min(begin + chunk_size, source.len)];
-        const at = if (image) |end| std.mem.alignForward(usize, end, format.chunk_alignment) else begin;
+        const end = image orelse begin;
+        const at = std.mem.alignForward(usize, end, format.chunk_alignment);
         const encoded = if (encoder) |*made| try made.encode(chunk, out[at..]) else null;
         if (encoded) |size| {
-            if (image) |end| @memset(out[end..at], 0) else @memcpy(out[0..begin], source[0..begin]);
+            if (image == null) @memcpy(out[0..begin], source[0..begin]);
+            @memset(out[end..at], 0);
             image = at + size;
-            entry.* = describe(out[at..][0..size], format.codec_tiered);
+            entry.* = describe(out[at..][0..size], codecs.preferred.id);
         } else {
-            if (image) |end| {
+            if (image != null) {
                 @memset(out[end..at], 0);
                 @memcpy(out[at..][0..chunk.len], chunk);
                 image = at + chunk.len;
             }
-            entry.* = describe(chunk, format.codec_raw);
+            entry.* = describe(chunk, codecs.raw);
         }
     }
     return image orelse 0;
@@ -75,27 +86,29 @@ fn describe(stored: []const u8, codec: u8) Entry {
 const Encoder = struct {
     gpa: std.mem.Allocator,
     dtype: u16,
-    /// A workspace, and room for a decoded chunk. Allocated raw: filling it with a pattern, as
+    /// Scratch memory, and room for a decoded chunk. Allocated raw: filling it with a pattern, as
     /// safe builds do, would cost more than finding out that a batch of chunks stays raw.
     memory: []u8,
 
-    const alignment: std.mem.Alignment = .of(codecs.Workspace);
+    const codec = codecs.preferred;
+    const scratch_size = @max(codec.encode_scratch_size, codec.decode_scratch_size);
 
     fn init(gpa: std.mem.Allocator, dtype: u16, chunk_size: usize) error{OutOfMemory}!Encoder {
-        const size = @sizeOf(codecs.Workspace) + chunk_size;
-        const memory = gpa.rawAlloc(size, alignment, @returnAddress()) orelse return error.OutOfMemory;
+        const size = scratch_size + chunk_size;
+        const memory = gpa.rawAlloc(size, .@"1", @returnAddress()) orelse
+            return error.OutOfMemory;
         return .{ .gpa = gpa, .dtype = dtype, .memory = memory[0..size] };
     }
 
     fn deinit(self: *Encoder) void {
-        self.gpa.rawFree(self.memory, alignment, @returnAddress());
+        self.gpa.rawFree(self.memory, .@"1", @returnAddress());
     }
 
     fn encode(self: *Encoder, chunk: []const u8, out: []u8) error{Codec}!?usize {
-        const workspace: *codecs.Workspace = @ptrCast(@alignCast(self.memory.ptr));
-        const size = codecs.encode(self.dtype, chunk, out, workspace) orelse return null;
-        const decoded = self.memory[@sizeOf(codecs.Workspace)..][0..chunk.len];
-        try codecs.check(self.dtype, out[0..size], chunk, decoded, workspace);
+        const scratch = self.memory[0..scratch_size];
+        const size = codec.encode(self.dtype, chunk, out, scratch) orelse return null;
+        const decoded = self.memory[scratch_size..][0..chunk.len];
+        try codec.check(self.dtype, out[0..size], chunk, decoded, scratch);
         return size;
     }
 };

@@ -47,13 +47,6 @@ pub const section = struct {
     pub const flag_critical = 1;
 };
 
-pub const codec_raw = 0;
-pub const codec_tiered = 1;
-
-/// Bits of `incompatible_flags`.
-pub const flag_tiered: u64 = 1 << 1;
-pub const incompatible_flags_known: u64 = flag_tiered;
-
 /// Where a tensor's data begins after the data before it (TZ1-36): by its decoded size, so that the
 /// header does not depend on how well the data compress.
 pub fn tensorAlignment(decoded_size: u64) u64 {

@@ -1,4 +1,5 @@
-//! An opened header: the checked front of a file, whatever its format, and the chunk entries fetched since.
+//! An opened header: the checked front of a file, whatever its format, and the chunk entries
+//! fetched since.
 
 const std = @import("std");
 const bytes = @import("bytes.zig");
@@ -21,10 +22,12 @@ const tensor_table = @import("tensor_table.zig");
 
 const Allocator = std.mem.Allocator;
 
-pub const Format = enum(u32) { tz = 1, safetensors = 2, tensors = 3 };
+pub const Format = enum(u32) { tz = 1, safetensors = 2, coreweave = 3 };
 
 pub const Options = struct {
-    /// File digest to compare with before anything is parsed.
+    /// Null: recognised by the first bytes.
+    format: ?Format = null,
+    /// File digest of a tz file, to compare with before anything is parsed.
     pin: ?*const Digest = null,
     /// Refuse headers that need more than this.
     open_size_max: u64 = format.open_size_max,
@@ -62,13 +65,13 @@ pub const Header = struct {
     }
 
     /// The chunks of a tensor with data of its own; for a tied tensor pass its owner.
-    pub fn chunks(self: *const Header, tensor: u32) error{RunMissing}!chunk_table.Iterator {
+    pub fn chunks(self: *const Header, tensor: u32) error{EntriesMissing}!chunk_table.Iterator {
         const entry = self.index.tensors[tensor];
         const runs = if (self.runs) |*present| present else {
             return .init(entry, null, 0, self.index.chunk_size);
         };
         if (!entry.hasChunks()) return .init(entry, null, 0, self.index.chunk_size);
-        const run = runs.get(self.index, tensor) orelse return error.RunMissing;
+        const run = runs.get(self.index, tensor) orelse return error.EntriesMissing;
         return .init(entry, run, runs.record_size, self.index.chunk_size);
     }
 
@@ -76,7 +79,8 @@ pub const Header = struct {
     pub fn decodedSize(self: *const Header) u64 {
         var sum: u64 = 0;
         for (self.index.tensors) |tensor| {
-            // Bounded by the file size, but for compressed tensors, whose sizes a file may overstate.
+            // Bounded by the file size, but for compressed tensors, whose sizes a file may
+            // overstate.
             if (tensor.hasChunks()) sum +|= tensor.decoded_size;
         }
         return sum;
@@ -107,9 +111,7 @@ pub const Header = struct {
     }
 };
 
-/// Opens a tz file of `file_size` bytes from its beginning. Section 13 of the specification gives the
-/// order of checks. Bytes are copied first, then checked and parsed: the caller's may be a mapping that
-/// another process writes to.
+/// Opens a file of `file_size` bytes from its beginning.
 pub fn open(
     gpa: Allocator,
     front: []const u8,
@@ -118,6 +120,44 @@ pub fn open(
     diagnostic: *status.Diagnostic,
 ) status.Error!Outcome {
     if (front.len > file_size) return error.Argument;
+    // Only tz files can be pinned: anything else is another file than the one that is.
+    const pinned: ?Format = if (options.pin != null) .tz else null;
+    const known = options.format orelse pinned;
+    const found = known orelse try recognise(front, file_size, diagnostic) orelse
+        return .{ .need_more = @min(file_size, format.preamble_size) };
+    if (found == .tz) return openTz(gpa, front, file_size, options, diagnostic);
+    if (options.pin != null) return error.Argument;
+    return openForeign(found, gpa, front, file_size, options, diagnostic);
+}
+
+/// In a safetensors file: the brace behind the size of the JSON, which no other format has there.
+const brace_offset = 8;
+
+/// By the first bytes, which tell formats apart; whether they are well-formed is for their readers
+/// to say. Null: more bytes are needed.
+fn recognise(
+    front: []const u8,
+    file_size: u64,
+    diagnostic: *status.Diagnostic,
+) status.DataError!?Format {
+    if (front.len < @min(file_size, brace_offset + 1)) return null;
+    const magic_size = @min(front.len, format.magic.len);
+    // A file that ends within the magic is a truncated one, and so is an empty file.
+    if (std.mem.eql(u8, front[0..magic_size], format.magic[0..magic_size])) return .tz;
+    if (std.mem.startsWith(u8, front, coreweave.magic)) return .coreweave;
+    if (front.len > brace_offset and front[brace_offset] == '{') return .safetensors;
+    return diagnostic.fail(error.NotTz, 1, 0);
+}
+
+/// Section 13 of the specification gives the order of checks. Bytes are copied first, then checked
+/// and parsed: the caller's may be a mapping that another process writes to.
+fn openTz(
+    gpa: Allocator,
+    front: []const u8,
+    file_size: u64,
+    options: Options,
+    diagnostic: *status.Diagnostic,
+) status.Error!Outcome {
     const first: usize = @intCast(@min(file_size, format.preamble_size));
     var buffer: [format.preamble_size]u8 = undefined;
     const copied = buffer[0..@min(front.len, first)];
@@ -186,8 +226,7 @@ fn decode(
     return self;
 }
 
-/// Opens a file of another format, of `file_size` bytes, from its beginning.
-pub fn openForeign(
+fn openForeign(
     foreign: Format,
     gpa: Allocator,
     front: []const u8,
@@ -195,16 +234,31 @@ pub fn openForeign(
     options: Options,
     diagnostic: *status.Diagnostic,
 ) status.Error!Outcome {
-    if (front.len > file_size or options.pin != null) return error.Argument;
     var arena: std.heap.ArenaAllocator = .init(gpa);
     errdefer arena.deinit();
     const allocator = arena.allocator();
     const size_max = options.open_size_max;
     var needed: u64 = 0;
+    const more = &needed;
     const found = switch (foreign) {
         .tz => unreachable,
-        .safetensors => try safetensors.decode(allocator, front, file_size, size_max, &needed, diagnostic),
-        .tensors => try coreweave.decode(gpa, allocator, front, file_size, size_max, &needed, diagnostic),
+        .safetensors => try safetensors.decode(
+            allocator,
+            front,
+            file_size,
+            size_max,
+            more,
+            diagnostic,
+        ),
+        .coreweave => try coreweave.decode(
+            gpa,
+            allocator,
+            front,
+            file_size,
+            size_max,
+            more,
+            diagnostic,
+        ),
     };
     const decoded = found orelse {
         arena.deinit();
@@ -231,5 +285,6 @@ pub fn openForeign(
     return .{ .header = self };
 }
 
-/// Foreign data are planned in pieces of this size: small enough for slices to read little, large enough to cost nothing.
+/// Foreign data are planned in pieces of this size: small enough for slices to read little, large
+/// enough to cost nothing.
 const foreign_chunk_size = 1 << 20;

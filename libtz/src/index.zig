@@ -1,5 +1,5 @@
-//! The tensor index: what the header of every format is turned into. Everything above it (runs, plans,
-//! the C interface) sees tensors of this shape and does not ask which format they came from.
+//! The tensor index: what the header of every format is turned into. Everything above it (runs,
+//! plans, the C interface) sees tensors of this shape and does not ask which format they came from.
 
 const std = @import("std");
 const bytes = @import("bytes.zig");
@@ -56,8 +56,8 @@ pub const Index = struct {
     tensors: []const Tensor,
     /// Indices of `tensors` in the writer's order. By it, data offsets and chunk_begin ascend.
     order: []const u32,
-    /// Decoded size of a chunk. Foreign formats have no chunks of their own; theirs are pieces of this size,
-    /// without checks, that lie one after another.
+    /// Decoded size of a chunk. Foreign formats have no chunks of their own; theirs are pieces of
+    /// this size, without checks, that lie one after another.
     chunk_size: u64,
     /// One for each of `tensors`, or none at all.
     records: []const Record = &.{},

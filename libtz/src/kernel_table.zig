@@ -7,7 +7,7 @@
 //! Kernels check nothing; what they are given is the caller's business.
 
 const Level = @import("cpu.zig").Level;
-const TieredKernels = @import("codec/tiered_job.zig").Kernels;
+const TieredKernels = @import("codec/tiered_task.zig").Kernels;
 
 pub const KernelTable = extern struct {
     level: Level,
@@ -28,7 +28,11 @@ pub const KernelTable = extern struct {
 
     blake3: *const fn (data: [*]const u8, size: usize, digest: *[32]u8) callconv(.c) void,
     blake3_init: *const fn (state: *Blake3State) callconv(.c) void,
-    blake3_update: *const fn (state: *Blake3State, data: [*]const u8, size: usize) callconv(.c) void,
+    blake3_update: *const fn (
+        state: *Blake3State,
+        data: [*]const u8,
+        size: usize,
+    ) callconv(.c) void,
     blake3_final: *const fn (state: *const Blake3State, digest: *[32]u8) callconv(.c) void,
 
     /// Sub-blocks of the tiered codec.

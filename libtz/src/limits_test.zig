@@ -7,11 +7,12 @@ const Builder = builders.Builder;
 const bytes = @import("bytes.zig");
 const checksum = @import("checksum.zig");
 const encode = @import("encode.zig");
+const codecs = @import("codec.zig");
 const format = @import("format.zig");
 const headers = @import("header.zig");
 const Header = headers.Header;
-const Plan = @import("plan.zig").Plan;
-const planner = @import("plan.zig");
+const planning = @import("plan.zig");
+const types = @import("plan_types.zig");
 const Range = @import("runs.zig").Range;
 const status = @import("status.zig");
 const Diagnostic = status.Diagnostic;
@@ -76,13 +77,14 @@ fn writeSmall(gpa: Allocator) ![]u8 {
         if (!builder.hasData(number)) continue;
         const data = try smallData(gpa, @intCast(builder.items[number].decoded_size));
         defer gpa.free(data);
-        const image = try gpa.alloc(u8, encode.outputSizeMax(data.len));
+        const image = try gpa.alloc(u8, encode.outputSizeMax(data.len).?);
         defer gpa.free(image);
         var entries: [2]encode.Entry = undefined;
         const count: usize = @intCast(bytes.divCeil(data.len, 1 << 16));
         const dtype: u16 = @intCast(spec.dtype);
         const list = entries[0..count];
-        const size = try encode.encodeChunks(gpa, dtype, 1 << 16, .auto, data, image, list);
+        const encoding: encode.Options = .{ .dtype = dtype, .chunk_size = 1 << 16 };
+        const size = try encode.encodeChunks(gpa, encoding, data, image, list);
         const stored = if (size == 0) data else image[0..size];
         const offset = try builder.putChunks(number, list);
         @memcpy(file[@intCast(offset)..][0..stored.len], stored);
@@ -95,16 +97,16 @@ fn writeSmall(gpa: Allocator) ![]u8 {
 fn planSmall(gpa: Allocator, header: *const Header) !void {
     const begin = [_]u64{ 1, 7 };
     const end = [_]u64{ 3, 9_000 };
-    const wants = [_]planner.Want{
+    const items = [_]types.ReadItem{
         .{ .tensor = header.index.find("weight").? },
         .{ .tensor = header.index.find("weight").?, .begin = &begin, .end = &end },
         .{ .tensor = header.index.find("tied").? },
     };
     var diagnostic: Diagnostic = .{};
-    const slabs: planner.Options = .{ .slab_size_max = 100, .slab_tensor_max = 10 };
-    var plan: Plan = try .init(gpa, header, &wants, slabs, &diagnostic);
+    const slabs: types.Options = .{ .slab_size_max = 100, .slab_tensor_max = 10 };
+    var plan = try planning.make(gpa, header, &items, slabs, &diagnostic);
     plan.deinit();
-    var staged: Plan = try .init(gpa, header, wants[2..], .{ .staged = true }, &diagnostic);
+    var staged = try planning.make(gpa, header, items[2..], .{ .staged = true }, &diagnostic);
     staged.deinit();
 }
 
@@ -276,7 +278,7 @@ const Giant = struct {
         var entries: [7]encode.Entry = undefined;
         for (&entries, 0..) |*entry, number| entry.* = .{
             .stored_length = if (number < 6) 2 << 20 else tensor_size - 6 * (2 << 20),
-            .codec = format.codec_raw,
+            .codec = codecs.raw,
             .crc = 0,
             .digest = @splat(1),
         };
@@ -323,8 +325,8 @@ test "2 TB in 150,000 tensors open within 200 MiB, and one tensor costs its run"
     const run = giant.bytes[@intCast(ranges[0].offset)..][0..@intCast(ranges[0].size)];
     var diagnostic: Diagnostic = .{};
     try runs.put(allocator, header.index, ranges[0].offset, run, &diagnostic);
-    const wants = [_]planner.Want{.{ .tensor = 77_777 }};
-    var plan: Plan = try .init(allocator, header, &wants, .{}, &diagnostic);
+    const items = [_]types.ReadItem{.{ .tensor = 77_777 }};
+    var plan = try planning.make(allocator, header, &items, .{}, &diagnostic);
     defer plan.deinit();
     try expectEqual(1, plan.requests.items.len);
     try expectEqual(Giant.tensor_size, plan.bytes_read);

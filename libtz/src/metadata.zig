@@ -45,7 +45,9 @@ pub fn decode(
     while (position != raw.len) {
         const at = offset + position;
         const rest = raw[position..];
-        if (pairs.items.len == format.metadata_count_max) return diagnostic.fail(error.Limit, 58, at);
+        if (pairs.items.len == format.metadata_count_max) {
+            return diagnostic.fail(error.Limit, 58, at);
+        }
         if (rest.len < Pair.fixed_size) return diagnostic.fail(error.Metadata, 55, at);
         const key_size: u64 = bytes.get(u32, rest, 0);
         const value_size: u64 = bytes.get(u32, rest, 4);

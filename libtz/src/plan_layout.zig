@@ -3,13 +3,13 @@
 
 const std = @import("std");
 const bytes = @import("bytes.zig");
-const codec = @import("codec.zig");
+const codecs = @import("codec.zig");
 const format = @import("format.zig");
-const planner = @import("plan.zig");
-const Job = planner.Job;
-const Plan = planner.Plan;
-const to_staging = planner.to_staging;
-const to_nowhere = planner.to_nowhere;
+const types = @import("plan_types.zig");
+const ChunkTask = types.ChunkTask;
+const Plan = types.Plan;
+const to_staging = types.to_staging;
+const to_nowhere = types.to_nowhere;
 
 /// Positions of tensors in slabs and of chunks in staging memory are multiples of this: a cache
 /// line, a vector.
@@ -42,7 +42,7 @@ pub const Slabs = struct {
         allocations: *std.ArrayList(u64),
         size: u64,
         offset: u64,
-    ) error{ OutOfMemory, Limit }!planner.Placement {
+    ) error{ OutOfMemory, Limit }!types.Placement {
         var position = try self.nextPosition(offset);
         var end = bytes.add(position, size) orelse return error.Limit;
         if (self.allocation == null or end > self.size_max) {
@@ -71,47 +71,47 @@ pub const Slabs = struct {
 /// multiples of its largest size, so that memory that waits for a consumer is.
 const decoded_ratio_max = 4;
 
-/// Cuts the plan's jobs, which lie in the order of the file, into requests, and lays these out.
-pub fn requests(plan: *Plan, options: planner.Options) planner.Error!void {
-    const jobs = plan.jobs.items;
+/// Cuts the plan's tasks, which lie in the order of the file, into requests, and lays these out.
+pub fn requests(plan: *Plan, options: types.Options) types.Error!void {
+    const tasks = plan.tasks.items;
     var begin: usize = 0;
-    while (begin < jobs.len) {
-        const offset = jobs[begin].offset;
-        var decoded: u64 = jobs[begin].decoded_length;
+    while (begin < tasks.len) {
+        const offset = tasks[begin].offset;
+        var decoded: u64 = tasks[begin].decoded_length;
         var end = begin + 1;
-        while (end < jobs.len) : (end += 1) {
-            decoded += jobs[end].decoded_length;
+        while (end < tasks.len) : (end += 1) {
+            decoded += tasks[end].decoded_length;
             if (decoded / decoded_ratio_max > options.request_size_max) break;
-            if (jobs[end].offset - jobs[end - 1].end() > options.gap_max) break;
-            if (jobs[end].end() - offset > options.request_size_max) break;
+            if (tasks[end].offset - tasks[end - 1].end() > options.gap_max) break;
+            if (tasks[end].end() - offset > options.request_size_max) break;
         }
-        try plan.job_begins.append(plan.gpa, @intCast(begin));
-        try addRequest(plan, jobs[begin..end]);
+        try plan.task_begins.append(plan.gpa, @intCast(begin));
+        try addRequest(plan, tasks[begin..end]);
         begin = end;
     }
-    try plan.job_begins.append(plan.gpa, @intCast(jobs.len));
+    try plan.task_begins.append(plan.gpa, @intCast(tasks.len));
     if (plan.requests.items.len > std.math.maxInt(u32)) return error.Limit;
     if (plan.staged) {
         // Pieces say it all.
         plan.users.clearAndFree(plan.gpa);
-        for (jobs) |*job| {
-            job.user_begin = 0;
-            job.user_count = 0;
+        for (tasks) |*task| {
+            task.user_begin = 0;
+            task.user_count = 0;
         }
     }
 }
 
-fn addRequest(plan: *Plan, jobs: []Job) planner.Error!void {
+fn addRequest(plan: *Plan, tasks: []ChunkTask) types.Error!void {
     const segment_begin = plan.segments.items.len;
     const piece_begin = plan.pieces.items.len;
-    // No sum here overflows: all are sums of lengths of 32 bits over at most 2^32 jobs.
-    var staging_size = try addSegments(plan, jobs);
-    staging_size = addDecodedAreas(plan.*, jobs, staging_size);
-    if (plan.staged) try addPieces(plan, jobs);
-    const offset = jobs[0].offset;
-    const request: planner.Request = .{
+    // No sum here overflows: all are sums of lengths of 32 bits over at most 2^32 tasks.
+    var staging_size = try addSegments(plan, tasks);
+    staging_size = addDecodedAreas(plan.*, tasks, staging_size);
+    if (plan.staged) try addPieces(plan, tasks);
+    const offset = tasks[0].offset;
+    const request: types.Request = .{
         .offset = offset,
-        .size = jobs[jobs.len - 1].end() - offset,
+        .size = tasks[tasks.len - 1].end() - offset,
         .segment_begin = segment_begin,
         .piece_begin = piece_begin,
         .segment_count = try count32(plan.segments.items.len - segment_begin),
@@ -128,7 +128,7 @@ fn count32(count: usize) error{Limit}!u32 {
 }
 
 /// Where each byte of a request is received. Returns the staging memory that this takes.
-fn addSegments(plan: *Plan, jobs: []Job) error{OutOfMemory}!u64 {
+fn addSegments(plan: *Plan, tasks: []ChunkTask) error{OutOfMemory}!u64 {
     const gpa = plan.gpa;
     const segments = &plan.segments;
     // Before each chunk there may be a gap.
@@ -136,13 +136,13 @@ fn addSegments(plan: *Plan, jobs: []Job) error{OutOfMemory}!u64 {
     segments.appendAssumeCapacity(.{ .size = 0, .position = 0, .allocation = to_nowhere });
     var last = &segments.items[segments.items.len - 1];
     var staging_end: u64 = 0;
-    var file_end = jobs[0].offset;
-    for (jobs) |*job| {
-        const gap = job.offset - file_end;
-        file_end = job.end();
-        const mirrored = last.allocation == job.received_allocation and
+    var file_end = tasks[0].offset;
+    for (tasks) |*task| {
+        const gap = task.offset - file_end;
+        file_end = task.end();
+        const mirrored = last.allocation == task.received_allocation and
             last.allocation != to_staging and
-            last.position + last.size + gap == job.received_position;
+            last.position + last.size + gap == task.received_position;
         if (gap != 0) {
             const staged = last.allocation == to_staging and gap < kept_gap_end;
             if (staged) staging_end += gap;
@@ -157,19 +157,19 @@ fn addSegments(plan: *Plan, jobs: []Job) error{OutOfMemory}!u64 {
                 plan.gap_size_max = @max(plan.gap_size_max, gap);
             }
         }
-        if (job.received_allocation == to_staging) {
-            job.received_position = std.mem.alignForward(u64, staging_end, alignment);
-            staging_end = job.received_position + job.stored_length;
+        if (task.received_allocation == to_staging) {
+            task.received_position = std.mem.alignForward(u64, staging_end, alignment);
+            staging_end = task.received_position + task.stored_length;
         }
-        if (last.allocation == job.received_allocation and
-            last.position + last.size == job.received_position)
+        if (last.allocation == task.received_allocation and
+            last.position + last.size == task.received_position)
         {
-            last.size += job.stored_length;
+            last.size += task.stored_length;
         } else {
             last = try addSegment(plan, .{
-                .size = job.stored_length,
-                .position = job.received_position,
-                .allocation = job.received_allocation,
+                .size = task.stored_length,
+                .position = task.received_position,
+                .allocation = task.received_allocation,
             });
         }
     }
@@ -177,7 +177,7 @@ fn addSegments(plan: *Plan, jobs: []Job) error{OutOfMemory}!u64 {
 }
 
 /// In place of an empty last segment, so that there are none.
-fn addSegment(plan: *Plan, segment: planner.Segment) error{OutOfMemory}!*planner.Segment {
+fn addSegment(plan: *Plan, segment: types.Segment) error{OutOfMemory}!*types.Segment {
     const segments = &plan.segments;
     const last = &segments.items[segments.items.len - 1];
     if (last.size == 0) {
@@ -190,44 +190,44 @@ fn addSegment(plan: *Plan, segment: planner.Segment) error{OutOfMemory}!*planner
 
 /// Where chunks that stay in staging memory have their decoded bytes. Returns the new end of
 /// staging memory.
-fn addDecodedAreas(plan: Plan, jobs: []Job, received_end: u64) u64 {
+fn addDecodedAreas(plan: Plan, tasks: []ChunkTask, received_end: u64) u64 {
     const begin = std.mem.alignForward(u64, received_end, alignment);
     var end = received_end;
     var compressed = false;
-    for (jobs) |*job| {
-        if (job.codec == format.codec_raw) {
-            job.decoded_position = job.received_position;
+    for (tasks) |*task| {
+        if (task.codec == codecs.raw) {
+            task.decoded_position = task.received_position;
             continue;
         }
         compressed = true;
-        if (job.decoded_allocation != to_staging) continue;
+        if (task.decoded_allocation != to_staging) continue;
         // Pieces must last; copies are made at once, so all chunks of a request may share one area.
         const next = std.mem.alignForward(u64, end, alignment);
-        job.decoded_position = if (plan.staged) next else begin;
-        end = @max(end, job.decoded_position + job.decoded_length);
+        task.decoded_position = if (plan.staged) next else begin;
+        end = @max(end, task.decoded_position + task.decoded_length);
     }
-    return if (compressed) end + codec.decode_scratch_size else end;
+    return if (compressed) end + codecs.decode_scratch_size else end;
 }
 
-fn addPieces(plan: *Plan, jobs: []const Job) error{OutOfMemory}!void {
+fn addPieces(plan: *Plan, tasks: []const ChunkTask) error{OutOfMemory}!void {
     const pieces = &plan.pieces;
     const piece_begin = pieces.items.len;
-    for (jobs) |job| {
-        const chunk_begin = plan.decodedBegin(job);
-        for (plan.usersOf(job)) |user| {
+    for (tasks) |task| {
+        const chunk_begin = plan.decodedBegin(task);
+        for (plan.usersOf(task)) |user| {
             const target = &plan.targets.items[user];
             const begin = @max(chunk_begin, target.box.begin);
-            const end = @min(chunk_begin + job.decoded_length, target.box.contiguousEnd());
-            const piece: planner.Piece = .{
-                .want_offset = begin - target.box.begin,
+            const end = @min(chunk_begin + task.decoded_length, target.box.contiguousEnd());
+            const piece: types.Piece = .{
+                .item_offset = begin - target.box.begin,
                 .size = end - begin,
-                .position = job.decoded_position + (begin - chunk_begin),
-                .want = target.want,
+                .position = task.decoded_position + (begin - chunk_begin),
+                .item = target.item,
             };
             if (target.last_piece) |number| if (number >= piece_begin) {
                 const last = &pieces.items[@intCast(number)];
                 if (last.position + last.size == piece.position) {
-                    std.debug.assert(last.want_offset + last.size == piece.want_offset);
+                    std.debug.assert(last.item_offset + last.size == piece.item_offset);
                     last.size += piece.size;
                     continue;
                 }

@@ -1,4 +1,4 @@
-//! Made-up files, wants and options for tests and fuzzing of plans.
+//! Made-up files, items and options for tests and fuzzing of plans.
 
 const std = @import("std");
 const chunk_table = @import("chunk_table.zig");
@@ -6,7 +6,7 @@ const dtypes = @import("dtype.zig");
 const encode = @import("encode.zig");
 const format = @import("format.zig");
 const Index = @import("index.zig").Index;
-const planner = @import("plan.zig");
+const types = @import("plan_types.zig");
 const Tensor = @import("index.zig").Tensor;
 
 const Allocator = std.mem.Allocator;
@@ -20,9 +20,9 @@ pub const File = struct {
     /// Chunk entries by tensor, empty when missing; null in a foreign file.
     runs: ?[][]const u8,
 
-    pub fn chunks(self: File, tensor: u32) error{RunMissing}!chunk_table.Iterator {
+    pub fn chunks(self: File, tensor: u32) error{EntriesMissing}!chunk_table.Iterator {
         const run = if (self.runs) |runs| runs[tensor] else null;
-        if (run) |entries| if (entries.len == 0) return error.RunMissing;
+        if (run) |entries| if (entries.len == 0) return error.EntriesMissing;
         const record_size = format.chunk_record_size;
         return .init(self.index.tensors[tensor], run, record_size, self.index.chunk_size);
     }
@@ -34,7 +34,7 @@ pub const File = struct {
         const order = try arena.alloc(u32, count);
         for (order, 0..) |*entry, number| entry.* = @intCast(number);
         source.shuffle(u32, order);
-        // Tiny chunks, as any size serves the planner.
+        // Tiny chunks, as any size serves the types.
         const chunk_size = @as(u64, 64) << source.uintAtMost(u6, 6);
         for (tensors, 0..) |*tensor, number| {
             const owner = source.uintAtMost(usize, number);
@@ -126,10 +126,15 @@ fn appendChunks(
     mode: encode.Compress,
     content: []const u8,
 ) ![]const u8 {
-    const image = try arena.alloc(u8, encode.outputSizeMax(content.len));
+    const image = try arena.alloc(u8, encode.outputSizeMax(content.len).?);
     const count = std.math.divCeil(usize, content.len, chunk_size) catch unreachable;
     const entries = try arena.alloc(encode.Entry, count);
-    const size = try encode.encodeChunks(arena, dtype, chunk_size, mode, content, image, entries);
+    const options: encode.Options = .{
+        .dtype = dtype,
+        .chunk_size = chunk_size,
+        .compress = mode,
+    };
+    const size = try encode.encodeChunks(arena, options, content, image, entries);
     try file.appendSlice(arena, if (size == 0) content else image[0..size]);
     const run = try arena.alloc(u8, count * format.chunk_record_size);
     for (entries, 0..) |entry, number| {
@@ -163,12 +168,12 @@ fn randomTensor(arena: Allocator, source: std.Random) !Tensor {
     };
 }
 
-pub fn randomWants(arena: Allocator, source: std.Random, index: Index) ![]planner.Want {
-    const wants = try arena.alloc(planner.Want, source.uintAtMost(usize, 12));
-    for (wants) |*want| {
-        want.* = .{ .tensor = source.uintLessThan(u32, @intCast(index.tensors.len)) };
+pub fn randomItems(arena: Allocator, source: std.Random, index: Index) ![]types.ReadItem {
+    const read_items = try arena.alloc(types.ReadItem, source.uintAtMost(usize, 12));
+    for (read_items) |*item| {
+        item.* = .{ .tensor = source.uintLessThan(u32, @intCast(index.tensors.len)) };
         if (source.boolean()) continue;
-        const shape = index.tensors[want.tensor].shape;
+        const shape = index.tensors[item.tensor].shape;
         const begin = try arena.alloc(u64, shape.len);
         const end = try arena.alloc(u64, shape.len);
         for (shape, begin, end) |size, *low, *high| {
@@ -176,13 +181,13 @@ pub fn randomWants(arena: Allocator, source: std.Random, index: Index) ![]planne
             low.* = if (all) 0 else source.uintAtMost(u64, size);
             high.* = if (all) size else source.intRangeAtMost(u64, low.*, size);
         }
-        want.begin = begin.ptr;
-        want.end = end.ptr;
+        item.begin = begin.ptr;
+        item.end = end.ptr;
     }
-    return wants;
+    return read_items;
 }
 
-pub fn randomOptions(source: std.Random) planner.Options {
+pub fn randomOptions(source: std.Random) types.Options {
     return .{
         .staged = source.uintLessThan(u8, 3) == 0,
         .request_size_max = @as(u64, 1) << source.uintAtMost(u6, 20),

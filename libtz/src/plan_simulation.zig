@@ -1,12 +1,14 @@
-//! For tests and fuzzing: makes up a file, wants and options, plans, checks every promise that tz.h
+//! For tests and fuzzing: makes up a file, items and options, plans, checks every promise that tz.h
 //! makes about a plan, then executes it and compares all that was wanted with what was put into the
 //! file.
 
 const std = @import("std");
+const codecs = @import("codec.zig");
 const dtypes = @import("dtype.zig");
 const format = @import("format.zig");
 const Index = @import("index.zig").Index;
-const planner = @import("plan.zig");
+const planning = @import("plan.zig");
+const types = @import("plan_types.zig");
 const process = @import("process.zig");
 const sample = @import("plan_sample.zig");
 const status = @import("status.zig");
@@ -27,7 +29,7 @@ pub const Feat = enum {
     compressed_in_place,
     compressed_copied,
     compressed_staged,
-    chunk_of_two_wants,
+    chunk_of_two_items,
 };
 
 pub const Feats = std.EnumSet(Feat);
@@ -39,34 +41,34 @@ pub fn simulate(gpa: Allocator, random: std.Random) !Feats {
     const arena = arena_state.allocator();
 
     const file: File = try .random(arena, random);
-    const wants = try sample.randomWants(arena, random, file.index);
+    const read_items = try sample.randomItems(arena, random, file.index);
     const options = sample.randomOptions(random);
     var diagnostic: status.Diagnostic = .{};
-    var plan = planner.Plan.init(gpa, file, wants, options, &diagnostic) catch |err| {
+    var plan = planning.make(gpa, file, read_items, options, &diagnostic) catch |err| {
         if (err != error.Argument) return err;
-        try expect(options.staged and try anyScattered(file.index, wants));
+        try expect(options.staged and try anyScattered(file.index, read_items));
         return .initOne(.refused);
     };
     defer plan.deinit();
 
     try checkRequests(plan, file, options);
-    try checkPlacements(plan, file.index, wants, options);
-    try checkReading(arena, plan, file, wants);
+    try checkPlacements(plan, file.index, read_items, options);
+    try checkReading(arena, plan, file, read_items);
     const feats = featsOf(plan);
-    try execute(arena, plan, file, wants, random);
+    try execute(arena, plan, file, read_items, random);
     return feats;
 }
 
-fn featsOf(plan: planner.Plan) Feats {
+fn featsOf(plan: types.Plan) Feats {
     var feats: Feats = .{};
     if (plan.gap_size_max != 0) feats.insert(.read_through_gap);
     for (plan.placements) |placement| if (placement.position != 0) feats.insert(.shared_slab);
-    for (plan.jobs.items) |job| {
-        const raw = job.codec == format.codec_raw;
-        if (job.user_count > 1) feats.insert(.chunk_of_two_wants);
+    for (plan.tasks.items) |task| {
+        const raw = task.codec == codecs.raw;
+        if (task.user_count > 1) feats.insert(.chunk_of_two_items);
         if (plan.staged) {
             feats.insert(if (raw) .raw_staged else .compressed_staged);
-        } else if (job.user_count != 0) {
+        } else if (task.user_count != 0) {
             feats.insert(if (raw) .raw_copied else .compressed_copied);
         } else {
             feats.insert(if (raw) .raw_in_place else .compressed_in_place);
@@ -75,26 +77,26 @@ fn featsOf(plan: planner.Plan) Feats {
     return feats;
 }
 
-fn isWhole(index: Index, want: planner.Want) bool {
-    return want.begin == null or index.tensors[want.tensor].shape.len == 0;
+fn isWhole(index: Index, item: types.ReadItem) bool {
+    return item.begin == null or index.tensors[item.tensor].shape.len == 0;
 }
 
-/// The bytes of a want, in order: the slow way.
+/// The bytes of a item, in order: the slow way.
 const Walk = struct {
     shape: []const u64,
-    want: planner.Want,
+    item: types.ReadItem,
     unit_size: u64,
     whole: bool,
     at: u64 = 0,
     size: u64,
 
-    fn init(index: Index, want: planner.Want) Walk {
-        const tensor = index.tensors[want.tensor];
+    fn init(index: Index, item: types.ReadItem) Walk {
+        const tensor = index.tensors[item.tensor];
         return .{
             .shape = tensor.shape,
-            .want = want,
+            .item = item,
             .unit_size = dtypes.byCode(tensor.dtype).?.unitSize(),
-            .whole = isWhole(index, want),
+            .whole = isWhole(index, item),
             .size = tensor.decoded_size,
         };
     }
@@ -113,17 +115,17 @@ const Walk = struct {
         while (dimension > 0) {
             dimension -= 1;
             const index = rest % self.shape[dimension];
-            if (index < self.want.begin.?[dimension]) return false;
-            if (index >= self.want.end.?[dimension]) return false;
+            if (index < self.item.begin.?[dimension]) return false;
+            if (index >= self.item.end.?[dimension]) return false;
             rest /= self.shape[dimension];
         }
         return true;
     }
 };
 
-fn anyScattered(index: Index, wants: []const planner.Want) !bool {
-    for (wants) |want| {
-        var walk: Walk = .init(index, want);
+fn anyScattered(index: Index, read_items: []const types.ReadItem) !bool {
+    for (read_items) |item| {
+        var walk: Walk = .init(index, item);
         var last: ?u64 = null;
         while (walk.next()) |at| {
             if (last != null and at != last.? + 1) return true;
@@ -133,14 +135,14 @@ fn anyScattered(index: Index, wants: []const planner.Want) !bool {
     return false;
 }
 
-fn checkRequests(plan: planner.Plan, file: File, options: planner.Options) !void {
+fn checkRequests(plan: types.Plan, file: File, options: types.Options) !void {
     const requests = plan.requests.items;
     var file_end: u64 = 0;
     var segment_end: u64 = 0;
     var bytes_read: u64 = 0;
     var staging_size_max: u64 = 0;
     var gap_size_max: u64 = 0;
-    try expectEqual(requests.len + 1, plan.job_begins.items.len);
+    try expectEqual(requests.len + 1, plan.task_begins.items.len);
     for (requests, 0..) |request, number| {
         try expect(request.offset >= file_end and request.size > 0);
         file_end = request.offset + request.size;
@@ -152,8 +154,8 @@ fn checkRequests(plan: planner.Plan, file: File, options: planner.Options) !void
             try expect(segment.size > 0);
             size += segment.size;
             switch (segment.allocation) {
-                planner.to_nowhere => gap_size_max = @max(gap_size_max, segment.size),
-                planner.to_staging => {
+                types.to_nowhere => gap_size_max = @max(gap_size_max, segment.size),
+                types.to_staging => {
                     try expect(segment.position + segment.size <= request.staging_size);
                 },
                 else => |allocation| {
@@ -163,22 +165,22 @@ fn checkRequests(plan: planner.Plan, file: File, options: planner.Options) !void
             }
         }
         try expectEqual(request.size, size);
-        const begins = plan.job_begins.items;
-        const jobs = plan.jobs.items[begins[number]..begins[number + 1]];
-        try expect(jobs.len > 0);
-        if (jobs.len > 1) try expect(request.size <= options.request_size_max);
-        for (jobs[1..], jobs[0 .. jobs.len - 1]) |job, before| {
-            try expect(job.offset - before.end() <= options.gap_max);
+        const begins = plan.task_begins.items;
+        const tasks = plan.tasks.items[begins[number]..begins[number + 1]];
+        try expect(tasks.len > 0);
+        if (tasks.len > 1) try expect(request.size <= options.request_size_max);
+        for (tasks[1..], tasks[0 .. tasks.len - 1]) |task, before| {
+            try expect(task.offset - before.end() <= options.gap_max);
         }
-        if (!plan.staged) try checkGaps(plan, request, jobs);
-        for (jobs) |job| {
-            const staged = job.received_allocation == planner.to_staging;
-            if (staged) try expect(job.received_position % 64 == 0);
-            const users = plan.usersOf(job);
+        if (!plan.staged) try checkGaps(plan, request, tasks);
+        for (tasks) |task| {
+            const staged = task.received_allocation == types.to_staging;
+            if (staged) try expect(task.received_position % 64 == 0);
+            const users = plan.usersOf(task);
             for (1..@max(1, users.len)) |user| try expect(users[user - 1] < users[user]);
         }
-        try expectEqual(jobs[0].offset, request.offset);
-        try expectEqual(jobs[jobs.len - 1].end(), file_end);
+        try expectEqual(tasks[0].offset, request.offset);
+        try expectEqual(tasks[tasks.len - 1].end(), file_end);
         bytes_read += request.size;
         staging_size_max = @max(staging_size_max, request.staging_size);
     }
@@ -189,12 +191,12 @@ fn checkRequests(plan: planner.Plan, file: File, options: planner.Options) !void
 }
 
 /// What is received between chunks lands on nothing that was wanted.
-fn checkGaps(plan: planner.Plan, request: planner.Request, jobs: []const planner.Job) !void {
-    for (jobs[1..], jobs[0 .. jobs.len - 1]) |job, before| {
+fn checkGaps(plan: types.Plan, request: types.Request, tasks: []const types.ChunkTask) !void {
+    for (tasks[1..], tasks[0 .. tasks.len - 1]) |task, before| {
         var begin = request.offset;
         for (segmentsOf(plan, request)) |segment| {
             const low = @max(begin, before.end());
-            const high = @min(begin + segment.size, job.offset);
+            const high = @min(begin + segment.size, task.offset);
             if (low < high) {
                 const position = segment.position + (low - begin);
                 for (plan.placements) |placement| {
@@ -209,16 +211,16 @@ fn checkGaps(plan: planner.Plan, request: planner.Request, jobs: []const planner
 }
 
 fn checkPlacements(
-    plan: planner.Plan,
+    plan: types.Plan,
     index: Index,
-    wants: []const planner.Want,
-    options: planner.Options,
+    read_items: []const types.ReadItem,
+    options: types.Options,
 ) !void {
-    try expectEqual(wants.len, plan.placements.len);
+    try expectEqual(read_items.len, plan.placements.len);
     if (options.staged) try expectEqual(0, plan.allocations.items.len);
     var bytes_wanted: u64 = 0;
-    for (plan.placements, wants, 0..) |placement, want, number| {
-        var walk: Walk = .init(index, want);
+    for (plan.placements, read_items, 0..) |placement, item, number| {
+        var walk: Walk = .init(index, item);
         var size: u64 = 0;
         while (walk.next() != null) size += 1;
         try expectEqual(size, placement.size);
@@ -230,16 +232,16 @@ fn checkPlacements(
         }
         if (options.slab_size_max == 0) try expectEqual(0, placement.position);
         var is_first = true;
-        for (plan.placements[0..number], wants[0..number]) |other, other_want| {
-            const same = index.owner(want.tensor) == index.owner(other_want.tensor) and
-                isWhole(index, want) and isWhole(index, other_want);
+        for (plan.placements[0..number], read_items[0..number]) |other, other_want| {
+            const same = index.owner(item.tensor) == index.owner(other_want.tensor) and
+                isWhole(index, item) and isWhole(index, other_want);
             if (same) {
                 try expectEqual(other, placement);
                 is_first = false;
             } else if (size != 0 and other.size != 0 and !options.staged and
                 other.allocation == placement.allocation)
             {
-                try expect(isWhole(index, want) and isWhole(index, other_want));
+                try expect(isWhole(index, item) and isWhole(index, other_want));
                 try expect(placement.position + size <= other.position or
                     other.position + other.size <= placement.position);
             }
@@ -249,43 +251,43 @@ fn checkPlacements(
     try expectEqual(bytes_wanted, plan.bytes_wanted);
 }
 
-/// Exactly the chunks that a want needs are read, each once.
+/// Exactly the chunks that a item needs are read, each once.
 fn checkReading(
     arena: Allocator,
-    plan: planner.Plan,
+    plan: types.Plan,
     file: File,
-    wants: []const planner.Want,
+    read_items: []const types.ReadItem,
 ) !void {
     const count = file.index.tensors.len;
     const needed = try arena.alloc(std.DynamicBitSetUnmanaged, count);
     for (needed, file.index.tensors) |*set, tensor| {
         set.* = try .initEmpty(arena, @intCast(tensor.chunkCount(file.index.chunk_size)));
     }
-    for (wants) |want| {
-        var walk: Walk = .init(file.index, want);
-        const set = &needed[file.index.owner(want.tensor)];
+    for (read_items) |item| {
+        var walk: Walk = .init(file.index, item);
+        const set = &needed[file.index.owner(item.tensor)];
         while (walk.next()) |at| set.set(@intCast(at / file.index.chunk_size));
     }
-    for (plan.jobs.items) |job| {
-        try expect(needed[job.tensor].isSet(job.chunk));
-        needed[job.tensor].unset(job.chunk);
+    for (plan.tasks.items) |task| {
+        try expect(needed[task.tensor].isSet(task.chunk));
+        needed[task.tensor].unset(task.chunk);
     }
     for (needed) |set| try expectEqual(0, set.count());
 }
 
 fn execute(
     arena: Allocator,
-    plan: planner.Plan,
+    plan: types.Plan,
     file: File,
-    wants: []const planner.Want,
+    read_items: []const types.ReadItem,
     random: std.Random,
 ) !void {
     const allocations = try arena.alloc(?*anyopaque, plan.allocations.items.len);
     for (allocations, plan.allocations.items) |*address, size| {
         address.* = (try arena.alloc(u8, @intCast(size))).ptr;
     }
-    const delivered = try arena.alloc([]u8, wants.len);
-    const counts = try arena.alloc(u64, wants.len);
+    const delivered = try arena.alloc([]u8, read_items.len);
+    const counts = try arena.alloc(u64, read_items.len);
     @memset(counts, 0);
     for (delivered, plan.placements) |*out, placement| {
         const size: usize = @intCast(placement.size);
@@ -314,28 +316,28 @@ fn execute(
         const pieces = plan.pieces.items[@intCast(request.piece_begin)..][0..request.piece_count];
         for (pieces) |piece| {
             const source = staging[@intCast(piece.position)..][0..@intCast(piece.size)];
-            @memcpy(delivered[piece.want][@intCast(piece.want_offset)..][0..source.len], source);
-            counts[piece.want] += piece.size;
+            @memcpy(delivered[piece.item][@intCast(piece.item_offset)..][0..source.len], source);
+            counts[piece.item] += piece.size;
         }
     }
-    for (wants, delivered, counts, 0..) |want, out, count, number| {
+    for (read_items, delivered, counts, 0..) |item, out, count, number| {
         if (plan.staged and count != out.len) {
-            // Delivered under the first want of the same tensor.
+            // Delivered under the first item of the same tensor.
             try expectEqual(0, count);
-            try expect(for (wants[0..number]) |other| {
-                if (file.index.owner(other.tensor) == file.index.owner(want.tensor) and
-                    isWhole(file.index, other) and isWhole(file.index, want)) break true;
+            try expect(for (read_items[0..number]) |other| {
+                if (file.index.owner(other.tensor) == file.index.owner(item.tensor) and
+                    isWhole(file.index, other) and isWhole(file.index, item)) break true;
             } else false);
             continue;
         }
-        var walk: Walk = .init(file.index, want);
-        const content = file.contentOf(want.tensor);
+        var walk: Walk = .init(file.index, item);
+        const content = file.contentOf(item.tensor);
         for (out) |byte| try expectEqual(content[@intCast(walk.next().?)], byte);
     }
 }
 
 /// Receives a request in parts, processing what has arrived.
-fn receive(plan: planner.Plan, file: File, whole_batch: process.Batch, random: std.Random) !void {
+fn receive(plan: types.Plan, file: File, whole_batch: process.Batch, random: std.Random) !void {
     var batch = whole_batch;
     const request = plan.requests.items[batch.request];
     var next: u64 = 0;
@@ -345,12 +347,12 @@ fn receive(plan: planner.Plan, file: File, whole_batch: process.Batch, random: s
         for (0..@intCast(size)) |_| receiveByte(plan, file, &batch);
         try process.process(&plan, batch, &next, &diagnostic);
     }
-    const begins = plan.job_begins.items;
+    const begins = plan.task_begins.items;
     try expectEqual(begins[batch.request + 1] - begins[batch.request], next);
     try process.process(&plan, batch, &next, &diagnostic); // nothing is left to do
 }
 
-fn segmentsOf(plan: planner.Plan, request: planner.Request) []const planner.Segment {
+fn segmentsOf(plan: types.Plan, request: types.Request) []const types.Segment {
     return plan.segments.items[@intCast(request.segment_begin)..][0..request.segment_count];
 }
 
@@ -359,7 +361,7 @@ fn memoryAt(allocations: []const ?*anyopaque, allocation: u32, position: u64) [*
     return address + @as(usize, @intCast(position));
 }
 
-fn receiveByte(plan: planner.Plan, file: File, batch: *process.Batch) void {
+fn receiveByte(plan: types.Plan, file: File, batch: *process.Batch) void {
     const request = plan.requests.items[batch.request];
     const byte = file.bytes[@intCast(request.offset + batch.received)];
     var begin: u64 = 0;
@@ -367,8 +369,8 @@ fn receiveByte(plan: planner.Plan, file: File, batch: *process.Batch) void {
         if (batch.received < begin + segment.size) {
             const position: usize = @intCast(segment.position + (batch.received - begin));
             switch (segment.allocation) {
-                planner.to_nowhere => {},
-                planner.to_staging => batch.staging.?[position] = byte,
+                types.to_nowhere => {},
+                types.to_staging => batch.staging.?[position] = byte,
                 else => |allocation| {
                     memoryAt(batch.allocations, allocation, position)[0] = byte;
                 },

@@ -1,23 +1,25 @@
 //! Tests of the planner and of what executes its plans.
 
 const std = @import("std");
+const codecs = @import("codec.zig");
 const format = @import("format.zig");
 const Index = @import("index.zig").Index;
-const planner = @import("plan.zig");
+const planning = @import("plan.zig");
+const types = @import("plan_types.zig");
 const process = @import("process.zig");
 const sample = @import("plan_sample.zig");
 const simulation = @import("plan_simulation.zig");
 const status = @import("status.zig");
 const Tensor = @import("index.zig").Tensor;
 const File = sample.File;
-const Options = planner.Options;
-const Piece = planner.Piece;
-const Placement = planner.Placement;
-const Plan = planner.Plan;
-const Segment = planner.Segment;
-const Want = planner.Want;
-const to_nowhere = planner.to_nowhere;
-const to_staging = planner.to_staging;
+const Options = types.Options;
+const Piece = types.Piece;
+const Placement = types.Placement;
+const Plan = types.Plan;
+const Segment = types.Segment;
+const ReadItem = types.ReadItem;
+const to_nowhere = types.to_nowhere;
+const to_staging = types.to_staging;
 
 const testing = std.testing;
 const expectEqual = testing.expectEqual;
@@ -60,21 +62,22 @@ const Fixture = struct {
         self.arena.deinit();
     }
 
-    fn plan(self: *Fixture, wants: []const Want, options: Options) planner.Error!Plan {
+    fn plan(self: *Fixture, read_items: []const ReadItem, options: Options) types.Error!Plan {
         self.diagnostic = .{};
-        return .init(testing.allocator, self.file, wants, options, &self.diagnostic);
+        const gpa = testing.allocator;
+        return planning.make(gpa, self.file, read_items, options, &self.diagnostic);
     }
 
-    fn expectError(self: *Fixture, expected: planner.Error, want: Want) !void {
-        try testing.expectError(expected, self.plan(&.{want}, .{}));
+    fn expectError(self: *Fixture, expected: types.Error, item: ReadItem) !void {
+        try testing.expectError(expected, self.plan(&.{item}, .{}));
     }
 };
 
-fn box(tensor: u32, begin: []const u64, end: []const u64) Want {
+fn box(tensor: u32, begin: []const u64, end: []const u64) ReadItem {
     return .{ .tensor = tensor, .begin = begin.ptr, .end = end.ptr };
 }
 
-fn whole(tensor: u32) Want {
+fn whole(tensor: u32) ReadItem {
     return .{ .tensor = tensor };
 }
 
@@ -87,8 +90,9 @@ test "a slab mirrors the file, so raw tensors and their padding are one segment"
     var fixture: Fixture = try .init(&shapes, 1 << 16, false);
     defer fixture.deinit();
 
-    const wants = [_]Want{ whole(4), whole(0), whole(3), whole(2), whole(1) };
-    var plan = try fixture.plan(&wants, .{ .slab_size_max = 1 << 20, .slab_tensor_max = 5000 });
+    const read_items = [_]ReadItem{ whole(4), whole(0), whole(3), whole(2), whole(1) };
+    const slabs: Options = .{ .slab_size_max = 1 << 20, .slab_tensor_max = 5000 };
+    var plan = try fixture.plan(&read_items, slabs);
     defer plan.deinit();
 
     try expectSegments(plan, &.{.{ .size = 12417, .position = 0, .allocation = 0 }});
@@ -111,8 +115,8 @@ test "slabs end at their size, and large tensors have their own allocations" {
     var fixture: Fixture = try .init(&shapes, 1 << 16, true);
     defer fixture.deinit();
 
-    const wants = [_]Want{ whole(0), whole(1), whole(2), whole(3), whole(4) };
-    var plan = try fixture.plan(&wants, .{ .slab_size_max = 192, .slab_tensor_max = 64 });
+    const read_items = [_]ReadItem{ whole(0), whole(1), whole(2), whole(3), whole(4) };
+    var plan = try fixture.plan(&read_items, .{ .slab_size_max = 192, .slab_tensor_max = 64 });
     defer plan.deinit();
 
     // The second does not mirror the file, where another tensor of 1000 bytes lies before it.
@@ -137,8 +141,8 @@ test "a slab does not mirror what is far away" {
     var fixture: Fixture = try .init(&shapes, 1 << 16, true);
     defer fixture.deinit();
 
-    const wants = [_]Want{ whole(0), whole(2), whole(4) };
-    var plan = try fixture.plan(&wants, .{ .slab_size_max = 1 << 20, .slab_tensor_max = 64 });
+    const read_items = [_]ReadItem{ whole(0), whole(2), whole(4) };
+    var plan = try fixture.plan(&read_items, .{ .slab_size_max = 1 << 20, .slab_tensor_max = 64 });
     defer plan.deinit();
 
     try expectEqual(4096, plan.placements[1].position);
@@ -204,7 +208,7 @@ test "a column skips the chunks between, or reads through small gaps" {
     try expectEqual(8128, plan.gap_size_max);
 }
 
-test "a chunk that several wants need is read once" {
+test "a chunk that several read_items need is read once" {
     var fixture: Fixture = try .init(&.{&.{256}}, 64, false);
     defer fixture.deinit();
 
@@ -244,20 +248,20 @@ test "requests end before they grow too large, at chunk borders" {
     try expectEqual(5, small.requests.items.len);
 }
 
-test "staged plans say where the pieces of wants lie" {
+test "staged plans say where the pieces of read_items lie" {
     var fixture: Fixture = try .init(&.{ &.{200}, &.{64} }, 64, false);
     defer fixture.deinit();
 
-    const wants = [_]Want{ whole(1), box(0, &.{10}, &.{140}), whole(0), whole(1) };
-    var plan = try fixture.plan(&wants, .{ .staged = true });
+    const read_items = [_]ReadItem{ whole(1), box(0, &.{10}, &.{140}), whole(0), whole(1) };
+    var plan = try fixture.plan(&read_items, .{ .staged = true });
     defer plan.deinit();
 
     // One request: 200 bytes, padding, 64 bytes, all in one segment.
     try expectSegments(plan, &.{.{ .size = 320, .position = 0, .allocation = to_staging }});
     try testing.expectEqualSlices(Piece, &.{
-        .{ .want_offset = 0, .size = 130, .position = 10, .want = 1 },
-        .{ .want_offset = 0, .size = 200, .position = 0, .want = 2 },
-        .{ .want_offset = 0, .size = 64, .position = 256, .want = 0 },
+        .{ .item_offset = 0, .size = 130, .position = 10, .item = 1 },
+        .{ .item_offset = 0, .size = 200, .position = 0, .item = 2 },
+        .{ .item_offset = 0, .size = 64, .position = 256, .item = 0 },
     }, plan.pieces.items);
     try expectEqual(394, plan.bytes_wanted);
     try expectEqual(0, plan.allocations.items.len);
@@ -280,8 +284,8 @@ test "tied tensors share one placement when they are wanted whole" {
     defer fixture.deinit();
 
     fixture.tensors[1].tie = 0;
-    const wants = [_]Want{ whole(1), box(1, &.{ 1, 0 }, &.{ 2, 16 }), whole(0) };
-    var plan = try fixture.plan(&wants, .{});
+    const read_items = [_]ReadItem{ whole(1), box(1, &.{ 1, 0 }, &.{ 2, 16 }), whole(0) };
+    var plan = try fixture.plan(&read_items, .{});
     defer plan.deinit();
 
     try testing.expectEqualSlices(Placement, &.{
@@ -298,12 +302,12 @@ test "nothing wanted, nothing read" {
     defer fixture.deinit();
 
     fixture.file.runs.?[0] = &.{}; // not even missing runs matter
-    for ([_][]const Want{
+    for ([_][]const ReadItem{
         &.{},
         &.{whole(1)},
         &.{box(0, &.{ 2, 0 }, &.{ 2, 4 })},
-    }) |wants| {
-        var plan = try fixture.plan(wants, .{});
+    }) |read_items| {
+        var plan = try fixture.plan(read_items, .{});
         defer plan.deinit();
 
         try expectEqual(0, plan.requests.items.len);
@@ -326,7 +330,7 @@ test "scalars" {
     try testing.expectEqualSlices(u64, &.{1}, plan.allocations.items);
 }
 
-test "wants that cannot be planned" {
+test "read_items that cannot be planned" {
     var fixture: Fixture = try .init(&.{ &.{4}, &.{ 4, 4 } }, 64, false);
     defer fixture.deinit();
 
@@ -344,12 +348,12 @@ test "wants that cannot be planned" {
     try expectEqual(60, fixture.diagnostic.rule);
 
     fixture.file.runs.?[1] = &.{};
-    try fixture.expectError(error.RunMissing, whole(1));
+    try fixture.expectError(error.EntriesMissing, whole(1));
     try expectEqual(1, fixture.diagnostic.tensor);
     // Without its entries a tensor's size is no more than a claim.
     fixture.tensors[1].shape = &.{ 4, 1 << 60 };
     fixture.tensors[1].decoded_size = 1 << 62;
-    try fixture.expectError(error.RunMissing, whole(1));
+    try fixture.expectError(error.EntriesMissing, whole(1));
 }
 
 test "a foreign file that claims to be huge costs nothing" {
@@ -375,15 +379,15 @@ test "a foreign file that claims to be huge costs nothing" {
     try fixture.expectError(error.Limit, box(0, &.{ 0, (1 << 56) - 1 }, &.{ 64, 1 << 56 }));
 }
 
-test "sums of wants that overflow are refused" {
+test "sums of read_items that overflow are refused" {
     var fixture: Fixture = try .init(&.{&.{ 64, 2 }}, 1 << 20, true);
     defer fixture.deinit();
 
     fixture.tensors[0].shape = &.{ 1, 1 << 62, 1 };
     fixture.tensors[0].decoded_size = 1 << 62;
     const rows = box(0, &.{ 0, 0, 0 }, &.{ 1, 1 << 62, 1 });
-    const wants: [5]Want = @splat(rows);
-    try testing.expectError(error.Limit, fixture.plan(&wants, .{}));
+    const read_items: [5]ReadItem = @splat(rows);
+    try testing.expectError(error.Limit, fixture.plan(&read_items, .{}));
 }
 
 test "checks name the chunk that fails, and stay at it" {
@@ -431,22 +435,22 @@ test "chunks that do not decode" {
     var fixture: Fixture = try .init(&shapes, 4096, false);
     defer fixture.deinit();
 
-    var wants: [shapes.len]Want = undefined;
-    for (&wants, 0..) |*want, tensor| want.* = whole(@intCast(tensor));
-    var plan = try fixture.plan(&wants, .{ .request_size_max = 1 });
+    var read_items: [shapes.len]ReadItem = undefined;
+    for (&read_items, 0..) |*item, tensor| item.* = whole(@intCast(tensor));
+    var plan = try fixture.plan(&read_items, .{ .request_size_max = 1 });
     defer plan.deinit();
 
     // Some of the sample's chunks compress.
-    const number: u32 = for (plan.jobs.items, 0..) |job, number| {
-        if (job.codec == format.codec_tiered) break @intCast(number);
+    const number: u32 = for (plan.tasks.items, 0..) |task, number| {
+        if (task.codec != codecs.raw) break @intCast(number);
     } else return error.NothingCompressed;
-    const job = plan.jobs.items[number];
+    const task = plan.tasks.items[number];
     const request = plan.requests.items[number];
     var memory: [4096]u8 = undefined;
     const staging = try testing.allocator.alloc(u8, @intCast(request.staging_size));
     defer testing.allocator.free(staging);
 
-    const stored = fixture.file.bytes[@intCast(job.offset)..][0..job.stored_length];
+    const stored = fixture.file.bytes[@intCast(task.offset)..][0..task.stored_length];
     @memcpy(staging[0..stored.len], stored);
     const allocations: [shapes.len]?*anyopaque = @splat(&memory);
     var batch: process.Batch = .{
@@ -458,15 +462,15 @@ test "chunks that do not decode" {
     };
     var next: u64 = 0;
     try process.process(&plan, batch, &next, &fixture.diagnostic);
-    try testing.expectEqualSlices(u8, fixture.file.contents[job.tensor], &memory);
+    try testing.expectEqualSlices(u8, fixture.file.contents[task.tensor], &memory);
     staging[0] ^= 0xFF; // the codec's layout
     next = 0;
     batch.verify = .none;
     const outcome = process.process(&plan, batch, &next, &fixture.diagnostic);
     try testing.expectError(error.Codec, outcome);
     try expectEqual(status.Diagnostic{
-        .offset = job.offset,
-        .tensor = job.tensor,
+        .offset = task.offset,
+        .tensor = task.tensor,
         .chunk = 0,
         .rule = 44,
     }, fixture.diagnostic);
@@ -477,8 +481,8 @@ test "process refuses what contradicts the plan" {
     var fixture: Fixture = try .init(&.{&.{ 2, 64 }}, 64, false);
     defer fixture.deinit();
 
-    const wants = [_]Want{box(0, &.{ 0, 0 }, &.{ 2, 1 })};
-    var plan = try fixture.plan(&wants, .{});
+    const read_items = [_]ReadItem{box(0, &.{ 0, 0 }, &.{ 2, 1 })};
+    var plan = try fixture.plan(&read_items, .{});
     defer plan.deinit();
 
     var memory: [2]u8 = undefined;
@@ -527,9 +531,10 @@ test "every allocation may fail" {
 fn planOnce(gpa: std.mem.Allocator, file: File, options: Options) !void {
     const begin = [_]u64{ 1, 3 };
     const end = [_]u64{ if (options.staged) 2 else 3, 90 };
-    const wants = [_]Want{ whole(0), box(0, &begin, &end), whole(3), whole(1), whole(2), whole(1) };
+    const boxed = box(0, &begin, &end);
+    const read_items = [_]ReadItem{ whole(0), boxed, whole(3), whole(1), whole(2), whole(1) };
     var diagnostic: status.Diagnostic = .{};
-    var plan: Plan = try .init(gpa, file, &wants, options, &diagnostic);
+    var plan = try planning.make(gpa, file, &read_items, options, &diagnostic);
     plan.deinit();
 }
 

@@ -21,6 +21,7 @@
 const std = @import("std");
 const bytes = @import("bytes.zig");
 const checksum = @import("checksum.zig");
+const codecs = @import("codec.zig");
 const format = @import("format.zig");
 const Digest = @import("index.zig").Digest;
 const status = @import("status.zig");
@@ -38,8 +39,8 @@ pub const Preamble = struct {
     chunk_count: u64,
     directory_digest: Digest,
 
-    /// TZ1-1 to TZ1-10, for a file of `file_size` bytes of which `front` is the beginning: at least 128
-    /// bytes, or all of a shorter file.
+    /// TZ1-1 to TZ1-10, for a file of `file_size` bytes of which `front` is the beginning: at least
+    /// 128 bytes, or all of a shorter file.
     pub fn decode(
         front: []const u8,
         file_size: u64,
@@ -69,7 +70,7 @@ pub const Preamble = struct {
             .chunk_count = bytes.get(u64, raw, 64),
             .directory_digest = raw[72..104].*,
         };
-        if (self.incompatible_flags & ~format.incompatible_flags_known != 0) {
+        if (self.incompatible_flags & ~codecs.flags != 0) {
             return diagnostic.fail(error.Feature, 5, 16);
         }
         if (!bytes.allZero(raw[61..64])) return diagnostic.fail(error.Reserved, 7, 61);
@@ -87,7 +88,9 @@ pub const Preamble = struct {
         }
         if (self.tensor_count > format.tensor_count_max) return diagnostic.fail(error.Limit, 8, 56);
         if (self.chunk_count > format.chunk_count_max) return diagnostic.fail(error.Limit, 8, 64);
-        if (self.section_count > format.section_count_max) return diagnostic.fail(error.Limit, 8, 12);
+        if (self.section_count > format.section_count_max) {
+            return diagnostic.fail(error.Limit, 8, 12);
+        }
         if (self.open_size > format.open_size_max) return diagnostic.fail(error.Limit, 8, 48);
         if (self.file_size > format.file_size_max) return diagnostic.fail(error.Limit, 8, 32);
     }

@@ -1,15 +1,14 @@
-//! Executes the jobs of a plan: checks the chunks that have arrived, decodes them and copies what
+//! Executes the tasks of a plan: checks the chunks that have arrived, decodes them and copies what
 //! is wanted of them to its place. Takes no memory and keeps no state but the caller's count of
 //! chunks done.
 
 const std = @import("std");
 const checksum = @import("checksum.zig");
-const codec = @import("codec.zig");
-const format = @import("format.zig");
-const planner = @import("plan.zig");
+const codecs = @import("codec.zig");
+const types = @import("plan_types.zig");
 const status = @import("status.zig");
-const Job = planner.Job;
-const Plan = planner.Plan;
+const ChunkTask = types.ChunkTask;
+const Plan = types.Plan;
 
 pub const Verify = enum(u32) { none = 0, crc = 1, digest = 2 };
 
@@ -36,8 +35,8 @@ pub fn process(
 ) Error!void {
     if (batch.request >= plan.requests.items.len) return error.Argument;
     const request = plan.requests.items[batch.request];
-    const begin = plan.job_begins.items[batch.request];
-    const end = plan.job_begins.items[batch.request + 1];
+    const begin = plan.task_begins.items[batch.request];
+    const end = plan.task_begins.items[batch.request + 1];
     if (next.* > end - begin or batch.received > request.size) return error.Argument;
     if (request.staging_size != 0 and batch.staging == null) return error.Argument;
     const memory: Memory = .{
@@ -45,14 +44,14 @@ pub fn process(
         .staging = if (batch.staging) |start| start[0..@intCast(request.staging_size)] else &.{},
         .allocations = batch.allocations,
     };
-    for (plan.jobs.items[@intCast(begin + next.*)..end]) |job| {
-        if (job.end() - request.offset > batch.received) return;
-        const dtype = plan.index.tensors[job.tensor].dtype;
-        execute(memory, job, dtype, batch.verify) catch |err| {
+    for (plan.tasks.items[@intCast(begin + next.*)..end]) |task| {
+        if (task.end() - request.offset > batch.received) return;
+        const dtype = plan.index.tensors[task.tensor].dtype;
+        execute(memory, task, dtype, batch.verify) catch |err| {
             if (err == error.Argument) return error.Argument;
-            diagnostic.offset = job.offset;
-            diagnostic.tensor = job.tensor;
-            diagnostic.chunk = job.chunk;
+            diagnostic.offset = task.offset;
+            diagnostic.tensor = task.tensor;
+            diagnostic.chunk = task.chunk;
             diagnostic.rule = switch (err) {
                 error.Argument => unreachable,
                 error.Checksum => 43,
@@ -73,7 +72,7 @@ const Memory = struct {
 
     /// A range that the planner made, so it lies inside.
     fn slice(self: Memory, allocation: u32, position: u64, size: u64) error{Argument}![]u8 {
-        const all = if (allocation == planner.to_staging) self.staging else blk: {
+        const all = if (allocation == types.to_staging) self.staging else blk: {
             if (allocation >= self.allocations.len) return error.Argument;
             const address = self.allocations[allocation] orelse return error.Argument;
             const room: usize = @intCast(self.plan.allocations.items[allocation]);
@@ -83,25 +82,26 @@ const Memory = struct {
     }
 };
 
-fn execute(memory: Memory, job: Job, dtype: u16, verify: Verify) Error!void {
+fn execute(memory: Memory, task: ChunkTask, dtype: u16, verify: Verify) Error!void {
     const stored = try memory.slice(
-        job.received_allocation,
-        job.received_position,
-        job.stored_length,
+        task.received_allocation,
+        task.received_position,
+        task.stored_length,
     );
-    try check(job, stored, verify);
+    try check(task, stored, verify);
     var decoded = stored;
-    if (job.codec != format.codec_raw) {
+    if (task.codec != codecs.raw) {
         decoded = try memory.slice(
-            job.decoded_allocation,
-            job.decoded_position,
-            job.decoded_length,
+            task.decoded_allocation,
+            task.decoded_position,
+            task.decoded_length,
         );
-        const scratch = memory.staging[memory.staging.len - codec.decode_scratch_size ..];
-        try codec.decode(job.codec, dtype, stored, decoded, scratch);
+        const scratch = memory.staging[memory.staging.len - codecs.decode_scratch_size ..];
+        const codec = codecs.info(task.codec) orelse return error.Feature;
+        try codec.decode(dtype, stored, decoded, scratch);
     }
-    const chunk_begin = memory.plan.decodedBegin(job);
-    for (memory.plan.usersOf(job)) |user| {
+    const chunk_begin = memory.plan.decodedBegin(task);
+    for (memory.plan.usersOf(task)) |user| {
         const target = memory.plan.targets.items[user];
         const out = try memory.slice(target.allocation, target.position, target.box.size);
         target.box.copy(chunk_begin, decoded, out);
@@ -109,11 +109,11 @@ fn execute(memory: Memory, job: Job, dtype: u16, verify: Verify) Error!void {
 }
 
 /// TZ1-43. Foreign formats have nothing to check against.
-fn check(job: Job, stored: []const u8, verify: Verify) error{Checksum}!void {
-    const digest = job.digest orelse return;
+fn check(task: ChunkTask, stored: []const u8, verify: Verify) error{Checksum}!void {
+    const digest = task.digest orelse return;
     const matches = switch (verify) {
         .none => true,
-        .crc => checksum.crc32c(0, stored) == job.crc,
+        .crc => checksum.crc32c(0, stored) == task.crc,
         .digest => std.mem.eql(u8, &checksum.blake3(stored), digest),
     };
     if (!matches) return error.Checksum;

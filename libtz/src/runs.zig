@@ -1,5 +1,5 @@
-//! The chunk entries that a reader has fetched so far. Opening a file reads none of them; each tensor's run is
-//! checked against the digest in its record when it arrives, and kept.
+//! The chunk entries that a reader has fetched so far. Opening a file reads none of them; each
+//! tensor's run is checked against the digest in its record when it arrives, and kept.
 
 const std = @import("std");
 const bytes = @import("bytes.zig");
@@ -65,7 +65,8 @@ pub const Runs = struct {
         return run[0..@intCast(self.place(index, tensor).size)];
     }
 
-    /// Where the run of a tensor with chunks lies in the file. Within header_size, so nothing overflows.
+    /// Where the run of a tensor with chunks lies in the file. Within header_size, so nothing
+    /// overflows.
     pub fn place(self: *const Runs, index: Index, tensor: u32) Range {
         const entry = index.tensors[tensor];
         return .{
@@ -74,8 +75,8 @@ pub const Runs = struct {
         };
     }
 
-    /// Takes every run that lies wholly in `raw`, the bytes of the file from `offset` on. Copied first,
-    /// then checked, as headers are.
+    /// Takes every run that lies wholly in `raw`, the bytes of the file from `offset` on. Copied
+    /// first, then checked, as headers are.
     pub fn put(
         self: *Runs,
         gpa: Allocator,
@@ -148,13 +149,20 @@ pub const Runs = struct {
         if (!std.mem.eql(u8, &checksum.blake3(run), entry.run_digest.?)) {
             return diagnostic.fail(error.Checksum, 38, offset);
         }
-        const flags = self.incompatible_flags;
-        try chunk_table.checkRun(entry, run, self.record_size, index.chunk_size, flags, offset, diagnostic);
+        try chunk_table.checkRun(
+            entry,
+            run,
+            self.record_size,
+            index.chunk_size,
+            self.incompatible_flags,
+            offset,
+            diagnostic,
+        );
         diagnostic.tensor = status.Diagnostic.none;
     }
 
-    /// The ranges of the file with the missing runs of `tensors` (null: of all), ascending, joined over gaps up to
-    /// `gap_max`. Returns how many there are, and writes as many as fit.
+    /// The ranges of the file with the missing runs of `tensors` (null: of all), ascending, joined
+    /// over gaps up to `gap_max`. Returns how many there are, and writes as many as fit.
     pub fn missing(
         self: *const Runs,
         gpa: Allocator,

@@ -11,7 +11,7 @@ pub const Status = enum(i32) {
     memory = 11,
     buffer_too_small = 12,
     not_found = 13,
-    run_missing = 14,
+    entries_missing = 14,
     sequence = 15,
 
     not_tz = 20,
@@ -40,7 +40,14 @@ pub const Status = enum(i32) {
 };
 
 /// What the caller did wrong, or the machine.
-pub const CallError = error{ Argument, OutOfMemory, BufferTooSmall, NotFound, RunMissing, Sequence };
+pub const CallError = error{
+    Argument,
+    OutOfMemory,
+    BufferTooSmall,
+    NotFound,
+    EntriesMissing,
+    Sequence,
+};
 
 /// What is wrong with the bytes: the error classes of the specification, section 13.
 pub const DataError = error{
@@ -76,7 +83,7 @@ pub fn fromError(err: Error) Status {
         error.OutOfMemory => .memory,
         error.BufferTooSmall => .buffer_too_small,
         error.NotFound => .not_found,
-        error.RunMissing => .run_missing,
+        error.EntriesMissing => .entries_missing,
         error.Sequence => .sequence,
         error.NotTz => .not_tz,
         error.Truncated => .truncated,
@@ -112,9 +119,46 @@ pub fn name(code: i32) [*:0]const u8 {
     };
 }
 
-/// Where an error was found; `tz_diagnostic` in tz.h. Passed down as a pointer that always exists and
-/// filled by whoever returns the error.
-pub const Diagnostic = extern struct {
+/// A status as a sentence for people.
+pub fn text(code: i32) [*:0]const u8 {
+    const status = std.enums.fromInt(Status, code) orelse return "unknown status";
+    return switch (status) {
+        .ok => "no error",
+        .need_more => "more bytes are needed",
+        .argument => "a function was called with an argument that it does not take",
+        .memory => "not enough memory",
+        .buffer_too_small => "a buffer is too small",
+        .not_found => "there is no tensor of this name",
+        .entries_missing => "the chunk entries of a tensor have not been read",
+        .sequence => "functions were called in the wrong order",
+        .not_tz => "this is neither a tz nor a safetensors nor a tensors file",
+        .truncated => "the file ends too early",
+        .trailing => "the file has bytes after its end",
+        .version => "the file needs a newer version of libtz",
+        .feature => "the file needs something that this version of libtz does not have",
+        .limit => "a limit of the format is exceeded",
+        .checksum => "these are not the bytes that were written; get the file again",
+        .reserved => "bytes that must be zero are not",
+        .directory => "the section directory is malformed",
+        .layout => "a size, offset or count does not follow from the content",
+        .name => "a tensor's name is malformed, or not in its place",
+        .shape => "a tensor's size does not follow from its shape and dtype",
+        .order => "the order of the tensors is malformed",
+        .tie => "a tie is malformed",
+        .chunk => "a chunk entry is malformed",
+        .codec => "a chunk does not decode",
+        .structure => "the nested structure is malformed",
+        .metadata => "the metadata is malformed",
+        .digest => "this is not the file that the digest pins",
+        .content => "the decoded bytes are not those that were saved",
+        .json => "the header is not the JSON that the format asks for",
+        .foreign => "the header contradicts itself or the file",
+    };
+}
+
+/// Where an error was found. Passed down as a pointer that always exists and filled by the function
+/// that returns the error.
+pub const Diagnostic = struct {
     offset: u64 = none,
     tensor: u64 = none,
     chunk: u64 = none,
@@ -124,7 +168,7 @@ pub const Diagnostic = extern struct {
     name: [name_size_max]u8 = @splat(0),
 
     pub const none = std.math.maxInt(u64);
-    const name_size_max = 256;
+    pub const name_size_max = 256;
     const cut_mark = "…";
 
     /// Notes the broken rule and passes the error on: `return diagnostic.fail(error.Name, 23, at)`.
@@ -141,7 +185,7 @@ pub const Diagnostic = extern struct {
         return self.because(err, reason);
     }
 
-    /// For who does not know where: who calls does, and notes it.
+    /// For callees that do not know the offset; the caller fills it in.
     pub fn because(self: *Diagnostic, err: DataError, reason: [*:0]const u8) DataError {
         self.reason = reason;
         return err;

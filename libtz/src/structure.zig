@@ -1,4 +1,5 @@
-//! The structure section, section 9 of the specification: a nested object as nodes in preorder. Each node is
+//! The structure section, section 9 of the specification: a nested object as nodes in preorder.
+//! Each node is
 //!
 //! Offset | Size | Field
 //! 0      | 1    | kind
@@ -77,8 +78,8 @@ pub const Structure = struct {
 const Allocator = std.mem.Allocator;
 const Failure = status.DataError || error{OutOfMemory};
 
-/// TZ1-48 to TZ1-54. `raw` lies at `offset` in the file and must outlive the result. Arrays of the result come from `arena`,
-/// what is needed on the way from `gpa`.
+/// TZ1-48 to TZ1-54. `raw` lies at `offset` in the file and must outlive the result. Arrays of the
+/// result come from `arena`, what is needed on the way from `gpa`.
 pub fn decode(
     gpa: Allocator,
     arena: Allocator,
@@ -175,7 +176,12 @@ const Scan = struct {
             open.missing -= 1;
             if (needs_key) {
                 const int = if (node.key_kind == .int) node.key else 0;
-                const key: Key = .{ .dict = open.node, .kind = node.key_kind, .int = int, .text = text.key };
+                const key: Key = .{
+                    .dict = open.node,
+                    .kind = node.key_kind,
+                    .int = int,
+                    .text = text.key,
+                };
                 try self.keys.append(self.gpa, key);
             }
         }
@@ -191,7 +197,8 @@ const Scan = struct {
     /// TZ1-49.
     fn fixedPart(self: *Scan, raw: []const u8) status.DataError!Node {
         const kind = std.enums.fromInt(Kind, raw[0]) orelse return self.fail(error.Structure, 49);
-        const key_kind = std.enums.fromInt(KeyKind, raw[1]) orelse return self.fail(error.Structure, 49);
+        const key_kind = std.enums.fromInt(KeyKind, raw[1]) orelse
+            return self.fail(error.Structure, 49);
         const node: Node = .{
             .kind = kind,
             .key_kind = key_kind,

@@ -1,5 +1,5 @@
-//! The tensor table with its shapes and names, sections 5 to 7 of the specification: one 120-byte record per tensor,
-//! sorted by name.
+//! The tensor table with its shapes and names, sections 5 to 7 of the specification: one 120-byte
+//! record per tensor, sorted by name.
 //!
 //! Offset | Size | Field
 //! 0      | 4    | name_offset, into the names section
@@ -38,7 +38,12 @@ pub const empty_digest = blk: {
     break :blk digest;
 };
 
-pub fn encode(tensor: Tensor, name_offset: u32, shape_begin: u32, out: *[format.tensor_record_size]u8) void {
+pub fn encode(
+    tensor: Tensor,
+    name_offset: u32,
+    shape_begin: u32,
+    out: *[format.tensor_record_size]u8,
+) void {
     @memset(out, 0);
     bytes.put(u32, out, 0, name_offset);
     bytes.put(u16, out, 4, @intCast(tensor.name.len));
@@ -55,8 +60,8 @@ pub fn encode(tensor: Tensor, name_offset: u32, shape_begin: u32, out: *[format.
     out[88..120].* = tensor.content_digest.?.*;
 }
 
-/// TZ1-21 to TZ1-37. `front` holds the first `open_size` bytes and must outlive the result, whose names and digests
-/// point into it; arrays come from `arena`.
+/// TZ1-21 to TZ1-37. `front` holds the first `open_size` bytes and must outlive the result, whose
+/// names and digests point into it; arrays come from `arena`.
 pub fn decode(
     arena: std.mem.Allocator,
     preamble: Preamble,
@@ -64,13 +69,14 @@ pub fn decode(
     front: []const u8,
     diagnostic: *status.Diagnostic,
 ) (status.DataError || error{OutOfMemory})!Index {
+    const dimension_count = directory.shapes.size / directory.shapes.record_size;
     var table: Table = .{
         .directory = directory,
         .records = directory.tensors.slice(front),
         .names = directory.names.slice(front),
         .shapes = directory.shapes.slice(front),
         .tensors = try arena.alloc(Tensor, preamble.tensor_count),
-        .dimensions = try arena.alloc(u64, @intCast(directory.shapes.size / directory.shapes.record_size)),
+        .dimensions = try arena.alloc(u64, @intCast(dimension_count)),
         .diagnostic = diagnostic,
     };
     for (0..table.tensors.len) |index| {
@@ -134,8 +140,11 @@ const Table = struct {
             .run_digest = raw[56..88],
             .content_digest = raw[88..120],
         };
-        if (tensor.decoded_size > format.file_size_max) return diagnostic.fail(error.Limit, 29, at + 24);
-        const size = decodedSize(dtype, shape) orelse return diagnostic.fail(error.Limit, 29, at + 8);
+        if (tensor.decoded_size > format.file_size_max) {
+            return diagnostic.fail(error.Limit, 29, at + 24);
+        }
+        const size = decodedSize(dtype, shape) orelse
+            return diagnostic.fail(error.Limit, 29, at + 8);
         if (dtypes.byCode(dtype) != null and tensor.decoded_size != size) {
             return diagnostic.fail(error.Shape, 30, at + 24);
         }
@@ -174,7 +183,8 @@ const Table = struct {
     fn nextShape(self: *Table, raw: []const u8, at: u64) status.DataError![]const u64 {
         const rank = raw[12];
         if (rank > format.rank_max) return self.diagnostic.fail(error.Limit, 27, at + 12);
-        if (bytes.get(u32, raw, 8) != self.shape_end or rank > self.dimensions.len - self.shape_end) {
+        const rest = self.dimensions.len - self.shape_end;
+        if (bytes.get(u32, raw, 8) != self.shape_end or rank > rest) {
             return self.diagnostic.fail(error.Layout, 28, at + 8);
         }
         const shape = self.dimensions[self.shape_end..][0..rank];
@@ -207,7 +217,11 @@ const Table = struct {
     }
 
     /// TZ1-36 and TZ1-37.
-    fn checkLayout(self: *const Table, preamble: Preamble, order: []const u32) status.DataError!void {
+    fn checkLayout(
+        self: *const Table,
+        preamble: Preamble,
+        order: []const u32,
+    ) status.DataError!void {
         var end = preamble.header_size;
         var chunk_end: u64 = 0;
         for (order) |index| {
@@ -218,7 +232,9 @@ const Table = struct {
             errdefer self.diagnostic.setName(tensor.name);
             const chunk_count = tensor.chunkCount(preamble.chunkSize());
             const smallest = format.chunk_alignment * (chunk_count - 1) + 1;
-            if (tensor.chunk_begin != chunk_end) return self.diagnostic.fail(error.Layout, 36, at + 48);
+            if (tensor.chunk_begin != chunk_end) {
+                return self.diagnostic.fail(error.Layout, 36, at + 48);
+            }
             const begin = bytes.alignUp(end, format.tensorAlignment(tensor.decoded_size));
             if (tensor.data_offset != begin) return self.diagnostic.fail(error.Layout, 36, at + 32);
             if (tensor.stored_size < smallest or tensor.stored_size > tensor.decoded_size) {
@@ -235,8 +251,8 @@ const Table = struct {
     }
 };
 
-/// The product of dimensions and storage unit (one byte for an unknown dtype), or null when the product of the
-/// non-zero ones exceeds the limit of TZ1-29.
+/// The product of dimensions and storage unit (one byte for an unknown dtype), or null when the
+/// product of the non-zero ones exceeds the limit of TZ1-29.
 pub fn decodedSize(dtype: u32, shape: []const u64) ?u64 {
     const unit = if (dtypes.byCode(dtype)) |info| info.unitSize() else 1;
     var size: u64 = unit;

@@ -1,11 +1,12 @@
 //! libtz: the core of the tz tensor file format, without input, output, threads or global state.
 //! C callers use include/tz.h (implemented in c_api.zig), Zig callers import this file.
 //!
-//! A file is opened by `header.open` from its first bytes: preamble.zig, directory.zig, tensor_table.zig,
-//! structure.zig and metadata.zig check one wire structure each, in the order of section 13 of spec/tz-v1.md, and
-//! foreign/ does the same for other formats. All give an `index.Index`, and nothing above it knows the format. runs.zig keeps
-//! the chunk entries that were fetched since; plan.zig turns wanted tensors into ordered requests, and process.zig checks
-//! and decodes what arrives. verifier.zig checks whole files. builder.zig and encode.zig write.
+//! A file is opened by `header.open` from its first bytes: preamble.zig, directory.zig,
+//! tensor_table.zig, structure.zig and metadata.zig check one wire structure each, in the order of
+//! section 13 of spec/tz-v1.md, and foreign/ does the same for other formats. All give an
+//! `index.Index`, and nothing above it knows the format. runs.zig keeps the chunk entries that were
+//! fetched since; plan.zig turns wanted tensors into ordered requests, and process.zig checks and
+//! decodes what arrives. verifier.zig checks whole files. builder.zig and encode.zig write.
 
 const std = @import("std");
 
@@ -25,6 +26,9 @@ pub const header = @import("header.zig");
 pub const index = @import("index.zig");
 pub const metadata = @import("metadata.zig");
 pub const plan = @import("plan.zig");
+/// For tests and fuzzing.
+pub const plan_simulation = @import("plan_simulation.zig");
+pub const plan_types = @import("plan_types.zig");
 pub const process = @import("process.zig");
 pub const status = @import("status.zig");
 pub const structure = @import("structure.zig");
@@ -38,6 +42,8 @@ test {
     std.testing.refAllDecls(@This());
     _ = @import("box.zig");
     _ = @import("bytes.zig");
+    _ = @import("checksum_test.zig");
+    _ = @import("codec/tiered_test.zig");
     _ = @import("checksum/crc32.zig");
     _ = @import("decoder_fault_test.zig");
     _ = @import("foreign/coreweave.zig");

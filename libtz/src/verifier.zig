@@ -1,6 +1,7 @@
-//! Checks a whole tz file, section 13 of the specification: every tensor in the order of its data, from its run to its
-//! content digest, then the padding and the flags. The caller reads what `next` names and hands it to `put`; the memory
-//! taken is one tensor's chunk entries and, for compressed chunks, one chunk.
+//! Checks a whole tz file, section 13 of the specification: every tensor in the order of its data,
+//! from its run to its content digest, then the padding and the flags. The caller reads what `next`
+//! names and hands it to `put`; the memory taken is one tensor's chunk entries and, for compressed
+//! chunks, one chunk.
 
 const std = @import("std");
 const checksum = @import("checksum.zig");
@@ -29,9 +30,11 @@ pub const Verifier = struct {
     content: checksum.Blake3,
     /// End of the data that were checked.
     end: u64,
-    /// A compressed chunk, then decoded, and the decoder's scratch memory; made when the first comes.
+    /// A compressed chunk, then decoded, and the decoder's scratch memory; made when the first
+    /// comes.
     workspace: []u8 = &.{},
-    compressed: bool = false,
+    /// Flags of the codecs that were found.
+    codec_flags: u64 = 0,
     /// The first byte of padding that is not zero.
     bad_padding: ?u64 = null,
 
@@ -59,7 +62,9 @@ pub const Verifier = struct {
             const entry = index.tensors[tensor];
             if (entry.tie != format.none) continue;
             diagnostic.tensor = tensor;
-            if (self.chunks) |chunks| return .{ .offset = self.end, .size = rangeEnd(chunks, self.end) - self.end };
+            if (self.chunks) |chunks| {
+                return .{ .offset = self.end, .size = rangeEnd(chunks, self.end) - self.end };
+            }
             if (entry.hasChunks()) return self.header.runs.?.place(index, tensor);
             if (!std.mem.eql(u8, &checksum.blake3(""), entry.content_digest.?)) {
                 return diagnostic.fail(error.Content, 46, Diagnostic.none);
@@ -93,7 +98,8 @@ pub const Verifier = struct {
             self.run = &.{};
             self.run = try self.gpa.dupe(u8, bytes); // what is checked is what is used after it
             try runs.check(index, tensor, self.run, range.offset, diagnostic);
-            self.chunks = .init(index.tensors[tensor], self.run, runs.record_size, index.chunk_size);
+            const entry = index.tensors[tensor];
+            self.chunks = .init(entry, self.run, runs.record_size, index.chunk_size);
             self.content = .init();
             return;
         }
@@ -101,8 +107,10 @@ pub const Verifier = struct {
         const stop = range.offset + range.size;
         while (self.end != stop) {
             const chunk = chunks.next().?;
-            self.checkPadding(bytes[@intCast(self.end - range.offset)..@intCast(chunk.offset - range.offset)]);
-            const stored = bytes[@intCast(chunk.offset - range.offset)..][0..chunk.stored_length];
+            const padding: usize = @intCast(self.end - range.offset);
+            const begin: usize = @intCast(chunk.offset - range.offset);
+            self.checkPadding(bytes[padding..begin]);
+            const stored = bytes[begin..][0..chunk.stored_length];
             diagnostic.chunk = chunk.decoded_begin / index.chunk_size;
             try self.checkChunk(chunk, index.tensors[tensor].dtype, stored, diagnostic);
             self.end = chunk.offset + chunk.stored_length;
@@ -128,7 +136,7 @@ pub const Verifier = struct {
         given: []const u8,
         diagnostic: *Diagnostic,
     ) status.Error!void {
-        const is_raw = chunk.codec == format.codec_raw;
+        const is_raw = chunk.codec == codecs.raw;
         // A decoder's input must be what was checked, so it is copied first.
         const stored = if (is_raw) given else try self.copy(given);
         if (checksum.crc32c(0, stored) != chunk.crc or
@@ -137,14 +145,14 @@ pub const Verifier = struct {
             return diagnostic.fail(error.Checksum, 43, chunk.offset);
         }
         if (is_raw) return self.content.update(stored);
-        self.compressed = true;
+        const codec = codecs.info(chunk.codec).?; // checked with the run
+        self.codec_flags |= codec.flag;
         if (dtypes.byCode(dtype) == null) return diagnostic.fail(error.Feature, 60, chunk.offset);
         const chunk_size: usize = @intCast(self.header.index.chunk_size);
         const decoded = self.workspace[chunk_size..][0..chunk.decoded_length];
         const scratch = self.workspace[2 * chunk_size ..];
-        codecs.decode(chunk.codec, dtype, stored, decoded, scratch) catch |err| switch (err) {
-            error.Codec => return diagnostic.fail(error.Codec, 44, chunk.offset),
-            error.Feature => return diagnostic.fail(error.Feature, 40, chunk.offset),
+        codec.decode(dtype, stored, decoded, scratch) catch {
+            return diagnostic.fail(error.Codec, 44, chunk.offset);
         };
         self.content.update(decoded);
     }
@@ -164,7 +172,7 @@ pub const Verifier = struct {
         if ((try self.next(diagnostic)).size != 0) return error.Sequence;
         diagnostic.tensor = Diagnostic.none;
         if (self.bad_padding) |offset| return diagnostic.fail(error.Reserved, 45, offset);
-        const announced = self.header.incompatible_flags & format.flag_tiered != 0;
-        if (announced and !self.compressed) return diagnostic.fail(error.Feature, 47, 16);
+        const announced = self.header.incompatible_flags & codecs.flags;
+        if (announced & ~self.codec_flags != 0) return diagnostic.fail(error.Feature, 47, 16);
     }
 };

@@ -14,7 +14,7 @@ const expectEqualStrings = std.testing.expectEqualStrings;
 
 test {
     _ = @import("c_calls_test.zig");
-    _ = @import("c_tensors_test.zig");
+    _ = @import("c_coreweave_test.zig");
 }
 
 /// The names that tz.h declares and that begin with `prefix`.
@@ -79,6 +79,20 @@ fn expectEnum(comptime prefix: []const u8, comptime Enum: type) !void {
     }
 }
 
+/// The same of a word of flags.
+fn expectFlags(comptime prefix: []const u8, comptime Flags: type) !void {
+    const names = @typeInfo(Flags).@"struct".field_names;
+    try expectEqual(names.len - 1, declared(prefix).len); // one field is for unused bits
+    inline for (names) |name| {
+        if (comptime std.mem.eql(u8, name, "unused")) continue;
+        errdefer std.debug.print("{s}{s}\n", .{ prefix, name });
+        var flags: Flags = .{};
+        @field(flags, name) = true;
+        const word: u32 = @bitCast(flags);
+        try expectEqual(word, @as(u32, @field(c, prefix ++ upperCase(name))));
+    }
+}
+
 fn upperCase(comptime name: []const u8) []const u8 {
     var upper: [name.len]u8 = undefined;
     const result = std.ascii.upperString(&upper, name)[0..name.len].*;
@@ -91,10 +105,24 @@ test "every constant of the header has the library's value" {
     try expectEnum("TZ_KEY_", tz.structure.KeyKind);
     try expectEnum("TZ_VERIFY_", tz.process.Verify);
     try expectEnum("TZ_COMPRESS_", tz.encode.Compress);
+    try expectFlags("TZ_TENSOR_", tz.c_types.TensorFlags);
+    try expectFlags("TZ_RECORD_", tz.c_types.RecordFlags);
+    try expectFlags("TZ_ITEM_", tz.c_types.ItemFlags);
+    try expectFlags("TZ_PLAN_", tz.c_types.PlanFlags);
     try expectEqual(tz.format.none, @as(u32, @bitCast(c.TZ_NONE32)));
-    try expectEqual(tz.plan.to_staging, @as(u32, @bitCast(c.TZ_TO_STAGING)));
-    try expectEqual(tz.plan.to_nowhere, @as(u32, @bitCast(c.TZ_TO_NOWHERE)));
+    try expectEqual(tz.plan_types.to_staging, @as(u32, @bitCast(c.TZ_TO_STAGING)));
+    try expectEqual(tz.plan_types.to_nowhere, @as(u32, @bitCast(c.TZ_TO_NOWHERE)));
     try expectEqual(c.tz_abi_version(), @as(u32, c.TZ_ABI_VERSION));
+}
+
+test "the version of the header is the library's" {
+    const text = std.mem.span(c.tz_version());
+    try expectEqualStrings(text, c.TZ_VERSION_STRING);
+    const version: std.SemanticVersion = try .parse(text);
+    try expectEqual(version.major, c.TZ_VERSION_MAJOR);
+    try expectEqual(version.minor, c.TZ_VERSION_MINOR);
+    try expectEqual(version.patch, c.TZ_VERSION_PATCH);
+    try expectEqual(1_000 * version.minor + version.patch, c.TZ_VERSION % 1_000_000);
 }
 
 test "every status has its number and its word" {
@@ -114,6 +142,9 @@ test "every status has its number and its word" {
         try expectEqualStrings(if (status == .not_tz) "not-tz" else field, word);
     }
     try expectEqualStrings("ok", std.mem.span(c.tz_status_name(c.TZ_OK)));
+    const sentence = std.mem.span(c.tz_status_text(c.TZ_E_TRUNCATED));
+    try expectEqualStrings("the file ends too early", sentence);
+    try expectEqualStrings("unknown status", std.mem.span(c.tz_status_text(16)));
     for ([_]i32{ -1, 2, 9, 16, 40, 52, std.math.maxInt(i32), std.math.minInt(i32) }) |code| {
         try expectEqualStrings("unknown", std.mem.span(c.tz_status_name(code)));
     }
@@ -128,14 +159,16 @@ fn isCallError(status: tz.status.Status) bool {
 
 // Every constant is of a group that a test above compares.
 test "no constant is left out" {
-    const groups = .{ "TZ_E_", "TZ_FORMAT_", "TZ_NODE_", "TZ_KEY_", "TZ_VERIFY_", "TZ_COMPRESS_" };
+    const groups = .{
+        "TZ_E_",        "TZ_FORMAT_", "TZ_NODE_",   "TZ_KEY_",  "TZ_VERIFY_",
+        "TZ_COMPRESS_", "TZ_TENSOR_", "TZ_RECORD_", "TZ_ITEM_", "TZ_PLAN_",
+    };
     const single = [_][:0]const u8{
-        "TZ_OK",            "TZ_NEED_MORE",     "TZ_NONE32",      "TZ_TO_STAGING",
-        "TZ_TO_NOWHERE",    "TZ_H",             "TZ_ABI_VERSION",
-        // Used as flags in c_calls_test.zig and c_tensors_test.zig.
-        "TZ_PLAN_STAGED",
-        "TZ_WANT_RECORD",   "TZ_RECORD_CRC32",  "TZ_TENSOR_META", "TZ_TENSOR_PARAMETER",
-        "TZ_TENSOR_BUFFER", "TZ_TENSOR_DOTTED",
+        "TZ_OK",             "TZ_NEED_MORE",     "TZ_NONE32",        "TZ_TO_STAGING",
+        "TZ_TO_NOWHERE",     "TZ_H",             "TZ_ABI_VERSION",
+        // In the test of the version.
+          "TZ_VERSION",
+        "TZ_VERSION_STRING", "TZ_VERSION_MAJOR", "TZ_VERSION_MINOR", "TZ_VERSION_PATCH",
     };
     inline for (comptime declared("TZ_")) |name| {
         const grouped = inline for (groups) |prefix| {

@@ -6,13 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-static tz_diagnostic diagnostic;
+static tz_diagnostic diagnostic = {.struct_size = sizeof diagnostic};
 
 static void check(tz_status status, const char *what)
 {
     if (status == TZ_OK)
         return;
-    fprintf(stderr, "%s: %s (rule %u)\n", what, tz_status_name(status), (unsigned)diagnostic.rule);
+    fprintf(stderr, "%s: %s (rule %u)\n", what, tz_status_text(status), (unsigned)diagnostic.rule);
     exit(1);
 }
 
@@ -29,7 +29,7 @@ static unsigned char *write_file(const float *values, size_t *file_size)
 {
     static const uint64_t shape[] = {2, 3};
     const size_t size = 6 * sizeof *values;
-    tz_tensor_spec spec = {0};
+    tz_tensor_spec spec = {.struct_size = sizeof spec};
     spec.name = "weight";
     spec.name_size = 6;
     spec.shape = shape;
@@ -45,11 +45,15 @@ static unsigned char *write_file(const float *values, size_t *file_size)
     memset(file, 0, (size_t)info.file_size_max);
 
     /* One chunk. When it stays raw, image_size is 0 and the source is what lies in the file. */
-    unsigned char *image = allocate(size + 64);
+    const tz_encode_options options = {.struct_size = sizeof options,
+                                       .dtype = spec.dtype,
+                                       .compress = TZ_COMPRESS_AUTO,
+                                       .chunk_size = info.chunk_size};
+    const size_t bound = tz_chunks_encode_bound(&options, size);
+    unsigned char *image = allocate(bound);
     size_t image_size;
-    tz_entry entry;
-    check(tz_chunks_encode(spec.dtype, info.chunk_size, TZ_COMPRESS_AUTO, values, size, image,
-                           size + 64, &image_size, &entry, 1),
+    tz_chunk_entry entry = {.struct_size = sizeof entry};
+    check(tz_chunks_encode(&options, values, size, image, bound, &image_size, &entry, 1),
           "encode");
     uint64_t offset;
     check(tz_builder_put_chunks(builder, 0, &entry, 1, &offset), "put chunks");
@@ -86,16 +90,16 @@ static void *read_tensor(tz_header *header, uint32_t tensor, const unsigned char
 {
     tz_range range;
     size_t range_count;
-    check(tz_header_run_ranges(header, &tensor, 1, 0, &range, 1, &range_count),
+    check(tz_header_entry_ranges(header, &tensor, 1, 0, &range, 1, &range_count),
           "ask for chunk entries");
     if (range_count == 1)
-        check(tz_header_put_runs(header, range.offset, file + range.offset, (size_t)range.size,
-                                 &diagnostic),
+        check(tz_header_put_entries(header, range.offset, file + range.offset, (size_t)range.size,
+                                    &diagnostic),
               "put chunk entries");
 
-    tz_want want = {.tensor = tensor};
+    const tz_read_item item = {.struct_size = sizeof item, .tensor = tensor};
     tz_plan *plan;
-    check(tz_plan_new(header, &want, 1, NULL, &plan, &diagnostic), "plan");
+    check(tz_plan_new(header, &item, 1, NULL, &plan, &diagnostic), "plan");
     tz_plan_info info = {.struct_size = sizeof info};
     check(tz_plan_get(plan, &info), "get plan");
     /* One tensor that is not empty and shares no slab: one allocation, its own. */

@@ -152,7 +152,8 @@ def test_into_a_module_and_into_numpy(tmp_path: Path) -> None:
     state = module.state_dict()
     names = list(state)
     for number, name in enumerate(names):
-        safetensors.torch.save_file({name: state[name]}, tmp_path / f"{number}.safetensors")
+        path = tmp_path / f"model-{number + 1}-of-{len(names)}.safetensors"
+        safetensors.torch.save_file({name: state[name]}, path)
     copy = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 5))
     assert libtz.torch.load_model(copy, tmp_path) == ([], [])
     for name, tensor in copy.state_dict().items():
@@ -187,7 +188,7 @@ def test_which_files_of_a_folder(tmp_path: Path) -> None:
         assert isinstance(f, File)
         assert_equal(f.load())
     safetensors.torch.save_file(TENSORS, tmp_path / "other.safetensors")
-    expect("model.safetensors and others")
+    expect("files of different models and no index")
     (tmp_path / "model.safetensors").unlink()
     digest = libtz.torch.save_file(TENSORS, tmp_path / "model.tz")
     expect("two formats")
@@ -195,7 +196,55 @@ def test_which_files_of_a_folder(tmp_path: Path) -> None:
     with libtz.open(tmp_path, digest=digest) as f:
         assert f.verified == "pinned"
     libtz.torch.save_file(TENSORS, tmp_path / "other.tz")
-    expect(r"several \.tz files")
+    expect("files of different models and no index")
+
+
+@pytest.mark.parametrize("with_index", [True, False])
+def test_a_missing_part_is_an_error(tmp_path: Path, with_index: bool) -> None:
+    """By the names of the others, or by the index."""
+    names = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
+    for number, name in enumerate(names):
+        safetensors.torch.save_file({f"t{number}": torch.ones(1)}, tmp_path / name)
+    if with_index:
+        index = {f"t{number}": name for number, name in enumerate(names)}
+        (tmp_path / INDEX).write_text(json.dumps({"weight_map": index}))
+    assert sorted(libtz.torch.load_file(tmp_path)) == ["t0", "t1", "t2"]
+    (tmp_path / names[1]).unlink()
+    with pytest.raises((FormatError, SourceError), match=r"model-00002-of-00003\.safetensors"):
+        libtz.torch.load_file(tmp_path)
+
+
+def test_an_index_that_leaves_a_part_out(tmp_path: Path) -> None:
+    index = {"a": "model-00001-of-00003.safetensors", "b": "model-00003-of-00003.safetensors"}
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": index}))
+    with pytest.raises(FormatError, match=r"model-00002-of-00003\.safetensors is missing"):
+        libtz.open(tmp_path)
+
+
+@pytest.mark.parametrize("count", [5_000, 999_999_999])
+def test_a_part_of_very_many(tmp_path: Path, count: int) -> None:
+    safetensors.torch.save_file(TENSORS, tmp_path / f"model-1-of-{count}.safetensors")
+    with pytest.raises(FormatError, match="most are missing"):
+        libtz.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "other", ["adapter.safetensors", "adapter-00001-of-00002.safetensors", "model.safetensors"]
+)
+def test_different_models_in_a_folder_are_not_merged(folder: Path, other: str) -> None:
+    safetensors.torch.save_file({"z": torch.ones(1)}, folder / other)
+    assert_equal(libtz.torch.load_file(folder))  # as the index says
+    (folder / INDEX).unlink()
+    with pytest.raises(OptionError, match="different models and no index"):
+        libtz.open(folder)
+
+
+def test_hidden_files_are_ignored(folder: Path) -> None:
+    for name in ("._model.safetensors", ".model-00001-of-00002.safetensors", f"._{INDEX}"):
+        (folder / name).write_bytes(b"\0\5\x16\7")
+    assert_equal(libtz.torch.load_file(folder))
+    (folder / INDEX).unlink()
+    assert_equal(libtz.torch.load_file(folder))
 
 
 def test_the_main_index_is_first(folder: Path) -> None:
@@ -271,6 +320,8 @@ def test_an_absolute_path_in_an_index(tmp_path: Path) -> None:
         (b'{"weight_map": {"\\ud800": "x.tz"}}', "not a name"),
         (b"[" * 200_000, "not a JSON file"),
         (b'{"x": ' + b"9" * 10_000 + b"}", "not a JSON file"),
+        (b'{"x": [' + b"{}," * 1_000_001 + b"{}]}", "more than 1000000 items"),
+        (b"[" * 1_000_001, "more than 1000000 items"),
     ],
 )
 def test_indexes_that_are_not_right(tmp_path: Path, text: bytes, reason: str) -> None:
@@ -295,17 +346,33 @@ def test_an_index_that_promises_too_much(tmp_path: Path) -> None:
     assert "model-00002-of-00002.safetensors" in str(caught.value)
 
 
-def test_files_that_hold_more_than_the_index_says(tmp_path: Path) -> None:
+def test_what_the_index_does_not_list_is_left_out_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = write_set(tmp_path, {"a": WEIGHT_MAP["a"], "c": WEIGHT_MAP["c"]})
-    with libtz.open(folder) as f, pytest.raises(FormatError, match="holds tensor 'b'"):
-        f.load(["a"])
+    with libtz.open(folder) as f:
+        assert list(f.load()) == ["a", "c"]
+        assert f.storage_order() == ["a", "c"]
+        with pytest.raises(KeyError):
+            f["b"]
+    assert "tensor 'b' is left out" in caplog.text
+
+
+def test_a_tie_to_a_tensor_that_the_index_does_not_list(tmp_path: Path) -> None:
+    tied = torch.arange(4.0)
+    libtz.torch.save_file({"a": tied, "b": tied, "c": torch.ones(1)}, tmp_path / "one.tz")
+    index = {"weight_map": {"b": "one.tz", "c": "one.tz"}}
+    (tmp_path / "model.tz.index.json").write_text(json.dumps(index))
+    with libtz.open(tmp_path) as f:
+        assert f.info("b").tied_to is None
+        assert torch.equal(f["b"], tied)
 
 
 def test_a_tensor_that_two_files_hold(folder: Path) -> None:
-    both = {"c": TENSORS["c"], "a": TENSORS["a"]}
+    """The index says which one counts; without it there is no telling."""
+    both = {"c": TENSORS["c"], "a": torch.zeros(2)}
     safetensors.torch.save_file(both, folder / "model-00002-of-00002.safetensors")
-    with libtz.open(folder) as f, pytest.raises(FormatError, match="holds tensor 'a'"):
-        f.load()
+    assert_equal(libtz.torch.load_file(folder))
     (folder / INDEX).unlink()
     with pytest.raises(FormatError, match=r"tensor 'a' is in 'model-00001.*' too"):
         libtz.open(folder)

@@ -67,7 +67,7 @@ def header_of(data: bytes) -> lib.Header:
 
 
 def tensors_header() -> lib.Header:
-    header = lib.Header.open_tensors(buffer(TENSORS), len(TENSORS), label="file")
+    header = lib.Header.open(buffer(TENSORS), len(TENSORS), label="file")
     assert isinstance(header, lib.Header)
     return header
 
@@ -110,9 +110,9 @@ def native_calls() -> Iterator[Callable[[], Any]]:
     yield lambda: lib.blake3(scattered)
     yield lambda: lib.Blake3().update(scattered)
     yield lambda: memory.address(scattered)
-    for open_header in (lib.Header.open, lib.Header.open_safetensors, lib.Header.open_tensors):
-        yield partial(open_header, buffer(b"junk" * 40), 160, label="file")
-        yield partial(open_header, scattered, 160, label="file")
+    for form in (0, lib.FORMAT_TZ, lib.FORMAT_SAFETENSORS, lib.FORMAT_COREWEAVE):
+        yield partial(lib.Header.open, buffer(b"junk" * 40), 160, label="file", format=form)
+        yield partial(lib.Header.open, scattered, 160, label="file", format=form)
     yield lambda: lib.Header.open(buffer(PLAIN), len(PLAIN), label="file", pin=bytes(32))
     yield lambda: header_of(PLAIN).tensor(99)
     yield lambda: header_of(PLAIN).name(99)
@@ -132,7 +132,7 @@ def native_calls() -> Iterator[Callable[[], Any]]:
     yield lambda: builder(metadata={"tz.reserved": "x"})
     yield lambda: builder(metadata={"k": "\ud800"})
     yield lambda: builder(nodes=[lib.Node(lib.NODE_TENSOR, None, 7)])
-    yield lambda: builder().put_chunks(0, np.zeros(2, lib.ENTRY))
+    yield lambda: builder().put_chunks(0, lib.new_entries(2))
     yield lambda: builder().put_content(7, bytes(32))
     yield lambda: builder().finish()
 

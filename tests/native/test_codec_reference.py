@@ -190,8 +190,11 @@ def describe(dtype: str, stored: bytes, elements: bytes) -> dict[str, object]:
     shape = (len(elements) * 8 // info.unit_bits,)
     spec = lib.TensorSpec("x", shape, code)
     builder = lib.Builder([spec], label="test", chunk_size=chunk_size_of(elements))
-    entries = np.zeros(1, lib.ENTRY)
-    entries[0] = (len(stored), 1, lib.crc32c(stored), 0, list(lib.blake3(stored)))
+    entries = lib.new_entries(1)
+    entries["stored_length"] = len(stored)
+    entries["codec"] = 1
+    entries["crc"] = lib.crc32c(stored)
+    entries["digest"] = list(lib.blake3(stored))
     offset = builder.put_chunks(0, entries)
     builder.put_content(0, lib.blake3(elements))
     header, size, _ = builder.finish()

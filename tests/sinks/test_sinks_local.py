@@ -100,6 +100,7 @@ def test_nothing_is_seen_before_the_commit(tmp_path: Path) -> None:
 
 def test_the_umask_decides_on_permissions(tmp_path: Path) -> None:
     for mask, mode in ((0o022, 0o644), (0o077, 0o600)):
+        (tmp_path / "model").unlink(missing_ok=True)
         before = os.umask(mask)
         try:
             write_model(FileSink(tmp_path / "model"))
@@ -199,3 +200,31 @@ def test_other_targets_are_option_errors(target: object) -> None:
     with pytest.raises(OptionError) as caught:
         sink_for(target)
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664, 0o604, 0o400])
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "model.tz"
+    path.write_bytes(b"before")
+    path.chmod(mode)
+    sink = FileSink(path)
+    sink.write_at(0, memoryview(b"after"))
+    (temporary,) = tmp_path.glob(".libtz-*")
+    assert stat.S_IMODE(temporary.stat().st_mode) == mode
+    sink.commit(5)
+    assert path.read_bytes() == b"after"
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0, reason="gives files to others")
+def test_a_file_that_is_replaced_keeps_its_owner(tmp_path: Path) -> None:
+    path = tmp_path / "model.tz"
+    path.write_bytes(b"before")
+    os.chown(path, 1234, 4321)
+    path.chmod(0o640)
+    sink = FileSink(path)
+    sink.write_at(0, memoryview(b"after"))
+    sink.commit(5)
+    after = path.stat()
+    assert (after.st_uid, after.st_gid, stat.S_IMODE(after.st_mode)) == (1234, 4321, 0o640)

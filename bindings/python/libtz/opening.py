@@ -102,7 +102,7 @@ def open_as(
                 " ReadOptions.decryption out to read it nevertheless",
                 code="not-encrypted",
             )
-        opened = CoreweaveFile if header.info.format == lib.FORMAT_TENSORS else File
+        opened = CoreweaveFile if header.info.format == lib.FORMAT_COREWEAVE else File
         return opened(
             framework,
             Catalog(header),
@@ -166,14 +166,7 @@ def _header(
                 )
             elif (other := describe_other_format(front)) is not None:
                 error.message += f"; {other}"
-            if error.code != "not-tz":
-                raise
-            if bytes(front[:5]) == b"|TZR|":
-                opened = lib.Header.open_tensors(front, source.size, label=source.url)
-            elif bytes(front[8:9]) == b"{":  # after the size of a safetensors header
-                opened = lib.Header.open_safetensors(front, source.size, label=source.url)
-            else:
-                raise
+            raise
         if isinstance(opened, lib.Header):
             return opened, front[: opened.info.header_size]
         if opened > size_max:

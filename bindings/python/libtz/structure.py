@@ -86,10 +86,17 @@ _CONTAINERS: dict[type, NodeKind] = {
 }
 
 
-def flatten(root: Any, is_tensor: Callable[[Any], bool]) -> Flattened:
-    """Flattens `root`. Raises OptionError with the path of a value that cannot be saved."""
+def flatten(
+    root: Any, is_tensor: Callable[[Any], bool], *, size_max: int | None = None
+) -> Flattened:
+    """Flattens `root`. Raises OptionError with the path of a value that cannot be saved.
+
+    Shared containers are written wherever they occur, so a small object can become a very large
+    one. `size_max` limits the number of values plus the length of their text.
+    """
     _check_sharing(root)
     flat = Flattened()
+    size = 0
     path: list[_Step] = []
     stack: list[Iterator[_Child]] = [iter([(None, None, root)])]
     while stack:
@@ -107,6 +114,12 @@ def flatten(root: Any, is_tensor: Callable[[Any], bool]) -> Flattened:
             )
         if len(flat.nodes) == NODE_COUNT_MAX:
             raise OptionError(f"{_path_text(path)}: more than {NODE_COUNT_MAX} values")
+        size += 1 + (len(value) if isinstance(value, (str, bytes)) else 0)
+        if size_max is not None and size > size_max:
+            raise OptionError(
+                f"{_path_text(path)}: the object becomes larger than {size_max} values and bytes of"
+                " text when what is shared in it is written out"
+            )
         if key is not None:
             _check_key(key, path)
         children = _add_node(flat, key, value, path, is_tensor)

@@ -1,4 +1,4 @@
-//! A reader of .tz files from disk: safe functions around the calls of libtz, which does no I/O.
+//! A reader of files from disk, of every format that libtz recognises: safe functions around the calls of libtz, which does no I/O.
 
 use crate::tz;
 use std::ffi::CStr;
@@ -21,7 +21,8 @@ pub struct Tensor<'a> {
     pub shape: &'a [u64],
     pub decoded_size: u64,
     pub stored_size: u64,
-    pub content_digest: &'a [u8],
+    /// Only tz files have one.
+    pub content_digest: Option<&'a [u8]>,
 }
 
 struct Plan(*mut tz::Plan);
@@ -42,17 +43,26 @@ impl Drop for Plan {
 fn check(status: tz::Status, at: &tz::Diagnostic) -> Result<()> {
     match (status, at.rule) {
         (tz::OK, _) => Ok(()),
-        (_, 0) => Err(text(unsafe { tz::tz_status_name(status) })?.into()),
         (_, rule) => {
             let name = text(unsafe { tz::tz_status_name(status) })?;
-            Err(format!("{name}: byte {} breaks TZ1-{rule}", at.offset).into())
+            let what = text(unsafe { tz::tz_status_text(status) })?;
+            let place = match rule {
+                0 => String::new(),
+                _ => format!(": byte {} breaks TZ1-{rule}", at.offset),
+            };
+            Err(format!("{what} ({name}){place}").into())
         }
     }
 }
 
 /// For calls that take no diagnostic.
 fn ok(status: tz::Status) -> Result<()> {
-    check(status, &tz::Diagnostic::default())
+    check(status, &new_diagnostic())
+}
+
+fn new_diagnostic() -> tz::Diagnostic {
+    let struct_size = mem::size_of::<tz::Diagnostic>() as u32;
+    tz::Diagnostic { struct_size, ..Default::default() }
 }
 
 fn text<'a>(name: *const c_char) -> Result<&'a str> {
@@ -84,7 +94,7 @@ impl Reader {
             let mut front = vec![0; needed as usize];
             read_at(&mut file, 0, &mut front)?;
             let (data, size, no_options) = (front.as_ptr().cast(), front.len(), ptr::null());
-            let (out, more, mut at) = (&mut header, &mut needed, tz::Diagnostic::default());
+            let (out, more, mut at) = (&mut header, &mut needed, new_diagnostic());
             let status = unsafe {
                 tz::tz_header_open(data, size, file_size, no_options, out, more, &mut at)
             };
@@ -113,7 +123,8 @@ impl Reader {
         let struct_size = mem::size_of::<tz::Tensor>() as u32;
         let mut tensor = tz::Tensor { struct_size, ..Default::default() };
         ok(unsafe { tz::tz_header_tensor(self.header, index, &mut tensor) })?;
-        let mut dtype = tz::DtypeInfo::default();
+        let struct_size = mem::size_of::<tz::DtypeInfo>() as u32;
+        let mut dtype = tz::DtypeInfo { struct_size, ..Default::default() };
         let known = unsafe { tz::tz_dtype(tensor.dtype, &mut dtype) } == tz::OK;
         let (name, rank) = (tensor.name.cast(), tensor.rank as usize);
         Ok(Tensor {
@@ -124,39 +135,43 @@ impl Reader {
             shape: unsafe { slice::from_raw_parts(tensor.shape, rank) },
             decoded_size: tensor.decoded_size,
             stored_size: tensor.stored_size,
-            content_digest: unsafe { slice::from_raw_parts(tensor.content_digest, 32) },
+            content_digest: match tensor.content_digest.is_null() {
+                true => None,
+                false => Some(unsafe { slice::from_raw_parts(tensor.content_digest, 32) }),
+            },
         })
     }
 
     /// Fetches the tensor's chunk entries: one range, or none when they are here or it has none.
-    fn fetch_run(&mut self, tensor: u32) -> Result<()> {
-        let (mut run, mut count) = (tz::Range::default(), 0);
+    fn fetch_entries(&mut self, tensor: u32) -> Result<()> {
+        let (mut range, mut count) = (tz::Range::default(), 0);
         ok(unsafe {
-            tz::tz_header_run_ranges(self.header, &tensor, 1, 0, &mut run, 1, &mut count)
+            tz::tz_header_entry_ranges(self.header, &tensor, 1, 0, &mut range, 1, &mut count)
         })?;
-        let mut entries = vec![0; run.size as usize];
-        read_at(&mut self.file, run.offset, &mut entries)?;
-        let (data, size, mut at) = (entries.as_ptr().cast(), entries.len(), Default::default());
+        let mut entries = vec![0; range.size as usize];
+        read_at(&mut self.file, range.offset, &mut entries)?;
+        let (data, size, mut at) = (entries.as_ptr().cast(), entries.len(), new_diagnostic());
         let status =
-            unsafe { tz::tz_header_put_runs(self.header, run.offset, data, size, &mut at) };
+            unsafe { tz::tz_header_put_entries(self.header, range.offset, data, size, &mut at) };
         check(status, &at)
     }
 
     /// The decoded bytes of a tensor, every chunk checked by its BLAKE3.
     pub fn load(&mut self, tensor: u32) -> Result<Vec<u8>> {
-        self.fetch_run(tensor)?;
-        let want = tz::Want { tensor, ..Default::default() };
-        let (mut made, mut at) = (ptr::null_mut(), tz::Diagnostic::default());
+        self.fetch_entries(tensor)?;
+        let struct_size = mem::size_of::<tz::ReadItem>() as u32;
+        let item = tz::ReadItem { struct_size, tensor, ..Default::default() };
+        let (mut made, mut at) = (ptr::null_mut(), new_diagnostic());
         let no_options = ptr::null();
         let status =
-            unsafe { tz::tz_plan_new(self.header, &want, 1, no_options, &mut made, &mut at) };
+            unsafe { tz::tz_plan_new(self.header, &item, 1, no_options, &mut made, &mut at) };
         check(status, &at)?;
         let plan = Plan(made); // freed before the header, which it needs
         let struct_size = mem::size_of::<tz::PlanInfo>() as u32;
         let mut info = tz::PlanInfo { struct_size, ..Default::default() };
         ok(unsafe { tz::tz_plan_get(plan.0, &mut info) })?;
 
-        // One want has one allocation of its size, or none if it is empty.
+        // One item has one allocation of its size, or none if it is empty.
         let mut values = vec![0; self.tensor(tensor)?.decoded_size as usize];
         let mut staging = vec![0; info.staging_size_max as usize]; // for what is compressed
         for number in 0..info.request_count {

@@ -31,11 +31,12 @@ macro_rules! structs {
 
 structs! {
     "tz_diagnostic" Diagnostic {
-        offset: u64, tensor: u64, chunk: u64, rule: u32, name_size: u32, reason: *const c_char,
-        name: [c_char; 256]
+        struct_size: u32, rule: u32, offset: u64, tensor: u64, chunk: u64, reason: *const c_char,
+        name_size: u32, reserved: u32, name: [c_char; 256]
     }
     "tz_dtype_info" DtypeInfo {
-        name: *const c_char, safetensors: *const c_char, unit_bits: u32, elements: u32
+        struct_size: u32, unit_bits: u32, elements: u32, reserved: u32, name: *const c_char,
+        safetensors: *const c_char
     }
     "tz_header_info" HeaderInfo {
         struct_size: u32, format: u32, tensor_count: u32, metadata_count: u32, node_count: u64,
@@ -49,7 +50,10 @@ structs! {
         data_offset: u64, chunk_count: u64, content_digest: *const u8
     }
     "tz_range" Range { offset: u64, size: u64 }
-    "tz_want" Want { tensor: u32, flags: u32, begin: *const u64, end: *const u64 }
+    "tz_read_item" ReadItem {
+        struct_size: u32, tensor: u32, flags: u32, reserved: u32, begin: *const u64,
+        end: *const u64
+    }
     "tz_plan_info" PlanInfo {
         struct_size: u32, request_count: u32, segment_count: u64, piece_count: u64,
         allocation_count: u32, reserved: u32, staging_size_max: u64, gap_size_max: u64,
@@ -71,6 +75,7 @@ pub struct Plan([u8; 0]);
 #[link(name = "tz", kind = "static")]
 extern "C" {
     pub fn tz_status_name(status: Status) -> *const c_char;
+    pub fn tz_status_text(status: Status) -> *const c_char;
     pub fn tz_struct_size(name: *const c_char) -> usize;
     pub fn tz_blake3(data: *const c_void, size: usize, digest: *mut u8);
     pub fn tz_dtype(code: u32, out: *mut DtypeInfo) -> Status;
@@ -92,7 +97,7 @@ extern "C" {
         name_size: usize,
         index: *mut u32,
     ) -> Status;
-    pub fn tz_header_run_ranges(
+    pub fn tz_header_entry_ranges(
         header: *const Header,
         tensors: *const u32,
         tensor_count: usize,
@@ -101,7 +106,7 @@ extern "C" {
         capacity: usize,
         needed: *mut usize,
     ) -> Status;
-    pub fn tz_header_put_runs(
+    pub fn tz_header_put_entries(
         header: *mut Header,
         offset: u64,
         bytes: *const c_void,
@@ -110,8 +115,8 @@ extern "C" {
     ) -> Status;
     pub fn tz_plan_new(
         header: *const Header,
-        wants: *const Want,
-        want_count: usize,
+        items: *const ReadItem,
+        item_count: usize,
         options: *const c_void,
         out: *mut *mut Plan,
         diagnostic: *mut Diagnostic,

@@ -11,83 +11,50 @@ const status = @import("../status.zig");
 const Diagnostic = status.Diagnostic;
 const Status = status.Status;
 const support = @import("support.zig");
+const Report = support.Report;
 const give = support.give;
 const gpa = support.gpa;
 const result = support.result;
 const slice = support.slice;
 
-fn openAs(
-    format: headers.Format,
+export fn tz_header_open(
     front: ?[*]const u8,
     front_size: usize,
     file_size: u64,
-    given: ?*const c.OpenOptions,
+    options: ?*const c.OpenOptions,
     out: ?**Header,
     needed: ?*u64,
-    diagnostic: ?*Diagnostic,
-) status.Error!Status {
-    var ignored: Diagnostic = .{};
-    const place = support.diagnosticOr(diagnostic, &ignored);
-    const target = out orelse return error.Argument;
-    const more = needed orelse return error.Argument;
-    var chosen: headers.Options = .{};
-    if (given) |from| {
-        if (from.struct_size < @sizeOf(c.OpenOptions) or from.reserved != 0) return error.Argument;
-        chosen.pin = from.pin;
-        if (from.open_size_max != 0) chosen.open_size_max = from.open_size_max;
-    }
-    const bytes = try slice(u8, front, front_size);
-    const outcome = if (format == .tz)
-        try headers.open(gpa, bytes, file_size, chosen, place)
-    else
-        try headers.openForeign(format, gpa, bytes, file_size, chosen, place);
+    diagnostic: ?*c.Diagnostic,
+) Status {
+    var report = Report.init(diagnostic) catch return .argument;
+    defer report.deliver();
+    const target = out orelse return .argument;
+    const more = needed orelse return .argument;
+    const bytes = slice(u8, front, front_size) catch return .argument;
+    const chosen = openOptions(options) catch return .argument;
+    const outcome = headers.open(gpa, bytes, file_size, chosen, &report.diagnostic) catch |err|
+        return status.fromError(err);
     switch (outcome) {
-        .header => |header| target.* = header,
+        .header => |header| {
+            target.* = header;
+            return .ok;
+        },
         .need_more => |size| {
             more.* = size;
             return .need_more;
         },
     }
-    return .ok;
 }
 
-export fn tz_header_open(
-    front: ?[*]const u8,
-    front_size: usize,
-    file_size: u64,
-    given: ?*const c.OpenOptions,
-    out: ?**Header,
-    needed: ?*u64,
-    diagnostic: ?*Diagnostic,
-) Status {
-    return openAs(.tz, front, front_size, file_size, given, out, needed, diagnostic) catch |err|
-        status.fromError(err);
-}
-
-export fn tz_safetensors_open(
-    front: ?[*]const u8,
-    front_size: usize,
-    file_size: u64,
-    given: ?*const c.OpenOptions,
-    out: ?**Header,
-    needed: ?*u64,
-    diagnostic: ?*Diagnostic,
-) Status {
-    return openAs(.safetensors, front, front_size, file_size, given, out, needed, diagnostic) catch |err|
-        status.fromError(err);
-}
-
-export fn tz_tensors_open(
-    front: ?[*]const u8,
-    front_size: usize,
-    file_size: u64,
-    given: ?*const c.OpenOptions,
-    out: ?**Header,
-    needed: ?*u64,
-    diagnostic: ?*Diagnostic,
-) Status {
-    return openAs(.tensors, front, front_size, file_size, given, out, needed, diagnostic) catch |err|
-        status.fromError(err);
+fn openOptions(given: ?*const c.OpenOptions) error{Argument}!headers.Options {
+    const from = try support.take(c.OpenOptions, given orelse return .{});
+    var chosen: headers.Options = .{ .pin = from.pin };
+    if (from.format != 0) {
+        chosen.format = std.enums.fromInt(headers.Format, from.format) orelse
+            return error.Argument;
+    }
+    if (from.open_size_max != 0) chosen.open_size_max = from.open_size_max;
+    return chosen;
 }
 
 export fn tz_header_free(header: ?*Header) void {
@@ -97,7 +64,6 @@ export fn tz_header_free(header: ?*Header) void {
 export fn tz_header_get(header: ?*const Header, out: ?*c.HeaderInfo) Status {
     const self = header orelse return .argument;
     return result(give(out orelse return .argument, .{
-        .struct_size = 0,
         .format = @backingInt(self.format),
         .tensor_count = @intCast(self.index.tensors.len),
         .metadata_count = @intCast(self.pairs.len),
@@ -120,7 +86,6 @@ export fn tz_header_tensor(header: ?*const Header, index: u32, out: ?*c.Tensor) 
     if (index >= self.index.tensors.len) return .argument;
     const tensor = self.index.tensors[index];
     return result(give(out orelse return .argument, .{
-        .struct_size = 0,
         .dtype = tensor.dtype,
         .name = tensor.name.ptr,
         .name_size = tensor.name.len,
@@ -137,22 +102,15 @@ export fn tz_header_tensor(header: ?*const Header, index: u32, out: ?*c.Tensor) 
     }));
 }
 
-const flag_meta: u32 = 1;
-const flag_parameter: u32 = 2;
-const flag_buffer: u32 = 4;
-const flag_dotted: u32 = 8;
-
-fn tensorFlags(header: *const Header, index: u32) u32 {
-    if (header.index.records.len == 0) return 0;
+fn tensorFlags(header: *const Header, index: u32) c.TensorFlags {
+    if (header.index.records.len == 0) return .{};
     const record = header.index.records[index];
-    var flags: u32 = switch (record.role) {
-        .parameter => flag_parameter,
-        .buffer => flag_buffer,
-        .state => 0,
+    return .{
+        .meta = record.is_meta,
+        .parameter = record.role == .parameter,
+        .buffer = record.role == .buffer,
+        .dotted = coreweave_names.isDotted(record.name, record.role),
     };
-    if (record.is_meta) flags |= flag_meta;
-    if (coreweave_names.isDotted(record.name, record.role)) flags |= flag_dotted;
-    return flags;
 }
 
 export fn tz_header_find(
@@ -212,7 +170,7 @@ export fn tz_header_content_digest(header: ?*const Header, digest: ?*Digest) Sta
 
 // ---- Chunk entries ----------------------------------------------------------------------------
 
-export fn tz_header_run_ranges(
+export fn tz_header_entry_ranges(
     header: ?*const Header,
     tensors: ?[*]const u32,
     tensor_count: usize,
@@ -221,10 +179,10 @@ export fn tz_header_run_ranges(
     capacity: usize,
     needed: ?*usize,
 ) Status {
-    return result(runRanges(header, tensors, tensor_count, gap_max, out, capacity, needed));
+    return result(entryRanges(header, tensors, tensor_count, gap_max, out, capacity, needed));
 }
 
-fn runRanges(
+fn entryRanges(
     header: ?*const Header,
     tensors: ?[*]const u32,
     tensor_count: usize,
@@ -244,28 +202,28 @@ fn runRanges(
     if (count.* > capacity) return error.BufferTooSmall;
 }
 
-export fn tz_header_put_runs(
+export fn tz_header_put_entries(
     header: ?*Header,
     offset: u64,
     data: ?[*]const u8,
     size: usize,
-    diagnostic: ?*Diagnostic,
+    diagnostic: ?*c.Diagnostic,
 ) Status {
-    return result(putRuns(header, offset, data, size, diagnostic));
+    var report = Report.init(diagnostic) catch return .argument;
+    defer report.deliver();
+    return result(putEntries(header, offset, data, size, &report.diagnostic));
 }
 
-fn putRuns(
+fn putEntries(
     header: ?*Header,
     offset: u64,
     data: ?[*]const u8,
     size: usize,
-    diagnostic: ?*Diagnostic,
+    diagnostic: *Diagnostic,
 ) status.Error!void {
-    var ignored: Diagnostic = .{};
-    const place = support.diagnosticOr(diagnostic, &ignored);
     const self = header orelse return error.Argument;
     const raw = try slice(u8, data, size);
-    if (self.runs) |*runs| try runs.put(gpa, self.index, offset, raw, place);
+    if (self.runs) |*runs| try runs.put(gpa, self.index, offset, raw, diagnostic);
 }
 
 export fn tz_header_chunk(header: ?*const Header, tensor: u32, chunk: u64, out: ?*c.Chunk) Status {
@@ -281,12 +239,12 @@ fn getChunk(header: ?*const Header, tensor: u32, number: u64, out: ?*c.Chunk) st
     if (number >= chunk_count) return error.Argument;
     chunks.skip(number);
     const chunk = chunks.next().?;
-    target.* = .{
+    try give(target, .{
+        .codec = chunk.codec,
         .offset = chunk.offset,
         .stored_length = chunk.stored_length,
         .decoded_length = chunk.decoded_length,
-        .codec = chunk.codec,
         .crc = chunk.crc,
         .digest = chunk.digest,
-    };
+    });
 }

@@ -3,56 +3,66 @@
 const std = @import("std");
 const c = @import("types.zig");
 const Header = @import("../header.zig").Header;
-const Plan = @import("../plan.zig").Plan;
-const plans = @import("../plan.zig");
+const Plan = types.Plan;
+const planning = @import("../plan.zig");
 const processing = @import("../process.zig");
 const status = @import("../status.zig");
 const Diagnostic = status.Diagnostic;
 const Status = status.Status;
 const support = @import("support.zig");
+const Report = support.Report;
 const gpa = support.gpa;
 const result = support.result;
 const slice = support.slice;
-
-const flag_staged: u32 = 1;
+const types = @import("../plan_types.zig");
 
 export fn tz_plan_new(
     header: ?*const Header,
-    wants: ?[*]const plans.Want,
-    want_count: usize,
-    given: ?*const c.PlanOptions,
+    items: ?*const c.ReadItem,
+    item_count: usize,
+    options: ?*const c.PlanOptions,
     out: ?**Plan,
-    diagnostic: ?*Diagnostic,
+    diagnostic: ?*c.Diagnostic,
 ) Status {
-    return result(newPlan(header, wants, want_count, given, out, diagnostic));
+    var report = Report.init(diagnostic) catch return .argument;
+    defer report.deliver();
+    return result(newPlan(header, items, item_count, options, out, &report.diagnostic));
 }
 
 fn newPlan(
     header: ?*const Header,
-    wants: ?[*]const plans.Want,
-    want_count: usize,
-    given: ?*const c.PlanOptions,
+    items: ?*const c.ReadItem,
+    item_count: usize,
+    options: ?*const c.PlanOptions,
     out: ?**Plan,
-    diagnostic: ?*Diagnostic,
+    diagnostic: *Diagnostic,
 ) status.Error!void {
-    var ignored: Diagnostic = .{};
-    const place = support.diagnosticOr(diagnostic, &ignored);
     const self = header orelse return error.Argument;
     const target = out orelse return error.Argument;
-    const list = try slice(plans.Want, wants, want_count);
-    for (list) |want| if (want.flags & ~plans.want_record != 0) return error.Argument;
+    const given: support.Array(c.ReadItem) = try .init(items, item_count);
+    const list = try gpa.alloc(types.ReadItem, given.len());
+    defer gpa.free(list);
+    for (list, 0..) |*item, index| {
+        const from = try given.get(index);
+        if (from.flags.unused != 0 or from.reserved != 0) return error.Argument;
+        item.* = .{
+            .tensor = from.tensor,
+            .is_record = from.flags.record,
+            .begin = from.begin,
+            .end = from.end,
+        };
+    }
     const plan = try gpa.create(Plan);
     errdefer gpa.destroy(plan);
-    plan.* = try .init(gpa, self, list, try planOptions(given), place);
+    plan.* = try planning.make(gpa, self, list, try planOptions(options), diagnostic);
     target.* = plan;
 }
 
-fn planOptions(given: ?*const c.PlanOptions) error{Argument}!plans.Options {
-    var chosen: plans.Options = .{};
-    const from = given orelse return chosen;
-    if (from.struct_size < @sizeOf(c.PlanOptions)) return error.Argument;
-    if (from.flags & ~flag_staged != 0) return error.Argument;
-    chosen.staged = from.flags & flag_staged != 0;
+fn planOptions(given: ?*const c.PlanOptions) error{Argument}!types.Options {
+    var chosen: types.Options = .{};
+    const from = try support.take(c.PlanOptions, given orelse return chosen);
+    if (from.flags.unused != 0) return error.Argument;
+    chosen.staged = from.flags.staged;
     if (from.request_size_max != 0) chosen.request_size_max = from.request_size_max;
     if (from.gap_max != 0) chosen.gap_max = from.gap_max;
     chosen.slab_size_max = from.slab_size_max;
@@ -69,7 +79,6 @@ export fn tz_plan_free(plan: ?*Plan) void {
 export fn tz_plan_get(plan: ?*const Plan, out: ?*c.PlanInfo) Status {
     const self = plan orelse return .argument;
     return result(support.give(out orelse return .argument, .{
-        .struct_size = 0,
         .request_count = @intCast(self.requests.items.len),
         .segment_count = self.segments.items.len,
         .piece_count = self.pieces.items.len,
@@ -81,19 +90,19 @@ export fn tz_plan_get(plan: ?*const Plan, out: ?*c.PlanInfo) Status {
     }));
 }
 
-export fn tz_plan_requests(plan: *const Plan) [*]const plans.Request {
+export fn tz_plan_requests(plan: *const Plan) [*]const types.Request {
     return plan.requests.items.ptr;
 }
 
-export fn tz_plan_segments(plan: *const Plan) [*]const plans.Segment {
+export fn tz_plan_segments(plan: *const Plan) [*]const types.Segment {
     return plan.segments.items.ptr;
 }
 
-export fn tz_plan_pieces(plan: *const Plan) [*]const plans.Piece {
+export fn tz_plan_pieces(plan: *const Plan) [*]const types.Piece {
     return plan.pieces.items.ptr;
 }
 
-export fn tz_plan_placements(plan: *const Plan) [*]const plans.Placement {
+export fn tz_plan_placements(plan: *const Plan) [*]const types.Placement {
     return plan.placements.ptr;
 }
 
@@ -109,17 +118,19 @@ export fn tz_plan_process(
     allocations: ?[*]const ?*anyopaque,
     verify: u32,
     next: ?*u64,
-    diagnostic: ?*Diagnostic,
+    diagnostic: ?*c.Diagnostic,
 ) Status {
-    var ignored: Diagnostic = .{};
-    const place = support.diagnosticOr(diagnostic, &ignored);
+    var report = Report.init(diagnostic) catch return .argument;
+    defer report.deliver();
     const self = plan orelse return .argument;
     const count = next orelse return .argument;
+    const addresses = slice(?*anyopaque, allocations, self.allocations.items.len) catch
+        return .argument;
     return result(processing.process(self, .{
         .request = request,
         .received = received,
         .staging = staging,
-        .allocations = slice(?*anyopaque, allocations, self.allocations.items.len) catch return .argument,
+        .allocations = addresses,
         .verify = std.enums.fromInt(processing.Verify, verify) orelse return .argument,
-    }, count, place));
+    }, count, &report.diagnostic));
 }

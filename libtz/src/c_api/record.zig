@@ -8,8 +8,7 @@ const status = @import("../status.zig");
 const Diagnostic = status.Diagnostic;
 const Status = status.Status;
 const support = @import("support.zig");
-
-const flag_crc32: u32 = 1;
+const Report = support.Report;
 
 export fn tz_header_record(header: ?*const Header, tensor: u32, out: ?*Range) Status {
     const self = header orelse return .argument;
@@ -27,9 +26,11 @@ export fn tz_record_parse(
     size: usize,
     hashed: ?[*]u8,
     out: ?*c.Record,
-    diagnostic: ?*Diagnostic,
+    diagnostic: ?*c.Diagnostic,
 ) Status {
-    return support.result(parse(header, tensor, record, size, hashed, out, diagnostic));
+    var report = Report.init(diagnostic) catch return .argument;
+    defer report.deliver();
+    return support.result(parse(header, tensor, record, size, hashed, out, &report.diagnostic));
 }
 
 fn parse(
@@ -39,10 +40,8 @@ fn parse(
     size: usize,
     hashed: ?[*]u8,
     out: ?*c.Record,
-    diagnostic: ?*Diagnostic,
+    diagnostic: *Diagnostic,
 ) status.Error!void {
-    var ignored: Diagnostic = .{};
-    const place = support.diagnosticOr(diagnostic, &ignored);
     const self = header orelse return error.Argument;
     const target = out orelse return error.Argument;
     if (tensor >= self.index.records.len) return error.Argument;
@@ -54,17 +53,16 @@ fn parse(
         self.is_encrypted,
         try support.slice(u8, record, size),
         try support.sliceMutable(u8, hashed, size),
-        place,
+        diagnostic,
     ) catch |err| {
-        place.tensor = tensor;
+        diagnostic.tensor = tensor;
         return err;
     };
     const cipher = parsed.crypt.cipher;
     const derivation = parsed.crypt.derivation;
     try support.give(target, .{
-        .struct_size = 0,
         .module = parsed.module,
-        .flags = if (parsed.crc32 == null) 0 else flag_crc32,
+        .flags = .{ .crc32 = parsed.crc32 != null },
         .crc32 = parsed.crc32 orelse 0,
         .sha256 = parsed.sha256,
         .hashed_size = parsed.hashed_size,

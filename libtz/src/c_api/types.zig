@@ -1,29 +1,45 @@
 //! The structs of tz.h. libtz/test/c_abi_test.zig compares every size and offset with the header.
+//!
+//! Structs that begin with struct_size may grow at their end. The first time one does, it declares
+//! `size_min`, its size until then: programs compiled before pass that.
 
 const std = @import("std");
 const checksum = @import("../checksum.zig");
 const Digest = @import("../index.zig").Digest;
-const encode = @import("../encode.zig");
-const plan = @import("../plan.zig");
+const plan = @import("../plan_types.zig");
 const Range = @import("../runs.zig").Range;
 const status = @import("../status.zig");
 
+pub const Diagnostic = extern struct {
+    struct_size: u32 = 0,
+    rule: u32,
+    offset: u64,
+    tensor: u64,
+    chunk: u64,
+    reason: ?[*:0]const u8,
+    name_size: u32,
+    reserved: u32 = 0,
+    name: [status.Diagnostic.name_size_max]u8,
+};
+
 pub const DtypeInfo = extern struct {
-    name: [*:0]const u8,
-    safetensors: ?[*:0]const u8,
+    struct_size: u32 = 0,
     unit_bits: u32,
     elements: u32,
+    reserved: u32 = 0,
+    name: [*:0]const u8,
+    safetensors: ?[*:0]const u8,
 };
 
 pub const OpenOptions = extern struct {
     struct_size: u32,
-    reserved: u32,
+    format: u32,
     pin: ?*const Digest,
     open_size_max: u64,
 };
 
 pub const HeaderInfo = extern struct {
-    struct_size: u32,
+    struct_size: u32 = 0,
     format: u32,
     tensor_count: u32,
     metadata_count: u32,
@@ -41,8 +57,17 @@ pub const HeaderInfo = extern struct {
     reserved: u32 = 0,
 };
 
+/// TZ_TENSOR_*
+pub const TensorFlags = packed struct(u32) {
+    meta: bool = false,
+    parameter: bool = false,
+    buffer: bool = false,
+    dotted: bool = false,
+    unused: u28 = 0,
+};
+
 pub const Tensor = extern struct {
-    struct_size: u32,
+    struct_size: u32 = 0,
     dtype: u32,
     name: [*]const u8,
     name_size: u64,
@@ -50,7 +75,7 @@ pub const Tensor = extern struct {
     rank: u32,
     order: u32,
     tie: u32,
-    flags: u32,
+    flags: TensorFlags,
     decoded_size: u64,
     stored_size: u64,
     data_offset: u64,
@@ -58,10 +83,16 @@ pub const Tensor = extern struct {
     content_digest: ?*const Digest,
 };
 
+/// TZ_RECORD_*
+pub const RecordFlags = packed struct(u32) {
+    crc32: bool = false,
+    unused: u31 = 0,
+};
+
 pub const Record = extern struct {
-    struct_size: u32,
+    struct_size: u32 = 0,
     module: u32,
-    flags: u32,
+    flags: RecordFlags,
     crc32: u32,
     sha256: ?*const Digest,
     hashed_size: u64,
@@ -91,17 +122,40 @@ pub const Node = extern struct {
 };
 
 pub const Chunk = extern struct {
+    struct_size: u32 = 0,
+    codec: u32,
     offset: u64,
     stored_length: u32,
     decoded_length: u32,
-    codec: u32,
     crc: u32,
+    reserved: u32 = 0,
     digest: ?*const Digest,
+};
+
+/// TZ_ITEM_*
+pub const ItemFlags = packed struct(u32) {
+    record: bool = false,
+    unused: u31 = 0,
+};
+
+pub const ReadItem = extern struct {
+    struct_size: u32,
+    tensor: u32,
+    flags: ItemFlags,
+    reserved: u32,
+    begin: ?[*]const u64,
+    end: ?[*]const u64,
+};
+
+/// TZ_PLAN_*
+pub const PlanFlags = packed struct(u32) {
+    staged: bool = false,
+    unused: u31 = 0,
 };
 
 pub const PlanOptions = extern struct {
     struct_size: u32,
-    flags: u32,
+    flags: PlanFlags,
     request_size_max: u64,
     gap_max: u64,
     slab_size_max: u64,
@@ -109,7 +163,7 @@ pub const PlanOptions = extern struct {
 };
 
 pub const PlanInfo = extern struct {
-    struct_size: u32,
+    struct_size: u32 = 0,
     request_count: u32,
     segment_count: u64,
     piece_count: u64,
@@ -122,13 +176,13 @@ pub const PlanInfo = extern struct {
 };
 
 pub const TensorSpec = extern struct {
+    struct_size: u32,
+    dtype: u32,
     name: ?[*]const u8,
     name_size: u64,
     shape: ?[*]const u64,
     rank: u32,
-    dtype: u32,
     tie: u32,
-    reserved: u32,
 };
 
 pub const BuilderOptions = extern struct {
@@ -141,7 +195,7 @@ pub const BuilderOptions = extern struct {
 };
 
 pub const BuilderInfo = extern struct {
-    struct_size: u32,
+    struct_size: u32 = 0,
     reserved: u32 = 0,
     header_size: u64,
     chunk_size: u64,
@@ -150,9 +204,25 @@ pub const BuilderInfo = extern struct {
     file_size_max: u64,
 };
 
+pub const EncodeOptions = extern struct {
+    struct_size: u32,
+    dtype: u32,
+    compress: u32,
+    reserved: u32,
+    chunk_size: u64,
+};
+
+pub const ChunkEntry = extern struct {
+    struct_size: u32 = 0,
+    stored_length: u32,
+    codec: u32,
+    crc: u32,
+    digest: Digest,
+};
+
 /// Every struct of tz.h by its C name.
 pub const structs = .{
-    .{ "tz_diagnostic", status.Diagnostic },
+    .{ "tz_diagnostic", Diagnostic },
     .{ "tz_blake3_state", checksum.Blake3 },
     .{ "tz_dtype_info", DtypeInfo },
     .{ "tz_open_options", OpenOptions },
@@ -163,7 +233,7 @@ pub const structs = .{
     .{ "tz_node", Node },
     .{ "tz_range", Range },
     .{ "tz_chunk", Chunk },
-    .{ "tz_want", plan.Want },
+    .{ "tz_read_item", ReadItem },
     .{ "tz_plan_options", PlanOptions },
     .{ "tz_plan_info", PlanInfo },
     .{ "tz_request", plan.Request },
@@ -173,7 +243,8 @@ pub const structs = .{
     .{ "tz_tensor_spec", TensorSpec },
     .{ "tz_builder_options", BuilderOptions },
     .{ "tz_builder_info", BuilderInfo },
-    .{ "tz_entry", encode.Entry },
+    .{ "tz_encode_options", EncodeOptions },
+    .{ "tz_chunk_entry", ChunkEntry },
 };
 
 /// 0 for an unknown name.

@@ -1,11 +1,12 @@
 //! Exports: checking whole files.
 
+const c = @import("types.zig");
 const Header = @import("../header.zig").Header;
 const Range = @import("../runs.zig").Range;
 const status = @import("../status.zig");
-const Diagnostic = status.Diagnostic;
 const Status = status.Status;
 const support = @import("support.zig");
+const Report = support.Report;
 const gpa = support.gpa;
 const Verifier = @import("../verifier.zig").Verifier;
 
@@ -28,12 +29,12 @@ export fn tz_verifier_free(verifier: ?*Verifier) void {
     gpa.destroy(self);
 }
 
-export fn tz_verifier_next(verifier: ?*Verifier, out: ?*Range, diagnostic: ?*Diagnostic) Status {
-    var ignored: Diagnostic = .{};
-    const place = support.diagnosticOr(diagnostic, &ignored);
+export fn tz_verifier_next(verifier: ?*Verifier, out: ?*Range, diagnostic: ?*c.Diagnostic) Status {
+    var report = Report.init(diagnostic) catch return .argument;
+    defer report.deliver();
     const self = verifier orelse return .argument;
     const target = out orelse return .argument;
-    target.* = self.next(place) catch |err| return status.fromError(err);
+    target.* = self.next(&report.diagnostic) catch |err| return status.fromError(err);
     return .ok;
 }
 
@@ -41,18 +42,18 @@ export fn tz_verifier_put(
     verifier: ?*Verifier,
     data: ?[*]const u8,
     size: usize,
-    diagnostic: ?*Diagnostic,
+    diagnostic: ?*c.Diagnostic,
 ) Status {
-    var ignored: Diagnostic = .{};
-    const place = support.diagnosticOr(diagnostic, &ignored);
+    var report = Report.init(diagnostic) catch return .argument;
+    defer report.deliver();
     const self = verifier orelse return .argument;
     const bytes = support.slice(u8, data, size) catch return .argument;
-    return support.result(self.put(bytes, place));
+    return support.result(self.put(bytes, &report.diagnostic));
 }
 
-export fn tz_verifier_finish(verifier: ?*Verifier, diagnostic: ?*Diagnostic) Status {
-    var ignored: Diagnostic = .{};
-    const place = support.diagnosticOr(diagnostic, &ignored);
+export fn tz_verifier_finish(verifier: ?*Verifier, diagnostic: ?*c.Diagnostic) Status {
+    var report = Report.init(diagnostic) catch return .argument;
+    defer report.deliver();
     const self = verifier orelse return .argument;
-    return support.result(self.finish(place));
+    return support.result(self.finish(&report.diagnostic));
 }

@@ -6,8 +6,8 @@
 //!   scalar  slicing by 8              any CPU; the twin the others are tested against
 //!   hw3     the CRC32 instruction on  CRC-32C: x86-64 with SSE 4.2, AArch64 with CRC
 //!           three parts at once       CRC-32: AArch64 with CRC
-//!   fold    carry-less                CRC-32C: x86-64 with AVX-512 and VPCLMULQDQ
-//!           multiplication            CRC-32: the same, and x86-64 with PCLMULQDQ
+//!   fold    carry-less                CRC-32C: x86-64 with VPCLMULQDQ and AVX-512
+//!           multiplication            CRC-32: x86-64 with PCLMULQDQ or VPCLMULQDQ
 
 const std = @import("std");
 const builtin = @import("builtin");
@@ -35,13 +35,15 @@ pub const Machine = struct {
             else => false,
         };
         if (cpu.arch != .x86_64) return .{ .has_instruction = has_instruction, .lane_count = 0 };
-        const is_wide = cpu.hasAll(.x86, &.{ .vpclmulqdq, .avx512f });
-        // A single lane is no faster than the instruction.
-        const is_narrow = !has_instruction and cpu.has(.x86, .pclmul);
-        return .{
-            .has_instruction = has_instruction,
-            .lane_count = if (is_wide) 4 else @intFromBool(is_narrow),
-        };
+        const lane_count = if (cpu.hasAll(.x86, &.{ .vpclmulqdq, .avx512f }))
+            4
+        else if (has_instruction)
+            0 // which is faster than two lanes
+        else if (cpu.has(.x86, .vpclmulqdq))
+            2
+        else
+            @intFromBool(cpu.has(.x86, .pclmul));
+        return .{ .has_instruction = has_instruction, .lane_count = lane_count };
     }
 };
 

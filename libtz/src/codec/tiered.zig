@@ -8,7 +8,7 @@
 //!
 //!   tiered_format.zig    stored bytes: sizes, offsets, rules
 //!   tiered_plan.zig      the canonical writer's choices
-//!   tiered_job.zig       what kernels are asked to do
+//!   tiered_task.zig       what kernels are asked to do
 //!   tiered_kernels.zig   kernels of one CPU level, made of
 //!     tiered_scalar.zig    the scalar twin
 //!     tiered_vector.zig    all vector lengths, on top of
@@ -20,18 +20,18 @@ const std = @import("std");
 const bytes = @import("../bytes.zig");
 const dispatch = @import("../dispatch.zig");
 const format = @import("tiered_format.zig");
-const jobs = @import("tiered_job.zig");
+const tasks = @import("tiered_task.zig");
 const plan = @import("tiered_plan.zig");
 
 pub const Layout = format.Layout;
 pub const DecodeError = format.DecodeError;
-pub const DecodeScratch = jobs.DecodeScratch;
-pub const EncodeScratch = jobs.EncodeScratch;
+pub const DecodeScratch = tasks.DecodeScratch;
+pub const EncodeScratch = tasks.EncodeScratch;
 pub const encodedSizeMax = plan.encodedSizeMax;
 
 /// For tests, fuzzers and benchmarks, which choose kernels and planes themselves.
 pub const Header = format.Header;
-pub const Kernels = jobs.Kernels;
+pub const Kernels = tasks.Kernels;
 pub const PlaneKind = format.PlaneKind;
 pub const kernels_scalar = @import("tiered_kernels.zig").kernels_scalar;
 pub const sample = @import("tiered_sample.zig");
@@ -101,7 +101,7 @@ pub fn encodeAs(
     if (size > destination.len) return null;
     header.write(destination);
     for (0..header.subBlockCount()) |index| {
-        var job: jobs.EncodeJob = .{
+        var task: tasks.EncodeTask = .{
             .layout = layout,
             .element_count = @intCast(header.elementsOf(index)),
             .planes = undefined,
@@ -110,14 +110,14 @@ pub fn encodeAs(
             .capacity = destination.len - size,
             .scratch = scratch,
         };
-        for (header.planes(), 0..) |plane, plane_index| job.planes[plane_index] = planeJob(plane);
-        const block_size = kernels.encode(&job);
-        if (block_size == jobs.no_room) return null;
+        for (header.planes(), 0..) |plane, plane_index| task.planes[plane_index] = planeTask(plane);
+        const block_size = kernels.encode(&task);
+        if (block_size == tasks.no_room) return null;
         size += block_size;
 
         var escapes: format.Escapes = .{ .counts = undefined };
         var position: usize = 0;
-        for (job.activePlanes()) |plane| {
+        for (task.activePlanes()) |plane| {
             const counts = plane.escapes[0..plane.kind.plan().len];
             @memcpy(escapes.counts[position..][0..counts.len], counts);
             position += counts.len;
@@ -160,7 +160,7 @@ pub fn decodeWith(
     }
 }
 
-fn planeJob(plane: format.Plane) jobs.PlaneJob {
+fn planeTask(plane: format.Plane) tasks.PlaneTask {
     return .{
         .kind = plane.kind,
         .width = plane.width,
@@ -173,7 +173,7 @@ fn planeJob(plane: format.Plane) jobs.PlaneJob {
 
 /// Where the planes of a stored sub-block are.
 const SubBlock = struct {
-    planes: [format.plane_count_max]jobs.PlaneJob,
+    planes: [format.plane_count_max]tasks.PlaneTask,
     size: usize,
 
     fn parse(
@@ -193,16 +193,12 @@ const SubBlock = struct {
             const size = plane.storedSize(element_count, counts);
             const room = stored[begin + block.size ..][0..format.alignPlane(size)];
             if (!bytes.allZero(room[size..])) return error.PlanePadding;
-            const job = &block.planes[plane_index];
-            job.* = planeJob(plane);
-            job.stored = room.ptr;
-            @memcpy(job.escapes[0..tier_count], counts);
+            const task = &block.planes[plane_index];
+            task.* = planeTask(plane);
+            task.stored = room.ptr;
+            @memcpy(task.escapes[0..tier_count], counts);
             block.size += room.len;
         }
         return block;
     }
 };
-
-test {
-    _ = @import("tiered_test.zig");
-}

@@ -4,26 +4,26 @@
 const std = @import("std");
 const format = @import("tiered_format.zig");
 const isa = @import("tiered_isa.zig");
-const jobs = @import("tiered_job.zig");
+const tasks = @import("tiered_task.zig");
 const scalar = @import("tiered_scalar.zig");
 const vector = @import("tiered_vector.zig");
 
-pub const kernels: jobs.Kernels = kernelsOf(if (isa.lanes == 0) scalar else vector);
+pub const kernels: tasks.Kernels = kernelsOf(if (isa.lanes == 0) scalar else vector);
 
 /// The twin, for tests.
-pub const kernels_scalar: jobs.Kernels = kernelsOf(scalar);
+pub const kernels_scalar: tasks.Kernels = kernelsOf(scalar);
 
-fn kernelsOf(comptime leaf: type) jobs.Kernels {
+fn kernelsOf(comptime leaf: type) tasks.Kernels {
     const entry = struct {
-        fn decode(job: *const jobs.DecodeJob) callconv(.c) jobs.DecodeVerdict {
-            return leaf.decode(job);
+        fn decode(task: *const tasks.DecodeTask) callconv(.c) tasks.DecodeVerdict {
+            return leaf.decode(task);
         }
 
-        fn encode(job: *jobs.EncodeJob) callconv(.c) usize {
-            return encodeBlock(leaf, job) orelse jobs.no_room;
+        fn encode(task: *tasks.EncodeTask) callconv(.c) usize {
+            return encodeBlock(leaf, task) orelse tasks.no_room;
         }
 
-        fn histogram(sample: *const jobs.Sample, result: *jobs.Histograms) callconv(.c) void {
+        fn histogram(sample: *const tasks.Sample, result: *tasks.Histograms) callconv(.c) void {
             scalar.histogram(sample, result);
         }
 
@@ -45,19 +45,19 @@ fn kernelsOf(comptime leaf: type) jobs.Kernels {
     };
 }
 
-fn encodeBlock(comptime leaf: type, job: *jobs.EncodeJob) ?usize {
-    const element_count = job.element_count;
-    switch (job.layout) {
+fn encodeBlock(comptime leaf: type, task: *tasks.EncodeTask) ?usize {
+    const element_count = task.element_count;
+    switch (task.layout) {
         inline else => |layout| {
-            leaf.splitAll(layout, job.source, element_count, &job.scratch.planes);
+            leaf.splitAll(layout, task.source, element_count, &task.scratch.planes);
         },
     }
-    const destination = job.destination[0..job.capacity];
+    const destination = task.destination[0..task.capacity];
     var size: usize = 0;
-    for (job.activePlanes(), 0..) |*plane, index| {
-        const symbols = job.scratch.planes[index][0..element_count];
+    for (task.activePlanes(), 0..) |*plane, index| {
+        const symbols = task.scratch.planes[index][0..element_count];
         const free = destination[size..];
-        const plane_size = encodePlane(leaf, plane, symbols, free, &job.scratch.escaped) orelse
+        const plane_size = encodePlane(leaf, plane, symbols, free, &task.scratch.escaped) orelse
             return null;
         const padded_size = format.alignPlane(plane_size);
         if (padded_size > free.len) return null;
@@ -70,10 +70,10 @@ fn encodeBlock(comptime leaf: type, job: *jobs.EncodeJob) ?usize {
 /// Writes a plane without its padding; null when `destination` is too small.
 fn encodePlane(
     comptime leaf: type,
-    plane: *jobs.PlaneJob,
+    plane: *tasks.PlaneTask,
     symbols: []const u8,
     destination: []u8,
-    escaped: *[2]jobs.Symbols,
+    escaped: *[2]tasks.Symbols,
 ) ?usize {
     switch (plane.kind) {
         .constant => return 0,

@@ -3,7 +3,7 @@
 
 const std = @import("std");
 const format = @import("tiered_format.zig");
-const jobs = @import("tiered_job.zig");
+const tasks = @import("tiered_task.zig");
 const Header = format.Header;
 const PlaneKind = format.PlaneKind;
 
@@ -64,10 +64,10 @@ const Ranking = struct {
 
 /// How the planes of a chunk are to be stored, or null when too little gain is in sight.
 pub fn choose(
-    kernels: *const jobs.Kernels,
+    kernels: *const tasks.Kernels,
     layout: format.Layout,
     source: []const u8,
-    histograms: *jobs.Histograms,
+    histograms: *tasks.Histograms,
 ) ?Header {
     const line_count = source.len / line_size;
     if (line_count == 0) return null;

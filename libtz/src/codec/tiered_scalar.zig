@@ -3,11 +3,11 @@
 
 const std = @import("std");
 const format = @import("tiered_format.zig");
-const jobs = @import("tiered_job.zig");
+const tasks = @import("tiered_task.zig");
 const Layout = format.Layout;
-const PlaneJob = jobs.PlaneJob;
-const Codes = jobs.Codes;
-const Verdict = jobs.DecodeVerdict;
+const PlaneTask = tasks.PlaneTask;
+const Codes = tasks.Codes;
+const Verdict = tasks.DecodeVerdict;
 
 /// An element's symbols, plane by plane.
 pub const Symbols = [format.plane_count_max]u8;
@@ -53,7 +53,7 @@ inline fn mergeBf16(exponent: u8, rest: u8) [2]u8 {
 fn expand(
     comptime codes: Codes,
     comptime code_bits: u8,
-    tier: jobs.Tier,
+    tier: tasks.Tier,
     escaped: [*]const u8,
     symbols: [*]u8,
 ) Verdict {
@@ -102,7 +102,7 @@ inline fn codeAt(
     return @intCast(word >> (slot * code_bits) & ((1 << code_bits) - 1));
 }
 
-fn expandTier(tier: jobs.Tier, escaped: [*]const u8, symbols: [*]u8) Verdict {
+fn expandTier(tier: tasks.Tier, escaped: [*]const u8, symbols: [*]u8) Verdict {
     return switch (tier.code_bits) {
         inline 2, 3, 4 => |code_bits| expand(.tiered, code_bits, tier, escaped, symbols),
         else => unreachable,
@@ -110,7 +110,7 @@ fn expandTier(tier: jobs.Tier, escaped: [*]const u8, symbols: [*]u8) Verdict {
 }
 
 /// The symbols that escape a plane's first tier, into `escaped[0]`.
-fn decodeInner(plane: *const PlaneJob, element_count: usize, escaped: *[2]jobs.Symbols) Verdict {
+fn decodeInner(plane: *const PlaneTask, element_count: usize, escaped: *[2]tasks.Symbols) Verdict {
     const literals = plane.literals(element_count);
     for (literals) |literal| {
         if (@as(u32, literal) >> @intCast(plane.width) != 0) return .literal;
@@ -129,10 +129,10 @@ fn decodeInner(plane: *const PlaneJob, element_count: usize, escaped: *[2]jobs.S
 
 /// All symbols of a plane; `symbols` holds those that escape its first tier.
 fn decodeOuter(
-    plane: *const PlaneJob,
+    plane: *const PlaneTask,
     element_count: usize,
-    symbols: *jobs.Symbols,
-    spare: *jobs.Symbols,
+    symbols: *tasks.Symbols,
+    spare: *tasks.Symbols,
 ) Verdict {
     switch (plane.kind) {
         .constant => @memset(symbols[0..element_count], plane.value),
@@ -151,29 +151,29 @@ fn decodeOuter(
     return .ok;
 }
 
-pub fn decode(job: *const jobs.DecodeJob) Verdict {
-    const element_count = job.element_count;
-    const scratch = job.scratch;
-    for (job.activePlanes(), 0..) |*plane, index| {
+pub fn decode(task: *const tasks.DecodeTask) Verdict {
+    const element_count = task.element_count;
+    const scratch = task.scratch;
+    for (task.activePlanes(), 0..) |*plane, index| {
         if (plane.kind.plan().len == 0) continue;
         const verdict = decodeInner(plane, element_count, &scratch.escaped);
         if (verdict != .ok) return verdict;
         const escape_count = plane.escapes[0];
         @memcpy(scratch.planes[index][0..escape_count], scratch.escaped[0][0..escape_count]);
     }
-    for (job.activePlanes(), 0..) |*plane, index| {
+    for (task.activePlanes(), 0..) |*plane, index| {
         const symbols = &scratch.planes[index];
         const verdict = decodeOuter(plane, element_count, symbols, &scratch.escaped[0]);
         if (verdict != .ok) return verdict;
     }
-    switch (job.layout) {
+    switch (task.layout) {
         inline else => |layout| for (0..element_count) |index| {
             const element_size = comptime layout.elementSize();
             var symbols: Symbols = @splat(0);
             inline for (0..comptime layout.planeWidths().len) |plane| {
                 symbols[plane] = scratch.planes[plane][index];
             }
-            job.destination[index * element_size ..][0..element_size].* = merge(layout, symbols);
+            task.destination[index * element_size ..][0..element_size].* = merge(layout, symbols);
         },
     }
     return .ok;
@@ -184,7 +184,7 @@ pub fn splitAll(
     comptime layout: Layout,
     source: [*]const u8,
     element_count: usize,
-    planes: *[format.plane_count_max]jobs.Symbols,
+    planes: *[format.plane_count_max]tasks.Symbols,
 ) void {
     const element_size = comptime layout.elementSize();
     for (0..element_count) |index| {
@@ -239,7 +239,7 @@ pub fn pack(
 /// In lines of the sample.
 const prefetch_distance = 24;
 
-pub fn histogram(sample: *const jobs.Sample, histograms: *jobs.Histograms) void {
+pub fn histogram(sample: *const tasks.Sample, histograms: *tasks.Histograms) void {
     switch (sample.layout) {
         inline else => |layout| {
             const element_size = comptime layout.elementSize();

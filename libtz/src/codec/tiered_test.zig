@@ -4,7 +4,7 @@
 const std = @import("std");
 const dispatch = @import("../dispatch.zig");
 const format = @import("tiered_format.zig");
-const jobs = @import("tiered_job.zig");
+const tasks = @import("tiered_task.zig");
 const sample = @import("tiered_sample.zig");
 const tiered = @import("tiered.zig");
 const tiered_kernels = @import("tiered_kernels.zig");
@@ -62,7 +62,7 @@ const Bench = struct {
 
     fn expectDecodes(
         bench: *Bench,
-        kernels: *const jobs.Kernels,
+        kernels: *const tasks.Kernels,
         layout: Layout,
         stored: []const u8,
         source: []const u8,
@@ -123,7 +123,7 @@ test "all levels agree, for every tail" {
             _ = try bench.roundTrip(&header);
         }
     }
-    for ([_]usize{ jobs.tile_size, format.sub_block_size, 2 * format.sub_block_size }) |edge| {
+    for ([_]usize{ tasks.tile_size, format.sub_block_size, 2 * format.sub_block_size }) |edge| {
         for (edge - 2..edge + 3) |count| for (layouts) |layout| {
             const kind = random.enumValue(PlaneKind);
             const header = sample.header(random, layout, count, @splat(kind));

@@ -8,12 +8,12 @@ const std = @import("std");
 const format = @import("tiered_format.zig");
 const elements = @import("tiered_vector_elements.zig");
 const isa = @import("tiered_isa.zig");
-const jobs = @import("tiered_job.zig");
+const tasks = @import("tiered_task.zig");
 const Layout = format.Layout;
 const Mask = isa.Mask;
-const PlaneJob = jobs.PlaneJob;
+const PlaneTask = tasks.PlaneTask;
 const Vector = isa.Vector;
-const Verdict = jobs.DecodeVerdict;
+const Verdict = tasks.DecodeVerdict;
 const lanes = isa.lanes;
 const maskOf = isa.maskOf;
 const splat = isa.splat;
@@ -22,7 +22,7 @@ pub const splitAll = elements.splitAll;
 pub const isConstant = elements.isConstant;
 
 const parts = format.lane_count / lanes;
-const Codes = jobs.Codes;
+const Codes = tasks.Codes;
 
 /// Code `slot` of each lane out of the rows of a group.
 inline fn codesOf(comptime code_bits: u8, comptime slot: usize, rows: []const Vector) Vector {
@@ -62,7 +62,7 @@ const Cursor = struct {
     taken: usize = 0,
     unused: Mask = 0,
 
-    fn ofTier(tier: jobs.Tier, escaped: [*]const u8) Cursor {
+    fn ofTier(tier: tasks.Tier, escaped: [*]const u8) Cursor {
         var table: [lanes]u8 = @splat(0); // of escapes too, which `spread` needs
         for (&table, 0..) |*symbol, index| {
             const code = index % 16;
@@ -172,10 +172,10 @@ fn expandTiered(code_bits: u8, cursor: *Cursor, count: usize, symbols: [*]u8) vo
 
 /// The symbols that escape a plane's first tier.
 fn decodeInner(
-    plane: *const PlaneJob,
+    plane: *const PlaneTask,
     element_count: usize,
-    scratch: *[2]jobs.Symbols,
-    escaped: *jobs.Symbols,
+    scratch: *[2]tasks.Symbols,
+    escaped: *tasks.Symbols,
 ) Verdict {
     const literals = plane.literals(element_count);
     @memcpy(scratch[0][0..literals.len], literals);
@@ -194,7 +194,7 @@ fn decodeInner(
     return .ok;
 }
 
-fn areLiterals(plane: *const PlaneJob, literals: *const jobs.Symbols, count: usize) bool {
+fn areLiterals(plane: *const PlaneTask, literals: *const tasks.Symbols, count: usize) bool {
     const largest: u8 = @truncate((@as(u32, 1) << @intCast(plane.width)) - 1);
     var index: usize = 0;
     while (index < count) : (index += lanes) {
@@ -206,26 +206,26 @@ fn areLiterals(plane: *const PlaneJob, literals: *const jobs.Symbols, count: usi
     return true;
 }
 
-pub fn decode(job: *const jobs.DecodeJob) Verdict {
+pub fn decode(task: *const tasks.DecodeTask) Verdict {
     var cursors: [format.plane_count_max]Cursor = undefined;
-    for (job.activePlanes(), 0..) |*plane, index| {
-        const escaped = &job.scratch.planes[index];
+    for (task.activePlanes(), 0..) |*plane, index| {
+        const escaped = &task.scratch.planes[index];
         cursors[index] = .{ .codes = plane.stored };
-        if (plane.kind == .constant) @memset(&job.scratch.tiles[index], plane.value);
+        if (plane.kind == .constant) @memset(&task.scratch.tiles[index], plane.value);
         if (plane.kind.plan().len == 0) continue;
-        const verdict = decodeInner(plane, job.element_count, &job.scratch.escaped, escaped);
+        const verdict = decodeInner(plane, task.element_count, &task.scratch.escaped, escaped);
         if (verdict != .ok) return verdict;
-        cursors[index] = .ofTier(plane.tier(job.element_count, 0), escaped);
+        cursors[index] = .ofTier(plane.tier(task.element_count, 0), escaped);
     }
-    switch (job.layout) {
-        inline else => |layout| if (job.streams) {
-            decodeTiles(layout, isa.stream, job, &cursors);
+    switch (task.layout) {
+        inline else => |layout| if (task.streams) {
+            decodeTiles(layout, isa.stream, task, &cursors);
             isa.endStream();
         } else {
-            decodeTiles(layout, isa.store, job, &cursors);
+            decodeTiles(layout, isa.store, task, &cursors);
         },
     }
-    for (job.activePlanes(), 0..) |*plane, index| {
+    for (task.activePlanes(), 0..) |*plane, index| {
         const escape_count = if (plane.kind.plan().len == 0) 0 else plane.escapes[0];
         const verdict = cursors[index].verdict(escape_count);
         if (verdict != .ok) return verdict;
@@ -236,17 +236,17 @@ pub fn decode(job: *const jobs.DecodeJob) Verdict {
 fn decodeTiles(
     comptime layout: Layout,
     comptime store: elements.Store,
-    job: *const jobs.DecodeJob,
+    task: *const tasks.DecodeTask,
     cursors: *[format.plane_count_max]Cursor,
 ) void {
     const plane_count = comptime layout.planeWidths().len;
-    const planes = job.planes[0..plane_count];
+    const planes = task.planes[0..plane_count];
     var begin: usize = 0;
-    while (begin < job.element_count) : (begin += jobs.tile_size) {
-        const count = @min(jobs.tile_size, job.element_count - begin);
+    while (begin < task.element_count) : (begin += tasks.tile_size) {
+        const count = @min(tasks.tile_size, task.element_count - begin);
         var symbols: [plane_count][*]const u8 = undefined;
         for (&symbols, planes, cursors[0..plane_count], 0..) |*from, *plane, *cursor, index| {
-            const tile = &job.scratch.tiles[index];
+            const tile = &task.scratch.tiles[index];
             from.* = tile;
             switch (plane.kind) {
                 .constant => {},
@@ -257,7 +257,7 @@ fn decodeTiles(
                 else => |kind| expandTiered(kind.plan()[0], cursor, count, tile),
             }
         }
-        const destination = job.destination + begin * comptime layout.elementSize();
+        const destination = task.destination + begin * comptime layout.elementSize();
         elements.mergeAll(layout, store, &symbols, count, destination);
     }
 }

@@ -3,7 +3,7 @@
 const std = @import("std");
 const format = @import("tiered_format.zig");
 const isa = @import("tiered_isa.zig");
-const jobs = @import("tiered_job.zig");
+const tasks = @import("tiered_task.zig");
 const scalar = @import("tiered_scalar.zig");
 const Layout = format.Layout;
 const Vector = isa.Vector;
@@ -175,7 +175,7 @@ pub fn splitAll(
     comptime layout: Layout,
     source: [*]const u8,
     element_count: usize,
-    planes: *[format.plane_count_max]jobs.Symbols,
+    planes: *[format.plane_count_max]tasks.Symbols,
 ) void {
     const element_size = comptime layout.elementSize();
     var copy: [element_size * lanes]u8 = @splat(0);

@@ -1,5 +1,6 @@
 //! Names in .tensors files. Most are flat; a nested state dict has paths instead, a byte 1E and a
-//! JSON array of strings (keys of a dict) and integers (places in a list): 1E ["layers",0,"weight"].
+//! JSON array of strings (keys of a dict) and integers (places in a list): 1E
+//! ["layers",0,"weight"].
 //!
 //! In a nested file each tensor is called as a tz file would call it (its steps joined with "/",
 //! escaped as bindings/python/libtz/_structure.py describes), and the whole becomes the nodes of a
@@ -84,8 +85,8 @@ pub fn shown(name: []const u8) []const u8 {
     return if (isPath(name)) name[1..] else name;
 }
 
-/// Tensorizer joins a module's path and a tensor's name with a dot, also for the root, whose path is
-/// empty. PyTorch's own names, which state dicts have, lack that dot.
+/// Tensorizer joins a module's path and a tensor's name with a dot, also for the root, whose path
+/// is empty. PyTorch's own names, which state dicts have, lack that dot.
 pub fn isDotted(name: []const u8, role: Role) bool {
     return role != .state and name.len > 0 and name[0] == '.';
 }
@@ -145,8 +146,8 @@ fn looksLikeNumber(key: []const u8) bool {
     return digits.len > 0;
 }
 
-/// A dict or list in a path takes two bytes in a file and, if no other path goes through it, hundreds
-/// in memory. In real files there are fewer of them than tensors.
+/// A dict or list in a path takes two bytes in a file and, if no other path goes through it,
+/// hundreds in memory. In real files there are fewer of them than tensors.
 const container_max = 1 << 16;
 const container_tensor_max = 8;
 
@@ -210,7 +211,8 @@ pub const Tree = struct {
     /// Adds a tensor, by its index in the tensor table. The path's text must outlive the tree.
     pub fn add(self: *Tree, path: []const Step, tensor: u32) Error!void {
         if (self.nodes.items.len == 0) {
-            try self.nodes.append(self.gpa, .{ .step = .{ .key = "" }, .kind = kindAbove(path[0]) });
+            const kind = kindAbove(path[0]);
+            try self.nodes.append(self.gpa, .{ .step = .{ .key = "" }, .kind = kind });
         }
         var parent: u32 = 0;
         for (path, 1..) |step, depth| {

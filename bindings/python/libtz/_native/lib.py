@@ -15,10 +15,18 @@ from numpy.typing import NDArray
 
 from libtz._native import clib, ffi
 from libtz._native.checksums import Blake3, blake3, crc32, crc32c, file_digest
+from libtz._native.dtypes import DtypeInfo, dtype, dtype_code
 from libtz._native.memory import address, exported, owned_buffer
 from libtz._native.status import NONE32, NONE64, check, new_diagnostic, status_name
-from libtz._native.tables import Node, read_node, record_dtype, text, view
-from libtz._native.writing import ENTRY, Builder, BuilderInfo, TensorSpec, encode_chunks
+from libtz._native.tables import Node, new_struct, read_node, record_dtype, text, view
+from libtz._native.writing import (
+    ENTRY,
+    Builder,
+    BuilderInfo,
+    TensorSpec,
+    encode_chunks,
+    new_entries,
+)
 from libtz.errors import IntegrityError
 
 __all__ = [
@@ -46,6 +54,7 @@ __all__ = [
     "dtype_code",
     "encode_chunks",
     "new_cursor",
+    "new_entries",
     "owned_buffer",
     "status_name",
     "version",
@@ -77,12 +86,12 @@ _check_library()
 
 FORMAT_TZ: int = clib.TZ_FORMAT_TZ
 FORMAT_SAFETENSORS: int = clib.TZ_FORMAT_SAFETENSORS
-FORMAT_TENSORS: int = clib.TZ_FORMAT_TENSORS
+FORMAT_COREWEAVE: int = clib.TZ_FORMAT_COREWEAVE
 TENSOR_META: int = clib.TZ_TENSOR_META
 TENSOR_PARAMETER: int = clib.TZ_TENSOR_PARAMETER
 TENSOR_BUFFER: int = clib.TZ_TENSOR_BUFFER
 TENSOR_DOTTED: int = clib.TZ_TENSOR_DOTTED
-WANT_RECORD: int = clib.TZ_WANT_RECORD
+ITEM_RECORD: int = clib.TZ_ITEM_RECORD
 NODE_TENSOR: int = clib.TZ_NODE_TENSOR
 PLAN_STAGED: int = clib.TZ_PLAN_STAGED
 # As tz_segment.allocation has them.
@@ -93,7 +102,7 @@ VERIFY_CRC: int = clib.TZ_VERIFY_CRC
 VERIFY_DIGEST: int = clib.TZ_VERIFY_DIGEST
 
 
-# ---- Version, data types -------------------------------------------------------------------------
+# ---- Version -------------------------------------------------------------------------------------
 
 
 def version() -> str:
@@ -102,28 +111,6 @@ def version() -> str:
 
 def cpu_level() -> str:
     return ffi.string(clib.tz_cpu_level()).decode()
-
-
-class DtypeInfo(NamedTuple):
-    name: str
-    safetensors: str | None
-    unit_bits: int
-    elements: int
-
-
-def dtype(code: int) -> DtypeInfo | None:
-    """None for a code without an entry."""
-    out = ffi.new("tz_dtype_info *")
-    if clib.tz_dtype(code, out) != clib.TZ_OK:
-        return None
-    foreign = ffi.string(out.safetensors).decode() if out.safetensors else None
-    return DtypeInfo(ffi.string(out.name).decode(), foreign, out.unit_bits, out.elements)
-
-
-def dtype_code(name: str) -> int:
-    """0 when there is none."""
-    encoded = name.encode()
-    return clib.tz_dtype_code(encoded, len(encoded))
 
 
 # ---- Headers -------------------------------------------------------------------------------------
@@ -169,10 +156,6 @@ class Chunk(NamedTuple):
     digest: bytes | None
 
 
-def _new_tensor() -> Any:
-    return ffi.new("tz_tensor *", {"struct_size": ffi.sizeof("tz_tensor")})
-
-
 class Header:
     """An opened file's header. `label` names the file in messages.
 
@@ -181,40 +164,38 @@ class Header:
     """
 
     def __init__(self, handle: Any, label: str) -> None:
-        self.handle, self.label = handle, label
-        out = ffi.new("tz_header_info *", {"struct_size": ffi.sizeof("tz_header_info")})
+        self.handle = handle
+        self.label = label
+        out = new_struct("tz_header_info")
         check(clib.tz_header_get(handle, out), where=label)
         values = {name: getattr(out, name) for name in HeaderInfo._fields}
         self.info = HeaderInfo(**values | {"file_digest": bytes(out.file_digest)})
 
     @classmethod
     def open(
-        cls, front: Any, file_size: int, *, label: str, pin: bytes | None = None
+        cls,
+        front: Any,
+        file_size: int,
+        *,
+        label: str,
+        pin: bytes | None = None,
+        format: int = 0,
+        open_size_max: int = 0,
     ) -> Header | int:
-        """The header, or how many bytes from the front are needed."""
-        return cls._open(clib.tz_header_open, front, file_size, label, pin)
-
-    @classmethod
-    def open_safetensors(cls, front: Any, file_size: int, *, label: str) -> Header | int:
-        """The header, or how many bytes from the front are needed."""
-        return cls._open(clib.tz_safetensors_open, front, file_size, label, None)
-
-    @classmethod
-    def open_tensors(cls, front: Any, file_size: int, *, label: str) -> Header | int:
-        """The header, or how many bytes from the front are needed."""
-        return cls._open(clib.tz_tensors_open, front, file_size, label, None)
-
-    @classmethod
-    def _open(
-        cls, function: Any, front: Any, file_size: int, label: str, pin: bytes | None
-    ) -> Header | int:
+        """The header, or how many bytes from the front are needed: never more than `open_size_max`,
+        unless that is 0. `format` is FORMAT_* or 0, which recognises it."""
         digest = ffi.NULL if pin is None else ffi.new("uint8_t[32]", pin)
-        size = ffi.sizeof("tz_open_options")
-        options = ffi.new("tz_open_options *", {"struct_size": size, "pin": digest})
-        out, needed = ffi.new("tz_header **"), ffi.new("uint64_t *")
+        options = new_struct("tz_open_options")
+        options.format = format
+        options.pin = digest
+        options.open_size_max = open_size_max
+        out = ffi.new("tz_header **")
+        needed = ffi.new("uint64_t *")
         diagnostic = new_diagnostic()
         with exported(front) as source:
-            status = function(source, len(source), file_size, options, out, needed, diagnostic)
+            status = clib.tz_header_open(
+                source, len(source), file_size, options, out, needed, diagnostic
+            )
         if status == clib.TZ_NEED_MORE:
             return int(needed[0])
         if status == clib.TZ_E_DIGEST and pin is not None:
@@ -226,7 +207,7 @@ class Header:
         return self.tensors([index])[0]
 
     def tensors(self, indices: Iterable[int]) -> list[Tensor]:
-        t = _new_tensor()
+        t = new_struct("tz_tensor")
         found = []
         for index in indices:
             check(clib.tz_header_tensor(self.handle, index, t), where=self.label)
@@ -248,7 +229,7 @@ class Header:
         return found
 
     def name(self, index: int) -> str:
-        t = _new_tensor()
+        t = new_struct("tz_tensor")
         check(clib.tz_header_tensor(self.handle, index, t), where=self.label)
         return text(t.name, t.name_size)
 
@@ -301,7 +282,7 @@ class Header:
         capacity = 16
         while True:
             out = ffi.new("tz_range[]", capacity)
-            status = clib.tz_header_run_ranges(
+            status = clib.tz_header_entry_ranges(
                 self.handle, indices, count, gap_max, out, capacity, needed
             )
             if status != clib.TZ_E_BUFFER_TOO_SMALL:
@@ -313,11 +294,13 @@ class Header:
     def put_runs(self, offset: int, data: Any) -> None:
         diagnostic = new_diagnostic()
         with exported(data) as source:
-            status = clib.tz_header_put_runs(self.handle, offset, source, len(source), diagnostic)
+            status = clib.tz_header_put_entries(
+                self.handle, offset, source, len(source), diagnostic
+            )
         check(status, diagnostic, where=self.label, name_of=self.name)
 
     def chunk(self, tensor: int, chunk: int) -> Chunk:
-        out = ffi.new("tz_chunk *")
+        out = new_struct("tz_chunk")
         check(clib.tz_header_chunk(self.handle, tensor, chunk, out), where=self.label)
         digest = bytes(ffi.buffer(out.digest, 32)) if out.digest else None
         return Chunk(out.offset, out.stored_length, out.decoded_length, out.codec, out.crc, digest)
@@ -331,7 +314,7 @@ REQUEST = record_dtype("tz_request")
 SEGMENT = record_dtype("tz_segment")
 PIECE = record_dtype("tz_piece")
 PLACEMENT = record_dtype("tz_placement")
-_WANT = record_dtype("tz_want")
+_ITEM = record_dtype("tz_read_item")
 
 
 class PlanInfo(NamedTuple):
@@ -354,20 +337,20 @@ class Plan:
         tensors: NDArray[np.uint32],
         boxes: Sequence[Box | None] | None = None,
         *,
-        want_flags: NDArray[np.uint32] | None = None,
+        item_flags: NDArray[np.uint32] | None = None,
         flags: int = 0,
         request_size_max: int = 0,
         gap_max: int = 0,
         slab_size_max: int = 0,
         slab_tensor_max: int = 0,
     ) -> None:
-        """`boxes` has one per tensor, None where all of it is wanted. `want_flags`:
-        WANT_RECORD and the like for each."""
+        """`boxes` has one per tensor, None where all of it is read. `item_flags`: ITEM_RECORD and
+        the like for each."""
         self._header = header  # must outlive the plan
-        wants, corners = _wants(tensors, boxes)
-        if want_flags is not None:
-            wants["flags"] = want_flags
-        options = ffi.new("tz_plan_options *", {"struct_size": ffi.sizeof("tz_plan_options")})
+        items, corners = _items(tensors, boxes)
+        if item_flags is not None:
+            items["flags"] = item_flags
+        options = new_struct("tz_plan_options")
         options.flags = flags
         options.request_size_max = request_size_max
         options.gap_max = gap_max
@@ -375,7 +358,7 @@ class Plan:
         options.slab_tensor_max = slab_tensor_max
         out = ffi.new("tz_plan **")
         diagnostic = new_diagnostic()
-        with exported(wants, "tz_want[]") as table:
+        with exported(items, "tz_read_item[]") as table:
             status = clib.tz_plan_new(header.handle, table, len(table), options, out, diagnostic)
         del corners  # lived until the call was over
         check(status, diagnostic, where=header.label, name_of=header.name)
@@ -384,14 +367,14 @@ class Plan:
         self.requests = self._table(clib.tz_plan_requests, self.info.request_count, REQUEST)
         self.segments = self._table(clib.tz_plan_segments, self.info.segment_count, SEGMENT)
         self.pieces = self._table(clib.tz_plan_pieces, self.info.piece_count, PIECE)
-        self.placements = self._table(clib.tz_plan_placements, len(wants), PLACEMENT)
+        self.placements = self._table(clib.tz_plan_placements, len(items), PLACEMENT)
         sizes = np.dtype(np.uint64)
         self.allocations: NDArray[np.uint64] = self._table(
             clib.tz_plan_allocations, self.info.allocation_count, sizes
         )
 
     def _get(self) -> PlanInfo:
-        out = ffi.new("tz_plan_info *", {"struct_size": ffi.sizeof("tz_plan_info")})
+        out = new_struct("tz_plan_info")
         check(clib.tz_plan_get(self.handle, out), where=self._header.label)
         return PlanInfo(*(getattr(out, name) for name in PlanInfo._fields))
 
@@ -428,21 +411,22 @@ class Plan:
             check(status, diagnostic, where=header.label, name_of=header.name)
 
 
-def _wants(tensors: NDArray[np.uint32], boxes: Sequence[Box | None] | None) -> tuple[Any, Any]:
-    """The array of tz_want, and the memory that it points to."""
-    wants = np.zeros(len(tensors), _WANT)
-    wants["tensor"] = tensors
+def _items(tensors: NDArray[np.uint32], boxes: Sequence[Box | None] | None) -> tuple[Any, Any]:
+    """The array of tz_read_item, and the memory that it points to."""
+    items = np.zeros(len(tensors), _ITEM)
+    items["struct_size"] = _ITEM.itemsize
+    items["tensor"] = tensors
     if boxes is None:
-        return wants, None
+        return items, None
     # A scalar has no corners; its only box is all of it, as it is without a box.
     bounds = [box or ((), ()) for box in boxes]
     corners = np.array([n for begin, end in bounds for n in (*begin, *end)], np.uint64)
     ranks = np.array([len(begin) for begin, _ in bounds], np.uint64)
     begins = address(corners) + 8 * (2 * (np.cumsum(ranks) - ranks)).astype(np.uint64)
     has_corners = ranks > 0
-    wants["begin"] = np.where(has_corners, begins, 0)
-    wants["end"] = np.where(has_corners, begins + 8 * ranks, 0)
-    return wants, corners
+    items["begin"] = np.where(has_corners, begins, 0)
+    items["end"] = np.where(has_corners, begins + 8 * ranks, 0)
+    return items, corners
 
 
 def new_cursor() -> Any:

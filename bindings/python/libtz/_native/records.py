@@ -8,6 +8,7 @@ from libtz._native import clib, ffi
 from libtz._native.lib import Header
 from libtz._native.memory import exported
 from libtz._native.status import check, new_diagnostic
+from libtz._native.tables import new_struct
 from libtz.sodium import NONCE_SIZE, SALT_SIZE, TAG_SIZE
 
 __all__ = ["Cipher", "Derivation", "Record", "parse_record", "record_range"]
@@ -47,7 +48,7 @@ def record_range(header: Header, tensor: int) -> tuple[int, int]:
 
 def parse_record(header: Header, tensor: int, raw: Any) -> Record:
     """`raw` is the record header. Nothing in the result shares its memory."""
-    out = ffi.new("tz_record *", {"struct_size": ffi.sizeof("tz_record")})
+    out = new_struct("tz_record")
     diagnostic = new_diagnostic()
     with exported(raw) as source:
         hashed = bytearray(len(source))

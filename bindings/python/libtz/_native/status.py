@@ -6,39 +6,20 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from libtz._native import clib, ffi
+from libtz._native.tables import new_struct
 from libtz.errors import ErrorCode, FormatError, IntegrityError, OptionError
 
-__all__ = ["NONE32", "NONE64", "check", "new_diagnostic", "status_name"]
+__all__ = ["NONE32", "NONE64", "check", "new_diagnostic", "status_name", "status_text"]
 
 # tz.h: TZ_NONE32, and the same for fields of 64 bits.
 NONE32 = 0xFFFF_FFFF
 NONE64 = 0xFFFF_FFFF_FFFF_FFFF
 
-# What the data did wrong, by the classes of the specification (section 13) and of foreign formats.
-_DATA: dict[str, tuple[type[FormatError | IntegrityError], str]] = {
-    "not-tz": (FormatError, "this is neither a tz nor a safetensors nor a tensors file"),
-    "truncated": (FormatError, "the file ends too early"),
-    "trailing": (FormatError, "the file has bytes after its end"),
-    "version": (FormatError, "the file needs a newer version of libtz"),
-    "feature": (FormatError, "the file needs something that this version of libtz does not have"),
-    "limit": (FormatError, "a limit of the format is exceeded"),
-    "checksum": (IntegrityError, "these are not the bytes that were written; get the file again"),
-    "reserved": (FormatError, "bytes that must be zero are not"),
-    "directory": (FormatError, "the section directory is malformed"),
-    "layout": (FormatError, "a size, offset or count does not follow from the content"),
-    "name": (FormatError, "a tensor's name is malformed, or not in its place"),
-    "shape": (FormatError, "a tensor's size does not follow from its shape and dtype"),
-    "order": (FormatError, "the order of the tensors is malformed"),
-    "tie": (FormatError, "a tie is malformed"),
-    "chunk": (FormatError, "a chunk entry is malformed"),
-    "codec": (FormatError, "a chunk does not decode"),
-    "structure": (FormatError, "the nested structure is malformed"),
-    "metadata": (FormatError, "the metadata is malformed"),
-    "digest": (IntegrityError, "this is not the file that the digest pins"),
-    "content": (IntegrityError, "the decoded bytes are not those that were saved"),
-    "json": (FormatError, "the header is not the JSON that the format asks for"),
-    "foreign": (FormatError, "the header contradicts itself or the file"),
-}
+# Statuses from here on blame the data: their words are the classes of the specification (section
+# 13), and of the other formats.
+_DATA_MIN: int = clib.TZ_E_NOT_TZ
+# Bytes that are not those that were written; the others are no file at all.
+_INTEGRITY = (clib.TZ_E_CHECKSUM, clib.TZ_E_DIGEST, clib.TZ_E_CONTENT)
 
 
 def status_name(status: int) -> str:
@@ -46,8 +27,13 @@ def status_name(status: int) -> str:
     return ffi.string(clib.tz_status_name(status)).decode()
 
 
+def status_text(status: int) -> str:
+    """The status as a sentence."""
+    return ffi.string(clib.tz_status_text(status)).decode()
+
+
 def new_diagnostic() -> Any:
-    return ffi.new("tz_diagnostic *")
+    return new_struct("tz_diagnostic")
 
 
 def check(
@@ -68,10 +54,10 @@ def check(
     word = status_name(status)
     if status == clib.TZ_E_MEMORY:
         raise MemoryError(f"{where}: not enough memory")
-    if word not in _DATA:
+    if status < _DATA_MIN:
         # Arguments, sequences and the like were checked above this layer.
         raise RuntimeError(f"{where}: libtz was called wrongly ({word}); please report this")
-    kind, meaning = _DATA[word]
+    meaning = status_text(status)
     offset = tensor = chunk = None
     rule: str | None = None
     if diagnostic is not None:
@@ -88,6 +74,7 @@ def check(
     if blames_caller:
         raise OptionError(f"{where}{place}: this cannot be written: {meaning} ({named})")
     place += "" if offset is None else f", byte {offset}"
+    kind = IntegrityError if status in _INTEGRITY else FormatError
     raise kind(
         f"{where}{place}: {meaning} ({named})",
         code=cast(ErrorCode, word),

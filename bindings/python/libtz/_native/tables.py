@@ -11,12 +11,18 @@ from libtz._native import clib, ffi
 
 __all__ = [
     "Node",
+    "new_struct",
     "read_node",
     "record_dtype",
     "text",
     "view",
     "write_node",
 ]
+
+
+def new_struct(name: str) -> Any:
+    """A struct that begins with struct_size, all else zero."""
+    return ffi.new(f"{name} *", {"struct_size": ffi.sizeof(name)})
 
 
 def record_dtype(name: str) -> np.dtype[Any]:

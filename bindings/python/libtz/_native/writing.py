@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from libtz._native import clib, ffi
 from libtz._native.memory import exported
 from libtz._native.status import NONE32, check, new_diagnostic
-from libtz._native.tables import Node, record_dtype, write_node
+from libtz._native.tables import Node, new_struct, record_dtype, write_node
 from libtz.errors import IntegrityError, OptionError
 
-__all__ = ["ENTRY", "Builder", "BuilderInfo", "TensorSpec", "encode_chunks"]
+__all__ = ["ENTRY", "Builder", "BuilderInfo", "TensorSpec", "encode_chunks", "new_entries"]
 
 # Chunk entries are handed around as arrays of this record.
-ENTRY = record_dtype("tz_entry")
+ENTRY = record_dtype("tz_chunk_entry")
 
 
 class TensorSpec(NamedTuple):
@@ -37,6 +37,13 @@ class BuilderInfo(NamedTuple):
     file_size_max: int
 
 
+def new_entries(count: int) -> NDArray[Any]:
+    """An array of ENTRY, all zero."""
+    entries = np.zeros(count, ENTRY)
+    entries["struct_size"] = ENTRY.itemsize
+    return entries
+
+
 def encode_chunks(
     dtype: int, chunk_size: int, compress: bool, source: Any, out: Any
 ) -> tuple[int, NDArray[Any]]:
@@ -45,14 +52,16 @@ def encode_chunks(
     Returns how many bytes of `out` were filled (0: every chunk is raw, and `source` itself is what
     lies in the file) and an array of ENTRY. Thread-safe, without the GIL.
     """
+    options = new_struct("tz_encode_options")
+    options.dtype = dtype
+    options.chunk_size = chunk_size
+    options.compress = clib.TZ_COMPRESS_AUTO if compress else clib.TZ_COMPRESS_OFF
     out_size = ffi.new("size_t *")
     with exported(source) as data, exported(out, writable=True) as target:
-        entries = np.zeros(-(-len(data) // chunk_size), ENTRY)
-        with exported(entries, "tz_entry[]", writable=True) as table:
+        entries = new_entries(-(-len(data) // chunk_size))
+        with exported(entries, "tz_chunk_entry[]", writable=True) as table:
             status = clib.tz_chunks_encode(
-                dtype,
-                chunk_size,
-                clib.TZ_COMPRESS_AUTO if compress else clib.TZ_COMPRESS_OFF,
+                options,
                 data,
                 len(data),
                 target,
@@ -87,7 +96,7 @@ class Builder:
         self._label = label
         self._names = [spec.name for spec in specs]
         keep: list[Any] = []
-        options = ffi.new("tz_builder_options *", {"struct_size": ffi.sizeof("tz_builder_options")})
+        options = new_struct("tz_builder_options")
         options.chunk_size_log2 = 0 if chunk_size is None else chunk_size.bit_length() - 1
         pairs = _pairs(metadata or {}, keep)
         options.metadata, options.metadata_count = pairs, len(pairs)
@@ -104,7 +113,7 @@ class Builder:
         self.info = self._get()
 
     def _get(self) -> BuilderInfo:
-        out = ffi.new("tz_builder_info *", {"struct_size": ffi.sizeof("tz_builder_info")})
+        out = new_struct("tz_builder_info")
         self._check(clib.tz_builder_get(self._handle, out))
         return BuilderInfo(*(getattr(out, name) for name in BuilderInfo._fields))
 
@@ -114,7 +123,7 @@ class Builder:
     def put_chunks(self, spec: int, entries: NDArray[Any]) -> int:
         """The offset in the file of the first of the chunks."""
         offset = ffi.new("uint64_t *")
-        with exported(entries, "tz_entry[]") as table:
+        with exported(entries, "tz_chunk_entry[]") as table:
             status = clib.tz_builder_put_chunks(self._handle, spec, table, len(table), offset)
         self._check(status)
         return int(offset[0])
@@ -151,6 +160,7 @@ class Builder:
 def _specs(specs: Sequence[TensorSpec], keep: list[Any]) -> Any:
     table = ffi.new("tz_tensor_spec[]", len(specs))
     for record, spec in zip(table, specs, strict=True):
+        record.struct_size = ffi.sizeof("tz_tensor_spec")
         record.name, record.name_size = _text(spec.name, "a tensor's name", keep)
         shape = ffi.new("uint64_t[]", list(spec.shape))
         keep.append(shape)

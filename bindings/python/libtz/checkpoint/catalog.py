@@ -17,7 +17,7 @@ __all__ = ["Catalog", "Entry", "is_valueless", "memory_size"]
 _FORMATS: dict[int, Format] = {
     lib.FORMAT_TZ: "tz",
     lib.FORMAT_SAFETENSORS: "safetensors",
-    lib.FORMAT_TENSORS: "tensors",
+    lib.FORMAT_COREWEAVE: "tensors",
 }
 
 

@@ -59,6 +59,11 @@ class File(Checkpoint[T]):
         return self._catalog
 
     @property
+    def header_bytes(self) -> memoryview:
+        """The header as the file has it. OptionError as of `catalog`."""
+        return self._loader.front[: self.catalog.header.info.header_size]
+
+    @property
     def format(self) -> Format:
         return self._catalog.format
 

@@ -7,6 +7,8 @@ name files in its own folder.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +23,28 @@ SUFFIXES = (".safetensors", ".tz")
 
 # Indexes of the largest models, with some 200,000 tensors, have about 20 MB.
 INDEX_SIZE_MAX = 64 << 20
+# Of tensors, and of containers. What a JSON parser makes of a text depends on these, and it must
+# not be a hundred times the text.
+INDEX_ITEMS_MAX = 1_000_000
+# How many parts are looked for by name before one more is too many to be true.
+MISSING_MAX = 1000
+
+_NUMBERED = re.compile(r"(.+)-(\d{1,9})-of-(\d{1,9})(\.[a-z]+)", re.ASCII)
 
 
 def folder_files(folder: Path) -> list[str]:
-    """The index of a folder, or its files in order if it has none."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    """The index of a folder, or its files in order if it has none. Hidden files do not count, such
+    as those that macOS makes beside others on foreign disks."""
+    names = sorted(
+        path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")
+    )
+    for suffix in SUFFIXES:  # as transformers would choose, whatever else lies there
+        if f"model{suffix}{INDEX_SUFFIX}" in names:
+            return [f"model{suffix}{INDEX_SUFFIX}"]
     found = {
         suffix: [name for name in names if name.endswith((suffix, suffix + INDEX_SUFFIX))]
         for suffix in SUFFIXES
     }
-    for suffix in SUFFIXES:  # as transformers would choose, whatever else lies there
-        if f"model{suffix}{INDEX_SUFFIX}" in names:
-            return [f"model{suffix}{INDEX_SUFFIX}"]
     listed = ", ".join([name for group in found.values() for name in group][:4])
     suffixes = [suffix for suffix, group in found.items() if group]
     if not suffixes:
@@ -43,14 +55,40 @@ def folder_files(folder: Path) -> list[str]:
     indexes = [name for name in found[suffix] if name.endswith(INDEX_SUFFIX)]
     if len(indexes) > 1:
         raise OptionError(f"{folder} has several indexes; open one: {', '.join(indexes)}")
-    files = indexes or found[suffix]
-    if len(files) > 1 and suffix == ".tz":
-        raise OptionError(f"{folder} has several .tz files; open one: {listed}")
-    if len(files) > 1 and "model.safetensors" in files:
+    return indexes or _without_index(folder, found[suffix], listed)
+
+
+def _without_index(folder: Path, names: list[str], listed: str) -> list[str]:
+    """The one file of a folder, or all parts of one model, which say so in their names."""
+    parts = [_NUMBERED.fullmatch(name) for name in names]
+    models = {(part[1], int(part[3])) if part else None for part in parts}
+    if len(models) > 1 or (None in models and len(names) > 1):
         raise OptionError(
-            f"{folder} has model.safetensors and others, without an index; open one: {listed}"
+            f"{folder} holds files of different models and no index; open one by its name: {listed}"
         )
-    return files
+    if None not in models:
+        _require_complete(str(folder), names)
+    return names
+
+
+def _require_complete(where: str, names: Iterable[str]) -> None:
+    """That no part is missing, as far as the names say how many there are."""
+    parts = [part for name in names if (part := _NUMBERED.fullmatch(name))]
+    found = {(part[1], part[3], part[4], int(part[2])) for part in parts}
+    for before, count, suffix, _ in sorted(found):
+        if int(count) > len(parts) + MISSING_MAX:
+            raise FormatError(
+                f"{where}: files say that they are parts of {count}, and most are missing",
+                code="bad-set",
+            )
+        for number in range(1, int(count) + 1):
+            if (before, count, suffix, number) not in found:
+                name = f"{before}-{number:0{len(count)}}-of-{count}{suffix}"
+                raise FormatError(
+                    f"{where}: {name} is missing: the names of the others say that there are"
+                    f" {int(count)}",
+                    code="bad-set",
+                )
 
 
 def read_index(
@@ -73,6 +111,8 @@ def read_index(
         raise broken(f"{text} is not JSON")
 
     text = location.read(options, size_max=INDEX_SIZE_MAX)
+    if max(text.count(b","), text.count(b"{") + text.count(b"[")) > INDEX_ITEMS_MAX:
+        raise broken(f"it has more than {INDEX_ITEMS_MAX} items")
     try:
         index = json.loads(
             text.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant
@@ -82,12 +122,25 @@ def read_index(
     weights = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weights, dict) or not weights:
         raise broken("it has no 'weight_map' from tensors to files")
+    known: set[str] = set()
     for name, file in weights.items():
-        if any("\ud800" <= letter <= "\udfff" for letter in name):
+        if not _is_unicode(name):
             raise broken(f"{name!r} is not a name: it is not UTF-8")
+        if isinstance(file, str) and file in known:
+            continue
         if not isinstance(file, str) or not is_plain_name(file) or not file.endswith(suffixes):
             raise broken(
                 f"tensor {name!r} is said to be in {file!r}, which is not the name of a"
                 f" {' or '.join(suffixes)} file in the folder of the index"
             )
+        known.add(file)
+    _require_complete(str(location), known)
     return weights
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,11 +1,12 @@
 """Sharded models: several files that an index, or their folder, makes one set of tensors.
 
-Every file must hold exactly what the index says: a tensor is never looked up in a file that another
-file could have replaced.
+Every file must hold what the index says: a tensor is never looked up in a file that another file
+could have replaced. What a file holds beyond that is not part of the set.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import (
     Callable,
@@ -33,20 +34,29 @@ from libtz.transfer.stats import TransferStats
 
 __all__ = ["Sharded", "check_shard"]
 
+logger = logging.getLogger("libtz")
+
 T = TypeVar("T")
 U = TypeVar("U")
 
 
 def check_shard(where: str, found: Collection[str], expected: Set[str]) -> None:
-    """That a file has the tensors that its index says, and no others."""
-    for tensor in found:
-        if tensor not in expected:
-            reason = f"it holds tensor {tensor!r}, which the index does not say"
-            raise FormatError(f"{where}: {reason}", code="bad-set", tensor=tensor)
-    if len(found) != len(expected):
-        missing = next(tensor for tensor in expected if tensor not in found)
+    """That a file has the tensors that its index says. Others in it are not part of the set, as
+    other loaders have it; a warning names the first."""
+    missing = next((tensor for tensor in expected if tensor not in found), None)
+    if missing is not None:
         reason = f"it has no tensor {missing!r}, which the index says is in it"
         raise FormatError(f"{where}: {reason}", code="bad-set", tensor=missing)
+    count = len(found) - len(expected)
+    if count:
+        first = next(tensor for tensor in found if tensor not in expected)
+        rest = f" and {count - 1} more" if count > 1 else ""
+        logger.warning(
+            "%s: tensor %r%s is left out: the index does not list it for this file",
+            where,
+            first,
+            rest,
+        )
 
 
 class Sharded(Checkpoint[T]):
@@ -121,7 +131,7 @@ class Sharded(Checkpoint[T]):
             return file
 
     def _check(self, name: str, file: Checkpoint[T]) -> None:
-        """That the file is what the set needs, and has no tensors but those of the index."""
+        """That the file is what the set needs."""
 
         def broken(reason: str) -> FormatError:
             return FormatError(f"{self._shown(name)}: {reason}", code="bad-set")
@@ -203,10 +213,19 @@ class Sharded(Checkpoint[T]):
         )
 
     def storage_order(self) -> list[str]:
-        return [tensor for file in self._all() for tensor in file.storage_order()]
+        return [
+            tensor
+            for name in self._files
+            for tensor in self._file(name).storage_order()
+            if self._index.get(tensor) == name
+        ]
 
     def info(self, name: str) -> TensorInfo:
-        return self._file(self._index[name]).info(name)
+        file = self._index[name]
+        info = self._file(file).info(name)
+        if info.tied_to is not None and self._index.get(info.tied_to) != file:
+            info = replace(info, tied_to=None)  # to one that is not part of the set
+        return info
 
     # ---- Loading ----
 

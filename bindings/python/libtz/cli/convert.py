@@ -139,7 +139,9 @@ def _to_safetensors(source: SourceContents, target: Any, options: WriteOptions) 
         groups.setdefault(unit_size(spec), []).append(spec)
     ordered = [groups[size] for size in sorted(groups, reverse=True)]
     specs = [spec for group in ordered for spec in group]
-    writer = SafetensorsWriter(target, specs, metadata=source.file.metadata, options=options)
+    writer = SafetensorsWriter(
+        target, specs, metadata=source.file.metadata or None, options=options
+    )
     with writer:
         for group in ordered:
             for name, data in source.iter_buffers([spec.name for spec in group]):

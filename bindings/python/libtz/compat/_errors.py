@@ -6,11 +6,16 @@ from __future__ import annotations
 from libtz.errors import OptionError
 
 __all__ = [
+    "IndexOptionError",
     "NotImplementedOptionError",
     "RuntimeOptionError",
     "TypeOptionError",
     "ValueOptionError",
 ]
+
+
+class IndexOptionError(OptionError, IndexError):
+    pass
 
 
 class NotImplementedOptionError(OptionError, NotImplementedError):

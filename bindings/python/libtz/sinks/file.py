@@ -28,7 +28,8 @@ _OPEN_FLAGS = (
 class FileSink:
     """See `base.Sink`. What was at the path before stays until the moment of the renaming.
 
-    A symbolic link at the path is replaced, not followed: what it points to may be shared.
+    A symbolic link at the path is replaced, not followed: what it points to may be shared. A file
+    that is replaced keeps its permissions, so that a private one stays private.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -73,15 +74,25 @@ class FileSink:
         if self._is_done:
             raise ValueError("the sink was committed or aborted")
         if self._fd is None:
-            with contextlib.suppress(FileNotFoundError):
-                if not stat.S_ISREG(self.path.stat().st_mode):
-                    raise OptionError(f"{self.path} is there already, and is no regular file")
-            # In the same directory, so that renaming is atomic. The kernel applies the umask and
-            # the directory's defaults to the mode, as for any new file.
+            before = self._replaced()
+            # In the same directory, so that renaming is atomic. Of a new file, the kernel applies
+            # the umask and the directory's defaults to the mode.
             temporary = self.path.with_name(f".libtz-{secrets.token_hex(8)}.tmp")
-            self._fd = os.open(temporary, _OPEN_FLAGS, 0o666)
+            self._fd = os.open(temporary, _OPEN_FLAGS, 0o666 if before is None else 0o600)
             self._temporary = temporary
+            if before is not None and hasattr(os, "fchmod"):
+                _keep_access(self._fd, before)
         return self._fd
+
+    def _replaced(self) -> os.stat_result | None:
+        """The file that is at the path already. Of a link only what it points to is looked at."""
+        try:
+            followed = self.path.stat()
+        except FileNotFoundError:
+            return None
+        if not stat.S_ISREG(followed.st_mode):
+            raise OptionError(f"{self.path} is there already, and is no regular file")
+        return followed
 
     def _close(self) -> None:
         if self._fd is not None:
@@ -111,6 +122,20 @@ class FileSink:
                 reason += "; free some, or choose another place"
             text = f"{self.path} cannot be written: {reason}"
             raise SourceError(text, url=str(self.path), errno=error.errno) from error
+
+
+def _keep_access(fd: int, before: os.stat_result) -> None:
+    """Gives a new file the owner and the permissions of another, or fewer permissions where the
+    owner or the group cannot be kept."""
+    mode = stat.S_IMODE(before.st_mode) & 0o777
+    created = os.fstat(fd)
+    if (created.st_uid, created.st_gid) != (before.st_uid, before.st_gid):
+        try:
+            os.fchown(fd, before.st_uid, before.st_gid)
+        except OSError:
+            if created.st_gid != before.st_gid:
+                mode &= 0o707  # other people are in our group
+    os.fchmod(fd, mode)
 
 
 def _write(fd: int, data: memoryview, offset: int) -> int:

@@ -10,8 +10,11 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 import time
+import zipfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -41,6 +44,16 @@ U = TypeVar("U")
 
 SHARD_SUFFIXES = (".bin",)
 
+# What a file may become beyond its own size: shared containers that are written out, and tensors of
+# stride 0, which repeat what they hold.
+OBJECT_SIZE_EXTRA = 100_000
+TENSORS_SIZE_EXTRA = 1 << 30
+
+# From PyTorch's messages, between advice on how to load the file unsafely.
+_REFUSED = re.compile(r"Unsupported global: GLOBAL (\S{1,200})")
+_DETAIL = re.compile(r"WeightsUnpickler error: ([^\n]+?)(?: Please use|\n|$)")
+_ESCAPES = re.compile("\x1b\\[[0-9;]*[A-Za-z]")
+
 
 class Pickled(Checkpoint[torch.Tensor]):
     """What `torch.save` wrote. Tensors are mapped from their files, so they take no memory of their
@@ -56,13 +69,15 @@ class Pickled(Checkpoint[torch.Tensor]):
         self._stats = TransferStats()
         if location.name.endswith(INDEX_SUFFIX):
             value: Any = _load_set(location, options)
+            size = 0  # of what is no tensor
         else:
             value = _load(location.text)
+            size = Path(location.text).stat().st_size
         self._nodes: list[Node] = []
         if type(value) is not dict or not all(
             type(name) is str and is_tensor(each) for name, each in value.items()
         ):
-            flat = flatten(value, is_tensor)
+            flat = flatten(value, is_tensor, size_max=size + OBJECT_SIZE_EXTRA)
             value = dict(zip(flat.names, flat.tensors, strict=True))
             for node in flat.nodes:
                 is_leaf = node.kind == NodeKind.TENSOR
@@ -71,6 +86,7 @@ class Pickled(Checkpoint[torch.Tensor]):
         for name, tensor in self._tensors.items():
             check(name, tensor)
         self._infos = {info.name: info for info in _described(self._tensors)}
+        self._require_held()
 
     @property
     def format(self) -> Format:
@@ -159,6 +175,20 @@ class Pickled(Checkpoint[torch.Tensor]):
         self._is_closed = True
         self._tensors = {}
 
+    def _require_held(self) -> None:
+        """That the tensors are not much larger than what is held of them."""
+        storages = {
+            storage.data_ptr(): storage.nbytes()
+            for storage in (tensor.untyped_storage() for tensor in self._tensors.values())
+        }
+        size = sum(info.stored_nbytes for info in self._infos.values())
+        if size > sum(storages.values()) + TENSORS_SIZE_EXTRA:
+            raise FormatError(
+                f"{self._location}: its tensors would have {size} bytes, made by repeating the"
+                f" {sum(storages.values())} that it holds",
+                code="bad-pickle",
+            )
+
     def _require_open(self) -> None:
         if self._is_closed:
             raise OptionError(f"{self._location} is closed")
@@ -208,6 +238,7 @@ def _load(path: str) -> Any:
     if not os.path.isfile(path):  # noqa: PTH113
         raise SourceError(f"{path}: there is no such file", url=path, errno=errno.ENOENT)
     try:
+        _require_stored(path)
         try:
             value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError as error:
@@ -215,10 +246,37 @@ def _load(path: str) -> Any:
                 raise
             value = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever unpickling says to odd bytes
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        message = f"{path}: PyTorch does not load it safely: {reason}"
+        message = f"{path}: PyTorch does not load it safely: {_reason(error)}"
         raise FormatError(message, code="bad-pickle") from error
     return dict(value) if isinstance(value, dict) else value
+
+
+def _reason(error: Exception) -> str:
+    """What PyTorch says is wrong with a file, without its advice on how to load it unsafely."""
+    text = _ESCAPES.sub("", str(error))
+    refused = _REFUSED.search(text)
+    if refused is not None:
+        return (
+            f"it needs {refused[1]}, and only tensors, containers and plain values are read; where"
+            " you trust the file, load it with PyTorch, save its state dict alone, and convert that"
+        )
+    detail = _DETAIL.search(text)
+    line = detail[1] if detail else (text.splitlines() or [""])[0]
+    return "".join(c if c.isprintable() else " " for c in line) or type(error).__name__
+
+
+def _require_stored(path: str) -> None:
+    """That the members of a zip file are there as they are. PyTorch compresses nothing, and reads
+    what others compressed into memory, however much it becomes."""
+    with Path(path).open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    size = sum(member.file_size for member in members)
+    is_stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+    if not is_stored or size > Path(path).stat().st_size:
+        raise ValueError("its members are compressed or overlap, as torch.save writes none")
 
 
 def _load_set(location: Location, options: ReadOptions) -> dict[str, torch.Tensor]:
@@ -229,6 +287,7 @@ def _load_set(location: Location, options: ReadOptions) -> dict[str, torch.Tenso
         part = _load(path)
         if not isinstance(part, dict):
             raise FormatError(f"{path}: it holds no dict of tensors", code="bad-set")
-        check_shard(path, part, {name for name, where in index.items() if where == file})
-        tensors |= part
+        expected = [name for name, where in index.items() if where == file]
+        check_shard(path, part, set(expected))
+        tensors |= {name: part[name] for name in expected}
     return {name: tensors[name] for name in index}

@@ -277,7 +277,7 @@ def _want_flags(wants: Wants) -> NDArray[np.uint32] | None:
     if not wants.with_records:
         return None
     half = len(wants) // 2
-    return np.repeat(np.array([0, lib.WANT_RECORD], np.uint32), half)
+    return np.repeat(np.array([0, lib.ITEM_RECORD], np.uint32), half)
 
 
 def _check_size(
@@ -309,7 +309,7 @@ def _plan(
             header,
             wants.indices,
             wants.boxes,
-            want_flags=_want_flags(wants),
+            item_flags=_want_flags(wants),
             flags=lib.PLAN_STAGED if policy.upload else 0,
             request_size_max=size,
             slab_size_max=SLAB_SIZE_MAX if allocates else 0,

@@ -23,6 +23,7 @@ from libtz.sinks.base import Sink
 from libtz.writing.buffers import byte_view
 from libtz.writing.coreweave_layout import END, Kind, Layout, RecordHeader, TensorRecord
 from libtz.writing.coreweave_sealing import SealingKey, TensorSeal
+from libtz.writing.names import check_name
 
 __all__ = ["CoreweaveWriter", "Kind", "TensorRecord"]
 
@@ -70,10 +71,11 @@ class CoreweaveWriter:
         self._size_max = size_max
         self._options = options
         self._threads = threads or min(THREADS_MAX, os.cpu_count() or 1)
+        _check_names(declared)
         size = Layout.index_size(declared) + room
         self._layout = Layout(index_size=size, is_encrypted=key is not None)
         self._declared: deque[RecordHeader] = deque()
-        self.declare(declared)
+        self._declare(declared)
         self._waiting: deque[_Waiting] = deque()
         self._waiting_size = 0
         self._pool: ThreadPoolExecutor | None = None
@@ -90,6 +92,10 @@ class CoreweaveWriter:
 
     def declare(self, records: Sequence[TensorRecord]) -> None:
         """The tensors to come, in this order."""
+        _check_names(records)
+        self._declare(records)
+
+    def _declare(self, records: Sequence[TensorRecord]) -> None:
         for record in records:
             size = None if self._key is None else self._key.block_size(record.nbytes)
             self._declared.append(self._layout.add(record, size))
@@ -221,6 +227,14 @@ class CoreweaveWriter:
             self._hash.update(data)
         self._sink.write_at(self._position, memoryview(data))
         self._position += len(data)
+
+
+def _check_names(records: Sequence[TensorRecord]) -> None:
+    """In nested files, readers escape what names cannot hold."""
+    if all(len(record.path) == 1 for record in records):
+        for record in records:
+            if isinstance(record.path[0], str):
+                check_name(record.path[0])
 
 
 def _checked(record: TensorRecord, blocks: Iterable[Any]) -> Iterator[memoryview]:

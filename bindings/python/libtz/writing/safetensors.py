@@ -18,9 +18,10 @@ from libtz.locations import resolve_sink
 from libtz.options import WriteOptions
 from libtz.sinks.base import Sink
 from libtz.writing.buffers import byte_view
+from libtz.writing.names import check_name
 from libtz.writing.tz import TensorSpec
 
-__all__ = ["SafetensorsWriter", "unit_size"]
+__all__ = ["METADATA_KEY", "SafetensorsWriter", "unit_size"]
 
 HEADER_SIZE_MAX = 100_000_000  # what the format's own library accepts
 METADATA_KEY = "__metadata__"
@@ -42,7 +43,7 @@ class SafetensorsWriter:
         self._target = target
         self._options = options
         self._specs = list(specs)
-        self._header, self._ends = _make_header(self._specs, metadata or {})
+        self._header, self._ends = _make_header(self._specs, metadata)
         self._written = 0
         self._hash = hashlib.sha256(self._header)
         self._sink: Sink | None = None
@@ -97,13 +98,14 @@ class SafetensorsWriter:
 
 
 def _make_header(
-    specs: Sequence[TensorSpec], metadata: Mapping[str, str]
+    specs: Sequence[TensorSpec], metadata: Mapping[str, str] | None
 ) -> tuple[bytes, list[int]]:
     """The header, and where in the file each tensor ends."""
-    entries: dict[str, Any] = {METADATA_KEY: dict(metadata)} if metadata else {}
+    entries: dict[str, Any] = {} if metadata is None else {METADATA_KEY: dict(metadata)}
     ends = []
     offset = 0
     for spec in specs:
+        check_name(spec.name)
         if spec.name in entries or spec.name == METADATA_KEY:
             raise OptionError(f"a .safetensors file cannot hold a tensor {spec.name!r} here")
         dtype, shape, size = _described(spec)

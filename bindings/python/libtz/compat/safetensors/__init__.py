@@ -26,8 +26,15 @@ import numpy as np
 
 from libtz.arrays.base import default_framework
 from libtz.arrays.numpy_arrays import NumpyFramework
+from libtz.checkpoint.base import Checkpoint
+from libtz.checkpoint.file import File
 from libtz.checkpoint.slices import TensorSlice
-from libtz.compat._errors import RuntimeOptionError
+from libtz.compat._errors import (
+    IndexOptionError,
+    RuntimeOptionError,
+    TypeOptionError,
+    ValueOptionError,
+)
 from libtz.compat.safetensors._raw import (
     TensorSpec,
     described,
@@ -39,6 +46,7 @@ from libtz.errors import Error as SafetensorError
 from libtz.errors import OptionError, SourceError
 from libtz.opening import open_as
 from libtz.options import ReadOptions
+from libtz.writing.safetensors import METADATA_KEY
 
 __all__ = [
     "SafetensorError",
@@ -86,6 +94,8 @@ class safe_open:  # noqa: N801 - the name that code to be swapped uses
     def __init__(
         self, filename: Any, framework: str, device: Any = "cpu", *, backend: str = "mmap"
     ) -> None:
+        if not isinstance(framework, str):
+            raise TypeOptionError(f"framework is a str, not {type(framework).__name__}")
         if framework not in _TORCH | _NUMPY:
             raise OptionError(
                 f"framework must be 'pt' or 'np'; got {framework!r}. Of other frameworks, most take"
@@ -107,23 +117,27 @@ class safe_open:  # noqa: N801 - the name that code to be swapped uses
 
     def keys(self) -> list[str]:
         """Names in alphabetical order."""
-        return sorted(self._file)
+        return sorted(self._opened())
 
     def offset_keys(self) -> list[str]:
         """Names in the order of the file."""
-        return list(self._file)
+        return list(self._opened())
 
     def metadata(self) -> dict[str, str] | None:
-        return dict(self._file.metadata) or None
+        """The writer's notes; None if there are none, which is not the same as no note."""
+        file = self._opened()
+        notes = dict(file.metadata)
+        return notes if notes or _has_empty_notes(file) else None
 
     def get_tensor(self, name: str) -> Any:
-        return self._load([self._known(name)])[name]
+        file = self._known(name)
+        return file.load([name], self._device)[name]
 
     def get_tensors(self) -> dict[str, Any]:
-        return self._load(None)
+        return self._opened().load(None, self._device)
 
     def get_slice(self, name: str) -> SafeSlice:
-        part = self._file.get_slice(self._known(name), self._device)
+        part = self._known(name).get_slice(name, self._device)
         self._framework.require(part.dtype, name)
         return SafeSlice(part)
 
@@ -138,13 +152,27 @@ class safe_open:  # noqa: N801 - the name that code to be swapped uses
     ) -> None:
         self._file.close()
 
-    def _known(self, name: str) -> str:
-        if name not in self._file:
-            raise OptionError(f"{self._file!r} does not contain tensor {name!r}")
-        return name
+    def _opened(self) -> Checkpoint[Any]:
+        if self._file.closed:
+            raise OptionError(f"{self._file!r} is closed")
+        return self._file
 
-    def _load(self, names: list[str] | None) -> dict[str, Any]:
-        return self._file.load(names, self._device)
+    def _known(self, name: str) -> Checkpoint[Any]:
+        """The file, which has a tensor of that name."""
+        file = self._opened()
+        if not isinstance(name, str):
+            raise TypeOptionError(f"names of tensors are str; got {name!r}")
+        if name not in file:
+            raise OptionError(f"{file!r} does not contain tensor {name!r}")
+        return file
+
+
+def _has_empty_notes(file: Checkpoint[Any]) -> bool:
+    """Of a file without notes: whether its header has a place for them."""
+    if not isinstance(file, File) or file.format != "safetensors":
+        return False
+    # Quotes within a JSON string are escaped, and no tensor may have this name.
+    return f'"{METADATA_KEY}"'.encode() in bytes(file.header_bytes)
 
 
 class SafeSlice:
@@ -164,13 +192,26 @@ class SafeSlice:
     def __getitem__(self, index: Any) -> Any:
         """Integers, slices and `...` read what they need; of others the whole tensor is read."""
         parts = index if isinstance(index, tuple) else (index,)
-        is_plain = all(map(_is_plain, parts))
-        tensor = self._part[index if is_plain else ...]
-        return tensor if is_plain else tensor[index]
+        # PyTorch takes several `...`; all but one of them stand for nothing.
+        is_plain = all(map(_is_plain, parts)) and sum(part is Ellipsis for part in parts) < 2
+        try:
+            tensor = self._part[index if is_plain else ...]
+            return tensor if is_plain else tensor[index]
+        except SafetensorError:
+            raise
+        except (IndexError, TypeError, ValueError) as error:
+            kinds = {IndexError: IndexOptionError, TypeError: TypeOptionError}
+            kind = kinds.get(type(error), ValueOptionError)
+            raise kind(f"an index of tensor {self._part.info.name!r}: {error}") from error
 
 
 def _is_plain(part: Any) -> bool:
     if isinstance(part, slice):
-        return part.step is None or part.step > 0
-    is_integer = isinstance(part, (int, np.integer)) and not isinstance(part, bool)
-    return is_integer or part is Ellipsis
+        bounds = (part.start, part.stop, part.step)
+        has_integers = all(each is None or _is_integer(each) for each in bounds)
+        return has_integers and (part.step is None or part.step > 0)
+    return _is_integer(part) or part is Ellipsis
+
+
+def _is_integer(part: Any) -> bool:
+    return isinstance(part, (int, np.integer)) and not isinstance(part, bool)

@@ -8,7 +8,7 @@ from typing import Any
 
 from libtz._native import lib
 from libtz.compat._errors import TypeOptionError
-from libtz.compat.safetensors._writing import write, written
+from libtz.compat.safetensors._writing import check_names, write, written
 from libtz.errors import OptionError
 from libtz.opening import open as open_file
 from libtz.options import ReadOptions
@@ -115,6 +115,7 @@ def described(dtype: str, shape: Sequence[int]) -> tuple[str, list[int]]:
 
 
 def _specs(tensors: Mapping[str, TensorSpec]) -> list[writer.TensorSpec]:
+    check_names(tensors)
     for name, spec in tensors.items():
         if not isinstance(spec, TensorSpec):
             raise TypeOptionError(f"tensor {name!r} is a {type(spec).__name__}, not a TensorSpec")

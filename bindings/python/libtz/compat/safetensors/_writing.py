@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from libtz._native import lib
-from libtz.compat._errors import TypeOptionError
+from libtz.compat._errors import TypeOptionError, ValueOptionError
+from libtz.errors import OptionError
+from libtz.writing.names import check_name
 from libtz.writing.safetensors import SafetensorsWriter
 from libtz.writing.tz import TensorSpec
 
-__all__ = ["write", "written"]
+__all__ = ["check_names", "write", "written"]
 
 # Files begin with the types at the end of this list; within a type, names are sorted.
 _ORDER = [
@@ -21,6 +23,18 @@ _ORDER = [
 ]
 
 
+def check_names(names: Iterable[object]) -> None:
+    """TypeError, as in the package, for one that is no str: JSON would write 1 and "1" alike.
+    ValueError for one that readers refuse."""
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeOptionError(f"names of tensors are str; got {name!r}")
+        try:
+            check_name(name)
+        except OptionError as error:
+            raise ValueOptionError(error.message) from None
+
+
 def write(
     target: Any,
     specs: Iterable[TensorSpec],
@@ -28,6 +42,8 @@ def write(
     metadata: Mapping[str, str] | None,
 ) -> None:
     """`blocks` gives the bytes of a tensor, in pieces."""
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise TypeOptionError(f"metadata is a dict of str to str, not {type(metadata).__name__}")
     for key, value in (metadata or {}).items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeOptionError(f"metadata maps str to str; got {key!r}: {value!r}")

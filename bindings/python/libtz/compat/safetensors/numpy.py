@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from libtz import numpy as libtz_numpy
 from libtz.compat.safetensors import safe_open
 from libtz.compat.safetensors._raw import file_bytes
-from libtz.compat.safetensors._writing import write, written
+from libtz.compat.safetensors._writing import check_names, write, written
 from libtz.writing.tz import TensorSpec
 
 __all__ = ["load", "load_file", "safe_open", "save", "save_file"]
@@ -43,6 +43,7 @@ def load_file(filename: Any, *, backend: str = "mmap") -> dict[str, NDArray[Any]
 
 
 def _specs(arrays: Mapping[str, Any]) -> list[TensorSpec]:
+    check_names(arrays.keys())
     return [
         TensorSpec(name, libtz_numpy._dtype_name(name, array), array.shape)
         for name, array in arrays.items()

@@ -23,7 +23,7 @@ from libtz.compat.safetensors._sharing import (
 from libtz.compat.safetensors._sharing import _is_complete as _is_complete
 from libtz.compat.safetensors._sharing import storage_ptr as storage_ptr
 from libtz.compat.safetensors._sharing import storage_size as storage_size
-from libtz.compat.safetensors._writing import write, written
+from libtz.compat.safetensors._writing import check_names, write, written
 from libtz.errors import OptionError
 from libtz.format import TensorInfo
 from libtz.torch import tensor_bytes
@@ -95,7 +95,7 @@ def save_model(
             del state[name]
     if force_contiguous:
         state = {name: tensor.contiguous() for name, tensor in state.items()}
-    save_file(state, filename, metadata=notes or None)
+    save_file(state, filename, metadata=notes if notes or metadata is not None else None)
 
 
 def load_model(
@@ -183,6 +183,7 @@ def _specs(tensors: Mapping[str, torch.Tensor]) -> list[TensorSpec]:
         raise ValueOptionError(
             f"tensors are a dict of names to tensors, not {type(tensors).__name__}"
         )
+    check_names(tensors)
     for name, tensor in tensors.items():
         _check(name, tensor)
     for group in _find_shared_tensors(tensors):

@@ -15,6 +15,8 @@ fn sized(comptime T: type) T {
     return value;
 }
 
+const item_size = @sizeOf(c.tz_read_item);
+
 fn ok(status: c.tz_status) !void {
     if (status == c.TZ_E_MEMORY) return error.OutOfMemory;
     try expectEqual(c.TZ_OK, status);
@@ -79,16 +81,15 @@ test "a file that does not open is refused with the tensor and the reason" {
     for ([_]Case{
         .{ refused_file, c.TZ_E_FOREIGN, "m", path },
         .{ unsized_file, c.TZ_E_FEATURE, "m", "its dtype is none of numbers" },
-        .{ "|TZX|", c.TZ_E_NOT_TZ, "", "the file does not begin with |TZR|" },
     }) |case| {
         var header: ?*c.tz_header = null;
         var needed: u64 = 0;
-        var diagnostic: c.tz_diagnostic = undefined;
+        var diagnostic = sized(c.tz_diagnostic);
         const bytes = case[0];
         const size = bytes.len;
         try expectEqual(
             case[1],
-            c.tz_tensors_open(bytes.ptr, size, size, null, &header, &needed, &diagnostic),
+            c.tz_header_open(bytes.ptr, size, size, null, &header, &needed, &diagnostic),
         );
         try expectEqualStrings(case[2], diagnostic.name[0..diagnostic.name_size]);
         try expectEqualStrings(case[3], std.mem.span(diagnostic.reason));
@@ -96,9 +97,13 @@ test "a file that does not open is refused with the tensor and the reason" {
     // What one call noted is gone with the next.
     var header: ?*c.tz_header = null;
     var needed: u64 = 0;
-    var diagnostic: c.tz_diagnostic = undefined;
-    _ = c.tz_tensors_open("|TZX|", 5, 5, null, &header, &needed, &diagnostic);
-    try ok(c.tz_tensors_open(file.ptr, file.len, file.len, null, &header, &needed, &diagnostic));
+    var diagnostic = sized(c.tz_diagnostic);
+    const size = refused_file.len;
+    try expectEqual(
+        c.TZ_E_FOREIGN,
+        c.tz_header_open(refused_file.ptr, size, size, null, &header, &needed, &diagnostic),
+    );
+    try ok(c.tz_header_open(file.ptr, file.len, file.len, null, &header, &needed, &diagnostic));
     defer c.tz_header_free(header);
     try expectEqual(null, diagnostic.reason);
     try expectEqual(0, diagnostic.name_size);
@@ -107,36 +112,42 @@ test "a file that does not open is refused with the tensor and the reason" {
 fn open(bytes: []const u8) !*c.tz_header {
     var header: ?*c.tz_header = null;
     var needed: u64 = 0;
-    try ok(c.tz_tensors_open(bytes.ptr, bytes.len, bytes.len, null, &header, &needed, null));
+    try ok(c.tz_header_open(bytes.ptr, bytes.len, bytes.len, null, &header, &needed, null));
     return header.?;
 }
 
 test "a file is opened from its front" {
     var header: ?*c.tz_header = null;
     var needed: u64 = 0;
-    for ([_]usize{ 0, 5, 73 }, [_]u64{ 73, 73, records_begin }) |size, more| {
-        const status = c.tz_tensors_open(file.ptr, size, file.len, null, &header, &needed, null);
+    for ([_]usize{ 0, 5, 9, 73 }, [_]u64{ 128, 128, 73, records_begin }) |size, more| {
+        const status = c.tz_header_open(file.ptr, size, file.len, null, &header, &needed, null);
         try expectEqual(c.TZ_NEED_MORE, status);
         try expectEqual(more, needed);
     }
     var options = sized(c.tz_open_options);
     options.pin = &@as([32]u8, @splat(0));
-    try expectEqual(
-        c.TZ_E_ARGUMENT,
-        c.tz_tensors_open(file.ptr, file.len, file.len, &options, &header, &needed, null),
-    );
-    options.pin = null;
+    for (
+        [_]u32{ 0, c.TZ_FORMAT_TZ, c.TZ_FORMAT_COREWEAVE },
+        [_]c.tz_status{ c.TZ_E_DIGEST, c.TZ_E_DIGEST, c.TZ_E_ARGUMENT },
+    ) |format, expected| {
+        options.format = format;
+        try expectEqual(
+            expected,
+            c.tz_header_open(file.ptr, file.len, file.len, &options, &header, &needed, null),
+        );
+    }
+    options = sized(c.tz_open_options);
     options.open_size_max = 100;
     try expectEqual(
         c.TZ_E_LIMIT,
-        c.tz_tensors_open(file.ptr, file.len, file.len, &options, &header, &needed, null),
+        c.tz_header_open(file.ptr, file.len, file.len, &options, &header, &needed, null),
     );
 
     const opened = try open(file);
     defer c.tz_header_free(opened);
     var info = sized(c.tz_header_info);
     try ok(c.tz_header_get(opened, &info));
-    try expectEqual(@as(u32, c.TZ_FORMAT_TENSORS), info.format);
+    try expectEqual(@as(u32, c.TZ_FORMAT_COREWEAVE), info.format);
     try expectEqual(0, info.is_encrypted);
     try expectEqual(0, info.node_count);
     try expectEqual(records_begin, info.header_size);
@@ -153,15 +164,15 @@ test "a file is opened from its front" {
 test "a plan brings record headers with the data" {
     const header = try open(file);
     defer c.tz_header_free(header);
-    const wants = [_]c.tz_want{
-        .{ .tensor = 1 },
-        .{ .tensor = 1, .flags = c.TZ_WANT_RECORD },
-        .{ .tensor = 0 },
-        .{ .tensor = 0, .flags = c.TZ_WANT_RECORD },
-        .{ .tensor = 1, .flags = c.TZ_WANT_RECORD },
+    const items = [_]c.tz_read_item{
+        .{ .struct_size = item_size, .tensor = 1 },
+        .{ .struct_size = item_size, .tensor = 1, .flags = c.TZ_ITEM_RECORD },
+        .{ .struct_size = item_size, .tensor = 0 },
+        .{ .struct_size = item_size, .tensor = 0, .flags = c.TZ_ITEM_RECORD },
+        .{ .struct_size = item_size, .tensor = 1, .flags = c.TZ_ITEM_RECORD },
     };
     var plan: ?*c.tz_plan = null;
-    try ok(c.tz_plan_new(header, &wants, wants.len, null, &plan, null));
+    try ok(c.tz_plan_new(header, &items, items.len, null, &plan, null));
     defer c.tz_plan_free(plan);
     var info = sized(c.tz_plan_info);
     try ok(c.tz_plan_get(plan, &info));
@@ -182,13 +193,13 @@ test "a plan brings record headers with the data" {
     try expectEqualStrings(data, memory[placements[0].allocation][0..data.len]);
     for ([_]usize{ 1, 3 }) |number| {
         var range: c.tz_range = undefined;
-        try ok(c.tz_header_record(header, wants[number].tensor, &range));
+        try ok(c.tz_header_record(header, items[number].tensor, &range));
         try expectEqual(range.size, placements[number].size);
         const raw = memory[placements[number].allocation][0..@intCast(range.size)];
         try expectEqualStrings(file[@intCast(range.offset)..][0..raw.len], raw);
         var hashed: [256]u8 = undefined;
         var said = sized(c.tz_record);
-        const tensor = wants[number].tensor;
+        const tensor = items[number].tensor;
         try ok(c.tz_record_parse(header, tensor, raw.ptr, raw.len, &hashed, &said, null));
         try expectEqual(9, said.module);
         try expectEqual(@as(u32, c.TZ_RECORD_CRC32), said.flags);
@@ -205,9 +216,10 @@ test "what is refused" {
     defer c.tz_header_free(header);
     var plan: ?*c.tz_plan = null;
     const corner = [_]u64{0};
-    const boxed: c.tz_want = .{
+    const boxed: c.tz_read_item = .{
+        .struct_size = item_size,
         .tensor = 1,
-        .flags = c.TZ_WANT_RECORD,
+        .flags = c.TZ_ITEM_RECORD,
         .begin = &corner,
         .end = &corner,
     };
@@ -229,7 +241,7 @@ test "what is refused" {
     try expectEqual(argument, c.tz_record_parse(header, 1, &raw, size, &hashed, null, null));
     try expectEqual(argument, c.tz_record_parse(header, 2, &raw, size, &hashed, &said, null));
     raw[10] ^= 1;
-    var diagnostic: c.tz_diagnostic = undefined;
+    var diagnostic = sized(c.tz_diagnostic);
     try expectEqual(
         c.TZ_E_FOREIGN,
         c.tz_record_parse(header, 1, &raw, size, &hashed, &said, &diagnostic),
@@ -247,17 +259,17 @@ fn wholeLife(bytes: []const u8, node_count: u64) !void {
     var info = sized(c.tz_header_info);
     try ok(c.tz_header_get(header, &info));
     try expectEqual(node_count, info.node_count);
-    const wants = [_]c.tz_want{
-        .{ .tensor = 0 },
-        .{ .tensor = 0, .flags = c.TZ_WANT_RECORD },
-        .{ .tensor = 1 },
-        .{ .tensor = 1, .flags = c.TZ_WANT_RECORD },
+    const items = [_]c.tz_read_item{
+        .{ .struct_size = item_size, .tensor = 0 },
+        .{ .struct_size = item_size, .tensor = 0, .flags = c.TZ_ITEM_RECORD },
+        .{ .struct_size = item_size, .tensor = 1 },
+        .{ .struct_size = item_size, .tensor = 1, .flags = c.TZ_ITEM_RECORD },
     };
     var options = sized(c.tz_plan_options);
     for ([_]u32{ 0, c.TZ_PLAN_STAGED }) |flags| {
         options.flags = flags;
         var plan: ?*c.tz_plan = null;
-        try ok(c.tz_plan_new(header, &wants, wants.len, &options, &plan, null));
+        try ok(c.tz_plan_new(header, &items, items.len, &options, &plan, null));
         c.tz_plan_free(plan);
     }
 }

@@ -5,7 +5,7 @@ const std = @import("std");
 const format = @import("tiered_format.zig");
 
 /// One plane of one sub-block.
-pub const PlaneJob = extern struct {
+pub const PlaneTask = extern struct {
     kind: format.PlaneKind,
     width: u8,
     value: u8,
@@ -16,7 +16,7 @@ pub const PlaneJob = extern struct {
     stored: [*]const u8,
 
     /// Tier `index` of a stored plane.
-    pub fn tier(plane: *const PlaneJob, element_count: usize, index: usize) Tier {
+    pub fn tier(plane: *const PlaneTask, element_count: usize, index: usize) Tier {
         const plan = plane.kind.plan();
         var result: Tier = .{
             .code_bits = plan[index],
@@ -34,7 +34,7 @@ pub const PlaneJob = extern struct {
     }
 
     /// A raw plane of less than a byte per symbol: codes without escapes.
-    pub fn raw(plane: *const PlaneJob, element_count: usize) Tier {
+    pub fn raw(plane: *const PlaneTask, element_count: usize) Tier {
         return .{
             .code_bits = plane.width,
             .codes = plane.stored,
@@ -45,13 +45,13 @@ pub const PlaneJob = extern struct {
     }
 
     /// What escapes the last tier of a stored plane.
-    pub fn literals(plane: *const PlaneJob, element_count: usize) []const u8 {
+    pub fn literals(plane: *const PlaneTask, element_count: usize) []const u8 {
         const last = plane.tier(element_count, plane.kind.plan().len - 1);
         const offset = format.packedSize(last.code_bits, last.count);
         return last.codes[offset..][0..last.escape_count];
     }
 
-    pub fn symbols(plane: *const PlaneJob) []const u8 {
+    pub fn symbols(plane: *const PlaneTask) []const u8 {
         return plane.table[0..plane.kind.tableSize()];
     }
 };
@@ -86,17 +86,17 @@ pub const DecodeScratch = extern struct {
     tiles: [format.plane_count_max][tile_size + slack]u8 align(64),
 };
 
-pub const DecodeJob = extern struct {
+pub const DecodeTask = extern struct {
     layout: format.Layout,
     element_count: u32,
-    planes: [format.plane_count_max]PlaneJob,
+    planes: [format.plane_count_max]PlaneTask,
     destination: [*]u8,
     /// The destination is aligned to 64 and too large to be read again out of the caches.
     streams: bool,
     scratch: *DecodeScratch,
 
-    pub fn activePlanes(job: *const DecodeJob) []const PlaneJob {
-        return job.planes[0..job.layout.planeWidths().len];
+    pub fn activePlanes(task: *const DecodeTask) []const PlaneTask {
+        return task.planes[0..task.layout.planeWidths().len];
     }
 };
 
@@ -115,17 +115,17 @@ pub const EncodeScratch = extern struct {
 /// Occurrences of each symbol, per plane.
 pub const Histograms = [format.plane_count_max][256]u32;
 
-pub const EncodeJob = extern struct {
+pub const EncodeTask = extern struct {
     layout: format.Layout,
     element_count: u32,
-    planes: [format.plane_count_max]PlaneJob,
+    planes: [format.plane_count_max]PlaneTask,
     source: [*]const u8,
     destination: [*]u8,
     capacity: usize,
     scratch: *EncodeScratch,
 
-    pub fn activePlanes(job: *EncodeJob) []PlaneJob {
-        return job.planes[0..job.layout.planeWidths().len];
+    pub fn activePlanes(task: *EncodeTask) []PlaneTask {
+        return task.planes[0..task.layout.planeWidths().len];
     }
 };
 
@@ -144,11 +144,11 @@ pub const no_room = std.math.maxInt(usize);
 pub const Kernels = extern struct {
     /// Fills the destination with `element_count` elements. Unless the verdict is `ok`, what the
     /// destination then holds is undefined.
-    decode: *const fn (job: *const DecodeJob) callconv(.c) DecodeVerdict,
+    decode: *const fn (task: *const DecodeTask) callconv(.c) DecodeVerdict,
 
     /// Writes the sub-block's planes and their padding and sets `escapes`. Returns the size, or
     /// `no_room` when `capacity` is too small.
-    encode: *const fn (job: *EncodeJob) callconv(.c) usize,
+    encode: *const fn (task: *EncodeTask) callconv(.c) usize,
 
     /// Adds to `histograms`.
     histogram: *const fn (sample: *const Sample, histograms: *Histograms) callconv(.c) void,

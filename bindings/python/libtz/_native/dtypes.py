@@ -1,0 +1,32 @@
+"""The functions of tz.h about data types."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from libtz._native import clib, ffi
+from libtz._native.tables import new_struct
+
+__all__ = ["DtypeInfo", "dtype", "dtype_code"]
+
+
+class DtypeInfo(NamedTuple):
+    name: str
+    safetensors: str | None
+    unit_bits: int
+    elements: int
+
+
+def dtype(code: int) -> DtypeInfo | None:
+    """None for a code without an entry."""
+    out = new_struct("tz_dtype_info")
+    if clib.tz_dtype(code, out) != clib.TZ_OK:
+        return None
+    foreign = ffi.string(out.safetensors).decode() if out.safetensors else None
+    return DtypeInfo(ffi.string(out.name).decode(), foreign, out.unit_bits, out.elements)
+
+
+def dtype_code(name: str) -> int:
+    """0 when there is none."""
+    encoded = name.encode()
+    return clib.tz_dtype_code(encoded, len(encoded))

@@ -81,7 +81,7 @@ def test_the_machine_is_the_limit_by_default(zeros: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(memory, "memory_size", lambda: 10 * MIB)
     monkeypatch.setattr(memory, "SURELY_THERE", 0)
     with libtz.open(zeros) as file:
-        with pytest.raises(MemoryError, match=r"12,582,912 bytes, and 10,485,760"):
+        with pytest.raises(MemoryError, match=r"12,582,912 bytes: .* has 10,485,760"):
             file.load()
         assert list(file.load(["b"])) == ["b"]
 

@@ -244,7 +244,7 @@ def test_parts_grow_with_the_file() -> None:
     two_tb = part_size(1, 2 * 10**12)
     assert two_tb * 9000 >= 2 * 10**12
     assert two_tb % MIB == 0
-    with pytest.raises(OptionError, match="more than an S3 object"):
+    with pytest.raises(OptionError, match="exceed the size of an S3 object"):
         part_size(1, 10**14)
 
 

@@ -1,4 +1,4 @@
-"""Loading into host memory: each allocation of the plan becomes a block."""
+"""Loading into host memory: each allocation of the plan becomes a buffer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def staging_buffer(size: int) -> StagingBuffer:
 
 
 class HostTarget:
-    """See `target.Target`. `existing` are blocks that need not be allocated, by unit."""
+    """See `target.Target`. `existing` are buffers to use instead of new ones, by unit."""
 
     def __init__(
         self, schedule: Schedule, ring: SlotRing[StagingBuffer], existing: Mapping[int, HostBuffer]
@@ -54,7 +54,7 @@ class HostTarget:
     def buffer(self, unit: int) -> HostBuffer:
         block = self._blocks[unit]
         if block is None:
-            raise RuntimeError(f"allocation {unit} is gone, or not there yet")
+            raise RuntimeError(f"allocation {unit} was released, or is not yet prepared")
         return block
 
     def tensor(self, unit: int) -> Any:
@@ -64,7 +64,7 @@ class HostTarget:
         pass
 
     def forget(self, unit: int) -> None:
-        self.addresses[unit] = 0  # which libtz refuses to write to
+        self.addresses[unit] = 0  # libtz refuses to write there
         self._blocks[unit] = None
         self._views[unit] = memoryview(b"")
 
@@ -87,8 +87,8 @@ class HostTarget:
 def resident_buffers(
     resident: HostBuffer, schedule: Schedule, offsets: list[int], item_sizes: list[int]
 ) -> dict[int, HostBuffer]:
-    """Which allocations can be parts of memory that is there already: those that are raw
-    throughout, and aligned for their dtype.
+    """The allocations that can be parts of existing memory: those that are stored raw, and aligned
+    for their dtype.
 
     Every want is a whole tensor with an allocation of its own, at `offsets[want]` in the memory.
     """
@@ -101,7 +101,7 @@ def resident_buffers(
     for want, unit in enumerate(schedule.unit_of_want.tolist()):
         if unit < 0 or (resident.address + offsets[want]) % item_sizes[want]:
             continue
-        # The chunks of a raw tensor lie one after another: only the last is no multiple of 64.
+        # The chunks of a raw tensor are contiguous: all but the last are multiples of 64 bytes.
         size = int(schedule.unit_sizes[unit])
         if received[unit] == size:
             buffers[unit] = resident.part(offsets[want], size)

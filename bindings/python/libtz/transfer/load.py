@@ -1,4 +1,4 @@
-"""One load: from a list of wants to memory that holds them. Joins plan, target and engine."""
+"""One load, from a list of wants to memory that holds them. Connects plan, target and engine."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ __all__ = ["Load", "Policy", "Wants"]
 KIB = 1024
 MIB = 1024 * KIB
 
-# Tensors up to this size share allocations of about a megabyte: less memory lost to pages, and few
-# requests and segments for many small tensors.
+# Tensors up to this size share allocations of about a megabyte, which wastes less memory on pages
+# and keeps requests and segments few.
 SLAB_TENSOR_MAX = 64 * KIB
 SLAB_SIZE_MAX = MIB
 
-# Sixteen megabytes make a request's latency disappear; smaller files still give every thread some.
+# At 16 MiB, latency is negligible; in smaller files requests are smaller, so all threads have some.
 REQUEST_SIZE = 16 * MIB
 REQUEST_SIZE_MIN = MIB
 REQUESTS_PER_THREAD = 4
@@ -47,10 +47,10 @@ REQUESTS_PER_THREAD = 4
 
 @dataclass(frozen=True)
 class Wants:
-    """Tensors to load, none of them tied: owners only. A box may be part of one, and then the same
-    tensor may be wanted several times.
+    """Tensors to load, never tied ones: only owners. With boxes, only parts of them are loaded, and
+    the same tensor may occur several times.
 
-    With `with_records` the second half are the record headers of the first, in the same order.
+    With `with_records`, the second half are the record headers of the first, in the same order.
     """
 
     tensors: Sequence[lib.Tensor]
@@ -68,18 +68,18 @@ class Policy:
 
     options: ReadOptions
     verify: int  # lib.VERIFY_*
-    is_streamed: bool = False  # tensors are taken one by one, and wait for that in bounded memory
-    observe: Callable[[memoryview], None] | None = None  # sees all bytes in file order
+    is_streamed: bool = False  # tensors are taken one by one, from bounded memory
+    observe: Callable[[memoryview], None] | None = None  # gets all bytes in file order
     upload: Upload | None = None  # to a device; None: host memory
-    # Where the first wants are to be put, in their order; the others, and None, are allocated.
+    # Memory for the first wants, in their order; the others, and None, are allocated.
     existing: Sequence[HostBuffer | None] | None = None
-    # Of .tensors files: checks tensors by their record headers, which are among the wants.
+    # For .tensors files: checks tensors by their record headers, which are among the wants.
     check: RecordCheck | None = None
 
 
 class Load:
-    """Use as a context manager by one thread. `wait` for a want, or `wait_all`; `placed` says where
-    it is, `release` tells that the caller has it."""
+    """A context manager, for one thread. After `wait` or `wait_all`, `placed` returns where a want
+    is; `release` says that the caller has taken it."""
 
     def __init__(self, source: Source, header: lib.Header, wants: Wants, policy: Policy) -> None:
         self._begin = time.perf_counter()
@@ -121,10 +121,10 @@ class Load:
         )
         progress = Progress(plan.info.bytes_read, source.url, policy.options.progress)
         self._transfer = Transfer(source, schedule, self.target, settings, progress)
-        # Two signals in a row can end an iteration without leaving the load.
+        # Two signals in a row can end an iteration without leaving the context.
         self._abandon = weakref.finalize(self, self._transfer.abandon)
         self._abandon.atexit = False
-        # Lists, since these are asked for one by one.
+        # Lists, since these are read one element at a time.
         self._unit_of_want: list[int] = schedule.unit_of_want.tolist()
         self._positions: list[int] = plan.placements["position"].tolist()
         self._wants_of_unit = np.bincount(
@@ -132,7 +132,7 @@ class Load:
         )
 
     def _resident_buffers(self, schedule: Schedule, begin: int) -> dict[int, HostBuffer]:
-        """By unit. `begin`: where the resident memory begins in the source."""
+        """By unit. `begin`: the offset of the resident memory in the source."""
         if self._resident is None:
             return {}
         offsets = [tensor.data_offset - begin for tensor in self._wants.tensors]
@@ -154,7 +154,7 @@ class Load:
     def __enter__(self) -> Load:
         try:
             self._transfer.__enter__()
-        except BaseException as error:  # Ctrl-C, with threads under way
+        except BaseException as error:  # Ctrl-C, with threads running
             self.__exit__(type(error), error, error.__traceback__)
             raise
         return self
@@ -177,14 +177,14 @@ class Load:
     def wait(self, want: int) -> None:
         end = int(self._schedule.want_end[want])
         if self._wants.with_records:
-            # An empty tensor has a record too, which nothing else waits for.
+            # An empty tensor has a record too, and nothing else waits for it.
             end = max(end, int(self._schedule.want_end[want + len(self._wants) // 2]))
         self._transfer.wait(end)
         self._source.check_unchanged()
         self.target.publish()
 
     def placed(self, want: int) -> tuple[HostBuffer | None, int]:
-        """In host memory: the block that holds the want, None for an empty one, and where in it."""
+        """In host memory: the want's buffer, None for an empty want, and its position there."""
         unit = self._unit_of_want[want]
         if unit < 0:
             return None, 0
@@ -195,8 +195,8 @@ class Load:
         return self._policy.upload is not None
 
     def device_tensor(self, want: int) -> Any:
-        """After `wait`, copies that are still under way precede what the caller's stream does with
-        it; after `wait_all`, they are over when the load is."""
+        """After `wait`, copies may still be running; the caller's stream waits for them. After
+        `wait_all`, they are finished when the load is left."""
         return self.target.tensor(want)
 
     def release(self, want: int) -> None:
@@ -214,12 +214,12 @@ class Load:
             self._transfer.release(int(self._schedule.unit_sizes[unit]))
 
     def begun(self) -> set[int]:
-        """When the load is over: the wants whose memory may have been written to."""
+        """After the load: the wants whose memory may have been written to."""
         units = set(self.target.begun_units)
         return {want for want, unit in enumerate(self._unit_of_want) if unit in units}
 
     def stats(self, runs_read: int) -> TransferStats:
-        """Of what was done so far. `runs_read`: bytes of chunk entries that were read before."""
+        """Statistics so far. `runs_read`: bytes of chunk entries that were read before."""
         times = self._transfer.times
         after = self._source.stats
         before = self._before
@@ -255,7 +255,7 @@ class Load:
 
 
 def _profile(source: Source, span: tuple[int, int], stored: int, policy: Policy) -> Profile:
-    """How to read `stored` bytes that lie in this span of the source."""
+    """How to read `stored` bytes within this span of the source."""
     profile = source.profile(*span, policy.options)
     if policy.observe is not None or (stored <= INLINE_SIZE_MAX and not profile.ramps):
         return replace(profile, threads=1, threads_max=1)
@@ -265,7 +265,7 @@ def _profile(source: Source, span: tuple[int, int], stored: int, policy: Policy)
 def _resident(
     source: Source, span: tuple[int, int], wants: Wants, policy: Policy
 ) -> HostBuffer | None:
-    """The span as memory that whole tensors can be views of, if the source has it."""
+    """Memory of the span that whole tensors can be views of, if the source has it."""
     has_destination = policy.upload is not None or policy.existing is not None
     is_changed = policy.check is not None and policy.check.rewrites
     if has_destination or is_changed or wants.boxes is not None:
@@ -283,7 +283,7 @@ def _want_flags(wants: Wants) -> NDArray[np.uint32] | None:
 def _check_size(
     schedule: Schedule, policy: Policy, resident: dict[int, HostBuffer], label: str
 ) -> None:
-    """Before any memory is taken for what is wanted: all of it, or one tensor of an iteration."""
+    """Checks the size of the load, or of one tensor of an iteration, before allocating memory."""
     sizes = schedule.plan.placements["size"]
     if resident:
         sizes = sizes[~np.isin(schedule.unit_of_want, list(resident))]
@@ -300,7 +300,7 @@ def _plan(
     budget: int,
     allocates: bool,
 ) -> lib.Plan:
-    """`allocates`: the load makes the memory of its tensors, so small ones may share some."""
+    """`allocates`: the load allocates its tensors, so small ones may share an allocation."""
     stored = sum(tensor.stored_size for tensor in wants.tensors)
     share = max(REQUEST_SIZE_MIN, stored // (threads * REQUESTS_PER_THREAD))
     size = min(share, REQUEST_SIZE, policy.options.request_size_max, budget // threads)
@@ -319,7 +319,7 @@ def _plan(
             return plan
         if size == 1:
             raise OptionError(
-                f"{header.label}: host_memory_max is too small for this file's chunks; staging one"
-                f" needs {plan.info.staging_size_max} bytes of the {budget} there are for it"
+                f"{header.label}: host_memory_max is too small for this file's chunks: staging one"
+                f" needs {plan.info.staging_size_max} bytes, and the share for that is {budget}"
             )
-        size = 1  # a request for each chunk
+        size = 1  # one request per chunk

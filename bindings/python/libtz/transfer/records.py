@@ -1,7 +1,7 @@
-"""Checks tensors of .tensors files by their record headers, as soon as all of a tensor is there.
+"""Checks tensors of .tensors files by their record headers, as soon as a tensor is complete.
 
-Each tensor has its own hashes, over all of it, so a worker checks it when the last of its requests
-has arrived. Hashes that a file lacks check nothing: `has_all_hashes` tells.
+The hashes of a tensor cover all of it, so a worker checks it when the last of its requests has
+arrived. A tensor without hashes is not checked; `has_all_hashes` is then False.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["RecordCheck", "RecordNote", "check_hashes", "record_wants"]
 
 
 class RecordNote(NamedTuple):
-    """What is kept of a record header."""
+    """The fields of a record header that are kept."""
 
     module: int  # the number of the module that had the tensor
     has_sha256: bool
@@ -34,7 +34,7 @@ class RecordNote(NamedTuple):
 def record_wants(
     header: lib.Header, indices: Sequence[int], entries: Sequence[lib.Tensor]
 ) -> list[lib.Tensor]:
-    """The record headers of tensors, as if they were tensors of bytes."""
+    """The record headers of tensors, as wants for tensors of bytes."""
     wants = []
     for index, entry in zip(indices, entries, strict=True):
         offset, size = record_range(header, index)
@@ -51,7 +51,7 @@ def record_wants(
 
 
 class RecordCheck:
-    """Of one load. The wants are those of `Wants.with_records`: tensors, then their records."""
+    """The check of one load. Its wants are those of `Wants.with_records`: tensors, then records."""
 
     def __init__(
         self,
@@ -63,8 +63,7 @@ class RecordCheck:
         decryption: Decryption | None,
         notes: dict[int, RecordNote],
     ) -> None:
-        """Without `every_hash`, a tensor with a CRC-32 that is not encrypted is checked by that
-        alone."""
+        """Without `every_hash`, an unencrypted tensor with a CRC-32 is checked only by that."""
         self._header = header
         self._indices = indices
         self._verify = verify
@@ -76,11 +75,11 @@ class RecordCheck:
 
     @property
     def rewrites(self) -> bool:
-        """Whether it changes the bytes it checks: encrypted ones become plain ones, in place."""
+        """Whether it changes the bytes it checks: decryption is in place."""
         return self._decryption is not None
 
     def begin(self, schedule: Schedule, target: Target, placements: Any) -> None:
-        """Once, before the first request."""
+        """Called once, before the first request."""
         self._target = target
         count = len(self._indices)
         self._units = schedule.unit_of_want
@@ -89,14 +88,14 @@ class RecordCheck:
         # A tensor's bytes and its record header's are one range: requests [first, end).
         first = schedule.want_begin[count:]
         end = np.maximum(schedule.want_end[:count], schedule.want_end[count:])
-        # In the order of the file both ascend.
+        # In file order, both ascend.
         self._order = np.lexsort((end, first))
         self._firsts = first[self._order]
         self._ends = end[self._order]
         self._missing: list[int] = (self._ends - self._firsts).tolist()
 
     def arrived(self, request: int) -> None:
-        """Checks the tensors of which this was the last part. Called by workers."""
+        """Checks the tensors that this request completes. Called by workers."""
         begin = int(np.searchsorted(self._ends, request, side="right"))
         end = int(np.searchsorted(self._firsts, request, side="right"))
         complete = []
@@ -117,8 +116,8 @@ class RecordCheck:
         if not self._verify:
             return
         if record.cipher is not None and record.sha256 is None:
-            # Pieces are authenticated without the tensor's name and shape. The hash over both is
-            # what stops someone without the key from giving the data to another tensor.
+            # Pieces are authenticated without the tensor's name and shape. Only the hash over both
+            # stops someone without the key from assigning the data to another tensor.
             raise IntegrityError(
                 f"{self._header.label}, tensor {self._header.name(index)!r}: it is encrypted, but"
                 " the SHA-256 that binds its name and shape to the data is missing",
@@ -141,8 +140,8 @@ class RecordCheck:
 def check_hashes(
     header: lib.Header, index: int, record: Record, data: memoryview, *, every_hash: bool = True
 ) -> None:
-    """Compares a tensor's bytes, decrypted, with all hashes that its record has, or with the CRC-32
-    if there is one."""
+    """Compares a tensor's bytes, decrypted, with the hashes in its record. Without `every_hash`,
+    only with the CRC-32, if there is one."""
     if record.sha256 is not None and (every_hash or record.crc32 is None):
         state = hashlib.sha256(record.hashed)
         state.update(data)

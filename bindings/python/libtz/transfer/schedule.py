@@ -1,8 +1,8 @@
-"""A plan's requests seen from its wants: when memory is first needed, when a tensor is complete.
+"""Relates a plan's wants to its requests: when memory is first needed, when a tensor is complete.
 
-A *unit* is memory that lives and dies as one: an allocation of the plan, or in a staged plan, which
-has none, the destination of a want. Requests begin in ascending order, so everything here is a
-number of requests.
+A *unit* is memory that is allocated and freed as one: an allocation of the plan, or the destination
+of a want in a staged plan, which has no allocations. Requests begin in ascending order, so all
+points in time here are numbers of requests.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Integers = NDArray[np.int64]
 class Schedule:
     """`wants` below are those of the plan, in its order.
 
-    - `want_end[w]`: want w is complete when all requests before this one are done, and
-      `want_begin[w]` is the first that brings something of it;
-    - `unit_of_want[w]`: -1 when the want is empty;
-    - `units`: all units, by first use; `unit_count_at[r]` is how many of them request r and those
-      before it need, `bytes_at[r]` how many bytes these are;
+    - `want_begin[w]`: the first request with bytes of want w; `want_end[w]`: the want is complete
+      when all requests before this one are done;
+    - `unit_of_want[w]`: -1 if the want is empty;
+    - `units`: all units, by first use; `unit_count_at[r]`: how many of them the requests up to and
+      including r need; `bytes_at[r]`: their total size;
     - `unit_sizes[u]`.
     """
 

@@ -1,4 +1,4 @@
-"""What is checked during a load, as a value: one for each load."""
+"""What a load checks, as a value: one per load."""
 
 from __future__ import annotations
 
@@ -14,25 +14,24 @@ __all__ = ["ChunkChecks", "Verification", "WholeFileSha256", "require_sha256"]
 
 
 class Verification(Protocol):
-    """Tensors are handed out after it was asked: each when it has arrived, and the last one only
-    after `finish`."""
+    """The checks of one load. Its last tensor is handed out only after `finish`."""
 
     level: int  # lib.VERIFY_*: how chunks are checked, where the format has any
-    covers_tensors: bool  # it checks whole tensors in host memory, and nothing smaller
+    covers_tensors: bool  # it only checks whole tensors, in host memory
 
     @property
     def observe(self) -> Callable[[memoryview], None] | None:
-        """Sees all bytes, in file order."""
+        """Gets all bytes, in file order."""
 
     def plan(self, wants: Wants) -> tuple[Wants, RecordCheck | None]:
-        """What has to be read besides."""
+        """Adds the wants that the checks need."""
 
     def finish(self) -> None:
         """Everything has arrived."""
 
 
 class ChunkChecks:
-    """Each chunk by its CRC-32C, or by its BLAKE3 where a digest pins the file."""
+    """Checks each chunk by its CRC-32C, or by its BLAKE3 if a digest pins the file."""
 
     covers_tensors = False
     observe = None
@@ -48,7 +47,7 @@ class ChunkChecks:
 
 
 class WholeFileSha256:
-    """All bytes of the file, in order, besides what `inner` checks."""
+    """Checks the SHA-256 of the whole file, in addition to the checks of `inner`."""
 
     def __init__(
         self, expected: bytes, front: memoryview, tail: bytes, inner: Verification, url: str

@@ -253,7 +253,7 @@ def test_mistakes_of_the_caller(s3: S3Options) -> None:
     with pytest.raises(ValueError, match="not inside"):
         sink.write_at(30 * MIB, memoryview(b"x"))
     sink.write_at(9 * MIB, memoryview(b"xy"))
-    with pytest.raises(ValueError, match="must rise"):
+    with pytest.raises(ValueError, match="must ascend"):
         sink.write_at(9 * MIB, memoryview(b"x"))
     with pytest.raises(ValueError, match="were written to a file of"):
         sink.commit(9 * MIB)

@@ -163,7 +163,7 @@ def test_an_object_under_a_key_of_ones_own_says_so(code: str) -> None:
     [
         ({"sse_customer_key": b"short"}, "32 bytes"),
         ({"sse_customer_key": b"k" * 32, "sse": "AES256"}, "not both"),
-        ({"sse_kms_key_id": "id"}, "needs sse"),
+        ({"sse_kms_key_id": "id"}, "sse_kms_key_id needs"),
         ({"sse": "rot13"}, "one of"),
     ],
 )

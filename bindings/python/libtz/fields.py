@@ -50,6 +50,7 @@ class Field(typing.NamedTuple):
     """A field of an option class, or of a class nested in it."""
 
     path: str  # "http.retry.attempts"
+    owner: str  # the class that declares it: "RetryPolicy"
     group: str  # "HTTP"; empty for fields that are not nested
     type: Any  # without None
     default: Any
@@ -82,7 +83,7 @@ def fields_of(cls: type[Any], prefix: str = "", group: str = "") -> Iterator[Fie
     for field in dataclasses.fields(cls):
         path, hint, about = prefix + field.name, hints[field.name], field.metadata.get(_KEY)
         if isinstance(about, Option):
-            yield Field(path, group, _without_none(hint), field.default, about)
+            yield Field(path, cls.__name__, group, _without_none(hint), field.default, about)
         elif isinstance(about, str):
             yield from fields_of(hint, f"{path}.", group or about)
         else:

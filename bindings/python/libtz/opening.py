@@ -99,7 +99,7 @@ def open_as(
         if options.decryption.is_given and not header.info.is_encrypted:
             raise DecryptionError(
                 f"{place.url} is not encrypted, so anybody can have written it; leave"
-                " ReadOptions.decryption out to read it nevertheless",
+                " the key or passphrase out to read it nevertheless",
                 code="not-encrypted",
             )
         opened = CoreweaveFile if header.info.format == lib.FORMAT_COREWEAVE else File
@@ -164,7 +164,7 @@ def _header(
                     "; there is nothing to read: the file is empty (0 bytes), as after an upload"
                     " that broke off, or where it marks a folder"
                 )
-            elif (other := describe_other_format(front)) is not None:
+            elif error.code == "not-tz" and (other := describe_other_format(front)) is not None:
                 error.message += f"; {other}"
             raise
         if isinstance(opened, lib.Header):

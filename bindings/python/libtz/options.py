@@ -256,7 +256,7 @@ class S3Options:
         if self.endpoint is not None and not _ENDPOINT.fullmatch(self.endpoint):
             raise OptionError(
                 "S3Options.endpoint must be an http:// or https:// URL without credentials; pass"
-                " those in access_key_id and secret_access_key"
+                " those in S3Options.access_key_id and S3Options.secret_access_key"
             )
         if (self.access_key_id is None) != (self.secret_access_key is None):
             raise OptionError(
@@ -265,13 +265,17 @@ class S3Options:
         if self.session_token is not None and self.access_key_id is None:
             raise OptionError("S3Options.session_token needs access_key_id and secret_access_key")
         if self.anonymous and (self.access_key_id is not None or self.profile is not None):
-            raise OptionError("S3Options: anonymous cannot be combined with keys or a profile")
+            raise OptionError(
+                "S3Options.anonymous cannot be combined with keys or S3Options.profile"
+            )
 
     def _check_encryption(self) -> None:
         if self.sse is not None:
             require_choice(self.sse, "S3Options.sse", ("AES256", "aws:kms", "aws:kms:dsse"))
         if self.sse_kms_key_id is not None and not (self.sse or "").startswith("aws:kms"):
-            raise OptionError('S3Options.sse_kms_key_id needs sse="aws:kms" or "aws:kms:dsse"')
+            raise OptionError(
+                "S3Options.sse_kms_key_id needs aws:kms or aws:kms:dsse in S3Options.sse"
+            )
         key = self.sse_customer_key
         if key is not None and (not isinstance(key, bytes) or len(key) != SSE_KEY_SIZE):
             raise OptionError(f"S3Options.sse_customer_key must be {SSE_KEY_SIZE} bytes")
@@ -317,11 +321,11 @@ class DecryptionOptions:
 
     @property
     def is_given(self) -> bool:
-        return self._given() > 0
+        return bool(self._given())
 
-    def _given(self) -> int:
-        sources = (self.key, self.passphrase, self.key_file, self.passphrase_file)
-        return sum(source is not None for source in sources)
+    def _given(self) -> list[str]:
+        names = ("key", "passphrase", "key_file", "passphrase_file")
+        return [name for name in names if getattr(self, name) is not None]
 
     def __post_init__(self) -> None:
         if self.key is not None and (not isinstance(self.key, bytes) or len(self.key) != KEY_SIZE):
@@ -335,10 +339,9 @@ class DecryptionOptions:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value):
                 raise OptionError(f"DecryptionOptions.{name} must be None or a path")
-        if self._given() > 1:
-            raise OptionError(
-                "DecryptionOptions: give only one of key, passphrase, key_file and passphrase_file"
-            )
+        if len(given := self._given()) > 1:
+            listed = " and ".join(f"DecryptionOptions.{name}" for name in given)
+            raise OptionError(f"give only one of {listed}")
         require_integer(self.operations_max, "DecryptionOptions.operations_max", 1)
         require_integer(self.memory_max, "DecryptionOptions.memory_max", 8192)
 

@@ -114,7 +114,10 @@ class CoreweaveFile(File[T]):
             return None
         options, url = self._loader.options.decryption, self._loader.source.url
         if not options.is_given:
-            raise DecryptionOptionError(f"{url} is encrypted; ReadOptions.decryption takes its key")
+            raise DecryptionOptionError(
+                f"{url} is encrypted; give its key with ReadOptions.decryption.key_file, or its"
+                " passphrase with ReadOptions.decryption.passphrase_file"
+            )
         if self._key is None:  # kept, since deriving a key costs much
             self._key = Decryption(options, url)
         return self._key

@@ -10,7 +10,7 @@ from typing import Any
 from libtz import opening
 from libtz.checkpoint.base import Checkpoint
 from libtz.cli.contents import computed_digests
-from libtz.cli.options import add_command, add_options, make_options
+from libtz.cli.options import add_command, add_options, flag_of, make_options
 from libtz.cli.output import print_json, print_line
 from libtz.fields import fields_of
 from libtz.format import TensorInfo
@@ -51,9 +51,13 @@ def add_to(commands: Any) -> None:
     descriptions = {field.path: field.option.description for field in fields_of(ReadOptions)}
     for side in SIDES:
         for name in KEYS:
-            flag = f"--{side}-decryption-{name.replace('_', '-')}"
+            flag = flag_of(f"{side}.decryption.{name}")
             text = f"{descriptions[f'decryption.{name}']}, for {side.upper()}"
             parser.add_argument(flag, dest=f"{side}.{name}", metavar="FILE", help=text)
+    flags = parser.get_default("flags")
+    for name in KEYS:
+        both = (flag_of(f"{side}.decryption.{name}") for side in SIDES)
+        flags[f"decryption.{name}"] = " or ".join(both)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -8,12 +8,12 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from libtz import __version__
 from libtz.cli import convert, diff, digest, inspect, load, verify
-from libtz.cli.options import VERBOSE_HELP
+from libtz.cli.options import VERBOSE_HELP, with_flags
 from libtz.cli.output import note, use_any_encoding
 from libtz.errors import Error, OptionError
 from libtz.text import printable
@@ -44,6 +44,8 @@ command line.
 
 DATA_FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
+Say = Callable[[object], None]
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     use_any_encoding()
@@ -52,29 +54,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "run" not in arguments:
         parser.print_help()
         return 0
+
+    def say(text: object) -> None:
+        note(f"tz: {with_flags(str(text), arguments.flags)}")
+
     if arguments.verbose:
-        _show_log()
+        _show_log(say)
     with warnings.catch_warnings():
-        warnings.showwarning = _note_warning  # type: ignore[assignment]
-        return _run(arguments)
+        warnings.showwarning = lambda message, *_, **__: say(message)
+        return _run(arguments, say)
 
 
-def _run(arguments: argparse.Namespace) -> int:
+def _run(arguments: argparse.Namespace, say: Say) -> int:
     try:
         status: int | None = arguments.run(arguments)
         # Inside the try, to catch a closed pipe.
         sys.stdout.flush()
     except OptionError as error:
-        note(f"tz: {error}")
+        say(error)
         return WRONG_USAGE
     except Error as error:
-        note(f"tz: {error}")
+        say(error)
         return DATA_FAILED
     except MemoryError as error:
-        note(f"tz: {error or 'there is not enough memory'}")
+        say(str(error) or "there is not enough memory")
         return DATA_FAILED
     except KeyboardInterrupt:
-        note("tz: interrupted")
+        say("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
         # As in `tz inspect … | head`. Python would report it again when it flushes at exit.
@@ -86,13 +92,13 @@ def _run(arguments: argparse.Namespace) -> int:
     return status or 0
 
 
-def _note_warning(message: Warning | str, *_: Any) -> None:
-    note(f"tz: {message}")
-
-
 class _LogHandler(logging.Handler):
+    def __init__(self, say: Say) -> None:
+        super().__init__()
+        self._say = say
+
     def emit(self, record: logging.LogRecord) -> None:
-        note(f"tz: {record.getMessage()}")
+        self._say(record.getMessage())
 
 
 class _Parser(argparse.ArgumentParser):
@@ -100,10 +106,10 @@ class _Parser(argparse.ArgumentParser):
         super().error(printable(message))
 
 
-def _show_log() -> None:
+def _show_log(say: Say) -> None:
     """Sends libtz's log (retries, redirects, throttling, fallbacks) to standard error."""
     logger = logging.getLogger("libtz")
-    logger.addHandler(_LogHandler())
+    logger.addHandler(_LogHandler(say))
     logger.setLevel(logging.INFO)
 
 

@@ -8,17 +8,29 @@ import argparse
 import dataclasses
 import re
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from functools import cache
 from typing import Any, TypeVar
 
 from libtz.fields import Field, fields_of
+from libtz.options import ReadOptions, WriteOptions
 
-__all__ = ["VERBOSE_HELP", "add_command", "add_options", "make_options", "parse_size"]
+__all__ = [
+    "VERBOSE_HELP",
+    "add_command",
+    "add_options",
+    "flag_of",
+    "make_options",
+    "parse_size",
+    "with_flags",
+]
 
 VERBOSE_HELP = "show retries, redirects and throttling"
 
 Options = TypeVar("Options")
 
+# An option as the library names it, but not inside quotes or a path.
+_OPTION = re.compile(r"(?<![\w./'\"])[A-Z]\w*(?:\.[a-z]\w*)+")
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
 
 
@@ -60,19 +72,55 @@ def add_options(
     tensors (`loads=False`) gets no flags for loading options."""
     groups: dict[str, Any] = {}
     fields = {field.path: field for cls in classes for field in fields_of(cls)}
+    flags = {}
     for path, field in fields.items():
         about = field.option
         if not about.has_flag or (about.is_loading and not loads) or path in leave_out:
             continue
         if field.group not in groups:
             groups[field.group] = parser.add_argument_group(field.group or "options")
+        flags[path] = flag_of(path)
         groups[field.group].add_argument(
-            "--" + path.replace(".", "-").replace("_", "-"),
+            flags[path],
             dest=path,
             default=argparse.SUPPRESS,
             help=_help(field),
             **_conversion(field),
         )
+    parser.set_defaults(flags=flags)
+
+
+def flag_of(path: str) -> str:
+    """ "http.timeout_s" is `--http-timeout-s`."""
+    return "--" + path.replace(".", "-").replace("_", "-")
+
+
+def with_flags(text: str, flags: Mapping[str, str]) -> str:
+    """Replaces option names in a message by flags: `ReadOptions.http.timeout_s` and
+    `HttpOptions.timeout_s` become `--http-timeout-s`. `flags` are those of the command, by path."""
+    return _OPTION.sub(lambda match: _flag_text(match[0], flags), text)
+
+
+def _flag_text(name: str, flags: Mapping[str, str]) -> str:
+    field = _named_fields().get(name)
+    if field is None:
+        return name
+    if field.path in flags:
+        return flags[field.path]
+    if field.option.has_flag:
+        return f"{flag_of(field.path)} (which this command does not take)"
+    return f"{name} (only in Python)"
+
+
+@cache
+def _named_fields() -> dict[str, Field]:
+    """All options, by their names in messages."""
+    named = {}
+    for cls in (ReadOptions, WriteOptions):
+        for field in fields_of(cls):
+            named[f"{cls.__name__}.{field.path}"] = field
+            named[f"{field.owner}.{field.path.rpartition('.')[2]}"] = field
+    return named
 
 
 def make_options(cls: type[Options], arguments: argparse.Namespace) -> Options:

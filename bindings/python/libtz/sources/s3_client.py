@@ -48,7 +48,7 @@ def parse_s3_url(url: str) -> tuple[str, str]:
     if "@" in bucket or (":" in bucket and not bucket.startswith("arn:")):
         raise OptionError(
             f"{shown(url)}: an s3:// URL holds no credentials; set up boto3's (AWS_ACCESS_KEY_ID"
-            " …), or give them in ReadOptions.s3"
+            " …), or name a profile in S3Options.profile"
         )
     if not url.startswith("s3://") or not bucket or not separator or not key:
         raise OptionError(f"{shown(url)} is not of the form s3://bucket/key")

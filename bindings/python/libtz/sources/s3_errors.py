@@ -139,8 +139,8 @@ def s3_errors(
         error = _client_error(url, caught, is_write=is_write, has_checksum=has_checksum)
     except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as caught:
         error = OptionError(
-            f"{url}: {type(caught).__name__}: set up credentials as for boto3, give them in"
-            " ReadOptions.s3, or use S3Options(anonymous=True) for public objects"
+            f"{url}: {type(caught).__name__}: set up credentials as for boto3, name a profile"
+            " in S3Options.profile, or set S3Options.anonymous for public objects"
         )
     except exceptions.CredentialRetrievalError as caught:
         error = _credentials_error(url, str(caught.kwargs.get("provider", "")))

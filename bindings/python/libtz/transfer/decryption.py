@@ -73,8 +73,8 @@ class Decryption:
             return self._key
         if derivation is None:
             raise DecryptionOptionError(
-                f"{self._label}: the key of this file is not derived from a passphrase; give it as"
-                " DecryptionOptions.key or key_file"
+                f"{self._label}: the key of this file does not come from a passphrase; give the key"
+                " itself, for instance with ReadOptions.decryption.key_file"
             )
         with self._lock:
             if self._key is None:

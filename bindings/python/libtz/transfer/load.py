@@ -319,7 +319,7 @@ def _plan(
             return plan
         if size == 1:
             raise OptionError(
-                f"{header.label}: host_memory_max is too small for this file's chunks: staging one"
-                f" needs {plan.info.staging_size_max} bytes, and the share for that is {budget}"
+                f"{header.label}: ReadOptions.host_memory_max is too small for this file's chunks:"
+                f" staging one needs {plan.info.staging_size_max} bytes, and {budget} are available"
             )
         size = 1  # one request per chunk

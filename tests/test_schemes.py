@@ -188,7 +188,7 @@ def test_a_location_shows_no_secret() -> None:
 
 
 def test_what_can_only_be_read_is_not_written() -> None:
-    with pytest.raises(OptionError, match=r"http:// can only be read.* file:// and s3://"):
+    with pytest.raises(OptionError, match=r"http:// is read-only.* file:// and s3://"):
         Location.of("http://host/x").sink(WriteOptions(), Extent(0, 0))
 
 

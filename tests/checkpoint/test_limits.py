@@ -81,7 +81,7 @@ def test_the_machine_is_the_limit_by_default(zeros: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(memory, "memory_size", lambda: 10 * MIB)
     monkeypatch.setattr(memory, "SURELY_THERE", 0)
     with libtz.open(zeros) as file:
-        with pytest.raises(MemoryError, match=r"12,582,912 bytes, and 10,485,760"):
+        with pytest.raises(MemoryError, match=r"12,582,912 bytes: .* has 10,485,760"):
             file.load()
         assert list(file.load(["b"])) == ["b"]
 
@@ -94,7 +94,7 @@ def test_a_set_is_limited_as_a_whole(tmp_path: Path) -> None:
     index = tmp_path / "model.tz.index.json"
     index.write_text(json.dumps({"weight_map": names}))
     with libtz.open(index, options=LIMITED) as file:
-        with pytest.raises(OptionError, match="6291456 bytes are to be decoded"):
+        with pytest.raises(OptionError, match="6291456 decoded bytes"):
             file.load()
         assert list(file.load(["w1", "w3"])) == ["w1", "w3"]
         assert len(list(file.iter_tensors())) == 3

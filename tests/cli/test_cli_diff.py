@@ -82,7 +82,7 @@ def test_what_changed(
     assert sorted(lines[2:-1]) == [
         "! shape  f32 6 -> f32 2x3",
         "! type  f32 5 -> i32 5",
-        "! values  f32 5, other values",
+        "! values  f32 5, different values",
     ]
     assert lines[-1] == "1 removed, 1 added, 3 changed, 4 equal"
 

@@ -179,4 +179,4 @@ def test_values_under_other_names_are_found(
 
     monkeypatch.setattr(Writer, "_put", mixing_up)
     assert main(["convert", str(model), str(tmp_path / "out.tz")]) == 1
-    assert "other values than in the source" in capsys.readouterr().err
+    assert "different values than in the source" in capsys.readouterr().err

@@ -146,13 +146,13 @@ def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="No such file"):
         write_model(FileSink(tmp_path / "none" / "model"))
-    with pytest.raises(OptionError, match="no regular file"):
+    with pytest.raises(OptionError, match="not a regular file"):
         write_model(FileSink(tmp_path))
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OptionError, match="no regular file"):
+    with pytest.raises(OptionError, match="not a regular file"):
         write_model(FileSink(tmp_path / "pipe"))
     for name in ("", ".", "/", "a\0b"):
-        with pytest.raises(OptionError, match="names no file"):
+        with pytest.raises(OptionError, match="not the name of a file"):
             FileSink(name)
 
 

@@ -293,7 +293,7 @@ def test_parameters_larger_than_any_memory() -> None:
 
 
 def test_parametrizations_that_compute_with_values_say_so() -> None:
-    with pytest.raises(OptionError, match="computes with values of its parameters"), no_init():
+    with pytest.raises(OptionError, match="uses the values of its parameters"), no_init():
         nn.utils.parametrizations.orthogonal(nn.Linear(3, 3))
     with pytest.raises(RuntimeError, match="of mine"), no_init():
         raise RuntimeError("of mine")

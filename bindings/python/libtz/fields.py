@@ -1,7 +1,7 @@
-"""Fields of options: each carries what a person needs to know of it, and the checks of its value.
+"""Fields of the option classes: their descriptions, and the checks of their values.
 
-`option(8, "tries before giving up")` is a dataclass field. The command line makes its flags from
-these fields, and `documented` adds them to the class's docstring.
+`option(8, "attempts before giving up")` is a dataclass field. The command line builds its flags
+from these fields, and `documented` adds them to the class's docstring.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ Class = TypeVar("Class", bound=type)
 
 @dataclass(frozen=True)
 class Option:
-    """What is known of a field besides its type and default."""
+    """What a field carries besides its type and default."""
 
-    description: str  # begins with a small letter and has no full stop: it is a line of `--help`
+    description: str  # a line of `--help`: lower case, no full stop
     unit: Unit | None = None
     has_flag: bool = True  # not for secrets: other users of the machine see command lines
-    is_loading: bool = False  # means nothing to commands that load no tensors
+    is_loading: bool = False  # only for commands that load tensors
 
 
 class Field(typing.NamedTuple):
-    """A field of options, or of the options nested in them."""
+    """A field of an option class, or of a class nested in it."""
 
     path: str  # "http.retry.attempts"
-    owner: str  # the class that has it: "RetryPolicy"
+    owner: str  # the class that declares it: "RetryPolicy"
     group: str  # "HTTP"; empty for fields that are not nested
     type: Any  # without None
     default: Any
@@ -66,19 +66,19 @@ def option(
     is_loading: bool = False,
     repr: bool = True,
 ) -> Any:
-    """A field of options. The arguments are those of `Option`, and `repr` of `dataclasses.field`"""
+    """A field of an option class. See `Option`, and `dataclasses.field` for `repr`."""
     about = Option(description, unit, has_flag, is_loading)
     return dataclasses.field(default=default, repr=repr, metadata={_KEY: about})
 
 
 def option_group(cls: Callable[[], Any], title: str) -> Any:
-    """A field that holds further options. The flags of those stand under the title."""
+    """A field that holds nested options. Their flags are listed under `title`."""
     return dataclasses.field(default_factory=cls, metadata={_KEY: title})
 
 
 def fields_of(cls: type[Any], prefix: str = "", group: str = "") -> Iterator[Field]:
-    """All fields of options, nested ones included. TypeError for a field that was not made by the
-    functions above."""
+    """All fields of an option class, nested ones included. Raises TypeError for a field that was
+    not made by `option` or `option_group`."""
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         path, hint, about = prefix + field.name, hints[field.name], field.metadata.get(_KEY)

@@ -1,4 +1,4 @@
-"""What a file says about itself, as immutable values."""
+"""Facts about a file and its tensors, as immutable values."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _DIGEST = re.compile(r"(blake3|sha256):([0-9a-f]{64})")
 class TensorInfo:
     """A tensor as its file describes it.
 
-    `dtype` is a name of the specification's section 11 ("bf16"), `shape` counts storage units as
-    torch does. `nbytes` is the size in memory, `stored_nbytes` that in the file: 0 for a tensor
-    that is tied to another, whose name is then `tied_to`, or that is empty. `content_digest` is the
-    BLAKE3 of the bytes in memory, None in formats that have none.
+    `dtype` is a name from section 11 of the specification ("bf16"). `shape` counts storage units,
+    as torch does. `nbytes` is the size in memory, `stored_nbytes` the size in the file: 0 for a
+    tensor that is empty or tied to another. `tied_to` names that other tensor. `content_digest` is
+    the BLAKE3 of the bytes in memory, None in formats that store none.
     """
 
     name: str
@@ -47,14 +47,14 @@ class TensorInfo:
 
 @functools.cache
 def dtype_name(code: int) -> str:
-    """The name of section 11, or "0x0100" and so on for a code that this version does not know."""
+    """The name from section 11, or a number such as "0x0100" for a code that is not known."""
     info = lib.dtype(code)
     return f"{code:#06x}" if info is None else info.name
 
 
 @functools.cache
 def item_size(dtype: str) -> int:
-    """Bytes of a storage unit; 1 for a dtype that this version does not know."""
+    """Bytes of a storage unit; 1 for a dtype that is not known."""
     info = lib.dtype(lib.dtype_code(dtype))
     return 1 if info is None else info.unit_bits // 8
 
@@ -64,11 +64,11 @@ def digest_text(digest: bytes) -> str:
 
 
 def parse_digest(text: str) -> tuple[str, bytes]:
-    """Algorithm and bytes of a pin."""
+    """The algorithm and bytes of a digest."""
     match = _DIGEST.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         raise OptionError(
             "digest must be 'blake3:' (a tz file's digest) or 'sha256:' (of a whole file in another"
-            f" format) and 64 lower-case hexadecimal digits; got {text!r}"
+            f" format) followed by 64 lower-case hexadecimal digits; got {text!r}"
         )
     return match[1], bytes.fromhex(match[2])

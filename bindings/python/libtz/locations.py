@@ -1,4 +1,4 @@
-"""From what a caller names to a source or a sink: paths, URLs, buffers and file objects."""
+"""Turns paths, URLs, buffers and file objects into sources and sinks."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ class Buffer(Protocol):
 
 SourceLike: TypeAlias = "str | os.PathLike[str] | Buffer | NDArray[Any] | BinaryIO"
 
-# What a path, a URL or a shell takes for more than a letter. Servers would decode a `%`.
+# Characters that are special in a path, a URL or a shell. Servers would decode a `%`.
 _SPECIAL = frozenset('/\\:%?#*"<>|')
-NAME_SIZE_MAX = 255  # of most file systems
+NAME_SIZE_MAX = 255  # the limit of most file systems
 
 
 @dataclass(frozen=True)
 class Location:
-    """A path or URL, taken apart once, with what its scheme can do."""
+    """A path or URL, parsed once, with its scheme."""
 
     text: str  # a path, or a URL whose scheme is in lower case
     scheme: Scheme
 
     @staticmethod
     def of(named: str | os.PathLike[str] | Location) -> Location:
-        """Does no I/O. OptionError for a URL whose scheme nobody knows."""
+        """Does no I/O. Raises OptionError for a URL whose scheme is not registered."""
         if isinstance(named, Location):
             return named
         if not isinstance(named, str):
@@ -63,7 +63,7 @@ class Location:
         return Location(file_url_path(url) if scheme is FILE else url, scheme)
 
     def __str__(self) -> str:
-        """For messages: without what may be secret in a URL."""
+        """For messages: without the parts of a URL that may be secret."""
         return self.text if self.is_local else shown(self.text)
 
     @property
@@ -81,14 +81,14 @@ class Location:
         return Location(self.scheme.sibling(self.text, name), self.scheme)
 
     def folder(self) -> Location:
-        """The location of a folder, written so that its files are siblings of it."""
+        """The same location as a folder: `sibling` of it names a file inside."""
         return Location(self.scheme.folder(self.text), self.scheme)
 
     def source(self, options: ReadOptions) -> Source:
         return self.scheme.source(self.text, options)
 
     def read(self, options: ReadOptions, *, size_max: int) -> bytes:
-        """All of a small file. A FormatError if it has more than `size_max` bytes."""
+        """The contents of a small file. Raises FormatError if it has more than `size_max` bytes."""
         source = self.source(options)
         source.limit(options.http.open_deadline_s)
         return read_whole(source, size_max=size_max)
@@ -97,14 +97,14 @@ class Location:
         if not self.scheme.is_writable:
             scheme = scheme_name(self.text)
             raise OptionError(
-                f"{self}: {scheme}:// can only be read; to write, there are {known(writable=True)}"
+                f"{self}: {scheme}:// is read-only; libtz writes to {known(writable=True)}"
             )
         return self.scheme.sink(self.text, options, extent)
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether a name that a file gave names something inside a folder, and nothing else, on every
-    system."""
+    """Whether a name from a file is safe as a file name on every system: it cannot lead out of its
+    folder."""
     return (
         name not in ("", ".", "..")
         and name.isprintable()
@@ -114,16 +114,16 @@ def is_plain_name(name: str) -> bool:
 
 
 def resolve_source(source: SourceLike | Location | Any, options: ReadOptions) -> Source:
-    """The source that a path, URL, buffer or binary file names. Does no I/O."""
+    """The source for a path, URL, buffer or binary file. Does no I/O."""
     if isinstance(source, (str, os.PathLike, Location)):
         return Location.of(source).source(options)
-    # A mapping made by mmap has both interfaces; memory needs no lock around a file position.
+    # An mmap object is both a buffer and a file; as a buffer it needs no lock.
     if _is_buffer(source):
         return MemorySource(source)
     if hasattr(source, "read") and hasattr(source, "seek"):
         return FileObjectSource(cast(BinaryIO, source))
     raise OptionError(
-        "a source is a path, a URL, a buffer or a seekable binary file, not"
+        "a source must be a path, a URL, a buffer or a seekable binary file, not"
         f" {type(source).__name__}"
     )
 
@@ -139,14 +139,14 @@ def _is_buffer(source: object) -> TypeGuard[Buffer]:
 def resolve_sink(
     target: Any, options: WriteOptions, *, header_size: int, file_size_max: int
 ) -> Sink:
-    """The sink that a path, URL or seekable binary file names. Does no I/O.
+    """The sink for a path, URL or seekable binary file. Does no I/O.
 
-    The header's size and a bound on the file's are known before the first byte is written.
+    `header_size` is exact and `file_size_max` an upper bound, both in bytes.
     """
     if isinstance(target, (str, os.PathLike, Location)):
         return Location.of(target).sink(options, Extent(header_size, file_size_max))
     if all(hasattr(target, name) for name in ("write", "seek", "truncate")):
         return FileObjectSink(target)
     raise OptionError(
-        f"a target is a path, a URL or a seekable binary file, not {type(target).__name__}"
+        f"a target must be a path, a URL or a seekable binary file, not {type(target).__name__}"
     )

@@ -1,13 +1,13 @@
 """Host memory for tensors.
 
-Where the pages come from decides how fast they can be filled: fresh 4 KiB pages cost more than the
-copy into them, 2 MiB pages a fraction of it. So all but small allocations lie in mappings that ask
-for huge pages and begin at a multiple of 2 MiB. Nothing is touched here: the thread that
-fills a page also makes the kernel supply it, so faults run in parallel.
+The page size decides how fast memory can be filled: page faults of 4 KiB pages cost more than the
+copy into them, those of 2 MiB pages a fraction of it. So all but small allocations lie in mappings
+that ask for huge pages and begin at a multiple of 2 MiB. Nothing is touched here: the thread that
+fills a page takes the page fault, so faults run in parallel.
 
-- 16 MiB and more: a mapping of its own, gone with its last tensor.
-- 64 KiB and more: side by side in arenas, since a few MiB alone would end in many small pages. Each
-  gives its own pages back when its last tensor goes.
+- 16 MiB and more: a mapping of its own, freed with its last tensor.
+- 64 KiB and more: a part of an arena, since a few MiB on their own would get many small pages. Each
+  part returns its pages when its last tensor goes.
 - less: ordinary heap memory.
 """
 
@@ -42,19 +42,19 @@ HUGE_PAGE = 2 * MIB
 HEAP_MAX = 64 * KIB
 ARENA_SIZE = 64 * MIB
 MAPPING_MIN = 16 * MIB
-# A tail of small pages longer than this takes longer to fill than a whole huge page.
+# Filling a longer tail of small pages takes longer than filling a whole huge page.
 TAIL_MAX = 512 * KIB
-# One part in this many of the host memory is for direct reads.
+# This fraction of the host memory, 1/16, is for direct reads.
 BOUNCE_SHARE = 16
-# No machine is asked whether it has this much: that takes longer than loading a small tensor.
+# Not checked against the machine's memory: asking takes longer than loading a small tensor.
 SURELY_THERE = 64 * MIB
 
 
 @dataclass(frozen=True)
 class HostBuffer:
-    """`size` bytes of memory that live as long as anything holds `owner`, a writable buffer.
+    """`size` bytes of `owner`, a writable buffer, which keeps them alive.
 
-    They begin at `offset` in it, at `address` in the process.
+    They begin at `offset` in the owner, at `address` in the process.
     """
 
     owner: Any
@@ -66,18 +66,18 @@ class HostBuffer:
         return memoryview(self.owner)[self.offset : self.offset + self.size]
 
     def part(self, begin: int, size: int) -> HostBuffer:
-        """Bytes [begin, begin + size) of it, which keep all of it alive."""
+        """Bytes [begin, begin + size). They keep the whole buffer alive."""
         return HostBuffer(self.owner, self.offset + begin, size, self.address + begin)
 
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """How `ReadOptions.host_memory_max` is divided among those that take memory beyond the result,
-    in bytes."""
+    """How `ReadOptions.host_memory_max` is divided among the uses of memory beyond the result, in
+    bytes."""
 
-    bounce: int  # aligned memory for direct reads of what does not lie aligned in the file
-    staging: int  # bytes that are received here, and go elsewhere when they are checked
-    window: int  # of an iteration: tensors that are complete, and wait for the consumer
+    bounce: int  # aligned memory for direct reads of data that is not aligned in the file
+    staging: int  # data that is received and checked here, then moved on
+    window: int  # in an iteration: complete tensors that the consumer has not yet taken
 
     @classmethod
     def split(cls, options: ReadOptions, *, is_streamed: bool = False) -> MemoryBudget:
@@ -88,9 +88,9 @@ class MemoryBudget:
 
 
 def allocate(size: int) -> HostBuffer:
-    """Memory of its own, zeroed, aligned to ALIGNMENT or more.
+    """New memory, zeroed, aligned to ALIGNMENT or more.
 
-    MemoryError if there is none: a file of a few KiB can claim a tensor of any size.
+    Raises MemoryError if there is not enough: a file of a few KiB can claim a tensor of any size.
     """
     if size < HEAP_MAX:
         owner: Any = bytearray(size + ALIGNMENT - 1)
@@ -109,7 +109,7 @@ def _map(size: int) -> HostBuffer:
     offset = 0
     if HAS_HUGE_PAGES and length >= HUGE_PAGE:
         if start % HUGE_PAGE:
-            # Newer kernels align by themselves. Elsewhere the part before is never touched.
+            # Newer kernels align by themselves. On older ones the unaligned start is never touched.
             mapping = map_pages(length + HUGE_PAGE)
             start = lib.address(mapping)
             offset = -start % HUGE_PAGE
@@ -120,26 +120,26 @@ def _map(size: int) -> HostBuffer:
 def check_decoded_size(size: int, options: ReadOptions, label: str) -> None:
     """Refuses to decode more than `decoded_size_max`: a file of a few KiB can claim any size.
 
-    OptionError when the option is given, MemoryError when it is not and the machine has less.
+    Raises OptionError if the option is given, MemoryError if it is not and the machine has less.
     """
     if options.decoded_size_max is not None:
         if size > options.decoded_size_max:
             raise OptionError(
-                f"{label}: {size} bytes are to be decoded, more than ReadOptions.decoded_size_max"
+                f"{label}: a load of {size} decoded bytes is more than ReadOptions.decoded_size_max"
                 f" allows ({options.decoded_size_max}); load fewer tensors, or slices"
             )
     elif size > SURELY_THERE and size > memory_size():
         raise MemoryError(
-            f"{label}: there is no memory for {size:,} bytes, and {memory_size():,} are all that"
-            " this machine or its container has; load fewer tensors, or slices"
+            f"{label}: there is no memory for {size:,} bytes: this machine or its container has"
+            f" {memory_size():,} in all; load fewer tensors, or slices"
         )
 
 
 class Arena:
-    """Hands out memory of one load. Not safe to use by two threads at once."""
+    """Hands out memory for one load. Not thread-safe."""
 
     def __init__(self, expected: int) -> None:
-        """`expected` is how much will be asked for in all, as far as known."""
+        """`expected` is an estimate of the total, in bytes."""
         self._size = min(ARENA_SIZE, expected + -expected % HUGE_PAGE)
         self._region: HostBuffer | None = None
         self._used = 0

@@ -1,7 +1,7 @@
-"""Every option of libtz as frozen values, defined once and passed whole.
+"""All options of libtz, as frozen dataclasses.
 
-They are checked when they are made, so a mistake is an `OptionError` at the line that made it. No
-`repr` shows a secret: header values, keys and proxy addresses are left out. The command line makes
+Values are checked on construction, so a mistake is an `OptionError` at the line that made it. No
+`repr` shows a secret: header values, keys and proxy addresses are left out. The command line builds
 its flags from these fields and their descriptions.
 """
 
@@ -38,21 +38,21 @@ __all__ = [
 KIB = 1024
 MIB = 1024 * KIB
 
-# Bounds of the format (spec, limits): chunks are a power of two between these.
+# Limits of the format: a chunk size is a power of two in this range.
 CHUNK_SIZE_MIN = 64 * KIB
 CHUNK_SIZE_MAX = 64 * MIB
 
-# Below this a request costs more in turn-around than in bytes, even on loopback.
+# Below this, latency costs more than the transfer, even on loopback.
 REQUEST_SIZE_MIN = 64 * KIB
-# This much of every file is read with the first request.
+# The first request reads this much of every file.
 OPEN_SIZE_MIN = MIB
-# Room for a few chunks of the usual 1 MiB on their way; larger chunks may need more than this.
+# Room for a few chunks of the usual 1 MiB in flight; larger chunks may need more.
 HOST_MEMORY_MIN = 8 * MIB
-SSE_KEY_SIZE = 32  # AES-256, the only cipher that S3 has for keys of its customers
-# Past this a client is a load test; servers and file-descriptor limits object first.
+SSE_KEY_SIZE = 32  # AES-256, the only cipher that S3 offers for customer keys
+# More than this is a load test; servers and file-descriptor limits object first.
 CONNECTIONS_MAX = 1024
 
-# The source sets these itself: a second opinion would break exact ranges or the pinned identity.
+# The source sets these itself: other values would break exact ranges or the pinned identity.
 HEADERS_RESERVED = frozenset(
     {
         "accept-encoding",
@@ -111,18 +111,16 @@ def _secret_mapping(value: Any, name: str) -> SecretMapping:
 @documented
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
-    """When to try a request again. Counts start anew whenever a try made progress."""
+    """When to retry a request. All counts start again after an attempt that made progress."""
 
-    attempts: int = option(8, "tries without progress before giving up; 1 means no retry")
+    attempts: int = option(8, "attempts without progress before giving up; 1 means no retry")
     backoff_s: float = option(
-        0.25, "first wait before trying again; it doubles each time, with jitter", unit="seconds"
+        0.25, "wait before the first retry; it doubles each time, with jitter", unit="seconds"
     )
-    backoff_max_s: float = option(15.0, "longest wait before trying again", unit="seconds")
-    retry_after_max_s: float = option(
-        60.0, "longest wait that a server may ask for", unit="seconds"
-    )
+    backoff_max_s: float = option(15.0, "longest wait before a retry", unit="seconds")
+    retry_after_max_s: float = option(60.0, "longest Retry-After that is honoured", unit="seconds")
     deadline_s: float = option(
-        300.0, "give up when nothing has arrived for this long", unit="seconds"
+        300.0, "give up when no data has arrived for this long", unit="seconds"
     )
 
     def __post_init__(self) -> None:
@@ -135,34 +133,34 @@ class RetryPolicy:
 @documented
 @dataclass(frozen=True, kw_only=True)
 class HttpOptions:
-    """How to talk to an HTTP server, an S3 store included."""
+    """How to talk to an HTTP server or an S3 store."""
 
     headers: Mapping[str, str] = option(
-        SecretMapping({}), "headers to send, to the URL's own host only", has_flag=False
+        SecretMapping({}), "headers to send, only to the host of the URL", has_flag=False
     )
     timeout_s: float = option(
-        30.0, "drop a connection that stalls this long, and resume", unit="seconds"
+        30.0, "drop a connection that stalls for this long, and resume", unit="seconds"
     )
     connect_timeout_s: float = option(10.0, "give up connecting after this long", unit="seconds")
     open_deadline_s: float = option(
-        600.0, "give up when reading a header or an index takes longer", unit="seconds"
+        600.0, "give up when reading a header or index takes longer than this", unit="seconds"
     )
-    # A telephone modem brought more; a gigabyte would take three days.
+    # Slower than a telephone modem: a gigabyte would take three days.
     rate_min: int = option(
         4 * KIB,
-        "give up when fewer bytes a second come over all connections, averaged over"
+        "give up below this many bytes per second over all connections, averaged over"
         " retry.deadline_s; 0: never",
         unit="bytes",
     )
     verify: bool | str = option(
-        True, "check the server's certificate; or the path of the authorities to trust"
+        True, "check the server's certificate; or the path of a CA bundle to trust"
     )
     # A str, or a pair: certificate and key.
     cert: str | tuple[str, str] | None = option(
         None, "client certificate with its key, as one PEM file"
     )
     proxies: Mapping[str, str] | None = option(
-        None, "proxies by scheme (default: as the environment says; {}: none)", has_flag=False
+        None, "proxies by scheme (default: from the environment; {}: none)", has_flag=False
     )
     retry: RetryPolicy = option_group(RetryPolicy, "retries")
 
@@ -171,7 +169,9 @@ class HttpOptions:
         for name, value in headers.items():
             _check_header(name, value)
         if len({name.lower() for name in headers}) != len(headers):
-            raise OptionError("HttpOptions.headers names a header twice; case does not count")
+            raise OptionError(
+                "HttpOptions.headers names a header twice (names are case-insensitive)"
+            )
         object.__setattr__(self, "headers", headers)
         require_seconds(self.timeout_s, "HttpOptions.timeout_s")
         require_seconds(self.connect_timeout_s, "HttpOptions.connect_timeout_s")
@@ -191,10 +191,10 @@ def _check_header(name: str, value: str) -> None:
     if not _HEADER_NAME.fullmatch(name):
         raise OptionError(f"HttpOptions.headers: {name!r} is not a header name")
     if name.lower() in HEADERS_RESERVED:
-        raise OptionError(f"HttpOptions.headers: {name} is set by libtz itself; leave it out")
+        raise OptionError(f"HttpOptions.headers: libtz sets {name} itself; leave it out")
     if not _HEADER_VALUE.fullmatch(value):
         raise OptionError(
-            f"HttpOptions.headers: the value of {name} holds a line break, another control"
+            f"HttpOptions.headers: the value of {name} contains a line break, another control"
             " character or a character outside latin-1"
         )
 
@@ -209,36 +209,40 @@ def _is_certificate(value: Any) -> bool:
 @documented
 @dataclass(frozen=True, kw_only=True)
 class S3Options:
-    """Where an S3 store is and who asks. Whatever is None, boto3's own configuration decides."""
+    """How to reach an S3 store. Options that are None come from boto3's own configuration."""
 
-    # Plain HTTP is used only when this says http://.
+    # Plain HTTP is used only for an http:// endpoint.
     endpoint: str | None = option(
-        None, "URL of an S3-compatible store (default: as boto3 is configured, or AWS)"
+        None, "URL of an S3-compatible store (default: from boto3's configuration, or AWS)"
     )
     region: str | None = option(None, "the store's region")
     profile: str | None = option(
-        None, "profile of the AWS configuration files that holds the credentials"
+        None, "profile in the AWS configuration files to take credentials from"
     )
     anonymous: bool = option(False, "send unsigned requests")
     addressing_style: Literal["auto", "path", "virtual"] | None = option(
         None, "how bucket names go into URLs"
     )
     version_id: str | None = option(None, "read this version of the object")
-    requester_pays: bool = option(False, "pay for requests to buckets whose owners do not")
+    requester_pays: bool = option(False, "pay for requests to requester-pays buckets")
     sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = option(
-        None, "how the store is to encrypt what is written"
+        None, "server-side encryption of the files that are written"
     )
-    sse_kms_key_id: str | None = option(None, "key of its key service to encrypt with")
+    sse_kms_key_id: str | None = option(None, "KMS key to encrypt with")
     sse_customer_key: bytes | None = option(
         None,
-        "a key of your own, 32 bytes, that the store encrypts with and does not keep (SSE-C)",
+        "a 32-byte key of your own, which the store uses and does not keep (SSE-C)",
         has_flag=False,
         repr=False,
     )
-    access_key_id: str | None = option(None, "key to sign with", has_flag=False, repr=False)
-    secret_access_key: str | None = option(None, "its secret half", has_flag=False, repr=False)
+    access_key_id: str | None = option(
+        None, "access key to sign requests with", has_flag=False, repr=False
+    )
+    secret_access_key: str | None = option(
+        None, "the secret part of that key", has_flag=False, repr=False
+    )
     session_token: str | None = option(
-        None, "token that belongs to temporary keys", has_flag=False, repr=False
+        None, "session token of temporary keys", has_flag=False, repr=False
     )
 
     def __post_init__(self) -> None:
@@ -251,15 +255,19 @@ class S3Options:
             require_choice(self.addressing_style, "S3Options.addressing_style", choices)
         if self.endpoint is not None and not _ENDPOINT.fullmatch(self.endpoint):
             raise OptionError(
-                "S3Options.endpoint must be http:// or https://, a host, perhaps a port and a path;"
-                " credentials belong in S3Options.access_key_id and S3Options.secret_access_key"
+                "S3Options.endpoint must be an http:// or https:// URL without credentials; pass"
+                " those in S3Options.access_key_id and S3Options.secret_access_key"
             )
         if (self.access_key_id is None) != (self.secret_access_key is None):
-            raise OptionError("S3Options: give access_key_id and secret_access_key together")
+            raise OptionError(
+                "S3Options: access_key_id and secret_access_key must be given together"
+            )
         if self.session_token is not None and self.access_key_id is None:
-            raise OptionError("S3Options.session_token needs the keys it belongs to")
+            raise OptionError("S3Options.session_token needs access_key_id and secret_access_key")
         if self.anonymous and (self.access_key_id is not None or self.profile is not None):
-            raise OptionError("S3Options.anonymous excludes keys and S3Options.profile")
+            raise OptionError(
+                "S3Options.anonymous cannot be combined with keys or S3Options.profile"
+            )
 
     def _check_encryption(self) -> None:
         if self.sse is not None:
@@ -272,7 +280,7 @@ class S3Options:
         if key is not None and (not isinstance(key, bytes) or len(key) != SSE_KEY_SIZE):
             raise OptionError(f"S3Options.sse_customer_key must be {SSE_KEY_SIZE} bytes")
         if key is not None and self.sse is not None:
-            raise OptionError("S3Options: give sse or sse_customer_key, not both")
+            raise OptionError("S3Options: sse and sse_customer_key cannot both be given")
 
     def _check_strings(self) -> None:
         for name in (
@@ -294,21 +302,22 @@ class S3Options:
 @dataclass(frozen=True, kw_only=True)
 class DecryptionOptions:
     """How to decrypt .tensors files: with a key, or the passphrase that the key was derived from.
-    Give one of the first four. Without the key nobody can change a tensor's values unseen, but take
-    away all of them (it is zeros then), or the tensor: `digest="sha256:…"` stops that."""
+    Give one of the first four. Encryption detects changes to a tensor's values, but not their
+    removal (the tensor is then all zeros) or that of the tensor: pin the file with
+    `digest="sha256:…"` to detect both."""
 
     key: bytes | None = option(None, "the key, 32 bytes", has_flag=False, repr=False)
     passphrase: str | bytes | None = option(
         None, "the passphrase that the key was derived from", has_flag=False, repr=False
     )
-    key_file: str | None = option(None, "file with the 32 bytes of an encrypted file's key")
-    # A line break at its end is part of the passphrase.
+    key_file: str | None = option(None, "file that holds the 32-byte key of an encrypted file")
+    # One line break at the end of the file is not part of the passphrase.
     passphrase_file: str | None = option(
-        None, "file with the passphrase that the key was derived from"
+        None, "file that holds the passphrase that the key was derived from"
     )
-    # A file that asks for more is refused before any work.
-    operations_max: int = option(4, "passes that deriving a key may take")
-    memory_max: int = option(1024 * MIB, "memory that deriving a key may take", unit="bytes")
+    # A file that needs more is refused before any work is done.
+    operations_max: int = option(4, "passes that key derivation may take")
+    memory_max: int = option(1024 * MIB, "memory that key derivation may take", unit="bytes")
 
     @property
     def is_given(self) -> bool:
@@ -343,37 +352,37 @@ class ReadOptions:
     """How to open and load a source."""
 
     verify: bool = option(
-        True, "check every chunk's checksum; a pinned digest is checked regardless", is_loading=True
+        True, "check every chunk's checksum; a pinned digest is always checked", is_loading=True
     )
-    # "copy" reads what is not in the page cache past it; "map" fills it.
+    # "copy" reads around the page cache where the data is not in it; "map" fills the cache.
     local: Literal["copy", "map"] = option(
         "copy",
-        "copy local files into memory, or map them (later changes to the file show)",
+        "copy local files into memory, or map them (tensors then show later changes to the file)",
         is_loading=True,
     )
     host_memory_max: int = option(
-        256 * MIB, "host memory to use beside the tensors", unit="bytes", is_loading=True
+        256 * MIB, "host memory to use on top of the tensors", unit="bytes", is_loading=True
     )
-    # None: what `libtz.machine.memory_size` finds, control groups included. On a device, no limit.
+    # None: `libtz.machine.memory_size`, which knows control groups. Device loads have no default.
     decoded_size_max: int | None = option(
         None,
-        "bytes that a load, or one tensor of an iteration, may decode to (default: this machine's"
-        " memory)",
+        "most bytes to decode in one load, or for one tensor of an iteration (default: this"
+        " machine's memory)",
         unit="bytes",
         is_loading=True,
     )
     open_size_max: int = option(
-        1024 * MIB, "bytes of a file's header that are read to open it", unit="bytes"
+        1024 * MIB, "most bytes of a header to read when opening", unit="bytes"
     )
     meta_size_max: int = option(
         1024 * MIB,
-        "zeros to make for tensors that a .tensors file has no values of",
+        "most memory to fill with zeros for tensors that a .tensors file stores no values for",
         unit="bytes",
         is_loading=True,
     )
-    connections_max: int = option(32, "parallel requests to a server", is_loading=True)
+    connections_max: int = option(32, "most parallel requests to a server", is_loading=True)
     request_size_max: int = option(
-        64 * MIB, "bytes to ask for in one request", unit="bytes", is_loading=True
+        64 * MIB, "most bytes to read in one request", unit="bytes", is_loading=True
     )
     progress: bool | None = option(None, "show a progress bar (default: on a terminal)")
     http: HttpOptions = option_group(HttpOptions, "HTTP (and S3)")
@@ -402,7 +411,9 @@ class ReadOptions:
 class WriteOptions:
     """How to write a file."""
 
-    compress: Literal["auto", "off"] = option("auto", "compress chunks where that pays, or never")
+    compress: Literal["auto", "off"] = option(
+        "auto", "compress chunks where it saves space, or never"
+    )
     chunk_size: int | None = option(
         None,
         "decoded bytes per chunk, a power of two from 64K to 64M (default: by file size)",

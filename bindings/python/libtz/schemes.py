@@ -1,14 +1,14 @@
-"""What libtz can do with each scheme of URLs: one registry, open to other packages.
+"""The registry of URL schemes, open to other packages.
 
-A scheme's code is imported when one of its URLs is first used: HTTP brings requests, a tenth of a
-second that local files need not pay.
+A scheme's code is imported when one of its URLs is first used: importing requests for HTTP takes a
+tenth of a second, which local files should not pay.
 
-A package adds `mem://` by an entry point of its own, whose value is an instance of a `Scheme`:
+A package adds `mem://` with an entry point whose value is an instance of `Scheme`:
 
     [project.entry-points."libtz.schemes"]
     mem = "my_package:SCHEME"
 
-`libtz.sources.base` and `libtz.sinks.base` say what a source and a sink have to do.
+`libtz.sources.base` and `libtz.sinks.base` define what sources and sinks do.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ __all__ = ["FILE", "Scheme", "file_url_path", "known", "scheme_name", "scheme_of
 
 ENTRY_POINTS = "libtz.schemes"
 
-# Two letters at least: "C:\\model" is a path.
+# At least two letters: "C:\\model" is a path.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
 
 class Scheme(ABC):
-    """The sources, sinks and names of one scheme. A location is a URL of it, as text.
+    """The sources, sinks and names of one scheme. A location is one of its URLs, as text.
 
-    By default names are keys, as in object stores: "/" separates folders, and every other letter
-    stands for itself.
+    By default names are keys, as in object stores: "/" separates folders, and no other character
+    is special.
     """
 
     is_writable = False
 
     @abstractmethod
     def source(self, location: str, options: ReadOptions) -> Source:
-        """What reads the location. Does no I/O."""
+        """A source for the location. Does no I/O."""
 
     def sink(self, location: str, options: WriteOptions, extent: Extent) -> Sink:
-        """What writes the location, if the scheme `is_writable`. Does no I/O."""
+        """A sink for the location, if the scheme `is_writable`. Does no I/O."""
         raise NotImplementedError
 
     def name(self, location: str) -> str:
@@ -65,7 +65,7 @@ class Scheme(ABC):
         return f"{location.rpartition('/')[0]}/{name}"
 
     def folder(self, location: str) -> str:
-        """The location of a folder, written so that its files are siblings of it."""
+        """The same location as a folder: `sibling` of it names a file inside."""
         return location if location.endswith("/") else f"{location}/"
 
 
@@ -92,7 +92,7 @@ class _File(Scheme):
 
 
 class _Http(Scheme):
-    """HTTP and HTTPS. A URL's query is part of all names in its folder: it may be a token."""
+    """HTTP and HTTPS. Siblings keep the URL's query, which may be a token."""
 
     def source(self, location: str, options: ReadOptions) -> Source:
         from libtz.sources.http import HttpSource
@@ -135,7 +135,7 @@ class _S3(Scheme):
 
 FILE = _File()
 _HTTP = _Http()
-# Ours come first: another package can add a scheme, but not take one over.
+# Built-in schemes win: another package can add a scheme, but not replace one.
 _BUILT_IN: dict[str, Scheme] = {"file": FILE, "http": _HTTP, "https": _HTTP, "s3": _S3()}
 
 
@@ -146,18 +146,18 @@ def scheme_name(text: str) -> str | None:
 
 
 def scheme_of(url: str) -> Scheme:
-    """What libtz can do with a URL; OptionError if nothing is registered for its scheme."""
+    """The scheme of a URL. Raises OptionError if it is not registered."""
     name = scheme_name(url) or "file"
     scheme = _BUILT_IN.get(name)
     if scheme is None and name in _entry_points():
         scheme = _loaded(_entry_points()[name])
     if scheme is None:
-        raise OptionError(f"{shown(url)}: nothing opens {name}://; there are {known()}")
+        raise OptionError(f"{shown(url)}: {name}:// is not supported; libtz opens {known()}")
     return scheme
 
 
 def known(*, writable: bool = False) -> str:
-    """The names of what there is, for messages."""
+    """The names of the registered schemes, for messages."""
     names = [name for name, scheme in _BUILT_IN.items() if scheme.is_writable or not writable]
     names += [] if writable else sorted(_entry_points())
     *first, last = [f"{name}://" for name in names]
@@ -190,9 +190,13 @@ def file_url_path(url: str) -> str:
     """The path that a file:// URL names on this machine."""
     parts = urlsplit(url, allow_fragments=False)
     if parts.netloc not in ("", "localhost"):
-        raise OptionError(f"{shown(url)} names a file of another machine; file:/// has no host")
+        raise OptionError(
+            f"{shown(url)} names a file on another machine; write file:///path, without a host"
+        )
     if not parts.path or parts.query:
-        raise OptionError(f"{shown(url)} is not of the form file:///path; quote a ? in it as %3F")
+        raise OptionError(
+            f"{shown(url)} is not of the form file:///path; write a ? in the path as %3F"
+        )
     if os.name == "nt":
         return url2pathname(parts.path)
     return os.fsdecode(unquote_to_bytes(parts.path))

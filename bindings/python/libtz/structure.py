@@ -1,18 +1,18 @@
 """Python objects and the nodes of a file's structure section (section 9 of the specification).
 
-What can be saved: dict (and OrderedDict and Counter, which come back as dict), list, tuple, None,
-bool, int within 64 bits, float (to the bit, NaN payloads included), str, bytes and tensors. NumPy's
-scalars come back as Python's of the same value. Other types are taken exactly: a subclass carries
-meaning that a file cannot keep (a namedtuple its fields, a defaultdict its function), so it is
-refused and named by its path, as in `$.optimizer.state[0].foo`. Sharing of containers is not kept,
-and bounded, since a few lists within each other can stand for billions of values; tensors that
-share memory are tied.
+These can be saved: dict (and OrderedDict and Counter, which come back as dict), list, tuple, None,
+bool, int within 64 bits, float (bit for bit, NaN payloads included), str, bytes and tensors. NumPy
+scalars come back as Python scalars of the same value. Other subclasses are refused, because a file
+cannot keep their meaning (the fields of a namedtuple, the function of a defaultdict); the error
+names their path, as in `$.optimizer.state[0].foo`. Tensors that share memory are tied. A container
+that occurs more than once is written each time, up to a limit: a few lists that contain each other
+can stand for billions of values.
 
-Names of tensors come from their path, so that a nested file can be listed and read one by one:
+A tensor is named by its path, so that a nested file can be listed and read one tensor at a time:
 steps are joined with `/`, as in `optimizer/state/0/exp_avg`. To keep names unique and valid,
 within a step `~` is written `~0` and `/` is `~1` (as in RFC 6901), a control character is `~x` and
-its two hex digits, and a string key that reads like a number has `~2` before it: `{0: a, "0": b}`
-gives `0` and `~20`. A file that is one bare tensor calls it `value`.
+its two hex digits, and a string key that looks like a number gets the prefix `~2`: `{0: a, "0": b}`
+gives `0` and `~20`. An object that is a bare tensor is named `value`.
 
 Nothing here recurses, so no input can exhaust Python's stack.
 """
@@ -35,7 +35,7 @@ __all__ = ["Flattened", "NodeKind", "flatten", "tensor_paths", "unflatten"]
 
 DEPTH_MAX = 128  # [TZ1-53]
 NODE_COUNT_MAX = 1 << 26  # [TZ1-53]
-# Values that may be written more than once, because a list or dict is in several places.
+# Limit on values that are written again because their list or dict occurs more than once.
 REPEATED_COUNT_MAX = 1 << 20
 INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
 
@@ -43,7 +43,7 @@ ROOT_TENSOR_NAME = "value"
 
 
 class NodeKind(IntEnum):
-    """The numbers of section 9."""
+    """The node kinds of section 9."""
 
     NONE = 0
     BOOL = 1
@@ -59,7 +59,7 @@ class NodeKind(IntEnum):
 
 @dataclass
 class Flattened:
-    """An object taken apart: tensor nodes hold one of `names`, which go with `tensors`."""
+    """A flattened object: each tensor node holds one of `names`, which match `tensors`."""
 
     nodes: list[Node] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
@@ -89,10 +89,10 @@ _CONTAINERS: dict[type, NodeKind] = {
 def flatten(
     root: Any, is_tensor: Callable[[Any], bool], *, size_max: int | None = None
 ) -> Flattened:
-    """Takes `root` apart. Raises OptionError with the path of what cannot be saved.
+    """Flattens `root`. Raises OptionError with the path of a value that cannot be saved.
 
-    What is shared is written out wherever it occurs, so a small object can become a very large one.
-    `size_max` bounds the values and the text in them, taken together.
+    Shared containers are written wherever they occur, so a small object can become a very large
+    one. `size_max` limits the number of values plus the length of their text.
     """
     _check_sharing(root)
     flat = Flattened()
@@ -131,18 +131,20 @@ def flatten(
 
 
 def _check_sharing(root: Any) -> None:
-    """A list that is in several places is written once for each. A few lists that hold each other
-    again and again become more values than any memory holds: refused before any of it is written.
+    """Refuses objects that would be written as far more values than they hold.
+
+    A list that occurs several times is written each time, so a few lists that contain each other
+    repeatedly can become more values than fit into any memory.
     """
-    sizes: dict[int, int] = {}  # values of each container, itself included, by identity
-    count = 0  # of all values, each once
+    sizes: dict[int, int] = {}  # values written for each container, itself included, by id
+    count = 0  # distinct values
     stack = [root] if type(root) in _CONTAINERS else []
     while stack:
         container = stack[-1]
         children = container.values() if isinstance(container, dict) else container
         inner = [child for child in children if type(child) in _CONTAINERS]
         if id(container) not in sizes:
-            sizes[id(container)] = 0  # begun; a cycle adds nothing here, and is found later
+            sizes[id(container)] = 0  # begun; cycles are found later
             count += 1 + len(container) - len(inner)
             stack += [child for child in inner if id(child) not in sizes]
             continue
@@ -152,13 +154,13 @@ def _check_sharing(root: Any) -> None:
             sizes[id(container)] = min(size, NODE_COUNT_MAX + 1)
     if sizes and sizes[id(root)] - count > REPEATED_COUNT_MAX:
         raise OptionError(
-            f"$: lists and dicts are shared so often that {sizes[id(root)]} values or more would be"
-            " written; replace them by copies of what is needed"
+            f"$: lists and dicts occur so often that {sizes[id(root)]} values or more would be"
+            " written; replace them by copies of the parts that are needed"
         )
 
 
 def _plain(value: Any) -> Any:
-    """A scalar of NumPy as Python's, if that holds the same value; everything else as it is."""
+    """A NumPy scalar as a Python scalar of the same value; everything else unchanged."""
     if isinstance(value, np.generic) and type(value) in _NUMPY_SCALARS:
         return value.item()
     return value
@@ -180,13 +182,13 @@ def _add_node(
     path: list[_Step],
     is_tensor: Callable[[Any], bool],
 ) -> Iterator[_Child] | None:
-    """Appends the node of `value`; returns the children of a container, None for a leaf."""
+    """Appends the node of `value`. Returns the children of a container, None for a leaf."""
     value = _plain(value)
     leaf = _LEAVES.get(type(value))
     if leaf is not None:
         if leaf is NodeKind.INT and not INT_MIN <= value <= INT_MAX:
             raise OptionError(
-                f"{_path_text(path)}: the integer does not fit 64 bits; store str() of it"
+                f"{_path_text(path)}: the integer does not fit into 64 bits; store it as str"
             )
         if leaf is NodeKind.STR:
             _check_text(value, path)
@@ -209,8 +211,7 @@ def _add_node(
     kind = type(value)
     raise OptionError(
         f"{_path_text(path)}: cannot save an object of type {kind.__module__}.{kind.__qualname__}; "
-        "a file holds dict, list, tuple, None, bool, int, float, str, bytes and tensors, so convert"
-        " it to these"
+        "convert it to dict, list, tuple, None, bool, int, float, str, bytes and tensors"
     )
 
 
@@ -219,14 +220,14 @@ def _check_key(key: Any, path: list[_Step]) -> None:
         _check_text(key, path)
     elif type(key) is int:
         if not INT_MIN <= key <= INT_MAX:
-            raise OptionError(f"{_path_text(path)}: the integer key does not fit 64 bits")
+            raise OptionError(f"{_path_text(path)}: the integer key does not fit into 64 bits")
     else:
         raise _bad_key(key, path[:-1])
 
 
 def _bad_key(key: Any, path: list[_Step]) -> OptionError:
     return OptionError(
-        f"{_path_text(path)}: cannot save a dict with the key {key!r}; keys are str or int"
+        f"{_path_text(path)}: cannot save a dict with the key {key!r}; keys must be str or int"
     )
 
 
@@ -260,7 +261,7 @@ _ESCAPED = re.compile("[~/\x00-\x1f\x7f-\x9f]")
 
 
 def _tensor_name(path: list[_Step]) -> str:
-    """The rule of this module's documentation."""
+    """See the module's docstring for the rules."""
     steps = [_escaped(step) for step in path if step is not None]
     return "/".join(steps) if steps else ROOT_TENSOR_NAME
 
@@ -279,7 +280,7 @@ def _escape(match: re.Match[str]) -> str:
 
 @dataclass
 class _Open:
-    """A container whose children have not all been seen."""
+    """A container that is not yet complete."""
 
     kind: NodeKind
     key: str | int | None
@@ -294,8 +295,8 @@ class _Open:
 
 
 def unflatten(nodes: Iterable[Node], tensor: Callable[[str], Any]) -> Any:
-    """Puts the object together again from nodes that libtz has validated; `tensor` gives the tensor
-    of a name."""
+    """Rebuilds the object from nodes that libtz has validated. `tensor` returns the
+    tensor of a name."""
     stack: list[_Open] = []
     result: Any = None
     for node in nodes:
@@ -322,8 +323,8 @@ def unflatten(nodes: Iterable[Node], tensor: Callable[[str], Any]) -> Any:
 
 
 def tensor_paths(nodes: Iterable[Node]) -> dict[str, tuple[str | int, ...]] | None:
-    """The path of each tensor by its name, lists and tuples by their places; None if there
-    is more than tensors. The path of a bare tensor is empty."""
+    """The path of each tensor, by name. Steps are dict keys, and indices of lists and tuples; the
+    path of a bare tensor is empty. None if there are other values than tensors."""
     paths: dict[str, tuple[str | int, ...]] = {}
     layers: list[tuple[tuple[str | int, ...], Iterator[int]]] = []
     for kind, key, value in nodes:

@@ -1,1 +1,1 @@
-"""Tensors of the libraries that a load can make: PyTorch's and NumPy's."""
+"""Makes tensors of PyTorch and arrays of NumPy."""

@@ -1,4 +1,4 @@
-"""Which library's tensors a load makes, and on which device."""
+"""The library whose tensors a load makes, and the device they are on."""
 
 from __future__ import annotations
 
@@ -23,33 +23,33 @@ class Framework(Protocol[T]):
     """Makes one library's tensors over host memory, and moves them to devices."""
 
     def require(self, dtype: str, name: str) -> None:
-        """OptionError if the library has no such type; `name` is that of the tensor, for the
+        """Raises OptionError if the library lacks this type; `name`, the tensor's, is for the
         message."""
 
     def make(self, buffer: HostBuffer | None, position: int, dtype: str, shape: Sequence[int]) -> T:
         """A tensor over the buffer's bytes from `position` on. It keeps the buffer's owner alive.
 
-        Without a buffer: an empty tensor.
+        Without a buffer, an empty tensor.
         """
 
     def device(self, device: Any) -> Device[T] | None:
-        """The device of that name; None for host memory. OptionError if it cannot be used."""
+        """The device of that name; None for host memory. Raises OptionError if it is unusable."""
 
 
 class Device(Protocol[T]):
     """Memory that tensors are copied to."""
 
     def upload(self) -> Upload | None:
-        """What streams one load to the device; None where tensors can only be copied when they are
+        """Streams one load to the device. None if tensors can only be copied once they are
         complete."""
 
     def copy(self, tensor: T) -> T:
-        """A tensor of host memory on the device."""
+        """A copy on the device of a tensor in host memory."""
 
 
 @dataclass(frozen=True)
 class Destination(Generic[T]):
-    """Where tensors go: host memory, unless there is a device."""
+    """Where tensors go: to the device, or to host memory if that is None."""
 
     framework: Framework[T]
     device: Device[T] | None = None
@@ -80,8 +80,8 @@ def _has_torch() -> bool:
 
 
 def default_framework() -> Framework[Any]:
-    """PyTorch where it is installed, else NumPy."""
-    # Imported when needed, so that `import libtz` does not import torch.
+    """PyTorch if it is installed, else NumPy."""
+    # Imported on use, so that `import libtz` does not import torch.
     if _has_torch():
         from libtz.arrays.torch_arrays import TorchFramework
 

@@ -1,4 +1,4 @@
-"""NumPy's arrays over host memory, and the types that NumPy has."""
+"""NumPy arrays over host memory, and the types that NumPy supports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PyTorch tensors over memory that libtz filled, and empty ones on devices."""
+"""PyTorch tensors over memory that libtz filled, and uninitialised ones on devices."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TorchFramework:
             count=math.prod(shape),
             offset=buffer.offset + position,
         )
-        return flat.resize_(tuple(shape))  # no view, which would be one of another tensor
+        return flat.resize_(tuple(shape))  # view() would make it a view of another tensor
 
     def device(self, device: Any) -> TorchDevice | None:
         if device == "cpu":

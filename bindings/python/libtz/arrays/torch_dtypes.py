@@ -6,8 +6,8 @@ import torch
 
 __all__ = ["FORMAT_NAMES", "TORCH_DTYPES"]
 
-# By the format's name (section 11 of the specification). `f6_e2m3_x4` and `f6_e3m2_x4` are not
-# here: PyTorch has no such types.
+# By the format's name (section 11 of the specification). PyTorch has no types for `f6_e2m3_x4` and
+# `f6_e3m2_x4`.
 TORCH_DTYPES: dict[str, torch.dtype] = {
     "bool": torch.bool,
     "u8": torch.uint8,

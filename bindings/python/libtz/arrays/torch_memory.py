@@ -1,9 +1,9 @@
-"""Where the elements of a PyTorch tensor lie, checked against the storage that must hold them.
+"""The address range of a PyTorch tensor, checked against its storage.
 
 A tensor can outlive its memory: FSDP frees the storage of parameters (`resize_(0)`) and leaves the
-tensors as they were. Reading or writing at their address ends the process, so every address that is
-taken from a tensor is taken here. Two things cannot be seen from the tensor: a file under a mapping
-that was cut, and memory of a NumPy array or foreign buffer that its owner has freed.
+tensors as they were. Access to their address crashes the process, so all addresses of tensors are
+obtained here. Two faults cannot be detected: a mapped file that was truncated, and memory of a
+NumPy array or foreign buffer that its owner has freed.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ __all__ = ["memory_of"]
 def memory_of(tensor: torch.Tensor) -> tuple[int, int]:
     """The addresses of the first element and of the end of the last; (0, 0) without elements.
 
-    OptionError if not all elements lie in memory that the tensor's storage has; the message goes on
-    after the tensor's name: "has no memory …".
+    Raises OptionError unless all elements lie in the tensor's storage. The message is text to
+    follow the tensor's name: "has no memory …".
     """
-    of = torch.Tensor  # a subclass may answer anything
+    of = torch.Tensor  # a subclass may return anything
     with torch._C.DisableTorchFunctionSubclass():
         if of.numel(tensor) == 0:
             return 0, 0
@@ -40,7 +40,7 @@ def memory_of(tensor: torch.Tensor) -> tuple[int, int]:
     if storage.nbytes() < needed:
         raise OptionError(
             f"needs {needed} bytes of its storage, which has {storage.nbytes()}: it was freed or"
-            " made smaller, as FSDP does with parameters between uses"
+            " shrunk, as FSDP does with parameters between uses"
         )
     if start == 0 or begin != start + offset * itemsize:
         raise _without_memory(tensor)
@@ -50,5 +50,5 @@ def memory_of(tensor: torch.Tensor) -> tuple[int, int]:
 def _without_memory(tensor: torch.Tensor) -> OptionError:
     return OptionError(
         f"has no memory of its own ({type(tensor).__qualname__} on {tensor.device}); tensors that"
-        " wrap others, that are fake, or that a transform such as torch.vmap made, have none"
+        " wrap others, fake tensors, and those of a transform such as torch.vmap have none"
     )

@@ -1,4 +1,4 @@
-"""What the tensors of a checkpoint hold, by digest: what `tz convert` and `tz diff` compare."""
+"""Content digests of the tensors of a checkpoint, for `tz convert` and `tz diff`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EMPTY = digest_text(lib.blake3(b""))
 
 
 def computed_digests(file: Checkpoint[Any], names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Names and content digests, computed from the tensors, which are read one at a time."""
+    """Names and content digests, computed from the tensors. Reads one tensor at a time."""
     before: tuple[memoryview | None, str] = (None, "")
     for name, data in file.iter_buffers(names):
         if data is not before[0]:  # tied tensors are one object
@@ -25,24 +25,24 @@ def computed_digests(file: Checkpoint[Any], names: Iterable[str]) -> Iterator[tu
 
 
 class SourceContents:
-    """A checkpoint that is converted. It remembers the digest of every tensor that is read, so that
-    the result can be compared with the source rather than with itself."""
+    """The source of a conversion. It remembers the digest of every tensor that is read, so that the
+    result can be compared with the source rather than with itself."""
 
     def __init__(self, file: Checkpoint[Any]) -> None:
         self.file = file
         self.infos: dict[str, TensorInfo] = {name: file.info(name) for name in file.storage_order()}
-        # By the name of the tensor that holds the data. What the header says counts more than what
-        # was read: it was written down when the file was.
+        # By the name of the tensor that holds the data. Digests in the header take precedence over
+        # digests of the bytes read: they date from when the file was written.
         self._digests: dict[str, str] = {}
         for info in self.infos.values():
             if info.content_digest is not None:
                 self._digests[info.tied_to or info.name] = info.content_digest
-            elif not info.nbytes:  # writers need not be given them, so they may not be read
+            elif not info.nbytes:  # a writer may never read empty tensors
                 self._digests[info.name] = EMPTY
 
     def iter_buffers(self, names: Iterable[str]) -> Iterator[tuple[str, memoryview]]:
-        """As the file's, but in the order of `names`, which may cost several passes, and with the
-        digest of each tensor remembered."""
+        """As `Checkpoint.iter_buffers`, but in the order of `names`, which may take several passes;
+        remembers the digest of each tensor."""
         for run in self._runs(names):
             for name, data in self.file.iter_buffers(run):
                 owner = self.infos[name].tied_to or name
@@ -51,7 +51,7 @@ class SourceContents:
                 yield name, data
 
     def _runs(self, names: Iterable[str]) -> Iterator[list[str]]:
-        """The names cut where they go back in the file, which is read in its own order."""
+        """Splits the names where they go back in the file, which is read in its own order."""
         places = {name: place for place, name in enumerate(self.infos)}
         run: list[str] = []
         before = -1
@@ -66,7 +66,7 @@ class SourceContents:
             yield run
 
     def compare(self, written: Checkpoint[Any], target: str) -> None:
-        """Raises an IntegrityError unless `written` holds the same tensors under the same names."""
+        """Raises IntegrityError unless `written` holds the same tensors under the same names."""
 
         def differs(name: str, what: str) -> IntegrityError:
             return IntegrityError(
@@ -83,12 +83,12 @@ class SourceContents:
                 raise differs(name, "is missing")
             after = written.info(name)
             if (after.dtype, after.shape) != (before.dtype, before.shape):
-                raise differs(name, "has another type or shape than in the source")
+                raise differs(name, "has a different type or shape than in the source")
         for name, digest in computed_digests(written, self.infos):
             if digest != self._digests[self.infos[name].tied_to or name]:
-                raise differs(name, "has other values than in the source")
+                raise differs(name, "has different values than in the source")
 
     def report(self) -> dict[str, int]:
-        """How many tensors there are, and how many bytes they have."""
+        """The number of tensors, and their total size in bytes."""
         size = sum(info.nbytes for info in self.infos.values() if info.tied_to is None)
         return {"tensors": len(self.infos), "bytes": size}

@@ -1,4 +1,4 @@
-"""`tz diff`: which tensors differ between two files, whatever their format, codec or chunks."""
+"""`tz diff`: which tensors differ between two files, regardless of format, codec and chunks."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from libtz.options import ReadOptions
 __all__ = ["add_to"]
 
 DESCRIPTION = """\
-Say which tensors were added, removed or changed from A to B: by name, type, shape and values,
-whatever format, compression or chunk size the files have. A folder or an index names a sharded set.
+List the tensors that were added, removed or changed from A to B. Compares names, types, shapes and
+values, regardless of format, compression and chunk size. A folder or an index names a sharded set.
 
-  tz diff old.tz https://host/new.tz          reads the headers alone: they hold digests
+  tz diff old.tz https://host/new.tz          reads only the headers: they hold digests
   tz diff model.safetensors model.tz          reads model.safetensors, tensor by tensor
   tz diff a.tz b.tz --json | jq -r '.changed[].name'
 
-Encrypted .tensors files have a key each: --a-decryption-key-file, --b-decryption-key-file, or the
-same with passphrase.
+Each encrypted .tensors file takes its own key: --a-decryption-key-file, --b-decryption-key-file, or
+the same with passphrase.
 
-Digests in headers say what a file should hold; 'tz verify' checks that it does. Order, metadata and
-ties are not compared. Exit status: 0 no tensor differs, 1 some do or a file cannot be read, 2 wrong
-usage.
+Digests in a header say what the file should hold; 'tz verify' checks that it does. Order, metadata
+and ties are not compared. Exit status: 0 no tensor differs, 1 some do or a file cannot be read,
+2 wrong usage.
 """
 
 DIFFERENT = 1
@@ -41,7 +41,7 @@ KEYS = ("key_file", "passphrase_file")
 
 
 def add_to(commands: Any) -> None:
-    parser = add_command(commands, "diff", "say which tensors differ", DESCRIPTION, run)
+    parser = add_command(commands, "diff", "list the tensors that differ", DESCRIPTION, run)
     parser.usage = "tz diff [options] A B"
     parser.add_argument("old", metavar="A", help="path or URL")
     parser.add_argument("new", metavar="B", help="path or URL")
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _options(arguments: argparse.Namespace, side: str) -> ReadOptions:
-    """Of one of the two files: they are encrypted with different keys, or one of them only."""
+    """The options for one of the two files, with its own key."""
     options = make_options(ReadOptions, arguments)
     keys = {name: getattr(arguments, f"{side}.{name}") for name in KEYS}
     return replace(options, decryption=replace(options.decryption, **keys))
@@ -111,7 +111,7 @@ def _kind(info: TensorInfo) -> tuple[str, tuple[int, ...]]:
 
 
 def _what(before: TensorInfo, after: TensorInfo) -> list[str]:
-    """In what respects a tensor changed. Values of other types or shapes are not compared."""
+    """What changed. Values are not compared if the type or shape differs."""
     changed = [part for part in ("dtype", "shape") if getattr(before, part) != getattr(after, part)]
     return changed or ["content"]
 
@@ -126,7 +126,7 @@ def _described(info: TensorInfo, digest: str | None = None) -> dict[str, Any]:
 
 
 def _digests(file: Checkpoint[Any], infos: Sequence[TensorInfo]) -> dict[str, str]:
-    """From the header where it has them; tensors without are read, one at a time."""
+    """Digests from the header. Tensors without one there are read, one at a time."""
     known = {info.name: info.content_digest for info in infos if info.content_digest is not None}
     unknown = [info.name for info in infos if info.content_digest is None]
     return known | dict(computed_digests(file, unknown)) if unknown else known
@@ -138,7 +138,7 @@ def _print(report: dict[str, Any]) -> None:
             print_line(f"{sign} {tensor['name']}  {_kind_text(tensor)}")
     for change in report["changed"]:
         old, new = _kind_text(change["old"]), _kind_text(change["new"])
-        text = f"{old}, other values" if old == new else f"{old} -> {new}"
+        text = f"{old}, different values" if old == new else f"{old} -> {new}"
         print_line(f"! {change['name']}  {text}")
     counts = [f"{len(report[key])} {key}" for key in ("removed", "added", "changed") if report[key]]
     print_line(", ".join([*counts, f"{report['equal']} equal"]))

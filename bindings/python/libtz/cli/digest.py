@@ -1,4 +1,4 @@
-"""`tz digest`: what pins a file."""
+"""`tz digest`: prints the digest that pins a file."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from libtz.transfer.progress import Progress
 __all__ = ["add_to", "sha256_of"]
 
 DESCRIPTION = """\
-Print the digest that pins a file. Whoever loads with it gets these tensors or an error, whatever
-server, cache or mirror they come from.
+Print the digest that pins a file. A load with this digest gives exactly these tensors or an error,
+whatever server, cache or mirror the file comes from.
 
   tz digest model.tz
   python -c 'libtz.torch.load_file("https://host/model.tz", digest="blake3:...")'
 
-For a .tz file the header is enough, and says what the file should hold: 'tz verify' checks that it
-does. A file in another format is read whole, and its SHA-256 is printed. '--content' prints a
-digest of names, types, shapes and values, which compression and chunk size do not change.
+For a .tz file, only the header is read. It says what the file should hold; 'tz verify' checks that
+it does. A file in another format is read completely, and its SHA-256 is printed. '--content' prints
+a digest of names, types, shapes and values, which does not depend on compression and chunk size.
 """
 
 BLOCK_SIZE = 4 * 1024 * 1024
 
 
 def add_to(commands: Any) -> None:
-    parser = add_command(commands, "digest", "print what pins a file", DESCRIPTION, run)
+    parser = add_command(commands, "digest", "print the digest that pins a file", DESCRIPTION, run)
     parser.add_argument("source", metavar="FILE", help="path or URL")
     parser.add_argument("--content", action="store_true", help="print the content digest instead")
     parser.add_argument("--json", action="store_true", help="print both, as JSON")
@@ -47,13 +47,13 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print_json({"digest": digest, "content_digest": content_digest})
     elif arguments.content:
-        print(content_digest or "none: only .tz files hold one")
+        print(content_digest or "none: only .tz files have one")
     else:
         print(digest)
 
 
 def sha256_of(source: Any, options: ReadOptions) -> str:
-    """The pin of a whole file in any format."""
+    """The SHA-256 digest of a whole file, in any format."""
     block = memoryview(bytearray(BLOCK_SIZE))
     place = resolve_source(source, options)
     try:

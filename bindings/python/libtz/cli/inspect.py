@@ -1,4 +1,4 @@
-"""`tz inspect`: what is in a file, from its header alone."""
+"""`tz inspect`: lists what is in a file. Reads only the header."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from libtz.options import ReadOptions
 __all__ = ["add_to"]
 
 DESCRIPTION = """\
-List a file's tensors and metadata. Only the header is read, also over the network.
+List a file's tensors and metadata. Only the header is read, even over the network.
 
   tz inspect model.tz
   tz inspect s3://bucket/model.tz --s3-endpoint http://127.0.0.1:8333
@@ -27,7 +27,7 @@ def add_to(commands: Any) -> None:
     parser = add_command(commands, "inspect", "list tensors and metadata", DESCRIPTION, run)
     parser.add_argument("source", metavar="FILE", help="path or URL")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-    parser.add_argument("--digest", help="refuse any file but the one with this digest")
+    parser.add_argument("--digest", help="the digest that the file must have")
     add_options(parser, ReadOptions, loads=False)
 
 

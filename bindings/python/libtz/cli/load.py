@@ -1,4 +1,4 @@
-"""`tz load`: loads a file as a program would, and says how long it took."""
+"""`tz load`: loads a file as a program would, and prints how long it took."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from libtz.options import ReadOptions
 __all__ = ["add_to"]
 
 DESCRIPTION = """\
-Load all tensors of a file, then throw them away, and print what it took.
+Load all tensors of a file, discard them, and print how long it took.
 
   tz load model.tz
   tz load https://host/model.tz --device cuda:0 --connections-max 64
@@ -27,7 +27,7 @@ Load all tensors of a file, then throw them away, and print what it took.
 def add_to(commands: Any) -> None:
     parser = add_command(commands, "load", "load a file and time it", DESCRIPTION, run)
     parser.add_argument("source", metavar="FILE", help="path or URL")
-    parser.add_argument("--device", default="cpu", help="where the tensors go (default: cpu)")
+    parser.add_argument("--device", default="cpu", help="device to load to (default: cpu)")
     parser.add_argument("--digest", help="the digest that the file must have")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     add_options(parser, ReadOptions)
@@ -36,7 +36,7 @@ def add_to(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     options = make_options(ReadOptions, arguments)
     if importlib.util.find_spec("torch") is not None:
-        importlib.import_module("torch")  # seconds, which a program that uses it spends anyway
+        importlib.import_module("torch")  # takes seconds that are not part of the load
     begin = time.perf_counter()
     with opening.open(arguments.source, digest=arguments.digest, options=options) as file:
         open_s = time.perf_counter() - begin
@@ -59,6 +59,6 @@ def run(arguments: argparse.Namespace) -> None:
             f"{stats.threads}, {stats.connections} connections, {stats.retries} retries,"
             f" {stats.restarts} restarts",
         ),
-        ("host memory", f"{size_text(stats.host_memory)} beside the tensors"),
+        ("host memory", f"{size_text(stats.host_memory)} on top of the tensors"),
     ]
     print_table(rows)

@@ -1,4 +1,4 @@
-"""The entry point: picks the command, and turns exceptions into messages and exit codes."""
+"""The entry point: runs a command, and turns exceptions into messages and exit codes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ __all__ = ["main"]
 DESCRIPTION = """\
 Load model weights fast, and know that they are the right ones.
 
-Files are named by path or URL: model.tz, https://host/model.tz, s3://bucket/model.tz. Each command
-reads .tz, .safetensors and .tensors files.
+A file is a path or URL: model.tz, https://host/model.tz, s3://bucket/model.tz. Every command reads
+.tz, .safetensors and .tensors files.
 
   tz convert model.safetensors model.tz       make a .tz file; prints its digest
   tz inspect https://host/model.tz            list tensors, reading only the header
@@ -36,10 +36,10 @@ reads .tz, .safetensors and .tensors files.
 """
 
 EPILOG = """\
-exit status: 0 done; 1 the file is not right, or could not be read or written, or 'tz diff' found
+exit status: 0 success; 1 the file is wrong, cannot be read or cannot be written, or 'tz diff' found
 differences; 2 wrong usage.
-Credentials for S3 come from boto3's usual places (environment, ~/.aws, instance roles), never
-from the command line.
+S3 credentials come from boto3's usual sources (environment, ~/.aws, instance roles), never from the
+command line.
 """
 
 DATA_FAILED, WRONG_USAGE, INTERRUPTED = 1, 2, 130
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace, say: Say) -> int:
     try:
         status: int | None = arguments.run(arguments)
-        # Here, so that a reader that went away is noticed inside the try.
+        # Inside the try, to catch a closed pipe.
         sys.stdout.flush()
     except OptionError as error:
         say(error)
@@ -83,10 +83,10 @@ def _run(arguments: argparse.Namespace, say: Say) -> int:
         say("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
-        # As with `tz inspect … | head`. Python would complain once more when it flushes at exit.
+        # As in `tz inspect … | head`. Python would report it again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DATA_FAILED
-    except Exception:  # an error of ours; its text may be from outside all the same
+    except Exception:  # a bug; its text may still come from outside
         note(traceback.format_exc().rstrip())
         return DATA_FAILED
     return status or 0
@@ -107,7 +107,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _show_log(say: Say) -> None:
-    """What libtz logs (retries, redirects, throttling, fallbacks), on standard error."""
+    """Sends libtz's log (retries, redirects, throttling, fallbacks) to standard error."""
     logger = logging.getLogger("libtz")
     logger.addHandler(_LogHandler(say))
     logger.setLevel(logging.INFO)

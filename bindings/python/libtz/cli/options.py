@@ -1,5 +1,5 @@
-"""Command-line flags for the fields of ReadOptions and WriteOptions. Names, types, defaults and
-descriptions are all taken from there (see `libtz.fields`).
+"""Command-line flags for the fields of ReadOptions and WriteOptions. The fields give names, types,
+defaults and descriptions (see `libtz.fields`).
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ __all__ = [
     "with_flags",
 ]
 
-VERBOSE_HELP = "say why things take longer: retries, redirects, throttling"
+VERBOSE_HELP = "show retries, redirects and throttling"
 
 Options = TypeVar("Options")
 
-# As the library names an option. What stands in quotes or in a path is not ours.
+# An option as the library names it, but not inside quotes or a path.
 _OPTION = re.compile(r"(?<![\w./'\"])[A-Z]\w*(?:\.[a-z]\w*)+")
 _SIZE = re.compile(r"(\d+)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
 
 
 def parse_size(text: str) -> int:
-    """ "64K", "64KiB" and "65536" are the same; units are powers of 1024."""
+    """Bytes. "64K", "64KiB" and "65536" are equal; units are powers of 1024."""
     match = _SIZE.fullmatch(text.strip())
     if not match:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 512K, 64M or 1048576")
@@ -45,7 +45,7 @@ def parse_size(text: str) -> int:
 def add_command(
     commands: Any, name: str, summary: str, description: str, run: Callable[[Any], int | None]
 ) -> argparse.ArgumentParser:
-    """A subcommand whose help begins with its description, examples and all."""
+    """Adds a subcommand. Its help begins with the description, which holds examples."""
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
         help=summary,
@@ -55,7 +55,7 @@ def add_command(
         allow_abbrev=False,
     )
     parser.set_defaults(run=run)
-    # Also after the command; left out there, it stays as it was before it.
+    # Accepted after the command too, where leaving it out must not reset it.
     parser.add_argument(
         "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help=VERBOSE_HELP
     )
@@ -68,8 +68,8 @@ def add_options(
     loads: bool = True,
     leave_out: Collection[str] = (),
 ) -> None:
-    """Gives the parser a flag for each field of these options, nested ones included. A command that
-    loads no tensors (`loads=False`) gets none for options that are about loading."""
+    """Adds a flag for each field of these classes, nested ones included. A command that loads no
+    tensors (`loads=False`) gets no flags for loading options."""
     groups: dict[str, Any] = {}
     fields = {field.path: field for cls in classes for field in fields_of(cls)}
     flags = {}
@@ -96,7 +96,7 @@ def flag_of(path: str) -> str:
 
 
 def with_flags(text: str, flags: Mapping[str, str]) -> str:
-    """The library's message in the words of the command line: `ReadOptions.http.timeout_s` and
+    """Replaces option names in a message by flags: `ReadOptions.http.timeout_s` and
     `HttpOptions.timeout_s` become `--http-timeout-s`. `flags` are those of the command, by path."""
     return _OPTION.sub(lambda match: _flag_text(match[0], flags), text)
 
@@ -114,7 +114,7 @@ def _flag_text(name: str, flags: Mapping[str, str]) -> str:
 
 @cache
 def _named_fields() -> dict[str, Field]:
-    """All options, by the names that messages have for them."""
+    """All options, by their names in messages."""
     named = {}
     for cls in (ReadOptions, WriteOptions):
         for field in fields_of(cls):
@@ -124,7 +124,7 @@ def _named_fields() -> dict[str, Field]:
 
 
 def make_options(cls: type[Options], arguments: argparse.Namespace) -> Options:
-    """The options with what was given on the command line; everything else as it is by default."""
+    """The options from the command line, with defaults for the rest."""
     options: Options = _make(cls, vars(arguments), "")
     return options
 
@@ -157,7 +157,7 @@ def _size_text(size: int) -> str:
 
 
 def _conversion(field: Field) -> dict[str, Any]:
-    """What argparse needs to know about a type."""
+    """The arguments of `add_argument` for the field's type."""
     if field.type is bool:
         return {"action": argparse.BooleanOptionalAction}
     if typing.get_origin(field.type) is typing.Literal:

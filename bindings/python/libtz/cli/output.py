@@ -1,6 +1,6 @@
-"""What commands print: results on standard output, everything else on standard error.
+"""Output of the commands: results on standard output, everything else on standard error.
 
-Whatever comes from outside is escaped here, so that no command can forget it.
+Text from outside is escaped here, so that no command can forget it.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ __all__ = ["note", "print_json", "print_line", "print_table", "size_text", "use_
 
 
 def use_any_encoding() -> None:
-    """Letters that the terminal does not have are printed as escapes, rather than raise."""
+    """Makes characters that the terminal cannot show print as escapes instead of raising."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
 def print_json(value: Any) -> None:
-    """JSON in which every letter that a terminal would act on is an escape of JSON."""
+    """Prints JSON. Characters that a terminal would act on are JSON escapes."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding or "ascii")
@@ -36,13 +36,13 @@ def print_json(value: Any) -> None:
 
 
 def print_line(text: str) -> None:
-    """A line of the result."""
+    """Prints a line of the result."""
     print(printable(text))
 
 
 def note(text: str) -> None:
-    """For the person who waits; not part of the result. Lines after the first are indented, so that
-    nothing in the text can pass for another message."""
+    """Prints a message for the user. Lines after the first are indented, so that no text can pass
+    for another message."""
     first, *others = map(printable, text.split("\n"))
     lines = [first, *(line if line.startswith(" ") else f"  {line}" for line in others)]
     print("\n".join(lines), file=sys.stderr)
@@ -58,7 +58,7 @@ def size_text(size: float) -> str:
 
 
 def print_table(rows: Sequence[Sequence[str]], right: frozenset[int] = frozenset()) -> None:
-    """Aligned columns; those in `right` to the right."""
+    """Prints aligned columns; those in `right` are right-aligned."""
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:

@@ -1,4 +1,4 @@
-"""`tz verify`: reads a whole file and checks everything about it."""
+"""`tz verify`: reads a whole file and checks every part of it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["add_to", "verify"]
 
 DESCRIPTION = """\
 Read a whole file and check everything: the header, both checksums of every chunk, that each tensor
-decodes to what was saved, and that nothing else is in the file. Of a .tensors file, the hashes of
-every tensor.
+decodes to what was saved, and that the file holds nothing else. In a .tensors file, the hashes of
+every tensor are checked.
 
   tz verify model.tz
-  tz verify https://host/model.tz --digest blake3:...    is it also the file that I mean?
+  tz verify https://host/model.tz --digest blake3:...    is it also the right file?
   tz verify model.tz --content                           fail unless there are content digests
 
-Without a digest, damage is found, but a file that somebody made on purpose looks as good as any.
-Formats without checksums can only be compared with the SHA-256 that 'tz digest' prints for them.
+Without --digest, damage is found, but not a deliberately forged file. A file in a format without
+checksums can only be compared with the SHA-256 that 'tz digest' prints.
 """
 
 
@@ -35,8 +35,8 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "--content",
         action="store_true",
-        help="insist on what a tz file always gets: every tensor is decoded and compared with its"
-        " content digest; formats without those are an error",
+        help="require that every tensor is decoded and compared with its content digest, which is"
+        " always done for tz files; formats without content digests are an error",
     )
     add_options(parser, ReadOptions, loads=False)
 
@@ -44,12 +44,12 @@ def add_to(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     options = make_options(ReadOptions, arguments)
     is_whole = verify(arguments.source, arguments.digest, options, content=arguments.content)
-    print("ok" if is_whole else "ok as far as it goes: there are no checksums of the data in it")
+    print("ok" if is_whole else "ok (structure only: the file stores no checksums of its data)")
 
 
 def verify(source: Any, digest: str | None, options: ReadOptions, *, content: bool = False) -> bool:
-    """Raises what is wrong with the file; says whether all of it could be checked. With `content`,
-    a format without content digests is an OptionError."""
+    """Raises an error if the file is wrong. Returns whether all of its data could be checked. With
+    `content`, a format without content digests is an OptionError."""
     pin = digest if digest is None or digest.startswith("blake3:") else None
     with opening.open(source, digest=pin, options=options) as file:
         if file.format == "tz":

@@ -1,1 +1,1 @@
-"""Where bytes go: one seam (`base.Sink`), one module for each kind of place."""
+"""Where bytes go: one protocol (`base.Sink`), one module per kind of target."""

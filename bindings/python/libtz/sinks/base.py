@@ -1,7 +1,7 @@
-"""The seam between libtz and the places bytes go to.
+"""The interface between libtz and the targets it writes to.
 
-A file is written from its data region on, in rising offsets, and its header last, when everything
-is known. Until `commit` nothing is to be seen at the target; after `abort` nothing was.
+The data region is written first, in ascending order, and the header last, when everything is known.
+Nothing is visible at the target before `commit`, or after `abort`.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ __all__ = ["Extent", "Sink"]
 
 
 class Extent(NamedTuple):
-    """What is known of a file's size before its first byte is written, in bytes."""
+    """Sizes that are known before the first byte is written, in bytes."""
 
     header_size: int
     file_size_max: int
 
 
 class Sink(Protocol):
-    """A place for one file. Making one does no I/O. Used by one thread at a time."""
+    """A target for one file. The constructor does no I/O. Used by one thread at a time."""
 
     def write_at(self, offset: int, data: memoryview) -> None:
-        """Write bytes; they may be changed as soon as this returns.
+        """Write bytes. The caller may reuse `data` as soon as this returns.
 
-        Offsets rise from call to call, but the header's bytes, [0, header_size), may come at any
-        time. Bytes never written are zero.
+        Offsets ascend from call to call, but the header's bytes, [0, header_size), may be written
+        at any time. Bytes that are never written are zero.
         """
         ...
 
@@ -34,5 +34,5 @@ class Sink(Protocol):
         ...
 
     def abort(self) -> None:
-        """Leave nothing behind. After `commit`, or a second time, this does nothing."""
+        """Leave nothing behind. Does nothing after `commit` or an earlier `abort`."""
         ...

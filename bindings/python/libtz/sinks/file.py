@@ -1,4 +1,4 @@
-"""A local file, written beside its final name and renamed to it when it is complete."""
+"""A local file, written under a temporary name and renamed when it is complete."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _OPEN_FLAGS = (
 
 
 class FileSink:
-    """See `base.Sink`. What was at the path before stays until the moment of the renaming.
+    """See `base.Sink`. An existing file at the path stays until the new one is renamed over it.
 
-    A symbolic link at the path is replaced, not followed: what it points to may be shared. A file
-    that is replaced keeps its permissions, so that a private one stays private.
+    A symbolic link at the path is replaced, not followed: its target may be shared. A file that is
+    replaced keeps its permissions, so that a private one stays private.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         if not self.path.name or "\0" in str(self.path):
-            raise OptionError(f"{str(self.path)!r} names no file")
+            raise OptionError(f"{str(self.path)!r} is not the name of a file")
         self._temporary: Path | None = None
         self._fd: int | None = None
         self._is_done = False
@@ -52,7 +52,7 @@ class FileSink:
     def commit(self, size: int) -> None:
         with self._failing():
             fd = self._open()
-            # Also makes the zeros past the last byte written.
+            # Also adds the zeros after the last byte written.
             os.ftruncate(fd, size)
             os.fsync(fd)
             self._close()
@@ -91,7 +91,7 @@ class FileSink:
         except FileNotFoundError:
             return None
         if not stat.S_ISREG(followed.st_mode):
-            raise OptionError(f"{self.path} is there already, and is no regular file")
+            raise OptionError(f"{self.path} exists, and is not a regular file")
         return followed
 
     def _close(self) -> None:
@@ -100,7 +100,7 @@ class FileSink:
             os.close(fd)
 
     def _sync_directory(self) -> None:
-        # Without this the new name may be lost with the power. Not every system lets one do it.
+        # Without this, a power failure may lose the rename. Not every system supports it.
         if os.name == "nt":
             return
         with contextlib.suppress(OSError):
@@ -112,14 +112,14 @@ class FileSink:
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:
-        """After a refused write the file cannot become complete any more: clean up at once."""
+        """Cleans up at once after a failed write: the file can no longer become complete."""
         try:
             yield
         except OSError as error:
             self.abort()
             reason = error.strerror or type(error).__name__
             if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-                reason += "; free some, or choose another place"
+                reason += "; free some, or write elsewhere"
             text = f"{self.path} cannot be written: {reason}"
             raise SourceError(text, url=str(self.path), errno=error.errno) from error
 

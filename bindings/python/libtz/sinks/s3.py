@@ -1,8 +1,8 @@
 """An object in S3, uploaded in parts while it is written.
 
-The header is known last but stands first, so the first part is held back in memory until the end;
-the others go up in the background. Nothing is visible before the upload is completed, and an
-aborted upload leaves nothing behind. botocore signs, adds checksums, and repeats failed requests.
+The header comes first in the file but is known last, so the first part is kept in memory until the
+end; the others are uploaded in the background. Nothing is visible before the upload is completed,
+and an aborted upload leaves nothing behind. botocore signs, adds checksums and retries.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from libtz.sources.url import shown
 
 __all__ = ["S3Sink"]
 
-# S3 takes parts of 5 MiB to 5 GiB, and 10,000 of them; a thousand stay in reserve.
+# S3 allows parts of 5 MiB to 5 GiB, and 10,000 of them; a thousand stay in reserve.
 PART_SIZE_MIN = 8 * MIB
 PART_SIZE_MAX = 5 * 1024 * MIB
 PARTS_MAX = 9000
-# Parts on their way at once: a few connections fill a link, more only take memory.
+# Concurrent uploads: a few connections fill a link, more only take memory.
 UPLOADS_MAX = 4
-# What parts on their way and in the making may take together, unless two alone are larger.
+# Memory limit for parts being filled or uploaded; two parts are always allowed.
 MEMORY_MAX = 64 * MIB
 
 
 class S3Sink:
-    """See `base.Sink`. `file_size_max` bounds the file's size: it decides on the size of parts."""
+    """See `base.Sink`. `file_size_max` bounds the file's size, and so determines the part size."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class S3Sink:
         url = shown(url)
         if s3.version_id is not None:
             raise OptionError(
-                f"{url}: S3Options.version_id is for reading; the store makes new ones"
+                f"{url}: S3Options.version_id is only for reading; the store assigns new versions"
             )
         self._calls = S3Calls(
             url, {"Bucket": bucket, "Key": key}, s3, http or HttpOptions(), UPLOADS_MAX + 1
@@ -56,11 +56,11 @@ class S3Sink:
         smallest = max(PART_SIZE_MIN, header_size, -(-file_size_max // PARTS_MAX))
         self.part_size = -(-smallest // MIB) * MIB
         if self.part_size > PART_SIZE_MAX:
-            raise OptionError(f"{url}: {file_size_max} bytes are more than an S3 object can have")
+            raise OptionError(f"{url}: {file_size_max} bytes exceed the size of an S3 object")
         self._first = bytearray()
-        self._part = bytearray()  # the part in the making, its length as far as it is filled
-        self._end = 0  # of all bytes written so far
-        self._upload: dict[str, str] | None = None  # what names the upload, once there is one
+        self._part = bytearray()  # the bytes of the part being filled
+        self._end = 0  # end of the bytes written so far
+        self._upload: dict[str, str] | None = None  # the upload's identifier, once begun
         self._executor: ThreadPoolExecutor | None = None
         self._slots: queue.Queue[None] = queue.Queue()
         self._parts: list[Future[dict[str, Any]]] = []
@@ -81,7 +81,7 @@ class S3Sink:
             try:
                 self._write_rest(offset + len(head), data[len(head) :])
             except Error:
-                self.abort()  # the store refused: the object cannot become complete any more
+                self.abort()  # the object can no longer become complete
                 raise
         self._end = max(self._end, end)
 
@@ -105,7 +105,7 @@ class S3Sink:
             return
         upload = self._upload
         if self._executor is not None:
-            # Parts on their way would outlive an upload that is aborted before they are there.
+            # A part that arrives after the abort would stay in the store.
             self._executor.shutdown(wait=True, cancel_futures=True)
         if upload is not None:
             with contextlib.suppress(Exception):
@@ -130,7 +130,7 @@ class S3Sink:
     def _write_rest(self, offset: int, data: memoryview) -> None:
         position = self._position()
         if offset < position:
-            raise ValueError(f"offsets must rise: {offset} comes after {position}")
+            raise ValueError(f"offsets must ascend: {offset} comes after {position}")
         self._append_zeros(offset - position)
         while data:
             free = self._free_in_part()
@@ -167,7 +167,7 @@ class S3Sink:
         return {"UploadId": answer["UploadId"]}
 
     def _send_part(self) -> None:
-        """Hand the part in the making to a thread, when one is free."""
+        """Hand the filled part to a thread; block until one is free."""
         if self._upload is None:
             self._upload = self._begin()
         self._slots.get()

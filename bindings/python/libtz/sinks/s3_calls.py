@@ -1,5 +1,4 @@
-"""What an upload asks of a store: signed, checksummed and repeated by botocore, with the keys of
-now."""
+"""The S3 calls of an upload. botocore signs and retries them; credentials are renewed."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from libtz.sources.s3_errors import s3_errors
 
 __all__ = ["S3Calls"]
 
-# By their names in S3's model: what botocore's clients call them.
+# S3's operations, and botocore's methods for them.
 _METHODS = {
     "AbortMultipartUpload": "abort_multipart_upload",
     "CompleteMultipartUpload": "complete_multipart_upload",
@@ -25,7 +24,7 @@ _METHODS = {
 
 
 class S3Calls:
-    """Calls about one object, with what the options say of it. Any thread may make them."""
+    """Calls about one object, with its options. Thread-safe."""
 
     def __init__(
         self,
@@ -50,8 +49,8 @@ class S3Calls:
         )
 
     def call(self, operation: str, **parameters: Any) -> Any:
-        """The store's answer. Keys that it refuses are looked for anew, and replaced if there are
-        others: uploads may outlive what they began with."""
+        """Returns the store's response. If it rejects the credentials, they are looked up again and
+        the call is repeated with new ones: uploads may outlive temporary keys."""
         from botocore.exceptions import ClientError
 
         client = self._access.client()
@@ -71,16 +70,16 @@ class S3Calls:
             return self._call(self._access.client(), operation, parameters)
 
     def send(self, operation: str, body: bytearray, **parameters: Any) -> Any:
-        """A call with a body, and its checksum where the store is said to know those."""
+        """A call with a body, and a checksum if the store is configured for those."""
         if self._has_checksums():
-            # Made here, it goes with the head. botocore would let it follow the body, in a coding
-            # of its own that some stores keep as if it were the object's.
+            # Sent as a header. botocore would send it as a trailer, in a transfer encoding that
+            # some stores save as part of the object.
             sum_ = zlib.crc32(body).to_bytes(4, "big")
             parameters["ChecksumCRC32"] = base64.b64encode(sum_).decode("ascii")
         return self.call(operation, Body=body, **parameters)
 
     def begin(self) -> Any:
-        """Begin an upload in parts."""
+        """Begin a multipart upload."""
         checksum = {"ChecksumAlgorithm": "CRC32"} if self._has_checksums() else {}
         return self.call("CreateMultipartUpload", **checksum)
 
@@ -88,7 +87,7 @@ class S3Calls:
         self._access.close()
 
     def _has_checksums(self) -> bool:
-        # As boto3's own transfers decide. Stores that know no checksums are configured so.
+        # boto3's own transfers decide in the same way. It is off for stores without checksums.
         config = self._access.client().meta.config
         return getattr(config, "request_checksum_calculation", "") == "when_supported"
 
@@ -98,6 +97,6 @@ class S3Calls:
 
 
 def _region_of(error: Any) -> bytes:
-    """The region that an error names, as it stood in the answer."""
+    """The region that an error names, as in the XML of the response."""
     region = error.response.get("Error", {}).get("Region")
     return f"<Region>{region}</Region>".encode() if isinstance(region, str) else b""

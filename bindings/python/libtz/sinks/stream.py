@@ -13,17 +13,17 @@ _ZEROS = bytes(64 * 1024)
 
 
 class FileObjectSink:
-    """See `base.Sink`. The file begins at the object's byte 0, and replaces all that was in it.
+    """See `base.Sink`. The file begins at the object's byte 0, and replaces its contents.
 
-    The object stays open. What was in it is lost with the first write: there is nowhere else to
-    write to. `abort` leaves it empty.
+    The object stays open. The first write discards its old contents, since there is nowhere else
+    to write to. `abort` leaves it empty.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         name = getattr(file, "name", None)
         self._url = name if isinstance(name, str) else f"<{type(file).__name__}>"
         self._file = file
-        self._end = 0  # bytes [0, end) are ours
+        self._end = 0  # bytes [0, end) have been written
         self._is_open = False
         self._is_done = False
 
@@ -63,7 +63,7 @@ class FileObjectSink:
             self._is_open = True
 
     def _fill_to(self, offset: int) -> None:
-        # Not every object fills the gap itself when it is written to past its end.
+        # Not every object fills the gap when it is written to past its end.
         self._file.seek(self._end)
         while self._end < offset:
             zeros = memoryview(_ZEROS)[: offset - self._end]
@@ -71,7 +71,7 @@ class FileObjectSink:
             self._end += len(zeros)
 
     def _write(self, data: memoryview) -> None:
-        # An unbuffered file may take less than it is given.
+        # An unbuffered file may write less than it is given.
         while data:
             count = self._file.write(data)
             data = data[len(data) if count is None else count :]

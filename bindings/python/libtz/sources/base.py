@@ -1,7 +1,7 @@
-"""The seam between libtz and the places bytes come from.
+"""The interface between libtz and the sources it reads from.
 
-A source is a range of bytes with a fixed size and an identity. Everything above it asks for ranges
-and hands out the memory they go to; everything about sockets, retries and credentials stays below.
+A source is a range of bytes with a fixed size and an identity. Its callers ask for ranges and
+supply the memory; sockets, retries and credentials are its own concern.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ __all__ = [
     "source_closed",
 ]
 
-# How much is received before it is checked. Smaller pieces make the cost of the calls visible; a
-# larger piece has partly left the CPU's cache when it is checked.
+# Data is checked in pieces of this size. With smaller pieces, the calls become expensive; a larger
+# piece has partly left the CPU's cache when it is checked.
 PIECE_SIZE = 1 << 20
-# Where bytes only have to be copied, one thread per core is enough. Where they come from a disk,
-# threads mostly wait, and this many keep its queue filled.
+# For bytes that only have to be copied, one thread per core is enough. Threads that read from a
+# disk mostly wait; this many keep its queue full.
 LOCAL_THREADS_MAX = 8
 # Below this size a second local thread costs more than it saves.
 INLINE_SIZE_MAX = 1 << 20
@@ -41,12 +41,12 @@ INLINE_SIZE_MAX = 1 << 20
 
 @dataclass(frozen=True)
 class Profile:
-    """How a range of a source is read best."""
+    """How best to read a range of a source."""
 
     threads: int  # to begin with
     threads_max: int
     piece_size: int = PIECE_SIZE  # bytes to receive before they are checked
-    ramps: bool = False  # requests wait for a server, so more of them at once may help
+    ramps: bool = False  # requests wait for a server, so more concurrent ones may help
 
 
 def local_profile(size: int, *, piece_size: int = PIECE_SIZE) -> Profile:
@@ -55,50 +55,50 @@ def local_profile(size: int, *, piece_size: int = PIECE_SIZE) -> Profile:
     return Profile(threads, threads, piece_size)
 
 
-# Long enough to be read.
+# Long enough to read the text.
 TROUBLE_SHOWN_S = 5.0
 
 
 class SourceStats:
-    """Counts of what a source did so far. Safe to update from many threads."""
+    """Counters of a source. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.requests = 0  # requests sent, repeated and redirected ones included
-        self.retries = 0  # tries that failed and were repeated
-        self.throttled = 0  # answers that asked us to slow down (429, 503)
-        self.starved = 0  # tries that failed in a row, with nothing received between
-        self.restarts = 0  # requests so much slower than others that they were begun anew elsewhere
+        self.requests = 0  # requests sent, including retries and redirects
+        self.retries = 0  # attempts that failed and were repeated
+        self.throttled = 0  # responses that asked us to slow down (429, 503)
+        self.starved = 0  # consecutive failed attempts with nothing received in between
+        self.restarts = 0  # requests far slower than others, restarted on another connection
         self.bytes = 0  # bytes delivered into buffers
-        self.bytes_direct = 0  # those of them that came past the page cache
+        self.bytes_direct = 0  # of those, bytes read around the page cache
         self.connections = 0  # connections opened
-        self.memory = 0  # bytes of memory the source has taken to read through
-        self._trouble = ("", 0.0)  # why something takes longer, in words, and when that was
+        self.memory = 0  # bytes of the source's own buffers
+        self._trouble = ("", 0.0)  # the reason for a delay, and when it was noted
 
     def add(self, **counts: int) -> None:
-        """Add to the counters named."""
+        """Add to the named counters."""
         with self._lock:
             for name, count in counts.items():
                 setattr(self, name, getattr(self, name) + count)
 
     def note_trouble(self, text: str) -> None:
-        """Something takes longer for this reason."""
+        """Note the reason for a delay."""
         self._trouble = (text, time.monotonic())
 
     @property
     def trouble(self) -> str:
-        """What slows things down right now, for whoever watches; "" if nothing does."""
+        """The current reason for a delay, for the progress bar; "" if there is none."""
         text, noted_s = self._trouble
         return text if time.monotonic() - noted_s < TROUBLE_SHOWN_S else ""
 
 
 class Source(Protocol):
-    """A readable object of fixed size. Making one does no I/O; `open` does.
+    """A readable object of fixed size. The constructor does no I/O; `open` does.
 
-    `url` is fit for messages: user name, password, query and fragment are removed. `size` and
-    `identity` (strong ETag, version, or time and size; None when the place offers nothing) are
-    valid after `open`. `sequential` says that only rising, non-overlapping ranges asked for by one
-    thread are efficient; it is valid after `open` too.
+    `url` is fit for messages: user name, password, query and fragment are removed. After `open`,
+    these are valid too: `size`; `identity` (a strong ETag, a version, or time and size; None if
+    there is nothing of the kind); and `sequential`, which says that only ascending,
+    non-overlapping ranges read by one thread are efficient.
     """
 
     url: str
@@ -106,26 +106,26 @@ class Source(Protocol):
     identity: str | None
     sequential: bool
     stats: SourceStats
-    # Set before `open` where a pinned digest will prove every byte: copies of other servers, which
-    # give them another ETag, will do then.
+    # Set before `open` if a pinned digest will prove every byte. Copies on other servers are then
+    # accepted, although their ETags differ.
     is_proven: bool = False
-    # Whether it holds descriptors or connections of its own, so that leaving it open is a mistake.
+    # Whether it owns descriptors or connections, so that leaving it open is a mistake.
     holds_resources: bool = True
 
     def open(self, front: memoryview) -> int:
         """Read the first min(size, len(front)) bytes in one request; set size and identity.
 
-        `front` must not be empty. Returns how many bytes of it were filled.
+        `front` must not be empty. Returns the number of bytes filled.
         """
         ...
 
     def read_into(self, offset: int, size: int, buffers: Iterable[memoryview]) -> None:
         """Deliver [offset, offset + size) into consecutive writable buffers of `size` bytes in all.
 
-        The next buffer is taken only when the previous one is full, and once more after the last,
-        so a generator can check each buffer as soon as it is complete. What it raises ends the read
-        and reaches the caller. Many threads may call this at once. Exactly `size` bytes arrive, or
-        `SourceError` is raised.
+        The iterator is advanced only when the current buffer is full, and once more after the last
+        one, so a generator can check each buffer as soon as it is complete. An exception from the
+        iterator ends the read and reaches the caller. Thread-safe. Delivers exactly `size` bytes,
+        or raises `SourceError`.
         """
         ...
 
@@ -134,13 +134,13 @@ class Source(Protocol):
         ...
 
     def resident(self, offset: int, size: int) -> HostBuffer | None:
-        """[offset, offset + size) as memory that already holds it, and that tensors may share;
-        None if the bytes have to be read."""
+        """Memory that already holds [offset, offset + size), and that tensors may share. None if
+        the bytes have to be read."""
         return None
 
     def limit(self, seconds: float | None) -> None:
-        """Let reads fail that have not ended so many seconds from now. Only those of a network may
-        take for ever; None takes the limit away."""
+        """Make reads fail that have not ended this many seconds from now; None removes the limit.
+        Only network sources need it: other reads cannot hang."""
         return None
 
     def check_unchanged(self) -> None:
@@ -148,24 +148,24 @@ class Source(Protocol):
         ...
 
     def close(self) -> None:
-        """Free everything; reads of other threads end promptly with `SourceError`. Idempotent."""
+        """Free everything. Reads in other threads fail promptly with `SourceError`. Idempotent."""
         ...
 
 
 def check_range(offset: int, size: int, source_size: int) -> None:
-    """Refuse a range that is not inside the source: a mistake of the caller, not of the source."""
+    """Raise ValueError for a range outside the source: that is the caller's mistake."""
     if offset < 0 or size < 0 or offset + size > source_size:
         end = offset + size
         raise ValueError(f"[{offset}, {end}) is not inside a source of {source_size} bytes")
 
 
 def source_closed(url: str) -> SourceError:
-    """The error of a read that `close()` ended, or that came after it."""
+    """The error of a read during or after `close()`."""
     return SourceError(f"{url} was closed while it was being read", url=url)
 
 
 class BufferCursor:
-    """The place a read has reached in its buffers; survives failed tries."""
+    """The position of a read in its buffers. It is kept across retries."""
 
     def __init__(self, offset: int, size: int, buffers: Iterable[memoryview]) -> None:
         self.offset = offset  # of the next byte in the source
@@ -174,7 +174,7 @@ class BufferCursor:
         self._free = memoryview(b"")
 
     def free(self) -> memoryview:
-        """The unfilled rest of the current buffer; takes the next buffer when that is full."""
+        """The unfilled rest of the current buffer, or the next buffer if that is full."""
         while not self._free:
             try:
                 buffer = next(self._buffers)
@@ -194,14 +194,14 @@ class BufferCursor:
         self.remaining -= count
 
     def fill(self, data: bytes) -> None:
-        """Deliver the range out of all of the source's bytes."""
+        """Deliver the range from `data`, the whole contents of the source."""
         while self.remaining:
             free = self.free()
             free[:] = data[self.offset : self.offset + len(free)]
             self.advance(len(free))
 
     def finish(self) -> None:
-        """Let the iterator see that its last buffer is full."""
+        """Advance the iterator once more, so that it knows its last buffer is full."""
         for buffer in self._buffers:
             if buffer.nbytes:
                 raise ValueError("the buffers are larger than the range asked for")

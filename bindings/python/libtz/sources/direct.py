@@ -1,8 +1,8 @@
-"""Reading past the page cache: for files that are not in it, faster than through it, and without
-pushing out what is.
+"""Direct reads, around the page cache: faster for files that are not in it, and without evicting
+others.
 
-The kernel is asked (mincore, on a mapping that is never touched) what it holds of a range. Where it
-does not say, or the file system has no direct I/O, there is none, and reads go through the cache.
+mincore, on a mapping that is never touched, tells how much of a range is cached. If it does not
+work, or the file system has no direct I/O, reads go through the cache.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from libtz.sources.base import SourceStats
 
 __all__ = ["SIZE_MIN", "DirectFile"]
 
-# What direct reads must be multiples of, in the file and in memory: no file system asks for more.
+# Alignment of direct reads, in the file and in memory: no file system needs more.
 BLOCK_SIZE = 4096
-# Smaller reads gain nothing, and are likely to be repeated: they should fill the page cache.
+# Smaller reads gain nothing and are often repeated, so they should fill the page cache.
 SIZE_MIN = 1 << 20
-# The cache copies three times as fast as a disk delivers, but is filled slower than direct reads
-# run: with the speeds of docs/ARCHITECTURE.md, both ways are even where a third is cached.
+# Copying from the cache is three times as fast as the disk, but filling the cache is slower than
+# reading directly. With the speeds in docs/ARCHITECTURE.md, both break even at a third cached.
 CACHED_SHARE_MAX = 1 / 3
-# A piece of the engine's, and the blocks that it begins and ends within: else each would take a
+# One piece of the engine, plus the partial blocks at both ends: with less, each piece would take a
 # second, tiny read.
 BOUNCE_SIZE = (1 << 20) + 2 * BLOCK_SIZE
 SAMPLES = 16
 
 
 class DirectFile:
-    """A second descriptor of an open file. Any thread may read."""
+    """A second descriptor of an open file. Reads are thread-safe."""
 
     def __init__(
         self, fd: int, mapping: mmap.mmap, stats: SourceStats, bounces: list[memoryview]
@@ -50,12 +50,12 @@ class DirectFile:
 
     @staticmethod
     def of(fd: int, size: int, stats: SourceStats, bounce_memory_max: int) -> DirectFile | None:
-        """For a file opened as `fd`, if that can be read directly at all. What does not lie aligned
-        goes through memory of its own, at most this much."""
+        """For a file opened as `fd`; None if it cannot be read directly. Unaligned reads go through
+        bounce buffers of at most `bounce_memory_max` bytes."""
         if sys.platform != "linux" or size < SIZE_MIN:
             return None
         try:
-            # By its descriptor: the path may lead to another file by now.
+            # By descriptor: the path may name another file by now.
             direct = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
         except OSError:
             return None
@@ -68,17 +68,17 @@ class DirectFile:
         return DirectFile(direct, mapping, stats, bounces)
 
     def is_faster(self, offset: int, size: int) -> bool:
-        """Whether [offset, offset + size) is better read directly."""
+        """Whether a direct read of [offset, offset + size) is faster."""
         if self._is_refused or size < SIZE_MIN:
             return False
         return self._cached_share(offset, size) < CACHED_SHARE_MAX
 
     def is_cold(self, begin: int, end: int) -> bool:
-        """Whether most of [begin, end) would come from the disk."""
+        """Whether most of [begin, end) would be read from the disk."""
         return not self._is_refused and self._cached_share(begin, end - begin) < 1 / 2
 
     def _cached_share(self, offset: int, size: int) -> float:
-        """Judged by samples: to ask about every page takes an eighth of the time to copy it."""
+        """An estimate from samples: checking every page would cost an eighth of copying it."""
         step = max(mmap.PAGESIZE, size // SAMPLES)
         places = range(offset + step // 2, offset + size, step)
         answers = ctypes.create_string_buffer(len(places))
@@ -89,8 +89,8 @@ class DirectFile:
         return sum(byte & 1 for byte in answers.raw) / max(1, len(places))
 
     def read(self, offset: int, buffer: memoryview) -> int:
-        """Reads some bytes into the front of the buffer. 0 at the end of the file, -1 if they have
-        to be read in the usual way."""
+        """Reads some bytes into the front of the buffer, and returns their number: 0 at the end of
+        the file, -1 if they have to be read through the cache."""
         skip = offset % BLOCK_SIZE
         size = len(buffer) - len(buffer) % BLOCK_SIZE
         try:
@@ -99,15 +99,15 @@ class DirectFile:
             else:
                 count = self._read_beside(offset, skip, buffer)
         except OSError:
-            # EINVAL for other alignments or a file system's refusal; if the disk is at fault,
-            # reading through the cache says so.
+            # EINVAL if the file system needs another alignment or refuses. If the disk is at fault,
+            # reading through the cache reports it.
             self._is_refused = True
             return -1
         self._stats.add(bytes_direct=max(0, count))
         return count
 
     def _read_beside(self, offset: int, skip: int, buffer: memoryview) -> int:
-        """For what is not aligned: through memory that is."""
+        """An unaligned read, through an aligned bounce buffer."""
         try:
             bounce = self._bounces.pop()
         except IndexError:
@@ -126,14 +126,14 @@ class DirectFile:
             self._bounces.append(bounce)
 
     def close(self) -> None:
-        """No thread may be reading."""
+        """To be called when no thread is reading."""
         os.close(self._fd)
         self._mapping.close()
 
 
 def _cut(size: int) -> list[memoryview]:
-    """Bounce buffers, `size` bytes in all. They lie side by side in huge pages: a disk fills small
-    ones, 256 in a megabyte, at a third of the speed."""
+    """Bounce buffers, `size` bytes in all. They share huge pages: with small pages, 256 per
+    megabyte, direct reads run at a third of the speed."""
     count = size // BOUNCE_SIZE
     if not count:
         return []
@@ -146,7 +146,7 @@ def _cut(size: int) -> list[memoryview]:
 @functools.cache
 def _mincore() -> Any:
     """int mincore(void *addr, size_t length, unsigned char *vec)"""
-    # PyDLL keeps the interpreter's lock: about a page it takes less than to get that back.
+    # PyDLL keeps the GIL: a call for one page is cheaper than reacquiring it.
     function = ctypes.PyDLL(None).mincore
     function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
     return function

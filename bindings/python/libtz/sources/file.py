@@ -1,4 +1,4 @@
-"""A local file, read by positioned reads, which need no lock and no shared file position."""
+"""A local file, read with `preadv`, which needs no lock and no shared file position."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from libtz.sources.direct import DirectFile
 
 __all__ = ["FileSource"]
 
-# Windows and old systems have no preadv; there reads take turns around one file position.
+# Windows and old systems have no preadv; there, reads share one file position and take turns.
 _HAS_PREADV = hasattr(os, "preadv")
-# O_NONBLOCK: opening a named pipe must fail on its type below, not wait for a writer.
+# O_NONBLOCK: opening a named pipe must not wait for a writer; its type is refused below.
 _OPEN_FLAGS = (
     os.O_RDONLY
     | getattr(os, "O_CLOEXEC", 0)
@@ -35,15 +35,14 @@ _OPEN_FLAGS = (
     | getattr(os, "O_NONBLOCK", 0)
 )
 BOUNCE_MEMORY_MAX = 16 * 1024 * 1024
-_COPY_SIZE_MAX = 8 * 1024 * 1024  # memory one such read may take
+_COPY_SIZE_MAX = 8 * 1024 * 1024  # memory limit of a read without preadv
 
 
 class FileSource(Source):
-    """A regular file. Its identity is time of change, size and inode, checked by the caller's
-    `check_unchanged()` at the end of a load. Ranges that are not in the page cache are read past
-    it, and stay out of it.
+    """A regular file. Its identity is modification time, size and inode, which `check_unchanged()`
+    compares. Ranges that are not in the page cache are read around it, and do not fill it.
 
-    A file replaced by renaming another over it stays readable: the open one is the one meant.
+    If another file is renamed over it, the one that was opened stays readable.
     """
 
     size: int = 0
@@ -53,7 +52,7 @@ class FileSource(Source):
     def __init__(
         self, path: str | os.PathLike[str], *, bounce_memory_max: int = BOUNCE_MEMORY_MAX
     ) -> None:
-        """`bounce_memory_max`: for direct reads of what does not lie aligned."""
+        """`bounce_memory_max`: bytes for direct reads of unaligned ranges."""
         self._bounce_memory_max = bounce_memory_max
         self.path: str = os.fspath(path)
         self.url: str = self.path
@@ -75,7 +74,7 @@ class FileSource(Source):
         if not stat.S_ISREG(status.st_mode):
             self.close()
             is_folder = stat.S_ISDIR(status.st_mode)
-            kind = "a directory" if is_folder else "no regular file"
+            kind = "a directory" if is_folder else "not a regular file"
             text = f"{self.url} cannot be opened: it is {kind}"
             raise SourceError(text, url=self.url, errno=errno.EISDIR if is_folder else None)
         self.size = status.st_size
@@ -103,8 +102,8 @@ class FileSource(Source):
                     count = self._read_at(fd, cursor.offset, free)
                 if count == 0:
                     raise SourceError(
-                        f"{self.url} ends at byte {cursor.offset} of {self.size}: it became"
-                        " shorter while it was being read",
+                        f"{self.url} ends at byte {cursor.offset} of {self.size}: it was"
+                        " truncated while it was being read",
                         url=self.url,
                     )
                 cursor.advance(count)
@@ -126,7 +125,7 @@ class FileSource(Source):
         return len(data)
 
     def check_unchanged(self) -> None:
-        """Raise if the open file was written to, or cut, since it was opened."""
+        """Raise SourceError if the file was written to or truncated since it was opened."""
         fd = self._acquire()
         try:
             identity = _identity(os.fstat(fd))
@@ -135,7 +134,7 @@ class FileSource(Source):
         if identity != self.identity:
             raise SourceError(
                 f"{self.url} changed while it was being read; load it again, and replace files by"
-                " renaming instead of writing into them",
+                " renaming instead of writing to them in place",
                 url=self.url,
             )
 
@@ -146,7 +145,7 @@ class FileSource(Source):
         return local_profile(size)
 
     def _is_cold(self, begin: int, end: int) -> bool:
-        """Whether most of [begin, end) would come from the disk, past the page cache."""
+        """Whether most of [begin, end) would be read from the disk, around the page cache."""
         self._acquire()
         try:
             return self._direct is not None and self._direct.is_cold(begin, end)
@@ -154,7 +153,7 @@ class FileSource(Source):
             self._release()
 
     def fileno(self) -> int:
-        """The open descriptor, for mapping; it belongs to this object."""
+        """The open descriptor, for mapping. This object still owns it."""
         if self._fd is None:
             raise source_closed(self.url)
         return self._fd
@@ -165,11 +164,11 @@ class FileSource(Source):
             if self._readers == 0:
                 self._close_fd()
 
-    # A descriptor number may be given to another file as soon as it is closed, so the last reader
-    # closes it when close() came in the middle of reads.
+    # The system may reuse a descriptor number as soon as it is closed. So if reads are running when
+    # close() is called, the last reader closes it.
     def _acquire(self) -> int:
         with self._lock:
-            self._readers += 1  # first, so that close() in this very thread leaves it open
+            self._readers += 1  # first, so that close() in this thread leaves it open
             fd = self._fd
             if fd is None or self._is_closing:
                 self._release()

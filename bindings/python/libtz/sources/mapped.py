@@ -1,8 +1,8 @@
 """A local file mapped into memory, so that tensors can be views of the mapping.
 
-The mapping is private: writing to such a tensor changes a copy of its pages, never the file. What
-others write into the file does show in the tensors, checked or not, and if they truncate the file,
-touching what is gone kills the process.
+The mapping is private: writing to such a tensor changes a copy of its pages, never the file. But if
+others write to the file, the tensors show it, checked or not; and if they truncate the file,
+accessing the missing part kills the process.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from libtz.sources.file import FileSource
 
 __all__ = ["MappedSource"]
 
-# Mapped bytes are not received before they are checked, so only the cost of the calls matters.
+# Mapped bytes need not be received, so only the cost of the calls matters.
 PIECE_SIZE = 1 << 24
 
 
 class MappedSource(Source):
-    """A local file whose bytes are in memory already.
+    """A local file that is mapped into memory.
 
-    A buffer of the mapping itself needs no reading: checking it brings in its pages. (Asking the
-    kernel for them beforehand was measured to be no faster.) Any other buffer is read as usual.
+    A buffer that is part of the mapping needs no read: checking it faults in its pages. (To
+    prefetch them was measured to be no faster.) Any other buffer is read as usual.
     """
 
     size: int = 0

@@ -22,7 +22,7 @@ __all__ = ["FileObjectSource", "MemorySource"]
 
 
 class MemorySource(Source):
-    """An object with the buffer protocol: bytes, an mmap, an array. It must not be changed or
+    """An object with the buffer protocol: bytes, an mmap, an array. It must not be modified or
     resized while the source is open."""
 
     identity: str | None = None
@@ -30,11 +30,11 @@ class MemorySource(Source):
     holds_resources: bool = False
 
     def __init__(self, data: Any, *, url: str = "<memory>") -> None:
-        """`url` is where the bytes came from, for messages."""
+        """`url` says in messages where the bytes came from."""
         self.url = url
         view = memoryview(data)
         if not view.c_contiguous:
-            raise OptionError("a buffer given as a source must be C-contiguous")
+            raise OptionError("a buffer used as a source must be C-contiguous")
         self._view: memoryview | None = view.cast("B") if view.nbytes else memoryview(b"")
         self.size: int = view.nbytes
         self.stats = SourceStats()
@@ -68,10 +68,9 @@ class MemorySource(Source):
 
 
 class FileObjectSource(Source):
-    """A seekable binary file object, from its first byte on. It stays open when this is closed.
+    """A seekable binary file object, from its first byte on. Closing the source leaves it open.
 
-    There is one file position, so a lock makes reads take turns; it also moves the object's
-    position.
+    Reads move the object's file position. There is only one, so a lock makes reads take turns.
     """
 
     size: int = 0
@@ -102,7 +101,7 @@ class FileObjectSource(Source):
         cursor = BufferCursor(offset, size, buffers)
         while cursor.remaining:
             free = cursor.free()
-            # The lock is held for one buffer at most: the caller's work between two runs outside.
+            # The lock is held for one buffer at a time, not for the caller's work in between.
             with self._lock:
                 if self._is_closed:
                     raise source_closed(self.url)
@@ -114,7 +113,7 @@ class FileObjectSource(Source):
     def _read_at(self, offset: int, buffer: memoryview) -> int:
         try:
             self._file.seek(offset)
-            # Not every object called binary file has readinto.
+            # Not every binary file object has readinto.
             if hasattr(self._file, "readinto"):
                 count = self._file.readinto(buffer)
             else:
@@ -125,7 +124,7 @@ class FileObjectSource(Source):
             raise self._failed(error) from error
         if not count:
             raise SourceError(
-                f"{self.url} ended at byte {offset} of {self.size}: it became shorter while it was"
+                f"{self.url} ends at byte {offset} of {self.size}: it was truncated while it was"
                 " being read",
                 url=self.url,
             )

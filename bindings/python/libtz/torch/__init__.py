@@ -1,4 +1,4 @@
-"""PyTorch: files to and from dicts of tensors, modules and nested objects."""
+"""PyTorch: loads and saves dicts of tensors, modules and nested objects."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["load", "load_file", "load_model", "no_init", "open", "save", "save_f
 def open(
     source: SourceLike, *, digest: str | None = None, options: ReadOptions | None = None
 ) -> Checkpoint[torch.Tensor]:
-    """As `libtz.open`, with PyTorch tensors, which type checkers see too."""
+    """As `libtz.open`, always with PyTorch tensors. Type checkers see `torch.Tensor`."""
     return open_as(TorchFramework(), source, digest=digest, options=options)
 
 
@@ -37,9 +37,9 @@ def load_file(
     digest: str | None = None,
     options: ReadOptions | None = None,
 ) -> dict[str, torch.Tensor]:
-    """The tensors of a file: all in the writer's order, or some. With `dtype`, floating-point
-    tensors become this type; all others stay. `source`, `digest`: see `libtz.open`; `names`: see
-    `Checkpoint.load`.
+    """Loads the tensors of a file: all of them in the writer's order, or some. With `dtype`,
+    floating-point tensors are converted to it; all others stay as they are. `source`, `digest`: see
+    `libtz.open`; `names`: see `Checkpoint.load`.
     """
     check_dtype(dtype)
     with open(source, digest=digest, options=options) as file:
@@ -53,7 +53,7 @@ def load(
     digest: str | None = None,
     options: ReadOptions | None = None,
 ) -> Any:
-    """The object that `save` wrote; of other files, what `load_file` returns."""
+    """Loads the object that `save` wrote. For other files, returns a dict, as `load_file` does."""
     with open(source, digest=digest, options=options) as file:
         tensors = file.load(device=device)
         nodes = file.structure()

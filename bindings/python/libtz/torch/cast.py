@@ -1,4 +1,4 @@
-"""Loading with another floating-point type than the file's."""
+"""Loading with a floating-point type other than the file's."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from libtz.errors import OptionError
 
 __all__ = ["check_dtype", "is_cast", "load_as"]
 
-# Two numbers in a byte, which PyTorch cannot convert.
+# Two numbers per byte, which PyTorch cannot convert.
 _PACKED = torch.float4_e2m1fn_x2
 
 
 def check_dtype(dtype: Any) -> None:
-    """Raises OptionError unless floating-point tensors can become `dtype`; None leaves them."""
+    """Raises OptionError unless `dtype` is None or a type that tensors can be converted to."""
     if dtype is None:
         return
     if not isinstance(dtype, torch.dtype) or not _is_floating(dtype):
-        raise OptionError(f"dtype is a floating-point type such as torch.bfloat16, not {dtype!r}")
+        raise OptionError(
+            f"dtype must be a floating-point type such as torch.bfloat16, not {dtype!r}"
+        )
 
 
 def is_cast(dtype: str) -> bool:
-    """Whether a type of the format is one that `dtype=` converts."""
+    """Whether `dtype=` converts tensors of this type of the format."""
     kind = TORCH_DTYPES.get(dtype)
     return kind is not None and _is_floating(kind)
 
@@ -41,8 +43,8 @@ def load_as(
     device: torch.device | str,
     dtype: torch.dtype | None,
 ) -> dict[str, torch.Tensor]:
-    """As `Checkpoint.load`, with floating-point tensors of this type. Each is converted as soon as
-    it is there, so that no two copies of everything exist."""
+    """As `Checkpoint.load`, with floating-point tensors converted to `dtype`. Each is converted as
+    soon as it arrives, so that there are never two copies of everything."""
     if dtype is None:
         return file.load(names, device)
     tensors: dict[str, torch.Tensor] = {}

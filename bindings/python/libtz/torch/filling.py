@@ -1,4 +1,4 @@
-"""Puts tensors of a file into the places of a module."""
+"""Writes the tensors of a file into a module."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Filling", "assign"]
 
 
 class Filling:
-    """First what can fail without a trace, then what is written in place, then assignments."""
+    """First what can fail without changing the module, then in-place writes, then assignments."""
 
     def __init__(self, file: Checkpoint[torch.Tensor], fit: Fit, target: Target) -> None:
         self._file = file
@@ -52,19 +52,19 @@ class Filling:
 
     @contextmanager
     def _naming_changed(self) -> Iterator[None]:
-        """Errors name all that may have been written to."""
+        """Errors name all tensors that may have been written to."""
         try:
             yield
         except Error as error:
             error.changed = tuple(self._changed)
             raise
-        except Exception as error:  # of a tensor's or module's own methods
+        except Exception as error:  # from a method of a tensor or module
             wrapped = Error(f"{self._file!r}: the module raised {type(error).__name__}: {error}")
             wrapped.changed = tuple(self._changed)
             raise wrapped from error
 
     def _compare_copies(self) -> None:
-        """A tie of the module that the file stores as copies, without digests to tell so."""
+        """For ties of the module that the file stores as copies, without digests to compare."""
         for group in self._fit.groups:
             first, *rest = group.infos
             if not rest or first.content_digest is not None:
@@ -85,7 +85,7 @@ class Filling:
         return [fresh[group.infos[0].name] for group in groups]
 
     def _moved(self) -> tuple[list[Group], list[torch.Tensor]]:
-        """What the file does not have and the device has not yet."""
+        """Tensors that are not in the file and have to be moved to the device."""
         groups = [group for group in self._fit.others if self._target.is_moved(group)]
         return groups, [g.tensor.detach().to(self._target.device_of(g)) for g in groups]
 
@@ -138,7 +138,7 @@ class Filling:
 
 
 def _is_direct(group: Group) -> bool:
-    """Whether its bytes lie in host memory as they lie in the file."""
+    """Whether its layout in host memory is the same as in the file."""
     tensor = group.tensor
     return (
         tensor.device.type == "cpu"
@@ -153,17 +153,17 @@ def _is_direct(group: Group) -> bool:
 
 def _block(tensor: torch.Tensor) -> HostBuffer:
     start, end = memory_of(tensor)
-    # A thread may write to it when the module has dropped the tensor.
+    # Keeps the tensor: a thread may still write to it when the module has dropped it.
     return HostBuffer(lib.owned_buffer(start, end - start, tensor), 0, end - start, start)
 
 
 def assign(groups: Iterable[Group], tensors: Iterable[torch.Tensor]) -> None:
-    """Gives groups other memory: new parameters for those on the meta device."""
+    """Gives groups new memory. Those on the meta device get new parameters."""
     made: dict[tuple[int, bool], torch.Tensor] = {}
     for group, tensor in zip(groups, tensors, strict=True):
         old = group.tensor
         if not old.is_meta:
-            # Of another device or type: optimizers and others keep their reference.
+            # The device or type changes: optimizers keep their references.
             for each in group.objects:
                 each.data = tensor
                 if each.grad is not None:

@@ -1,4 +1,4 @@
-"""How a module and a file go together, and everything that does not fit."""
+"""Matches a module with a file, and lists every mismatch."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ EXTRA_STATE = "_extra_state"  # PyTorch's name for what get_extra_state() return
 
 @dataclass
 class Fit:
-    groups: list[Group] = field(default_factory=list)  # those that the file has
+    groups: list[Group] = field(default_factory=list)  # those in the file
     others: list[Group] = field(default_factory=list)
-    # Modules with a state of their own that is a tensor in the file, by its name there.
+    # Modules whose extra state is a tensor in the file, by its name there.
     extras: dict[str, torch.nn.Module] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -48,7 +48,7 @@ def fit_of(module: torch.nn.Module, names: FileNames, strict: bool, target: Targ
         if strict and not saved and group.tensor.is_meta:
             fit.problems.append(
                 f"{group.name!r}, a non-persistent buffer on the meta device, is not in the file,"
-                " so nothing can fill it; build the module under libtz.torch.no_init(), or save it"
+                " so it has no values; build the module under libtz.torch.no_init(), or save it"
                 " with non_persistent=True"
             )
     for name, owner in _extra_states(module).items():

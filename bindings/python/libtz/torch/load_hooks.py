@@ -1,9 +1,9 @@
-"""Loading into modules that change how they are loaded: with hooks, or methods of their own.
+"""Loading into modules that customise loading, with hooks or with methods of their own.
 
-Such a module says itself what becomes of a state dict: names of old versions, tensors split or put
-together, a state that is no tensor. So PyTorch's `load_state_dict` runs, with everything in memory;
-but it assigns instead of writing, and the places get their own tensors back. Then it is known what
-goes where, and what does not fit is refused before a byte of the module is written.
+Such a module may rename, split or join the entries of a state dict, or load a state that is not a
+tensor. So PyTorch's `load_state_dict` runs with everything in memory, but it assigns tensors
+instead of writing to them, and the module's own tensors are put back afterwards. This shows where
+each tensor goes, and a mismatch is refused before the module is modified.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from libtz.torch.slots import UNSCALED_TYPES, Group, Slot, Target, groups_of, pr
 
 __all__ = ["HookedLoad", "has_load_hooks"]
 
-# These differ only for state dicts of old versions: without a counter, see `has_load_hooks`.
+# These differ only for old state dicts without a counter; see `has_load_hooks`.
 _USUAL: tuple[Any, ...] = (
     torch.nn.Module._load_from_state_dict,
     _NormBase._load_from_state_dict,
@@ -38,8 +38,8 @@ _COUNTER = "num_batches_tracked"
 
 
 def has_load_hooks(module: torch.nn.Module, known: Callable[[str], bool]) -> bool:
-    """Whether the module's `load_state_dict` does more than to copy tensors under their names.
-    `known` says whether the file has a name."""
+    """Whether the module's `load_state_dict` does more than copy tensors by name. `known` says
+    whether the file has a name."""
     if _has_own(module, "load_state_dict", (torch.nn.Module.load_state_dict,)):
         return True
     for prefix, part in module.named_modules(remove_duplicate=False):
@@ -62,7 +62,7 @@ class HookedLoad:
     """One load: `rehearse`, look at `problems`, `missing` and `unexpected`, then `apply`."""
 
     def __init__(self, module: torch.nn.Module, target: Target, *, is_converting: bool) -> None:
-        """`is_converting`: values become the type of the module's tensors, as in PyTorch."""
+        """`is_converting`: values are converted to the types in the module, as in PyTorch."""
         self._module = module
         self._target = target
         self._is_converting = is_converting
@@ -76,14 +76,14 @@ class HookedLoad:
 
     @property
     def has_post_hooks(self) -> bool:
-        """They may change `missing` and `unexpected`, which are final after `apply` only."""
+        """Post hooks may change `missing` and `unexpected`, which are final only after `apply`."""
         return any(part._load_state_dict_post_hooks for part in self._module.modules())
 
     def rehearse(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Runs everything but the writing. States of a module's own are handed over here."""
+        """Does everything except writing. Extra states are already set here."""
         volatile = {slot.name for g in self._groups for slot in g.slots if slot.is_volatile}
         given = {name: tensor for name, tensor in state.items() if name not in volatile}
-        for group in self._groups:  # of a tie, a file may have any of the names
+        for group in self._groups:  # a file may have any one of the names of a tie
             names = [slot.name for slot in group.slots if not slot.is_volatile]
             stored = [name for name in names if name in state]
             given.update({name: state[stored[0]] for name in names if stored and name not in state})
@@ -112,7 +112,7 @@ class HookedLoad:
         options = {"strict": False, "assign": True}
         try:
             inspect.signature(load).bind(given, **options)
-        except TypeError:  # a method of before PyTorch 2.1
+        except TypeError:  # a method written before PyTorch 2.1
             if any(group.tensor.is_meta for group in self._groups):
                 raise OptionError(
                     f"{type(self._module).__name__}.load_state_dict() does not take assign=True, so"
@@ -170,7 +170,7 @@ class HookedLoad:
         return dtype != group.tensor.dtype or self._target.has_other_place(group)
 
     def apply(self) -> None:
-        """Writes, then runs the hooks that want to see the module loaded."""
+        """Writes the tensors, then runs the post hooks."""
         with self._naming_changed():
             made: dict[Any, torch.Tensor] = {}  # ties of the file stay ties
             for group, new in self._filled:
@@ -211,7 +211,7 @@ class HookedLoad:
     def _naming_changed(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # of hooks too
+        except Exception as error:  # also from hooks
             written = [
                 slot.name
                 for group, version in zip(self._groups, self._versions, strict=True)
@@ -223,19 +223,21 @@ class HookedLoad:
                 error.changed = changed
                 raise
             name = type(self._module).__name__
-            wrapped = Error(f"loading {name}, its own code raised {type(error).__name__}: {error}")
+            wrapped = Error(
+                f"the code of {name} raised {type(error).__name__} while loading: {error}"
+            )
             wrapped.changed = changed
             raise wrapped from error
 
 
 def _taken_back(places: list[tuple[Slot, torch.Tensor]]) -> list[torch.Tensor]:
-    """What was assigned to places that get their own tensors back here."""
+    """Puts the module's own tensors back; returns the tensors that were assigned instead."""
     news = []
     for slot, own in places:
         new = slot.places.get(slot.key)
         if new is None or new is own:
             continue
-        # Where a hook has made room for another shape, what was assigned stays.
+        # If a hook has changed the shape, the assigned tensor stays.
         if not is_lazy(own) and new.shape == own.shape:
             slot.put(own)
             news.append(new)

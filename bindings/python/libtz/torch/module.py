@@ -32,29 +32,28 @@ def load_model(
     digest: str | None = None,
     options: ReadOptions | None = None,
 ) -> tuple[list[str], list[str]]:
-    """Loads a file into a module. Returns the names in the module that the file does not have, and
-    those of the file that the module does not have; both are empty if `strict`.
+    """Loads a file into a module. Returns the names in the module that are missing in the file, and
+    the names in the file that the module does not have; both lists are empty if `strict`.
 
-    Tensors are written where the module has them, and stay the module's. Those on the meta device
-    become real, on `device` or the CPU, in memory that is theirs alone. With `device` the whole
-    module ends up there. With `dtype`, floating-point tensors of the file become this type, also in
-    the module, and all others stay; without it, types must be the same, but weights on the meta
-    device take the file's type if both are f16, bf16, f32 or f64. Shapes must be the same. Ties of
-    the module stay, ties of the file come to be between tensors that were meta, and `requires_grad`
-    stays. Non-persistent buffers are loaded if the file has them, and never missed.
+    The module's tensors are written in place. Tensors on the meta device are replaced by real ones,
+    on `device` or the CPU, each with memory of its own. With `device`, the whole module is moved
+    there. With `dtype`, floating-point tensors from the file get this type, also in the module, and
+    all others stay; without it, types must match, but weights on the meta device take the file's
+    type if both are f16, bf16, f32 or f64. Shapes must match. Ties of the module are kept, tensors
+    from the meta device are tied as in the file, and `requires_grad` is kept. Non-persistent
+    buffers are loaded if the file has them, and are not reported as missing if it does not.
 
-    `rename` gives the name in the module for a name in the file: a function, or a mapping of those
-    that differ, as in `rename=lambda name: name.removeprefix("module.")`.
+    `rename` maps a name in the file to the name in the module: a function, or a mapping of the
+    names that differ, as in `rename=lambda name: name.removeprefix("module.")`.
 
-    A module that changes how it is loaded, with hooks of `load_state_dict` or methods of its own,
-    is loaded through them: the whole file is then read into memory first, and hooks see what
-    PyTorch would show them. Other modules are filled as the bytes arrive.
+    A module that customises loading, with `load_state_dict` hooks or methods of its own, is loaded
+    through them: the whole file is then read into memory first, and hooks see what PyTorch would
+    show them. Other modules are filled as the bytes arrive.
 
-    Whatever does not fit is reported in one OptionError before anything is changed: names, shapes,
-    types, memory that was freed, and tensors that cannot be filled, such as DTensors. Everything
-    that `libtz.open` and `Checkpoint.load` raise is raised too. An error while loading leaves
-    tensors on the meta device as they were; if others were being written, the error's `changed`
-    names them.
+    All mismatches are reported in one OptionError before anything is modified: names, shapes,
+    types, freed memory, and tensors that cannot be filled, such as DTensors. Also raises what
+    `libtz.open` and `Checkpoint.load` raise. If loading fails, tensors on the meta device stay as
+    they were; the error's `changed` names the tensors that may have been written to.
     """
     check_dtype(dtype)
     target = Target(_device(device), dtype)
@@ -98,5 +97,5 @@ def _device(device: torch.device | str | None) -> torch.device | None:
     if found is None:
         return torch.device("cpu")
     if found.device.type == "meta":
-        raise OptionError("device='meta': tensors there have no values to be loaded")
+        raise OptionError("device='meta': tensors on the meta device hold no values")
     return found.device

@@ -1,4 +1,4 @@
-"""Names of a file and of a module: renamed if asked for, and what to say where they differ."""
+"""Names in a file and in a module: renaming, and messages about names that differ."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["FileNames", "Rename", "cut", "strangers"]
 
 SHOWN_MAX = 8  # lines of one kind
 
-# What PyTorch's wrappers put before the names of a module's tensors, or into them.
+# What PyTorch's wrappers add to the names of a module's tensors, in front or inside.
 _WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 
 Rename = Mapping[str, str] | Callable[[str], str] | None
 
 
 class FileNames:
-    """A file's tensors by the names that they have in the module."""
+    """A file's tensors by their names in the module."""
 
     def __init__(self, file: Checkpoint[torch.Tensor], rename: Rename) -> None:
         self._file = file
@@ -34,7 +34,7 @@ class FileNames:
         return iter(self._file if self._stored is None else self._stored)
 
     def info(self, name: str) -> TensorInfo:
-        """Its name is the one in the file."""
+        """`TensorInfo.name` is the name in the file."""
         return self._file.info(name if self._stored is None else self._stored[name])
 
 
@@ -43,24 +43,24 @@ def _renamed(file: Checkpoint[torch.Tensor], rename: Rename) -> dict[str, str] |
         return None
     if not callable(rename) and not isinstance(rename, Mapping):
         raise OptionError(
-            "rename is a function from a name in the file to the name in the module, or a mapping;"
-            f" got {type(rename).__name__}"
+            "rename must be a function or mapping from names in the file to names in the module,"
+            f" not {type(rename).__name__}"
         )
     if isinstance(rename, Mapping) and (unknown := [name for name in rename if name not in file]):
-        raise OptionError(f"rename has {unknown[0]!r}, which is not in the file")
+        raise OptionError(f"rename contains {unknown[0]!r}, which is not in the file")
     stored: dict[str, str] = {}
     for name in file:
         new = rename.get(name, name) if isinstance(rename, Mapping) else rename(name)
         if not isinstance(new, str):
-            raise OptionError(f"rename gives {new!r} for {name!r}; it must give a str")
+            raise OptionError(f"rename returns {new!r} for {name!r}; it must return a str")
         if new in stored:
-            raise OptionError(f"rename gives {new!r} for both {stored[new]!r} and {name!r}")
+            raise OptionError(f"rename maps both {stored[new]!r} and {name!r} to {new!r}")
         stored[new] = name
     return stored
 
 
 def strangers(missing: Sequence[str], unexpected: Sequence[str]) -> list[str]:
-    """Lines about names that only one side has: one line for those that a prefix explains."""
+    """Messages about names that only one side has; those that a prefix explains share one."""
     lines = []
     for is_file, longer, shorter in ((True, unexpected, missing), (False, missing, unexpected)):
         prefix, explained = _prefix(longer, set(shorter))
@@ -75,7 +75,7 @@ def strangers(missing: Sequence[str], unexpected: Sequence[str]) -> list[str]:
 
 
 def _prefix(longer: Sequence[str], shorter: set[str]) -> tuple[str, dict[str, str]]:
-    """The prefix (or part) that explains most names, at least half of one side, and those names."""
+    """The prefix (or part) that explains the most names, at least half of one side; and those."""
     if not longer or not shorter:
         return "", {}
     dots = [place for place, character in enumerate(longer[0]) if character == "."]

@@ -1,4 +1,4 @@
-"""Modules without memory and random numbers, to be filled from a file."""
+"""Builds modules without initialising them, to be filled from a file."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from libtz.errors import OptionError
 
 __all__ = ["no_init"]
 
-LARGE = 1 << 28  # without memory for less than this, something else is wrong
+LARGE = 1 << 28  # if a smaller allocation fails, something else is wrong
 
 
 @contextmanager
 def no_init() -> Iterator[None]:
-    """Modules built under this have their parameters on the meta device: no memory, no random
-    numbers. Buffers are real, since those that are not saved could not be had otherwise. Then
-    `load_model` makes the parameters real; they take the type of the file, if that is a
-    floating-point type of 16 bits or more too.
+    """Modules built in this context have their parameters on the meta device: they take no memory
+    and no random numbers. Buffers are real, since those that are not saved could not be restored.
+    `load_model` then makes the parameters real. If both types are floating-point types of 16 bits
+    or more, they take the file's.
 
-    A parameter may be larger than the machine's memory, which is never asked for it; a buffer that
-    is raises OptionError. So does code that computes with values of parameters while a module is
-    built, as `parametrizations.orthogonal` does: build such a module as usual, and load into it.
+    A parameter may be larger than the machine's memory, since none is allocated for it; a buffer
+    larger than that raises OptionError. So does code that uses the values of parameters while a
+    module is built, as `parametrizations.orthogonal` does: build such a module as usual, and load
+    into it.
 
-    Only for modules built by the same thread.
+    Only affects modules built by the same thread.
     """
     thread = threading.get_ident()
 
@@ -52,12 +53,12 @@ def no_init() -> Iterator[None]:
     def check_buffer(module: torch.nn.Module, name: str, buffer: torch.Tensor | None) -> None:
         if threading.get_ident() == thread and buffer is not None and id(buffer) in mode.unmade:
             raise OptionError(
-                f"buffer {name!r} of {type(module).__qualname__} needs {buffer.nbytes} bytes, which"
-                " this machine does not have; no_init() spares memory of parameters only"
+                f"buffer {name!r} of {type(module).__qualname__} needs {buffer.nbytes} bytes, more"
+                " than this machine has; no_init() saves only the memory of parameters"
             )
 
     mode = _NoRandomNumbers()
-    hook: Any = to_meta  # PyTorch declares a hook that returns nothing, and documents this one
+    hook: Any = to_meta  # PyTorch's types say that a hook returns None; the documentation differs
     handles = [
         register_module_parameter_registration_hook(hook),
         register_module_buffer_registration_hook(check_buffer),
@@ -69,8 +70,8 @@ def no_init() -> Iterator[None]:
         if "meta" not in str(error):
             raise
         raise OptionError(
-            "a module that was built under no_init() computes with values of its parameters, which"
-            f" are not there yet ({error}); build it without no_init()"
+            "a module that is built under no_init() uses the values of its parameters, which do not"
+            f" exist yet ({error}); build it without no_init()"
         ) from error
     finally:
         for handle in handles:
@@ -78,8 +79,8 @@ def no_init() -> Iterator[None]:
 
 
 class _NoRandomNumbers(TorchFunctionMode):
-    """Random floats become whatever is in memory: what they would have been is overwritten. What
-    there is no memory for is on the meta device, and held here to be known."""
+    """Leaves random floats uninitialised, since loading overwrites them. Tensors too large for the
+    memory are made on the meta device, and kept in `unmade`, so that they are recognised."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,7 +111,7 @@ class _NoRandomNumbers(TorchFunctionMode):
 
 @functools.cache
 def _memory_size() -> int:
-    """Of the machine, in bytes."""
+    """The machine's memory, in bytes."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # not on Windows

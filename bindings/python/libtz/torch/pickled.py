@@ -1,8 +1,8 @@
-"""What `torch.save` wrote, as far as converting it needs: .pt, .pth, .ckpt and .bin files, and sets
-of the latter with their index.
+"""Files of `torch.save`, for conversion: .pt, .pth, .ckpt and .bin files, and sharded sets of .bin
+files with an index.
 
-Pickle is read by PyTorch's own restricted loader, which runs no code but that of a short list. That
-list has had holes, so this is for files that are to be converted once, not for serving models from.
+Pickles are read by PyTorch's own restricted loader, which only calls functions from a short list.
+That list has had holes, so use this to convert a file once, not to serve models.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ _ESCAPES = re.compile("\x1b\\[[0-9;]*[A-Za-z]")
 
 
 class Pickled(Checkpoint[torch.Tensor]):
-    """What `torch.save` wrote. Tensors are mapped from their files, so they take no memory of their
-    own; files in the form before PyTorch 1.6 are read into memory."""
+    """A file of `torch.save`. Tensors are mapped from the file, so they take no memory of their
+    own; files in the format used before PyTorch 1.6 are read into memory."""
 
     def __init__(self, source: str, options: ReadOptions) -> None:
         super().__init__(TorchFramework())
         location = Location.of(source)
         if not location.is_local:
-            raise OptionError(f"{location}: PyTorch reads local files only; fetch it first")
+            raise OptionError(f"{location}: PyTorch reads only local files; download it first")
         self._location = location
         self._is_closed = False
         self._stats = TransferStats()
@@ -141,7 +141,7 @@ class Pickled(Checkpoint[torch.Tensor]):
         for item in items:
             info = self._infos[item.name]
             into.framework.require(info.dtype, info.name)
-        whole: dict[str, U] = {}  # by owner, for what is tied to it
+        whole: dict[str, U] = {}  # by owner, for tensors tied to it
         for item in items:
             info = self._infos[item.name]
             owner = info.tied_to or info.name
@@ -167,7 +167,7 @@ class Pickled(Checkpoint[torch.Tensor]):
             _copy(self._tensors[name], buffer)
 
     def verify(self) -> None:
-        raise OptionError(f"{self._location}: files of torch.save have no checksums")
+        raise OptionError(f"{self._location}: files of torch.save have no checksums to verify")
 
     def close(self) -> None:
         self._is_closed = True
@@ -243,8 +243,8 @@ def _load(path: str) -> Any:
             if "mmap can only be used" not in str(error):
                 raise
             value = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever unpickling says to odd bytes
-        message = f"{path}: PyTorch does not load it safely: {_reason(error)}"
+    except Exception as error:  # unpickling bad bytes may raise anything
+        message = f"{path}: PyTorch cannot load it safely: {_reason(error)}"
         raise FormatError(message, code="bad-pickle") from error
     return dict(value) if isinstance(value, dict) else value
 
@@ -284,7 +284,7 @@ def _load_set(location: Location, options: ReadOptions) -> dict[str, torch.Tenso
         path = location.sibling(file).text
         part = _load(path)
         if not isinstance(part, dict):
-            raise FormatError(f"{path}: it holds no dict of tensors", code="bad-set")
+            raise FormatError(f"{path}: it does not contain a dict of tensors", code="bad-set")
         expected = [name for name, where in index.items() if where == file]
         check_shard(path, part, set(expected))
         tensors |= {name: part[name] for name in expected}

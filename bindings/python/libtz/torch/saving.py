@@ -1,7 +1,7 @@
-"""The saving half of libtz.torch: tensors, modules and nested objects into .tz files.
+"""Saves tensors, modules and nested objects to .tz files.
 
-The model is never copied as a whole. A contiguous tensor in host memory is read where it lies; a
-non-contiguous one is made contiguous, one at a time; one on a device is copied piece by piece.
+The model is never copied as a whole. Contiguous tensors in host memory are not copied; others are
+made contiguous one at a time; tensors on a device are copied to the host piece by piece.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def save_file(
     loading.
 
     Tensors that share memory with the same dtype, shape and start are stored once and tied again
-    when loaded. Any other overlap is an OptionError that names both, unless `copy_overlapping`
-    asks to store each on its own.
+    when loaded. Any other overlap is an OptionError that names both; with `copy_overlapping`,
+    each is stored on its own.
     """
     items = list(tensors.items())
     return _write(items, target, metadata, (), copy_overlapping, options)
@@ -57,14 +57,15 @@ def save_model(
 ) -> str:
     """Writes a module's parameters and persistent buffers under the names of its state dict.
 
-    `non_persistent` adds the other buffers, which modules normally compute for themselves: then
-    `load_model` can fill a module that was built on the meta device. Tied weights stay tied, and
-    shapes and types stay as they are. Returns the file digest. The module is only read, and its
-    tensors must not change meanwhile.
+    `non_persistent` adds the other buffers, which modules normally compute for themselves, so that
+    `load_model` can fill a module built on the meta device. Tied weights stay tied; shapes and
+    types are kept. Returns the file digest. The module is not modified, and its tensors must not
+    change during the call.
 
-    OptionError, before anything is written, names a tensor that has no bytes of its own to save:
-    one on the meta device or in freed memory, a DTensor, a quantized or sparse tensor, or an extra
-    state that is no tensor. SourceError if the target cannot be written. Otherwise as `save_file`.
+    Raises OptionError, before anything is written, for a tensor that has no bytes of its own: on
+    the meta device or in freed memory, a DTensor, a quantized or sparse tensor, or an extra state
+    that is not a tensor. Raises SourceError if the target cannot be written. Otherwise as
+    `save_file`.
     """
     state = module.state_dict()
     if non_persistent:
@@ -82,11 +83,11 @@ def save(
 ) -> str:
     """Writes a nested object, such as the state dict of an optimizer, without pickle.
 
-    It may hold dict, list, tuple, None, bool, int within 64 bits, float, str, bytes, tensors, and
-    NumPy's scalars and arrays, which come back as Python's scalars and as tensors: random-number
-    states of PyTorch, Python and `numpy.random.get_state()` are such objects. Anything else is an
-    OptionError with its path. Otherwise as `save_file`. The tensors can also be read one by
-    one, under names made from their paths: `optimizer/state/0/exp_avg`.
+    It may contain dict, list, tuple, None, bool, int within 64 bits, float, str, bytes and tensors.
+    NumPy scalars and arrays come back as Python scalars and as tensors, so that the random-number
+    states of PyTorch, Python and `numpy.random.get_state()` can be saved. Anything else raises
+    OptionError with its path. Otherwise as `save_file`. The tensors can also be read one by one,
+    under names made from their paths: `optimizer/state/0/exp_avg`.
     """
     flat = flatten(obj, lambda value: is_tensor(value) or type(value) is np.ndarray)
     items = [
@@ -98,7 +99,9 @@ def save(
 
 def _from_numpy(name: str, array: NDArray[Any]) -> torch.Tensor:
     if array.dtype.newbyteorder("<") not in NAMES:
-        raise OptionError(f"tensor {name!r} is an array of dtype {array.dtype}; save numbers")
+        raise OptionError(
+            f"tensor {name!r} is an array of dtype {array.dtype}; only numbers can be saved"
+        )
     is_usable = array.flags.writeable and array.dtype.isnative
     if not is_usable or any(stride < 0 or stride % array.itemsize for stride in array.strides):
         array = np.array(array, array.dtype.newbyteorder("="), order="C")

@@ -1,4 +1,4 @@
-"""The tensors of a module: where they are held, which of them are one, and what can be written."""
+"""The tensors of a module: where they are held, which are tied, and which can be written to."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNSCALED_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 @dataclass(frozen=True)
 class Slot:
-    """A place of a module that holds a tensor."""
+    """A parameter or buffer of a module, by name."""
 
     name: str
     owner: torch.nn.Module
@@ -44,7 +44,7 @@ class Slot:
 
 @dataclass
 class Group:
-    """A tensor of the module, and all its places: more than one if it is tied."""
+    """A tensor of the module with all its slots: more than one if it is tied."""
 
     tensor: torch.Tensor
     slots: list[Slot] = field(default_factory=list)
@@ -57,14 +57,14 @@ class Group:
 
     @property
     def objects(self) -> list[torch.Tensor]:
-        """The tensors over that memory: a parameter and its detach() are two."""
+        """The distinct tensor objects in the slots: a parameter and its detach() are two."""
         found = [slot.places[slot.key] for slot in self.slots]
         return list({id(tensor): tensor for tensor in found}.values())
 
 
 @dataclass(frozen=True)
 class Target:
-    """What the caller asked for; None leaves it as it is in the module."""
+    """The device and type to load to; None keeps those of the module."""
 
     device: torch.device | None
     dtype: torch.dtype | None
@@ -85,17 +85,17 @@ class Target:
         return new if is_free and new in UNSCALED_TYPES else own
 
     def is_replaced(self, group: Group) -> bool:
-        """Whether the group gets other memory."""
+        """Whether the group gets new memory."""
         return self.has_other_place(group) or group.tensor.dtype != self.dtype_of(group)
 
     def has_other_place(self, group: Group) -> bool:
-        """Whether it gets other memory whatever its type becomes."""
+        """Whether it gets new memory regardless of its type."""
         tensor = group.tensor
         is_moved = tensor.is_meta or tensor.device != self.device_of(group)
         return is_moved or _has_own_overlap(tensor)
 
     def is_moved(self, group: Group) -> bool:
-        """Of a group that the file does not have."""
+        """Whether a group that is not in the file has to be moved to the device."""
         return (
             self.device is not None
             and not is_lazy(group.tensor)
@@ -138,13 +138,13 @@ def _has_plain_memory(tensor: torch.Tensor) -> bool:
 
 
 def problem_of(tensor: torch.Tensor, *, is_written: bool) -> str | None:
-    """Why a tensor cannot be filled or, unless `is_written`, replaced; goes on after its name."""
+    """Why a tensor cannot be filled or, unless `is_written`, replaced; text to follow its name."""
     kind = type(tensor).__qualname__
     if is_lazy(tensor):
         return "has no shape yet; run the module once before loading into it"
     if isinstance(tensor, _dtensor_types()):
         return (
-            f"is a {kind}, of which each rank holds a part; load before fully_shard(),"
+            f"is a {kind}, split over several ranks; load before fully_shard(),"
             " distribute_tensor() or parallelize_module(), or load_file() and pass the tensors to"
             " torch.distributed.checkpoint.state_dict.set_model_state_dict(), with"
             " StateDictOptions(full_state_dict=True)"
@@ -164,17 +164,17 @@ def problem_of(tensor: torch.Tensor, *, is_written: bool) -> str | None:
 
 
 def _dtensor_types() -> tuple[type, ...]:
-    # Whoever has one has imported it; importing it takes a second.
+    # If there is a DTensor, this has been imported; importing it takes a second.
     module = sys.modules.get("torch.distributed.tensor")
     return () if module is None else (module.DTensor,)
 
 
 def _has_own_overlap(tensor: torch.Tensor) -> bool:
-    """Whether elements share memory, as after expand(), so that it cannot be written to."""
+    """Whether elements share memory, as after expand(): then it cannot be written in place."""
     if type(tensor) not in PLAIN_TYPES or tensor.layout != torch.strided or not tensor.numel():
         return False
     pairs = zip(tensor.stride(), tensor.shape, strict=True)
-    reach = 0  # of the dimensions seen so far, beginning with the shortest stride
+    reach = 0  # extent of the dimensions so far, shortest stride first
     for stride, count in sorted(pair for pair in pairs if pair[1] > 1):
         if stride <= reach:
             return True
@@ -183,8 +183,8 @@ def _has_own_overlap(tensor: torch.Tensor) -> bool:
 
 
 def overlapping(groups: Sequence[Group]) -> set[int]:
-    """The ids of groups that may share memory with others: they are written one after the other, as
-    what is checked in place must not change meanwhile."""
+    """The ids of groups that may share memory with others. These are written one after the other:
+    data must not change while it is checked in place."""
     areas = []
     for group in groups:
         tensor = group.tensor

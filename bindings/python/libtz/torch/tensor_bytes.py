@@ -1,4 +1,4 @@
-"""The bytes of PyTorch's tensors, as writers take them; what has no bytes of its own is refused."""
+"""The bytes of PyTorch tensors, for writers. Tensors without bytes of their own are refused."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from libtz.writing.overlap import Extent
 
 __all__ = ["check", "data_of", "extent", "is_tensor"]
 
-# Host memory for a tensor that lies on a device: enough to keep the copy engine busy.
+# Host memory for a tensor on a device: enough to keep the copy engine busy.
 PIECE_SIZE = 16 * 1024 * 1024
 
-# A dtype of the same size on which every operation works: PyTorch has types that it cannot even
-# copy.
+# A dtype of each size that supports every operation: some of PyTorch's types cannot even be copied.
 _RAW = {
     1: torch.uint8,
     2: torch.int16,
@@ -33,9 +32,9 @@ def is_tensor(value: Any) -> bool:
 
 
 def check(name: str, tensor: Any) -> None:
-    """Raises OptionError for what has no bytes of its own to save, freed storages included."""
+    """Raises OptionError for a tensor that has no bytes of its own, or whose storage was freed."""
     if not isinstance(tensor, torch.Tensor):
-        problem = f"is not a tensor but {type(tensor).__module__}.{type(tensor).__qualname__}"
+        problem = f"is not a tensor but a {type(tensor).__module__}.{type(tensor).__qualname__}"
     elif tensor.is_quantized:
         problem = "is quantized; save its int_repr(), scales and zero points"
     elif tensor.layout != torch.strided or tensor.is_nested:
@@ -43,9 +42,9 @@ def check(name: str, tensor: Any) -> None:
     elif tensor.is_meta:
         problem = "is on the meta device and has no data"
     elif hasattr(tensor, "__tensor_flatten__"):
-        problem = f"is a {type(tensor).__qualname__}, which wraps others; save its plain tensors"
+        problem = f"is a {type(tensor).__qualname__}, which wraps other tensors; save those"
     elif tensor.dtype not in FORMAT_NAMES:
-        problem = f"has dtype {tensor.dtype}, which the format does not have"
+        problem = f"has dtype {tensor.dtype}, which the format does not support"
     else:
         try:
             memory_of(tensor)
@@ -69,7 +68,7 @@ def extent(name: str, tensor: torch.Tensor) -> Extent:
 
 
 def data_of(tensor: torch.Tensor) -> torch.Tensor | Iterator[torch.Tensor]:
-    """What to hand to the writer: memory where it lies, or pieces of it."""
+    """What to pass to the writer: the memory itself, or an iterator over copies of its pieces."""
     tensor = tensor.detach().resolve_conj().resolve_neg()
     raw = tensor.view(_RAW[tensor.element_size()])
     if raw.device.type != "cpu":
@@ -78,12 +77,12 @@ def data_of(tensor: torch.Tensor) -> torch.Tensor | Iterator[torch.Tensor]:
 
 
 def _contiguous_copy(raw: torch.Tensor) -> Iterator[torch.Tensor]:
-    """An iterable is used up at once, so there is one copy at a time."""
+    """The writer consumes an iterator at once, so there is one copy at a time."""
     yield raw.contiguous()
 
 
 def _device_pieces(raw: torch.Tensor) -> Iterator[torch.Tensor]:
-    """A contiguous tensor through one piece of host memory, used again and again."""
+    """Copies a contiguous tensor through one reused piece of host memory."""
     flat = raw.view(-1)
     count = PIECE_SIZE // flat.element_size()
     host = torch.empty(min(count, flat.numel()), dtype=flat.dtype, pin_memory=flat.is_cuda)

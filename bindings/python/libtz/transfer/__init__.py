@@ -1,1 +1,1 @@
-"""Moves the bytes: from a source, through checks and decoders, into memory of hosts and devices."""
+"""Moves bytes from a source, through checks and decoders, into host or device memory."""

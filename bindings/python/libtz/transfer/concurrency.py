@@ -1,6 +1,6 @@
-"""How many threads a transfer has: few at first, more while that makes it faster, the last step
-taken back when it did not, fewer when the server asks for it. After a rest it is tried again, since
-networks and servers change during a long load."""
+"""The number of threads of a transfer. It starts low and grows while the transfer gets faster; a
+step that does not help is undone, and it shrinks when the server asks to slow down. After a rest,
+growth is tried again, since networks and servers change during a long load."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ SHRINK = 0.5
 
 
 class Concurrency:
-    """`threads` is how many there should be. Knows no clock and starts nothing."""
+    """`threads` is the target number. The caller supplies the time and starts the threads."""
 
     def __init__(self, threads: int, threads_max: int, throttled: int = 0) -> None:
-        """`throttled` answers came before the load, and are not its concern."""
+        """`throttled`: the count of throttled responses before the load, which are ignored."""
         self.threads = min(threads, threads_max)
         self._threads_max = threads_max
         self._threads_best = self.threads
         self._rate_best = 0.0
-        self._begin: tuple[float, int] | None = None  # of the period: time and bytes
+        self._begin: tuple[float, int] | None = None  # of the period: time, bytes
         self._rest_end = -math.inf
         self._throttled = throttled
         self._shrunk_at = -math.inf
 
     def note(self, now: float, byte_count: int, throttled: int) -> None:
-        """`byte_count` have arrived by now; `throttled` answers, or their lack, asked to slow
-        down."""
+        """`byte_count`: bytes received so far. `throttled`: responses so far, missing ones
+        included, that asked to slow down."""
         if throttled > self._throttled:
             self._throttled = throttled
-            if now >= self._shrunk_at + PERIOD_S:  # not once for each request that was under way
+            if now >= self._shrunk_at + PERIOD_S:  # not once for each request in flight
                 self._shrunk_at = now
                 self.threads = max(1, int(self.threads * SHRINK))
             self._rest(now)
@@ -53,7 +53,7 @@ class Concurrency:
             self._rate_best, self._threads_best = rate, self.threads
             self.threads = min(self._threads_max, max(self.threads + 1, int(self.threads * STEP)))
             return
-        if rate < self._rate_best:  # idle threads cost turns of the interpreter's lock
+        if rate < self._rate_best:  # idle threads contend for the GIL
             self.threads = self._threads_best
         self._rest(now)
 

@@ -1,6 +1,6 @@
-"""Decrypts tensors of .tensors files, in place: XSalsa20-Poly1305 in pieces, as NaCl's secretbox.
+"""Decrypts tensors of .tensors files in place: XSalsa20-Poly1305 in pieces, as NaCl's secretbox.
 
-A piece is authenticated before its plain bytes are put where the encrypted ones were.
+A piece is authenticated before its plaintext replaces the ciphertext.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ __all__ = ["Decryption", "DecryptionError", "DecryptionOptionError"]
 
 
 class DecryptionError(IntegrityError):
-    """The data do not belong to the key that was given."""
+    """The data cannot be decrypted with this key."""
 
 
 class DecryptionOptionError(OptionError):
-    """What was given makes no key for the file."""
+    """The options do not give a key for the file."""
 
 
 class Decryption:
-    """The key of one file. `decrypt` may be called by many threads at once."""
+    """The key of one file. `decrypt` is thread-safe."""
 
     def __init__(self, options: DecryptionOptions, label: str) -> None:
-        """`label` is the file's, for messages."""
+        """`label` names the file in messages."""
         self._options = options
         self._label = label
         sodium.require()
@@ -39,13 +39,13 @@ class Decryption:
         if options.key_file is not None:
             self._key = _read(options.key_file)
             if len(self._key) != KEY_SIZE:
-                raise OptionError(f"{options.key_file} must hold a key: {KEY_SIZE} bytes")
+                raise OptionError(f"{options.key_file} must hold a key of {KEY_SIZE} bytes")
 
     def decrypt(self, record: Record, data: memoryview, name: str) -> None:
-        """Replaces the tensor's bytes by the plain ones."""
+        """Replaces the tensor's bytes by the plaintext."""
         cipher = record.cipher
         if cipher is None:
-            return  # tensors without data; parse_record() refuses others
+            return  # the tensor has no data; parse_record() refuses others
         key = self._key_for(record.derivation, name)
         for number in range(len(cipher.tags) // TAG_SIZE):
             begin = number * cipher.chunk_size
@@ -59,14 +59,14 @@ class Decryption:
         except WrongKeyError:
             raise DecryptionError(
                 f"{self._label}, tensor {name!r}, piece {number}: it cannot be decrypted: the key"
-                " is another one, or the file was changed",
+                " is wrong, or the file was changed",
                 code="decryption",
                 tensor=name,
                 chunk=number,
             ) from None
 
     def _key_for(self, derivation: Derivation | None, name: str) -> bytes:
-        """The key itself, or, once for a file, what the passphrase gives."""
+        """The key that was given, or derived from the passphrase once per file."""
         if self._options.key is not None or self._options.key_file is not None:
             if self._key is None:
                 raise RuntimeError("the key was not read")
@@ -83,10 +83,10 @@ class Decryption:
                 self._key = self._derive(derivation)
                 self._derivation = derivation
         if derivation != self._derivation:
-            # Else a file could ask for the whole cost once for each tensor.
+            # Otherwise a file could demand the full cost of a derivation for every tensor.
             raise DecryptionError(
-                f"{self._label}, tensor {name!r}: its key is derived in another way than that of"
-                " the tensors before",
+                f"{self._label}, tensor {name!r}: its key is derived differently from that of"
+                " the tensors before it",
                 code="decryption",
                 tensor=name,
             )

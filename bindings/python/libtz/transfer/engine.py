@@ -1,17 +1,17 @@
-"""Runs a plan: takes its requests in order, receives their bytes where they belong, has them
-checked and decoded while they are still in cache.
+"""Runs a plan: takes its requests in order, receives their bytes into the right memory, and checks
+and decodes them while they are still in cache.
 
-Threads. Workers take the next request each, so the file is read about front to back. The thread
-that asked for the load waits, or does the work itself when one worker is enough. The first error
-stops everything: the source is closed, which ends reads that wait for the network, and what was
-received is dropped.
+Threads. Each worker takes the next request, so the file is read roughly front to back. The calling
+thread waits, or does the work itself if one worker is enough. The first error stops everything:
+the source is closed, which ends reads that wait for the network, and received data is dropped.
 
-No load returns before its workers have ended: they may write to the caller's memory. So signals are
-held back meanwhile: Ctrl-C is raised by `wait`, and a later one when all have ended. An iteration
-lets them through between two tensors: its workers write to memory that the transfer keeps.
+A load does not return before its workers have ended, because they may write to the caller's memory.
+Until then, signals are held back: `wait` raises the first Ctrl-C, and a later one is raised when
+all workers have ended. An iteration delivers signals between two tensors: its workers write to
+memory that the transfer keeps alive.
 
-Memory. A request takes a staging slot if its plan needs one, and waits for it. With a window, a
-request waits too until the consumer has taken enough of what is complete.
+Memory. A request waits for a staging slot if its plan needs one. With a window, it also waits until
+the consumer has taken enough complete tensors.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from libtz.transfer.target import Request, StagingBuffer, Target
 
 __all__ = ["SCRATCH_SIZE_MAX", "Settings", "Transfer"]
 
-# What nobody wants is read into memory of at most this size.
+# Bytes that are not wanted are read into memory of at most this size.
 SCRATCH_SIZE_MAX = 1 << 20
 
-# How long a worker that waits for the consumer takes to see that there is room again.
+# How often a worker that waits for the consumer checks for room.
 WINDOW_POLL_S = 0.002
 
-# How long workers of an iteration that was given up may take to fill the pieces they have begun,
-# before the source is closed to wake them.
+# When an iteration is abandoned, its workers have this long to finish their current pieces before
+# the source is closed to wake them.
 GRACE_S = 5.0
 
 
@@ -54,9 +54,9 @@ class Settings:
     threads_max: int
     verify: int  # lib.VERIFY_*
     piece_size: int
-    window: int | None = None  # bytes of allocations that may be waiting for the consumer
-    observe: Callable[[memoryview], None] | None = None  # sees all bytes in order; for one thread
-    # Is told of each request whose bytes are there, by its worker, before anyone waiting is.
+    window: int | None = None  # bytes of allocations that may wait for the consumer
+    observe: Callable[[memoryview], None] | None = None  # gets all bytes in order; one thread only
+    # Called by the worker for each request that has arrived, before waiting threads wake.
     arrived: Callable[[int], None] | None = None
 
 
@@ -67,7 +67,7 @@ class _Worker:
 
 
 class Transfer:
-    """Use as a context manager around `wait` and `release`, by one thread."""
+    """A context manager, for one thread. Call `wait` and `release` inside it."""
 
     def __init__(
         self,
@@ -83,14 +83,14 @@ class Transfer:
         self._target = target
         self._settings = settings
         self._progress = progress
-        # These only ever rise. The last two are the consumer's.
+        # These only ever grow. The last two are set by the consumer.
         self._is_stopped = False
-        self._required_end = 0  # it waits for the requests before this one
-        self._released = 0  # bytes of allocations that it has taken
-        # One entry for each request done, for an error, and for a signal.
+        self._required_end = 0  # the consumer waits for the requests before this one
+        self._released = 0  # bytes of allocations that the consumer has taken
+        # One entry per finished request, error or signal.
         self._news: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._signals = HeldSignals(wake=functools.partial(self._news.put, None))
-        # Everything below is guarded by this condition, among workers.
+        # Among workers, this condition guards everything below.
         self._changed = threading.Condition()
         self._error: BaseException | None = None
         self._next = 0  # the next request to take
@@ -98,7 +98,7 @@ class Transfer:
         self._done_end = 0  # all requests before this one are done
         self._active = 0
         self._running = 0  # threads that have not ended
-        self._is_abandoned = False  # the last of them cleans up
+        self._is_abandoned = False  # the last thread cleans up
         self._concurrency = Concurrency(
             settings.threads,
             min(settings.threads_max, schedule.request_count),
@@ -110,7 +110,7 @@ class Transfer:
     def __enter__(self) -> Transfer:
         if self._settings.threads > 1 and self._schedule.request_count > 1:
             self._signals.hold()
-            if self._start_thread():  # which starts the others
+            if self._start_thread():  # this one starts the others
                 return self
             self._signals.release()
         self._workers.append(self._new_worker())
@@ -123,14 +123,14 @@ class Transfer:
         traceback: TracebackType | None,
     ) -> None:
         if threading.current_thread() in self._threads:
-            # The garbage collector ends an iteration that was left over, in one of its threads: it
-            # cannot wait for itself, nor, with a lock in hand, for the others. They end soon.
+            # The garbage collector closes an abandoned iteration in one of its own threads, which
+            # cannot wait for itself, nor for the others while it holds a lock. They end soon.
             self.abandon()
             return
-        self._signals.hold()  # an iteration may have let them through
+        self._signals.hold()  # an iteration may have released them
         try:
             self._stop()
-            # A consumer that has seen enough leaves the source open for the next load.
+            # A consumer that stops early leaves the source open for the next load.
             if kind is not None and not issubclass(kind, GeneratorExit):
                 self._source.close()
             self._join()
@@ -140,7 +140,7 @@ class Transfer:
 
     def _join(self) -> None:
         with self._changed:
-            threads = list(self._threads)  # all have begun, and no others begin any more
+            threads = list(self._threads)  # all have started, and no others will
         end_s = time.monotonic() + GRACE_S
         for thread in threads:
             thread.join(max(0.0, end_s - time.monotonic()))
@@ -153,7 +153,7 @@ class Transfer:
         self._progress.close()
 
     def abandon(self) -> None:
-        """Has the workers end, and the last of them clean up; does not wait for them."""
+        """Stops the workers without waiting for them. The last one cleans up."""
         with self._changed:
             self._is_abandoned = True
             is_over = self._running == 0
@@ -183,8 +183,8 @@ class Transfer:
     # ---- The consumer's side ----
 
     def wait(self, request_end: int) -> None:
-        """Returns when all requests before `request_end` are done; raises the first error, and what
-        a signal's handler raises. After an exception only leaving is possible."""
+        """Returns when all requests before `request_end` are done. Raises the first error, and what
+        signal handlers raise. After an exception, the transfer can only be left."""
         if not self._threads:
             self._work_here(request_end)
             return
@@ -201,7 +201,7 @@ class Transfer:
             try:
                 raise error
             finally:
-                del error  # else it and this frame would hold each other, and all that was received
+                del error  # else a reference cycle with this frame would keep all received data
         if self._settings.window is not None:
             self._signals.release()
 
@@ -241,7 +241,7 @@ class Transfer:
         self._threads.append(thread)
         try:
             thread.start()
-        except RuntimeError:  # a limit, or the interpreter ends: go on with those there are
+        except RuntimeError:  # a limit, or interpreter shutdown: go on with the others
             self._threads.remove(thread)
             self._active -= 1
             self._running -= 1
@@ -348,8 +348,8 @@ class Transfer:
         worker: _Worker,
         process: Callable[[int], None],
     ) -> Iterator[memoryview]:
-        """The memory for a request's bytes, piece by piece. Asked for the next piece, it knows that
-        the one before has arrived."""
+        """The memory for a request's bytes, piece by piece. When the next piece is requested, the
+        one before it has arrived."""
         received = processed = 0
         piece_size = self._settings.piece_size
         for view in self._segments(request, slot, worker.scratch):
@@ -386,5 +386,5 @@ class Transfer:
 
 
 def _refusals(source: Source) -> int:
-    """A server that takes no more connections need not say so: those past its limit get nothing."""
+    """A server at its connection limit may not say so: further connections just get no data."""
     return source.stats.throttled + source.stats.starved

@@ -1,4 +1,4 @@
-"""Loading into host memory: each allocation of the plan becomes a block."""
+"""Loading into host memory: each allocation of the plan becomes a buffer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def staging_buffer(size: int) -> StagingBuffer:
 
 
 class HostTarget:
-    """See `target.Target`. `existing` are blocks that need not be allocated, by allocation."""
+    """See `target.Target`. `existing` are buffers to use instead of new ones, by allocation."""
 
     def __init__(
         self, schedule: Schedule, ring: SlotRing[StagingBuffer], existing: Mapping[int, HostBuffer]
@@ -54,7 +54,7 @@ class HostTarget:
     def buffer(self, allocation: int) -> HostBuffer:
         block = self._blocks[allocation]
         if block is None:
-            raise RuntimeError(f"allocation {allocation} is gone, or not there yet")
+            raise RuntimeError(f"allocation {allocation} was released, or is not yet prepared")
         return block
 
     def tensor(self, allocation: int) -> Any:
@@ -64,7 +64,7 @@ class HostTarget:
         pass
 
     def forget(self, allocation: int) -> None:
-        self.addresses[allocation] = 0  # which libtz refuses to write to
+        self.addresses[allocation] = 0  # libtz refuses to write there
         self._blocks[allocation] = None
         self._views[allocation] = memoryview(b"")
 
@@ -87,8 +87,8 @@ class HostTarget:
 def resident_buffers(
     resident: HostBuffer, schedule: Schedule, offsets: list[int], item_sizes: list[int]
 ) -> dict[int, HostBuffer]:
-    """Which allocations can be parts of memory that is there already: those that are raw
-    throughout, and aligned for their dtype.
+    """The allocations that can be parts of existing memory: those that are stored raw, and aligned
+    for their dtype.
 
     Every item and companion is a whole tensor with an allocation of its own. In the memory it
     begins at `offsets[item]`.
@@ -102,7 +102,7 @@ def resident_buffers(
     for item, allocation in enumerate(schedule.all.allocation.tolist()):
         if allocation < 0 or (resident.address + offsets[item]) % item_sizes[item]:
             continue
-        # The chunks of a raw tensor lie one after another: only the last is no multiple of 64.
+        # The chunks of a raw tensor are contiguous: all but the last are multiples of 64 bytes.
         size = int(schedule.allocation_sizes[allocation])
         if received[allocation] == size:
             buffers[allocation] = resident.part(offsets[item], size)

@@ -1,4 +1,4 @@
-"""One load: from a list of items to memory that holds them. Joins plan, target and engine."""
+"""One load, from a list of items to memory that holds them. Connects plan, target and engine."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ __all__ = ["Load", "LoadOptions"]
 KIB = 1024
 MIB = 1024 * KIB
 
-# Tensors up to this size share allocations of about a megabyte: less memory lost to pages, and few
-# requests and segments for many small tensors.
+# Tensors up to this size share allocations of about a megabyte, which wastes less memory on pages
+# and keeps requests and segments few.
 SLAB_TENSOR_MAX = 64 * KIB
 SLAB_SIZE_MAX = MIB
 
-# Sixteen megabytes make a request's latency disappear; smaller files still give every thread some.
+# At 16 MiB, latency is negligible; in smaller files requests are smaller, so all threads have some.
 REQUEST_SIZE = 16 * MIB
 REQUEST_SIZE_MIN = MIB
 REQUESTS_PER_THREAD = 4
@@ -50,15 +50,15 @@ class LoadOptions:
     """How to load."""
 
     read: ReadOptions
-    is_streamed: bool = False  # tensors are taken one by one, and wait for that in bounded memory
+    is_streamed: bool = False  # tensors are taken one by one, from bounded memory
     upload: Upload | None = None  # to a device; None: host memory
-    # Where the items are to be put, in their order; None is allocated.
+    # Memory for the items, in their order; None is allocated.
     existing: Sequence[HostBuffer | None] | None = None
 
 
 class Load:
-    """Use as a context manager by one thread. `wait` for an item, or `wait_all`; `placed` says
-    where it is, `release` tells that the caller has it."""
+    """A context manager, for one thread. After `wait` or `wait_all`, `placed` returns where an item
+    is; `release` says that the caller has taken it."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class Load:
         )
         progress = Progress(plan.info.bytes_read, source.url, options.read.progress)
         self._transfer = Transfer(source, schedule, self.target, settings, progress)
-        # Two signals in a row can end an iteration without leaving the load.
+        # Two signals in a row can end an iteration without leaving the context.
         self._abandon = weakref.finalize(self, self._transfer.abandon)
         self._abandon.atexit = False
         self._index(schedule)
@@ -197,7 +197,7 @@ class Load:
     def __enter__(self) -> Load:
         try:
             self._transfer.__enter__()
-        except BaseException as error:  # Ctrl-C, with threads under way
+        except BaseException as error:  # Ctrl-C, with threads running
             self.__exit__(type(error), error, error.__traceback__)
             raise
         return self
@@ -296,7 +296,7 @@ class Load:
 def _check_size(
     schedule: Schedule, options: LoadOptions, resident: dict[int, HostBuffer], label: str
 ) -> None:
-    """Before any memory is taken for the items: for all, or for one tensor of an iteration."""
+    """Checks the size of the load, or of one tensor of an iteration, before allocating memory."""
     sizes = schedule.all.size
     if resident:
         sizes = sizes[~np.isin(schedule.all.allocation, list(resident))]

@@ -1,4 +1,4 @@
-"""A progress bar for people: on terminals only, unless asked for."""
+"""A progress bar: only on terminals, unless it is requested."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ TROUBLE_SIZE_MAX = 60
 
 
 class Progress:
-    """Shows how many of `total` bytes have arrived. `is_shown` None decides by the terminal."""
+    """Shows how many of `total` bytes have arrived. `is_shown` None: only on a terminal."""
 
     def __init__(self, total: int, label: str, is_shown: bool | None) -> None:
         self.is_shown = sys.stderr.isatty() if is_shown is None else is_shown
         self._bar: Any = None
         self._trouble = ""
         if self.is_shown:
-            from tqdm import tqdm  # a moment's import that most loads need not pay
+            from tqdm import tqdm  # most loads do not need this import
 
             class Bar(tqdm):  # type: ignore[type-arg]
                 monitor_interval = 0  # no thread that outlives the bar
@@ -36,7 +36,7 @@ class Progress:
             )
 
     def show(self, done: int, trouble: str = "") -> None:
-        """So much is done; `trouble` says why it takes longer."""
+        """`done` bytes have arrived; `trouble` is the reason for a delay."""
         if self._bar is not None:
             if trouble != self._trouble:
                 self._trouble = trouble

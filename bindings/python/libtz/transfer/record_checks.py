@@ -1,7 +1,7 @@
-"""Checks tensors of .tensors files by their record headers, as soon as all of a tensor is there.
+"""Checks tensors of .tensors files by their record headers, as soon as a tensor is complete.
 
-Each tensor has its own hashes, over all of it, so a worker checks it when the last of its requests
-has arrived. A tensor without hashes passes: `RecordLog.has_hashes` says whether there were any.
+The hashes of a tensor cover all of it, so a worker checks it when the last of its requests has
+arrived. A tensor without hashes is not checked; `RecordLog.has_hashes` is then False.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ END_MARK = bytes(8)
 
 
 class RecordNote(NamedTuple):
-    """What is kept of a record header."""
+    """The fields of a record header that are kept."""
 
     module: int  # the number of the module that had the tensor
     has_sha256: bool
@@ -60,8 +60,8 @@ class RecordChecks:
         every_hash: bool,
         decryption: Decryption | None,
     ) -> None:
-        """Without `every_hash`, a tensor with a CRC-32 that is not encrypted is checked by that
-        alone. What is found goes to `log`."""
+        """Without `every_hash`, an unencrypted tensor with a CRC-32 is checked only by that. The
+        results go to `log`."""
         self._header = header
         self._source = source
         self._log = log
@@ -73,7 +73,7 @@ class RecordChecks:
 
     @property
     def rewrites(self) -> bool:
-        """Encrypted bytes become plain ones, in place."""
+        """Whether it changes the bytes it checks: decryption is in place."""
         return self._decryption is not None
 
     def companions(self, items: LoadItems) -> list[lib.Tensor]:
@@ -103,14 +103,14 @@ class RecordChecks:
         # A tensor's bytes and its record header's are one range: requests [first, end).
         first = self._records.begin
         end = np.maximum(self._tensors.end, self._records.end)
-        # In the order of the file both ascend.
+        # In file order, both ascend.
         self._order = np.lexsort((end, first))
         self._firsts = first[self._order]
         self._ends = end[self._order]
         self._missing: list[int] = (self._ends - self._firsts).tolist()
 
     def arrived(self, request: int) -> None:
-        """Checks the tensors of which this was the last part."""
+        """Checks the tensors that this request completes. Called by workers."""
         begin = int(np.searchsorted(self._ends, request, side="right"))
         end = int(np.searchsorted(self._firsts, request, side="right"))
         complete = []
@@ -131,8 +131,8 @@ class RecordChecks:
         if not self._verify:
             return
         if record.cipher is not None and record.sha256 is None:
-            # Pieces are authenticated without the tensor's name and shape. The hash over both is
-            # what stops someone without the key from giving the data to another tensor.
+            # Pieces are authenticated without the tensor's name and shape. Only the hash over both
+            # stops someone without the key from assigning the data to another tensor.
             raise IntegrityError(
                 f"{self._header.label}, tensor {self._header.name(index)!r}: it is encrypted, but"
                 " the SHA-256 that binds its name and shape to the data is missing",
@@ -173,8 +173,8 @@ class RecordChecks:
 def check_hashes(
     header: lib.Header, index: int, record: Record, data: memoryview, *, every_hash: bool = True
 ) -> None:
-    """Compares a tensor's bytes, decrypted, with all hashes that its record has, or with the CRC-32
-    if there is one."""
+    """Compares a tensor's bytes, decrypted, with the hashes in its record. Without `every_hash`,
+    only with the CRC-32, if there is one."""
     if record.sha256 is not None and (every_hash or record.crc32 is None):
         state = hashlib.sha256(record.hashed)
         state.update(data)

@@ -11,16 +11,16 @@ from libtz.sources.base import Source
 
 __all__ = ["fetch_runs"]
 
-# Entries of tensors nobody asked for that cost less than another request.
+# Reading this many unneeded entries costs less than another request.
 GAP_MAX = 256 * 1024
 
 
 def fetch_runs(
     source: Source, header: lib.Header, tensors: NDArray[np.uint32], front: memoryview
 ) -> int:
-    """Puts what is missing of these tensors' runs; returns how many bytes it read for that.
+    """Reads the missing runs of these tensors into the header; returns how many bytes it read.
 
-    `front` is what is known of the file's beginning.
+    `front`: bytes from the start of the file that are already in memory.
     """
     missing = header.run_ranges(tensors)
     unknown = []
@@ -36,7 +36,7 @@ def fetch_runs(
         block = allocate(end - begin).view()
         source.read_into(begin, end - begin, [block])
         read += end - begin
-        # Only what was asked for: a bad run of another tensor is not this load's concern.
+        # Only these tensors: a bad run of another tensor must not fail this load.
         for offset, size in ranges:
             header.put_runs(offset, block[offset - begin : offset - begin + size])
     return read

@@ -1,8 +1,8 @@
-"""When a plan's requests first need memory, and when they complete an item.
+"""Relates a plan's items to its requests: when memory is first needed, when an item is complete.
 
-An *allocation* is memory that lives and dies as one: an allocation of the plan, or, in a staged
-plan, which has none, the destination of an item. Requests begin in ascending order, so everything
-here is a number of requests.
+An *allocation* is memory that is allocated and freed as one: an allocation of the plan, or the
+destination of an item in a staged plan, which has no allocations. Requests begin in ascending
+order, so all points in time here are numbers of requests.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Integers = NDArray[np.int64]
 class Layout(NamedTuple):
     """When items arrive, and where. Every field has one element per item."""
 
-    begin: Integers  # the first request that brings something of it
-    end: Integers  # it is complete when all requests before this one are done
-    allocation: Integers  # -1 when it is empty
+    begin: Integers  # the first request with bytes of the item
+    end: Integers  # the item is complete when all requests before this one are done
+    allocation: Integers  # -1 if the item is empty
     position: NDArray[np.uint64]  # in the allocation
     size: NDArray[np.uint64]
 
@@ -42,8 +42,8 @@ class Schedule:
     """A plan is made for items and, behind them, their companions.
 
     - `items`, `companions`: the layouts of both, and `all` of them as the plan has them;
-    - `allocations`: all of them, by first use; `allocation_count_at[r]` is how many of them request
-      r and those before it need, `bytes_at[r]` how many bytes these are;
+    - `allocations`: all of them, by first use; `allocation_count_at[r]`: how many of them the
+      requests up to and including r need; `bytes_at[r]`: their total size;
     - `allocation_sizes[a]`.
     """
 

@@ -1,4 +1,4 @@
-"""Staging memory: a fixed number of equal slots, which bounds host memory beyond the result."""
+"""Staging memory: a fixed number of equal slots, to bound host memory beyond the result."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ Slot = TypeVar("Slot")
 class Stopped(BaseException):
     """Ends a worker whose transfer is over; never leaves this package.
 
-    Not an `Exception`, so that no source takes it for a failed read and tries again.
+    Not an `Exception`, so that no source mistakes it for a failed read and retries.
     """
 
 
 class Use(Protocol):
-    """A slot's contents being carried on, as by a device's copy engine."""
+    """A use of a slot that is still running, such as a copy to a device."""
 
     def synchronize(self) -> None:
-        """Returns when the contents are needed no more."""
+        """Returns when the contents are no longer needed."""
 
 
 class SlotRing(Generic[Slot]):
-    """Slots are made when first needed, taken by `acquire`, and come back by `release`, at once or
-    when a use of theirs is over. Who finds none waits: that is the back-pressure."""
+    """Slots are made when first needed. `release` returns a slot at once, or when its use is over.
+    A caller that finds no free slot blocks; that is the back-pressure."""
 
     def __init__(self, make: Callable[[], Slot], count: int) -> None:
         self._make = make
@@ -44,7 +44,7 @@ class SlotRing(Generic[Slot]):
                 self._changed.wait()
             if self._is_stopped:
                 raise Stopped
-            # A slot that is still in use is free soon; a new one costs memory for good.
+            # A slot in use is free soon; a new one takes memory permanently.
             if self._free and (self._free[0][1] is None or not self._unmade):
                 slot, use = self._free.popleft()
             else:
@@ -57,7 +57,7 @@ class SlotRing(Generic[Slot]):
 
     def release(self, slot: Slot, use: Use | None = None) -> None:
         with self._changed:
-            # Those that can be taken without waiting come first.
+            # Slots that can be taken without waiting come first.
             if use is None:
                 self._free.appendleft((slot, None))
             else:
@@ -65,7 +65,7 @@ class SlotRing(Generic[Slot]):
             self._changed.notify()
 
     def stop(self) -> None:
-        """Everyone who waits, or comes later, gets `Stopped`."""
+        """Makes waiting and later calls of `acquire` raise `Stopped`."""
         with self._changed:
             self._is_stopped = True
             self._changed.notify_all()

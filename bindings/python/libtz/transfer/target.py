@@ -1,4 +1,4 @@
-"""Where the bytes of a transfer go: what the engine asks of host memory and of devices alike."""
+"""Where the bytes of a transfer go: one interface to host memory and devices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Request", "StagingBuffer", "Target"]
 
 
 class Request(NamedTuple):
-    """A range of the source and what becomes of it: the fields of `tz_request`."""
+    """A range of the source and where it goes: the fields of `tz_request`."""
 
     offset: int
     size: int
@@ -25,7 +25,7 @@ class Request(NamedTuple):
 
 
 class StagingBuffer(NamedTuple):
-    """Staging memory of one request."""
+    """Staging memory for one request."""
 
     view: memoryview
     address: int
@@ -38,35 +38,35 @@ class Target(Protocol):
     addresses: NDArray[np.uint64]  # of the plan's allocations; none in staged plans
 
     def prepare(self, count: int) -> None:
-        """Make the first `count` allocations exist. Never called by two threads at once."""
+        """Prepare the first `count` allocations. Never called by two threads at once."""
 
     def view(self, allocation: int) -> memoryview:
-        """An allocation that exists. Staged plans have none."""
+        """A prepared allocation. Staged plans have none."""
 
     def buffer(self, allocation: int) -> HostBuffer:
-        """An allocation in host memory whose requests are done. A device has none."""
+        """An allocation in host memory whose requests are done. Not for devices."""
 
     def tensor(self, allocation: int) -> Any:
-        """An allocation on a device whose requests are done. Host memory has none."""
+        """An allocation on a device whose requests are done. Not for host memory."""
 
     @property
     def begun_allocations(self) -> list[int]:
-        """Those that were prepared, in the order of their first use."""
+        """Allocations that were prepared, in order of first use."""
 
     def publish(self) -> None:
-        """What the caller does with the allocations from now on sees all that has arrived."""
+        """Make everything that has arrived visible to the caller."""
 
     def forget(self, allocation: int) -> None:
-        """From now on the allocation is its tensors' alone."""
+        """Drop the allocation; only its tensors keep it."""
 
     def acquire(self) -> StagingBuffer:
-        """Staging memory for one request. Waits; raises Stopped after `stop`."""
+        """Wait for staging memory for one request. Raises Stopped after `stop`."""
 
     def deliver(self, request: Request, slot: StagingBuffer) -> None:
-        """The request is checked and decoded: carry it on if need be, take the slot back."""
+        """The request is checked and decoded: pass its data on if needed, take the slot back."""
 
     def stop(self) -> None:
         """Wake threads that wait in `acquire`."""
 
     def close(self) -> None:
-        """All workers have ended. Returns when nothing touches the slots any more."""
+        """Called when all workers have ended. Returns when the slots are no longer in use."""

@@ -1,8 +1,8 @@
-"""Loading to a device: staged requests, copied piece by piece into tensors that are there already.
+"""Loading to a device: staged requests are copied piece by piece into existing tensors.
 
-Receiving and checking happen in a ring of slots in pinned host memory; copies go to a stream of
-their own, and a slot comes back when the event behind its copies has passed. `HostUpload` is
-the twin without a device, which runs the same code.
+Data is received and checked in a ring of slots in pinned host memory. Copies run on a stream of
+their own; a slot is free again when the event after its copies has completed. `HostUpload` runs the
+same code without a device.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MakeEmpty = Callable[[lib.Tensor, Any], tuple[Any, Any]]
 
 
 class Upload(Protocol):
-    """A way to a device."""
+    """Copies staged data to a device."""
 
     path: str
 
@@ -35,20 +35,20 @@ class Upload(Protocol):
         """Staging memory that `copy` can read; its owner is a tensor of bytes."""
 
     def empty(self, entries: Sequence[lib.Tensor]) -> list[tuple[Any, Any]]:
-        """Tensors on the device and their bytes, ready to be copied into."""
+        """Uninitialised tensors on the device, each with its bytes as a flat tensor."""
 
     def copy(self, pairs: Sequence[tuple[Any, Any]]) -> Use | None:
-        """Enqueues copies (to, from). None if they are over already."""
+        """Enqueues copies (to, from). None if they are already finished."""
 
     def publish(self) -> None:
-        """What the caller does with the device from now on sees all copies so far."""
+        """Makes the caller's stream wait for all copies so far."""
 
     def synchronize(self) -> None:
-        """Returns when all copies are over."""
+        """Returns when all copies are finished."""
 
 
 class HostUpload:
-    """Plain copies: for tests, and to show what a upload is."""
+    """Plain copies, for tests."""
 
     path = "staged"
 
@@ -79,7 +79,7 @@ class HostUpload:
 
 
 class CudaUpload:
-    """A stream of its own beside the caller's current one."""
+    """Copies on a stream of its own, besides the caller's current one."""
 
     path = "pinned"
 
@@ -98,8 +98,8 @@ class CudaUpload:
         return StagingBuffer(memoryview(view), data.data_ptr(), data)
 
     def empty(self, entries: Sequence[lib.Tensor]) -> list[tuple[Any, Any]]:
-        # On the caller's stream, whose tensors they will be. Their memory may have been another
-        # tensor's whose last kernels are still queued there, so our copies wait for those.
+        # Allocated on the caller's stream, which will use the tensors. Kernels of a former owner of
+        # the memory may still be queued there, so the copies wait for those.
         with self._torch.cuda.stream(self._callers):
             tensors = [self._make_empty(entry, self._device) for entry in entries]
         self._stream.wait_stream(self._callers)
@@ -153,9 +153,9 @@ class DeviceTarget:
             self._tensors[allocation], self._bytes[allocation] = tensor, data
 
     def tensor(self, allocation: int) -> Any:
-        """An item whose requests are done. Its last copies may still be under way."""
+        """An item whose requests are done. Its last copies may still be running."""
         if self._tensors[allocation] is None:
-            self._fill([allocation])  # an empty one: no request needed it
+            self._fill([allocation])  # an empty tensor, which no request needed
         return self._tensors[allocation]
 
     @property
@@ -194,5 +194,5 @@ class DeviceTarget:
         self._ring.stop()
 
     def close(self) -> None:
-        # Slots and tensors may go now: nothing copies between them any more.
+        # Slots and tensors may be freed after this: no copies are left.
         self._upload.synchronize()

@@ -1,4 +1,4 @@
-"""What is checked during a load, as a value: one for each load.
+"""What a load checks, as a value: one per load.
 
 Checks of record headers, which only `.tensors` files have, are in record_checks.py.
 """
@@ -19,11 +19,11 @@ __all__ = ["ChunkChecks", "Verification", "WholeFileSha256", "require_sha256"]
 
 
 class Verification(Protocol):
-    """The methods are called in this order. A tensor is handed out after all its requests have
-    arrived, and the last one only after `finish`."""
+    """The checks of one load. The methods are called in this order. A tensor is handed out when all
+    its requests have arrived, the last one only after `finish`."""
 
     level: int  # lib.VERIFY_*: how chunks are checked, where the format has any
-    covers_tensors: bool  # it checks whole tensors in host memory, and nothing smaller
+    covers_tensors: bool  # it only checks whole tensors, in host memory
 
     @property
     def rewrites(self) -> bool:
@@ -31,25 +31,25 @@ class Verification(Protocol):
 
     @property
     def observe(self) -> Callable[[memoryview], None] | None:
-        """Sees all bytes, in file order."""
+        """Gets all bytes, in file order."""
 
     def companions(self, items: LoadItems) -> Sequence[lib.Tensor]:
-        """What to read besides: the record header of each item, in the order of the items; or
+        """What to read in addition: the record header of each item, in the order of the items; or
         nothing. An item is complete only when its companion is."""
 
     def begin(self, schedule: Schedule, target: Target) -> None:
-        """No request has been made yet."""
+        """Called before the first request."""
 
     def arrived(self, request: int) -> None:
         """The bytes of a request are in the target. Called by the worker that received them, before
-        anyone who waits for them is told."""
+        waiting threads wake."""
 
     def finish(self) -> None:
         """Everything has arrived."""
 
 
 class ChunkChecks:
-    """Each chunk by its CRC-32C, or by its BLAKE3 where a digest pins the file."""
+    """Checks each chunk by its CRC-32C, or by its BLAKE3 if a digest pins the file."""
 
     covers_tensors = False
     rewrites = False
@@ -72,7 +72,7 @@ class ChunkChecks:
 
 
 class WholeFileSha256:
-    """All bytes of the file, in order, besides what `inner` checks."""
+    """Checks the SHA-256 of the whole file, in addition to the checks of `inner`."""
 
     def __init__(
         self, expected: bytes, front: memoryview, tail: bytes, inner: Verification, url: str

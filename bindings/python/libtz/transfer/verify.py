@@ -1,4 +1,4 @@
-"""Reads a whole tz file once and checks everything about it."""
+"""Reads a whole tz file once and checks every part of it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from libtz.sources.base import Source
 
 __all__ = ["verify_file"]
 
-# Chunk entries are asked for tensor by tensor; reading this much ahead makes them few requests.
+# Chunk entries are read tensor by tensor; reading ahead this far makes that few requests.
 READ_AHEAD = 1 << 20
 
 
 def verify_file(
     source: Source, header: Header, *, progress: Callable[[int], None] | None = None
 ) -> None:
-    """Raises what is wrong with the file, first in the order of the specification (section 13).
+    """Raises the first fault in the file, in the order of the specification (section 13).
 
-    `progress` is told how many bytes were checked each time. Memory: one range (16 MiB, one chunk
-    or one tensor's chunk entries, whichever is largest).
+    `progress` is called with the number of bytes that were just checked. Memory: one range (16 MiB,
+    one chunk or one tensor's chunk entries, whichever is largest).
     """
     verifier = Verifier(header)
     entries = _ReadAhead(source, header.info.header_size)

@@ -45,10 +45,9 @@ def coreweave(folder: Path) -> Checkpoint:
 
 def sharded(folder: Path) -> Checkpoint:
     names = list(TENSORS)
-    for number, part in enumerate((names[::2], names[1::2])):
-        safetensors.torch.save_file(
-            {name: TENSORS[name] for name in part}, folder / f"{number}.safetensors"
-        )
+    for number, part in enumerate((names[::2], names[1::2]), start=1):
+        path = folder / f"model-{number:05}-of-00002.safetensors"
+        safetensors.torch.save_file({name: TENSORS[name] for name in part}, path)
     return libtz.torch.open(folder)
 
 

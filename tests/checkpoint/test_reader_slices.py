@@ -238,9 +238,12 @@ def test_shards_along_the_first_dimension_read_their_share(
     source: Any = file.data
     if kind in ("safetensors", "set"):
         whole = torch.from_numpy(np.frombuffer(data.data, np.int16).copy()).view(shape)
-        for name in ("t", "u"):
-            safetensors.torch.save_file({name: whole.clone()}, tmp_path / f"{name}.safetensors")
-        source = tmp_path / "t.safetensors" if kind == "safetensors" else tmp_path
+        for number, name in enumerate(("t", "u"), start=1):
+            path = tmp_path / f"model-{number:05}-of-00002.safetensors"
+            safetensors.torch.save_file({name: whole.clone()}, path)
+        source = (
+            tmp_path / "model-00001-of-00002.safetensors" if kind == "safetensors" else tmp_path
+        )
     with libtz.open(source) as f:
         stored = f.info("t").stored_nbytes
         for rank in range(ranks):

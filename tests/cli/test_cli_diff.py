@@ -48,8 +48,9 @@ def write(form: str, tensors: dict[str, torch.Tensor], folder: Path) -> str:
     elif form == "safetensors":
         safetensors.torch.save_file(tensors, path, metadata={"a": "b"})
     else:
-        for number, (name, tensor) in enumerate(tensors.items()):
-            safetensors.torch.save_file({name: tensor}, folder / f"{number}.safetensors")
+        for number, (name, tensor) in enumerate(tensors.items(), start=1):
+            shard = folder / f"model-{number:05}-of-{len(tensors):05}.safetensors"
+            safetensors.torch.save_file({name: tensor}, shard)
         return str(folder)
     return str(path)
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tensorizer
 from tests.faults.store import Answer, Call, error_answer, range_answer, scripted_store
 from tests.servers import Certificate
 
-from libtz.compat.tensorizer import stream_io
+from libtz.compat.tensorizer import serialization, stream_io
 from libtz.compat.tensorizer.stream_io import CAInfo
 from libtz.errors import Error
+from libtz.sources.s3 import S3Origin
 
 DATA = bytes(range(256)) * 40
 
@@ -99,3 +102,136 @@ def test_authorities_that_curl_would_trust_are_trusted(
         assert fetch(certificate_handling=CAInfo(cacert=certificate.path)) == DATA
         monkeypatch.setenv("SSL_CERT_FILE", certificate.path)
         assert fetch() == DATA
+
+
+# ---- Endpoints -----------------------------------------------------------------------------------
+
+READ, WRITE = "accel-object.ord1.coreweave.com", "object.ord1.coreweave.com"
+KEYS: dict[str, Any] = {"s3_access_key_id": "an-id", "s3_secret_access_key": "a-secret"}
+
+
+@pytest.fixture
+def places(monkeypatch: pytest.MonkeyPatch) -> list[stream_io.Place]:
+    """What would be read: nothing is connected to."""
+    seen: list[stream_io.Place] = []
+
+    def record(place: stream_io.Place, *_: object) -> None:
+        seen.append(place)
+
+    monkeypatch.setattr(stream_io, "ObjectReader", record)
+    return seen
+
+
+def requested(place: stream_io.Place) -> tuple[str, bool]:
+    """Where the first request goes, and whether it is signed."""
+    url, headers = S3Origin(place.url, place.s3, place.http).sign()
+    return url.partition("?")[0], any(name.lower() == "authorization" for name in headers)
+
+
+def test_without_configuration_coreweaves_objects_are_read_unsigned(
+    places: list[stream_io.Place],
+) -> None:
+    read_place = partial(stream_io.open_stream, "s3://tensorized/a/model.tensors")
+    read_place()
+    assert requested(places[0]) == (f"https://{READ}/tensorized/a/model.tensors", False)
+    read_place(s3_access_key_id="", s3_secret_access_key="")
+    assert requested(places[1]) == (f"https://{READ}/tensorized/a/model.tensors", False)
+    read_place(**KEYS)
+    assert requested(places[2]) == (f"https://{READ}/tensorized/a/model.tensors", True)
+    read_place(force_http=True)
+    assert requested(places[3])[0].startswith(f"http://{READ}/")
+
+
+def test_without_configuration_objects_are_written_to_coreweave() -> None:
+    with stream_io.open_stream("s3://bucket/key", "wb", **KEYS) as stream:
+        place = stream.take()  # type: ignore[attr-defined]
+    assert requested(place) == (f"https://{WRITE}/bucket/key", True)
+
+
+def test_programs_may_set_the_default_endpoints(
+    places: list[stream_io.Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream_io, "default_s3_read_endpoint", "read.example")
+    monkeypatch.setattr(stream_io, "default_s3_write_endpoint", "http://write.example:81")
+    stream_io.open_stream("s3://bucket/key")
+    assert requested(places[0])[0] == "https://read.example/bucket/key"
+    with stream_io.open_stream("s3://bucket/key", "wb", **KEYS) as stream:
+        assert stream.take().s3.endpoint == "http://write.example:81"  # type: ignore[attr-defined]
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "an-id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret")
+    stream_io.open_stream("s3://bucket/key")
+    assert requested(places[1]) == ("https://read.example/bucket/key", True)
+
+
+def test_the_default_endpoint_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(call: Call) -> Answer:
+        assert "authorization" not in {name.lower() for name in call.headers}
+        return range_answer(call, DATA)
+
+    with scripted_store(answer) as (endpoint, _):
+        monkeypatch.setattr(stream_io, "default_s3_read_endpoint", endpoint)
+        assert read() == DATA
+
+
+@pytest.mark.parametrize(
+    ("config", "environment"),
+    [
+        ("", {"AWS_ENDPOINT_URL_S3": "http://store.example", "AWS_ENDPOINT_URL": "http://other"}),
+        ("", {"AWS_ENDPOINT_URL": "http://store.example"}),
+        ("endpoint_url = http://store.example\n", {}),
+        ("s3 =\n  endpoint_url = http://store.example\nendpoint_url = http://other\n", {}),
+        ("services = ours\n[services ours]\ns3 =\n  endpoint_url = http://store.example\n", {}),
+    ],
+)
+def test_an_endpoint_that_boto3_is_configured_for_wins(
+    config: str,
+    environment: dict[str, str],
+    places: list[stream_io.Place],
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (home / ".aws").mkdir()
+    (home / ".aws" / "config").write_text(f"[default]\n{config}")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    stream_io.open_stream("s3://bucket/key")
+    assert requested(places[0]) == ("http://store.example/bucket/key", False)
+
+
+def test_keys_that_boto3_found_are_not_for_coreweave(
+    places: list[stream_io.Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "an-id")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret")
+    stream_io.open_stream("s3://bucket/key")
+    url, is_signed = requested(places[0])
+    assert "amazonaws.com" in url
+    assert is_signed
+
+
+# ---- Arguments -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("begin", "end"), [(5, 2), (5, 5), (None, 0), (0, 0)])
+def test_ranges_that_end_before_they_begin_are_refused(begin: int | None, end: int) -> None:
+    """Nothing listens there: they are refused before anything is asked for."""
+    for make in (stream_io.CURLStreamFile, stream_io.open_stream):
+        with pytest.raises(ValueError, match="end comes after begin"):
+            make("http://127.0.0.1:9/m", begin=begin, end=end)
+    with pytest.raises(ValueError, match="End marker"):
+        tensorizer.stream_io.CURLStreamFile("http://127.0.0.1:9/m", begin=begin, end=end)
+
+
+def test_certificates_are_a_cainfo() -> None:
+    with pytest.raises(TypeError, match="CAInfo"):
+        stream_io.CURLStreamFile("http://127.0.0.1:9/m", certificate_handling=False)  # type: ignore[arg-type]
+
+
+def test_small_types_are_where_tensorizer_has_them() -> None:
+    for name in ("TensorType", "HashType"):
+        theirs = getattr(tensorizer.serialization, name)
+        members = {member.name: member.value for member in getattr(serialization, name)}
+        assert members == {member.name: member.value for member in theirs}
+    made = serialization.TensorHash(serialization.HashType.SHA256, b"1")
+    assert made == serialization.TensorHash(type=serialization.HashType.SHA256, hash=b"1")
+    assert made > serialization.TensorHash(serialization.HashType.CRC32, b"2")

@@ -34,7 +34,7 @@ from libtz.sources.s3 import S3Source
 
 DATA = random.Random(9).randbytes(3_000_000)
 HTTP = HttpOptions(retry=RetryPolicy(attempts=3, backoff_s=0.01, backoff_max_s=0.02), proxies={})
-BUCKET = "models"
+BUCKET = "sources"
 
 
 @pytest.fixture(autouse=True)
@@ -417,7 +417,7 @@ def test_encryption_is_used_unless_the_endpoint_says_http(aws: Path) -> None:
 
 def test_without_credentials_there_is_advice(fake: FaultServer) -> None:
     source = S3Source("s3://bucket/key", S3Options(endpoint=fake.url("")), HTTP)
-    with pytest.raises(OptionError, match="anonymous=True"):
+    with pytest.raises(OptionError, match=r"S3Options\.anonymous"):
         source.open(memoryview(bytearray(10)))
     source.close()
 

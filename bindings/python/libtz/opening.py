@@ -164,7 +164,7 @@ def _header(
                     "; there is nothing to read: the file is empty (0 bytes), as after an upload"
                     " that broke off, or where it marks a folder"
                 )
-            elif (other := describe_other_format(front)) is not None:
+            elif error.code == "not-tz" and (other := describe_other_format(front)) is not None:
                 error.message += f"; {other}"
             raise
         if isinstance(opened, lib.Header):

@@ -30,6 +30,7 @@ from libtz._native.writing import (
 from libtz.errors import IntegrityError
 
 __all__ = [
+    "CODEC_RAW",
     "ENTRY",
     "NONE32",
     "NONE64",
@@ -97,6 +98,7 @@ PLAN_STAGED: int = clib.TZ_PLAN_STAGED
 # As tz_segment.allocation has them.
 TO_STAGING: int = clib.TZ_TO_STAGING & 0xFFFF_FFFF
 TO_NOWHERE: int = clib.TZ_TO_NOWHERE & 0xFFFF_FFFF
+CODEC_RAW = 0  # section 8 of the specification
 VERIFY_NONE: int = clib.TZ_VERIFY_NONE
 VERIFY_CRC: int = clib.TZ_VERIFY_CRC
 VERIFY_DIGEST: int = clib.TZ_VERIFY_DIGEST
@@ -210,7 +212,9 @@ class Header:
         t = new_struct("tz_tensor")
         found = []
         for index in indices:
-            check(clib.tz_header_tensor(self.handle, index, t), where=self.label)
+            status = clib.tz_header_tensor(self.handle, index, t)
+            if status:
+                check(status, where=self.label)
             found.append(
                 Tensor(
                     text(t.name, t.name_size),
@@ -229,9 +233,18 @@ class Header:
         return found
 
     def name(self, index: int) -> str:
-        t = new_struct("tz_tensor")
-        check(clib.tz_header_tensor(self.handle, index, t), where=self.label)
-        return text(t.name, t.name_size)
+        return self.names([index])[0]
+
+    def names(self, indices: Iterable[int]) -> list[str]:
+        """As `name`, in one pass."""
+        t, header, read = new_struct("tz_tensor"), self.handle, clib.tz_header_tensor
+        found = []
+        for index in indices:
+            status = read(header, index, t)
+            if status:
+                check(status, where=self.label)
+            found.append(ffi.unpack(t.name, t.name_size).decode())
+        return found
 
     def find(self, name: str) -> int | None:
         try:

@@ -83,7 +83,7 @@ class Catalog:
         """Names, in the writer's order."""
         if self._indices is None:
             order = self.header.order().tolist()
-            self._indices = dict(zip(map(self.header.name, order), order, strict=True))
+            self._indices = dict(zip(self.header.names(order), order, strict=True))
         return iter(self._indices)
 
     def __contains__(self, name: object) -> bool:
@@ -117,12 +117,11 @@ class Catalog:
 
     def entries(self, items: Sequence[ReadItem]) -> list[Entry]:
         indices = [self.index(item.name) for item in items]
-        found = self.header.tensors(indices)
         entries = []
-        for item, index, tensor in zip(items, indices, found, strict=True):
-            if tensor.tie is None:
-                entries.append(Entry(item, tensor.order, index, tensor))
-            else:
-                owner = self.header.tensor(tensor.tie)
-                entries.append(Entry(item, tensor.order, tensor.tie, owner))
+        for item, index, tensor in zip(items, indices, self.header.tensors(indices), strict=True):
+            owner, order = index, tensor.order
+            if tensor.tie is not None:
+                owner = tensor.tie
+                tensor = self.header.tensor(owner)
+            entries.append(Entry(item, order, owner, tensor))
         return entries

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import threading
+import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from operator import itemgetter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,9 +19,10 @@ from libtz._native import lib
 from libtz.arrays.base import Destination
 from libtz.checkpoint.catalog import Entry, is_valueless, memory_size
 from libtz.checkpoint.slices import ReadItem, cut, thin
+from libtz.checkpoint.small_reads import is_small, read_small
 from libtz.errors import Error, OptionError
 from libtz.format import dtype_name, item_size
-from libtz.memory import HostBuffer, allocate
+from libtz.memory import HostBuffer, allocate, check_decoded_size
 from libtz.options import ReadOptions
 from libtz.sources.base import Source
 from libtz.transfer.load import Load, Policy, Wants
@@ -85,8 +88,10 @@ class Loader:
         streamed: bool,
     ) -> Generator[tuple[ReadItem, U], None, None]:
         """See `Checkpoint.read_items`."""
-        for entry in entries:
-            into.framework.require(dtype_name(entry.tensor.dtype), entry.item.name)
+        _require_dtypes(entries, into)
+        if len(entries) == 1 and (tensor := self._read_alone(entries[0], into, verification)):
+            yield entries[0].item, tensor[0]
+            return
         self._check_valueless(entries)
         has_regions = any(entry.item.region is not None for entry in entries)
         is_cut = has_regions and verification.covers_tensors
@@ -110,6 +115,42 @@ class Loader:
         read = self._read_one_by_one if is_one_by_one else self._read_all
         tensors = read(reads, into, policy, verification)
         yield from tensors if streamed else list(tensors)
+
+    def _read_alone(
+        self, entry: Entry, into: Destination[U], verification: Verification
+    ) -> tuple[U] | None:
+        """The tensor, if it is small and nothing but its own bytes has to be read."""
+        is_plain = entry.item.region is None and into.device is None
+        is_whole = verification.covers_tensors or verification.observe is not None
+        if not is_plain or is_whole or not is_small(entry.tensor):
+            return None
+        self._require_open()
+        check_decoded_size(entry.tensor.decoded_size, self.options, self.source.url)
+        begin, before = time.perf_counter(), copy.copy(self.source.stats)
+        try:
+            with self._planning:
+                owner = np.array([entry.owner], np.uint32)
+                read = fetch_runs(self.source, self._header, owner, self.front)
+            buffer = read_small(
+                self.source, self._header, entry.owner, entry.tensor, verification.level
+            )
+        except BaseException:
+            self.close()
+            raise
+        if buffer is None:
+            return None
+        self.stats = TransferStats(
+            path="copy",
+            seconds=time.perf_counter() - begin,
+            bytes_wanted=buffer.size,
+            bytes_stored=buffer.size,
+            bytes_read=buffer.size + read,
+            requests=self.source.stats.requests - before.requests,
+            retries=self.source.stats.retries - before.retries,
+            threads=1,
+        )
+        dtype = dtype_name(entry.tensor.dtype)
+        return (into.framework.make(buffer, 0, dtype, entry.tensor.shape),)
 
     def _read_all(
         self, reads: _Reads, into: Destination[U], policy: Policy, verification: Verification
@@ -192,8 +233,7 @@ class Loader:
 
     @contextmanager
     def _load(self, reads: _Reads, policy: Policy, verification: Verification) -> Iterator[Load]:
-        if self.is_closed:
-            raise OptionError(f"{self.source.url} is closed")
+        self._require_open()
         wants, check = verification.plan(reads.wants())
         with self._planning:
             # np.unique imports numpy.ma at its first call, which takes 6 ms.
@@ -211,6 +251,10 @@ class Loader:
         finally:
             self.stats = load.stats(read)
 
+    def _require_open(self) -> None:
+        if self.is_closed:
+            raise OptionError(f"{self.source.url} is closed")
+
     def _check_valueless(self, entries: Sequence[Entry]) -> None:
         size = sum(memory_size(each.tensor) for each in entries if is_valueless(each.tensor))
         if size > self.options.meta_size_max:
@@ -224,12 +268,23 @@ class Loader:
         self.source.close()
 
 
+def _require_dtypes(entries: Sequence[Entry], into: Destination[Any]) -> None:
+    """Refuses types that the framework does not have; each is asked about once."""
+    names = {entry.tensor.dtype: entry.item.name for entry in reversed(entries)}
+    for dtype, name in names.items():
+        into.framework.require(dtype_name(dtype), name)
+
+
 def _make(load: Load, reads: _Reads, number: int, entry: Entry, into: Destination[U]) -> U:
     """The tensor of an entry whose data have arrived."""
     if load.is_on_device and not is_valueless(entry.tensor):
         uploaded: U = load.device_tensor(number)
         return uploaded
-    buffer, position, shape = _values(load, reads, number, entry)
+    if entry.item.region is None and not entry.tensor.flags:  # most tensors, hence the short way
+        buffer, position = load.placed(number)
+        shape = entry.tensor.shape
+    else:
+        buffer, position, shape = _values(load, reads, number, entry)
     tensor = into.framework.make(buffer, position, dtype_name(entry.tensor.dtype), shape)
     return tensor if into.device is None else into.device.copy(tensor)
 

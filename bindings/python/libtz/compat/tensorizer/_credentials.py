@@ -1,5 +1,6 @@
 """Keys and endpoints of S3 stores, looked for where Tensorizer looks: arguments, then s3cmd's
-configuration, then whatever boto3 knows; readers without any are anonymous."""
+configuration, then whatever boto3 knows. Without any keys, readers are anonymous; without any
+endpoint, CoreWeave's object storage is meant."""
 
 from __future__ import annotations
 
@@ -14,7 +15,10 @@ from libtz.options import S3Options
 from libtz.sources.s3_client import make_session
 from libtz.sources.s3_errors import s3_errors
 
-__all__ = ["s3_options"]
+__all__ = ["COREWEAVE_READ", "COREWEAVE_WRITE", "s3_options"]
+
+COREWEAVE_READ = "accel-object.ord1.coreweave.com"
+COREWEAVE_WRITE = "object.ord1.coreweave.com"
 
 # Hosts of CoreWeave's object storage, which know buckets by their host name only.
 _VIRTUAL_HOSTS = ("cwobject.com", "cwlota.com")
@@ -31,6 +35,7 @@ def s3_options(
     signature: str | None,
     force_http: bool | None,
     is_read: bool,
+    default_endpoint: str,
 ) -> S3Options:
     if signature not in (None, "s3v4"):
         raise ValueOptionError(
@@ -38,7 +43,9 @@ def s3_options(
         )
     if (access_key is None) != (secret_key is None):
         raise ValueOptionError("give s3_access_key_id and s3_secret_access_key together")
+    session = make_session(S3Options())
     is_anonymous = access_key == "" and secret_key == ""
+    has_session_keys = False
     if access_key is None:
         found = _s3cmd_configuration(config_path)
         access_key, secret_key = found.get("access_key"), found.get("secret_key")
@@ -48,10 +55,16 @@ def s3_options(
             force_http = found["use_https"] == "False"
     if not access_key or not secret_key:
         access_key = secret_key = session_token = None
-        is_anonymous = is_anonymous or (is_read and not _has_credentials())
+        has_session_keys = not is_anonymous and _has_credentials(session)
+        is_anonymous = is_anonymous or (is_read and not has_session_keys)
     elif access_key == os.environ.get("AWS_ACCESS_KEY_ID"):
         # Code that reads the keys from the environment passes them on without what belongs to them.
         session_token = session_token or os.environ.get("AWS_SESSION_TOKEN") or None
+    endpoint = endpoint or _configured_endpoint(session)
+    # Keys that boto3 found are for the store that boto3 would ask: CoreWeave is not shown them.
+    is_foreign = has_session_keys and default_endpoint in (COREWEAVE_READ, COREWEAVE_WRITE)
+    if not endpoint and not is_foreign:
+        endpoint = default_endpoint
     endpoint = None if not endpoint else _with_scheme(endpoint, bool(force_http))
     is_virtual = endpoint is not None and (urlsplit(endpoint).hostname or "") in _VIRTUAL_HOSTS
     return S3Options(
@@ -83,8 +96,20 @@ def _s3cmd_configuration(config_path: Any) -> dict[str, str]:
     return {key: value for key, value in parser["default"].items() if value}
 
 
-def _has_credentials() -> bool:
-    session = make_session(S3Options())
+def _configured_endpoint(session: Any) -> str | None:
+    """What boto3 would use, and "endpoint_url" under "s3" in a profile, which only Tensorizer
+    knows."""
+    if session.get_config_variable("ignore_configured_endpoint_urls"):
+        return None
+    profile = session.get_scoped_config()
+    services = session.full_config.get("services", {}).get(profile.get("services"), {})
+    found = [os.environ.get("AWS_ENDPOINT_URL_S3"), os.environ.get("AWS_ENDPOINT_URL")]
+    for section in (profile.get("s3"), services.get("s3"), profile):
+        found.append(section.get("endpoint_url") if isinstance(section, dict) else None)
+    return next((endpoint for endpoint in found if endpoint), None)
+
+
+def _has_credentials(session: Any) -> bool:
     with s3_errors("S3 configuration"):
         return session.get_credentials() is not None
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from libtz.compat._errors import TypeOptionError, ValueOptionError
-from libtz.compat.tensorizer._credentials import s3_options
+from libtz.compat.tensorizer._credentials import COREWEAVE_READ, COREWEAVE_WRITE, s3_options
 from libtz.compat.tensorizer._errors import translated
 from libtz.errors import OptionError
 from libtz.locations import Location, resolve_sink, resolve_source
@@ -23,11 +23,15 @@ from libtz.sources.tls import authorities, system_authorities
 
 __all__ = ["CAInfo", "CURLStreamFile", "RedisStreamFile", "open_stream"]
 
+# Where objects are if nothing else says it; programs may set them.
+default_s3_read_endpoint = COREWEAVE_READ
+default_s3_write_endpoint = COREWEAVE_WRITE
+
 FRONT_SIZE = 64 * 1024
 BUFFER_SIZE = 1 << 20
 
 _NO_REDIS = (
-    "libtz does not read from Redis, whose protocol here knows no passwords and no TLS; serve the"
+    "libtz does not read redis:// URLs, whose protocol has no passwords and no TLS here; serve the"
     " file by HTTP or S3"
 )
 
@@ -129,6 +133,7 @@ def open_stream(
                 signature=s3_signature_version,
                 force_http=force_http,
                 is_read=is_read,
+                default_endpoint=default_s3_read_endpoint if is_read else default_s3_write_endpoint,
             )
         place = Place(location.text, http, s3)
         if is_read:
@@ -149,6 +154,9 @@ def _location(path_uri: Any) -> Location:
 def _trusted(certificate_handling: CAInfo | None, *, is_s3: bool = False) -> bool | str:
     """Which authorities: if nothing else names any, those that curl would trust."""
     if certificate_handling is not None:
+        if not isinstance(certificate_handling, CAInfo):
+            kind = type(certificate_handling).__name__
+            raise TypeOptionError(f"certificate_handling is a CAInfo or None, not {kind}")
         return certificate_handling._verify
     bundle = make_session(S3Options()).get_config_variable("ca_bundle") if is_s3 else None
     return True if authorities(True, bundle) is not True else system_authorities()
@@ -231,6 +239,8 @@ class ObjectReader(io.BufferedReader):
                 raise TypeOptionError(f"{name} is a number of bytes, not {value!r}")
             if value is not None and value < 0:
                 raise ValueOptionError(f"{name} is not negative")
+        if end is not None and end <= (begin or 0):
+            raise ValueOptionError(f"end comes after begin; got bytes {begin or 0} to {end}")
         source = resolve_source(place.url, place.read_options())
         try:
             self._reader = _RawReader(source, begin, end)

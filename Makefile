@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/installed
 TARGET ?= all
 SECONDS ?= 600
 
-.PHONY: demo test test-fast check fuzz bench wheels clean
+.PHONY: demo test test-fast coverage check fuzz bench wheels clean
 
 demo: $(INSTALLED)
 	$(BIN)/python tools/build_native.py
@@ -21,6 +21,12 @@ test: $(INSTALLED)
 test-fast: $(INSTALLED)
 	$(BIN)/python tools/build_native.py
 	$(BIN)/python -m pytest -m "not server and not slow"
+
+# Of the parts where a line that no test runs is most likely to hide a fault.
+coverage: $(INSTALLED)
+	$(BIN)/python tools/build_native.py
+	$(BIN)/coverage run -m pytest -m "not server and not slow" tests/native tests/checkpoint tests/writing
+	$(BIN)/coverage report
 
 check: $(INSTALLED)
 	$(BIN)/python -m ziglang fmt --check build.zig build.zig.zon libtz

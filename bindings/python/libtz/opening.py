@@ -1,6 +1,6 @@
-"""Opens what a source names: recognises the format and picks the kind of checkpoint.
+"""Opens a source as a checkpoint, of the class for its format.
 
-Opening reads one megabyte of the front and, for larger headers, what else the header needs.
+Opening reads the first megabyte, and the rest of the header if that is larger.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from libtz._native import lib
 from libtz.arrays.base import Framework, default_framework
@@ -33,29 +33,29 @@ __all__ = ["open", "open_as"]
 
 T = TypeVar("T")
 
-# Holds the header of most models, and of small ones everything.
+# Enough for the header of most models, and for all of a small one.
 FRONT_SIZE = 1 << 20
 
 
 def open(
     source: SourceLike, *, digest: str | None = None, options: ReadOptions | None = None
 ) -> Checkpoint[Any]:
-    """Opens a .tz, .safetensors or .tensors file: a path, a URL (file, http, https, s3), bytes, or
-    a seekable binary file; or a sharded set, by its folder or its *.index.json. Use the result as a
-    context manager.
+    """Opens a .tz, .safetensors or .tensors file, or a sharded set of files. `source` is a path, a
+    URL (file, http, https, s3), a buffer or a seekable binary file; for a set, it is the folder or
+    the *.index.json. Use the result as a context manager.
 
     `digest` pins the file. "blake3:…" is the digest of a .tz file and covers all of it: any other
-    file is an IntegrityError before it is parsed. "sha256:…" is of a whole file in another format.
-    Up to half of `host_memory_max` in size (128 MiB, unless that option says more) such a file is
-    read into memory and compared before it is parsed. A larger one can only be loaded whole, by
-    `load`, `load_into` or `iter_tensors` without names: an IntegrityError comes before the last
-    tensor, and until such a load was complete, an OptionError for everything else.
+    file raises IntegrityError before it is parsed. "sha256:…" is the hash of a whole file in
+    another format. If the file has at most half of `host_memory_max` (128 MiB by default), it is
+    read into memory and compared before it is parsed. A larger file can only be loaded whole, with
+    `load`, `load_into` or `iter_tensors` without names, which raise IntegrityError before they
+    return the last tensor. Until then, everything else raises OptionError.
 
-    Raises SourceError if the source cannot be read, FormatError if the file is malformed or of
-    another format, and OptionError if source, digest and options do not go together.
+    Raises SourceError if the source cannot be read, FormatError if the file is malformed or in an
+    unknown format, and OptionError if source, digest and options cannot be combined.
 
-    Tensors are PyTorch's where it is installed, else NumPy's. `libtz.torch.open` and
-    `libtz.numpy.open` say which, also to type checkers.
+    Tensors are PyTorch tensors if PyTorch is installed, else NumPy arrays. With `libtz.torch.open`
+    and `libtz.numpy.open`, type checkers know which.
     """
     return open_as(default_framework(), source, digest=digest, options=options)
 
@@ -67,57 +67,72 @@ def open_as(
     digest: str | None = None,
     options: ReadOptions | None = None,
 ) -> Checkpoint[T]:
-    """As `open`, with tensors of this framework."""
+    """The same as `open`, with tensors of this framework."""
     options = options or ReadOptions()
-    algorithm, pin = parse_digest(digest) if digest is not None else (None, None)
+    pin = _Pin(*parse_digest(digest)) if digest is not None else None
     if isinstance(source, (str, os.PathLike, Location)):
         source = Location.of(source)
         if _is_set(source):
             return _open_set(framework, source, digest=digest, options=options)
-    place = resolve_source(source, options)
-    place.is_proven = pin is not None
-    sha256 = pin if algorithm == "sha256" else None
+    resolved = resolve_source(source, options)
     try:
-        place.limit(options.http.open_deadline_s)
-        front = _front(place)
-        if pin is not None and place.resident(0, 0) is not None:
-            raise OptionError(
-                "a mapped file can change after it was checked, so local='map' and a digest exclude"
-                " each other; leave local='copy'"
-            )
-        if sha256 is not None and place.size <= in_memory_max(options):
-            place.limit(None)
-            place, options = whole_in_memory(place, front, sha256, options)
-            sha256 = None
-        blake3 = pin if algorithm == "blake3" else None
-        header, front = _header(place, front, blake3, options.open_size_max)
-        place.limit(None)
-        if algorithm == "sha256" and header.info.format == lib.FORMAT_TZ:
-            raise OptionError(
-                f"{place.url} is a tz file; pin it by its own digest, as `tz digest` prints it"
-            )
-        if options.decryption.is_given and not header.info.is_encrypted:
-            raise DecryptionError(
-                f"{place.url} is not encrypted, so anybody can have written it; leave"
-                " the key or passphrase out to read it nevertheless",
-                code="not-encrypted",
-            )
-        opened = CoreweaveFile if header.info.format == lib.FORMAT_COREWEAVE else File
-        return opened(
-            framework,
-            Catalog(header),
-            Loader(place, header, front, options),
-            is_pinned=pin is not None and sha256 is None,
-            sha256=sha256,
-        )
+        return _open_file(framework, resolved, pin, options)
     except BaseException:
-        place.close()
+        resolved.close()
         raise
 
 
+class _Pin(NamedTuple):
+    """A parsed digest."""
+
+    algorithm: str
+    digest: bytes
+
+
+def _open_file(
+    framework: Framework[T], source: Source, pin: _Pin | None, options: ReadOptions
+) -> Checkpoint[T]:
+    """Opens one file. The caller closes the source after an error."""
+    source.is_proven = pin is not None
+    sha256 = pin.digest if pin is not None and pin.algorithm == "sha256" else None
+    blake3 = pin.digest if pin is not None and pin.algorithm == "blake3" else None
+    source.limit(options.http.open_deadline_s)
+    front = _front(source)
+    if pin is not None and source.resident(0, 0) is not None:
+        raise OptionError(
+            "a mapped file can change after it was checked, so local='map' cannot be combined"
+            " with a digest; use local='copy'"
+        )
+    is_compared = blake3 is not None
+    if sha256 is not None and source.size <= in_memory_max(options):
+        source.limit(None)
+        source, options = whole_in_memory(source, front, sha256, options)
+        is_compared, sha256 = True, None
+    header, front = _header(source, front, blake3, options.open_size_max)
+    source.limit(None)
+    if pin is not None and pin.algorithm == "sha256" and header.info.format == lib.FORMAT_TZ:
+        raise OptionError(
+            f"{source.url} is a tz file; pin it with its own digest, which `tz digest` prints"
+        )
+    if options.decryption.is_given and not header.info.is_encrypted:
+        raise DecryptionError(
+            f"{source.url} is not encrypted, so its origin cannot be verified; to read it"
+            " anyway, omit the key or passphrase",
+            code="not-encrypted",
+        )
+    opened = CoreweaveFile if header.info.format == lib.FORMAT_COREWEAVE else File
+    return opened(
+        framework,
+        Catalog(header),
+        Loader(source, header, front, options),
+        is_pinned=is_compared,
+        sha256=sha256,
+    )
+
+
 def _is_set(location: Location) -> bool:
-    """Whether it is a folder or an index, by its name."""
-    # Path.is_dir() raises on names that are too long.
+    """Whether the location is a folder, or an index by its name."""
+    # Path.is_dir() raises for names that are too long.
     is_folder = location.is_local and os.path.isdir(location.text)  # noqa: PTH112
     return is_folder or location.name.endswith(INDEX_SUFFIX)
 
@@ -125,7 +140,7 @@ def _is_set(location: Location) -> bool:
 def _open_set(
     framework: Framework[T], location: Location, *, digest: str | None, options: ReadOptions
 ) -> Checkpoint[T]:
-    """What `libtz.open` returns for a folder or an index: of a folder with one file, that file."""
+    """Opens a folder or an index as a set; a folder with one file, as that file."""
     if not location.name.endswith(INDEX_SUFFIX):
         names = folder_files(Path(location.text))
         location = location.folder().sibling(names[0])
@@ -135,8 +150,8 @@ def _open_set(
         names = [location.name]
     if digest is not None:
         raise OptionError(
-            f"{location} is one of a set of files, and a digest pins one file; `tz convert`"
-            " makes one file of a set, and prints its digest"
+            f"{location} belongs to a set of files, and a digest pins one file; convert the set to"
+            " one file with `tz convert`, which prints its digest"
         )
     open_file = partial(open_as, framework, options=options)
     if not names[0].endswith(INDEX_SUFFIX):
@@ -146,7 +161,7 @@ def _open_set(
 
 
 def _front(source: Source) -> memoryview:
-    """Opens the source; its first bytes."""
+    """Opens the source and returns its first bytes."""
     front = memoryview(bytearray(FRONT_SIZE))
     return front[: source.open(front)]
 
@@ -154,15 +169,15 @@ def _front(source: Source) -> memoryview:
 def _header(
     source: Source, front: memoryview, pin: bytes | None, size_max: int
 ) -> tuple[lib.Header, memoryview]:
-    """The header, and all of its bytes."""
+    """The header, parsed and as bytes."""
     while True:
         try:
             opened = lib.Header.open(front, source.size, label=source.url, pin=pin)
         except FormatError as error:
             if source.size == 0:
                 error.message += (
-                    "; there is nothing to read: the file is empty (0 bytes), as after an upload"
-                    " that broke off, or where it marks a folder"
+                    "; the file is empty (0 bytes): an upload may have failed, or the object may be"
+                    " a folder marker"
                 )
             elif error.code == "not-tz" and (other := describe_other_format(front)) is not None:
                 error.message += f"; {other}"
@@ -171,10 +186,10 @@ def _header(
             return opened, front[: opened.info.header_size]
         if opened > size_max:
             raise OptionError(
-                f"{source.url}: its header needs {opened} bytes to be opened, more than"
+                f"{source.url}: opening needs {opened} bytes of header, more than"
                 f" ReadOptions.open_size_max allows ({size_max})"
             )
-        # A mapping of its own takes memory only as bytes really arrive.
+        # A new mapping only takes memory as bytes arrive.
         longer = allocate(opened).view()
         longer[: len(front)] = front
         source.read_into(len(front), opened - len(front), [longer[len(front) :]])

@@ -1,4 +1,4 @@
-"""Loads from one file: which bytes are planned, what is made of them, and what an error does."""
+"""Loads tensors from one file: plans the reads, makes tensors of the bytes, and handles errors."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from libtz.format import dtype_name, item_size
 from libtz.memory import HostBuffer, allocate, check_decoded_size
 from libtz.options import ReadOptions
 from libtz.sources.base import Source
+from libtz.transfer.chunk_entries import fetch_chunk_entries
 from libtz.transfer.items import LoadItems
 from libtz.transfer.load import Load, LoadOptions
-from libtz.transfer.runs import fetch_runs
 from libtz.transfer.stats import TransferStats
 from libtz.transfer.verification import Verification
 
@@ -35,11 +35,11 @@ U = TypeVar("U")
 
 
 class _Reads:
-    """What entries need: the data of each owner once, and every region for itself."""
+    """The reads that entries need: one for the data of each owner, and one for each region."""
 
     def __init__(self, entries: Sequence[Entry], *, whole: bool = False) -> None:
         """`whole`: read the whole tensor for every region."""
-        # Each entry with the number of what it needs.
+        # Each entry with the number of its read.
         self.numbered: list[tuple[int, Entry]] = []
         self.tensors: list[lib.Tensor] = []
         self._owners: list[int] = []
@@ -64,12 +64,12 @@ class _Reads:
 
 
 class Loader:
-    """The way from one source to tensors. An error in the middle of a load closes the source."""
+    """Loads tensors from one source. An error in the middle of a load closes the source."""
 
     def __init__(
         self, source: Source, header: lib.Header, front: memoryview, options: ReadOptions
     ) -> None:
-        """`front` is what is known of the beginning of the file."""
+        """`front` holds the bytes read so far from the beginning of the file."""
         self.source = source
         self.options = options
         self.stats = TransferStats()
@@ -98,7 +98,7 @@ class Loader:
         if into.device is not None and not has_regions and not verification.covers_tensors:
             upload = into.device.upload()
         is_copied = into.device is not None and upload is None
-        # Whole tensors that are only cut or copied from need not be in host memory all at once.
+        # Whole tensors that are cut or copied need not be in host memory all at once.
         is_one_by_one = streamed or is_copied or is_cut
         if is_one_by_one:
             # Tied tensors follow their owner.
@@ -112,7 +112,7 @@ class Loader:
     def _read_alone(
         self, entry: Entry, into: Destination[U], verification: Verification
     ) -> tuple[U] | None:
-        """The tensor, if it is small and nothing but its own bytes has to be read."""
+        """The tensor, if it is small and only its own bytes have to be read."""
         is_plain = entry.item.region is None and into.device is None
         is_whole = verification.covers_tensors or verification.observe is not None
         if not is_plain or is_whole or not is_small(entry.tensor):
@@ -124,7 +124,7 @@ class Loader:
         try:
             with self._planning:
                 owner = np.array([entry.owner], np.uint32)
-                read = fetch_runs(self.source, self._header, owner, self.front)
+                read = fetch_chunk_entries(self.source, self._header, owner, self.front)
             buffer = read_small(
                 self.source, self._header, entry.owner, entry.tensor, verification.level
             )
@@ -178,7 +178,7 @@ class Loader:
                     made.append((entry.item, tensor))
                     del tensor
                 load.release(number)
-                while made:  # nothing of it is held while the next one is waited for
+                while made:  # hold no reference while waiting for the next one
                     yield made.pop(0)
 
     def fill(
@@ -191,8 +191,8 @@ class Loader:
             buffer, size = buffers[entry.item.name], memory_size(entry.tensor)
             if buffer.size != size or existing[number] is not None:
                 raise OptionError(
-                    f"tensor {entry.item.name!r} needs memory of {size} bytes, once for all that"
-                    " are tied to it"
+                    f"tensor {entry.item.name!r} needs a buffer of {size} bytes, and only one for"
+                    " all tensors tied to it"
                 )
             existing[number] = None if is_valueless(entry.tensor) else buffer
         options = LoadOptions(self.options, existing=existing)
@@ -211,7 +211,8 @@ class Loader:
                 np.frombuffer(buffers[entry.item.name].view(), np.uint8)[:] = 0
 
     def check(self, entries: list[Entry], verification: Verification) -> None:
-        """Reads and verifies tensors, one at a time, and keeps nothing. They are in file order."""
+        """Reads and verifies tensors one at a time, and keeps nothing. `entries` are in file
+        order."""
         reads = _Reads(entries)
         options = LoadOptions(self.options, is_streamed=True)
         with self._load(reads, options, verification) as load:
@@ -229,7 +230,7 @@ class Loader:
         with self._planning:
             # np.unique imports numpy.ma at its first call, which takes 6 ms.
             owners = np.flatnonzero(np.bincount(items.indices)).astype(np.uint32)
-            read = fetch_runs(self.source, self._header, owners, self.front)
+            read = fetch_chunk_entries(self.source, self._header, owners, self.front)
             load = Load(self.source, self._header, items, verification, options)
         try:
             with load:
@@ -250,8 +251,8 @@ class Loader:
         size = sum(memory_size(each.tensor) for each in entries if is_valueless(each.tensor))
         if size > self.options.meta_size_max:
             raise OptionError(
-                f"{self.source.url}: tensors of {size} bytes in all have a shape but no values;"
-                " zeros in their place are more than ReadOptions.meta_size_max allows"
+                f"{self.source.url}: tensors with {size} bytes in all have a shape but no values,"
+                " and would load as zeros; that is more than ReadOptions.meta_size_max"
             )
 
     def close(self) -> None:
@@ -260,18 +261,18 @@ class Loader:
 
 
 def _require_dtypes(entries: Sequence[Entry], into: Destination[Any]) -> None:
-    """Refuses types that the framework does not have; each is asked about once."""
+    """Raises OptionError for dtypes that the framework does not support. Checks each one once."""
     names = {entry.tensor.dtype: entry.item.name for entry in reversed(entries)}
     for dtype, name in names.items():
         into.framework.require(dtype_name(dtype), name)
 
 
 def _make(load: Load, reads: _Reads, number: int, entry: Entry, into: Destination[U]) -> U:
-    """The tensor of an entry whose data have arrived."""
+    """Makes the tensor of an entry whose data have arrived."""
     if load.is_on_device and not is_valueless(entry.tensor):
         uploaded: U = load.device_tensor(number)
         return uploaded
-    if entry.item.region is None and not entry.tensor.flags:  # most tensors, hence the short way
+    if entry.item.region is None and not entry.tensor.flags:  # a shortcut for most tensors
         buffer, position = load.placed(number)
         shape = entry.tensor.shape
     else:
@@ -283,7 +284,7 @@ def _make(load: Load, reads: _Reads, number: int, entry: Entry, into: Destinatio
 def _values(
     load: Load, reads: _Reads, number: int, entry: Entry
 ) -> tuple[HostBuffer | None, int, tuple[int, ...]]:
-    """The bytes of an entry in host memory: a buffer, the place in it, and the shape."""
+    """The data of an entry in host memory: a buffer, the position in it, and the shape."""
     region = entry.item.region
     shape = entry.tensor.shape if region is None else region.shape
     if is_valueless(entry.tensor):
@@ -297,7 +298,7 @@ def _values(
     if reads.boxes[number] is None:  # the whole tensor was read
         data = buffer.view()[position : position + entry.tensor.decoded_size]
         return cut(data, region), 0, shape
-    # Scalars are always read whole, and so share memory.
+    # Scalars are always read whole, so they share memory.
     if region.is_thinned or not region.info.shape:
         return thin(buffer, position, region), 0, shape
     return buffer, position, shape

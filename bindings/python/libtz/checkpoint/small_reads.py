@@ -1,4 +1,4 @@
-"""One small tensor, read without a plan and threads: to set those up takes longer than the read."""
+"""Reads one small tensor without a plan or threads: setting those up takes longer than reading."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def is_small(tensor: lib.Tensor) -> bool:
 def read_small(
     source: Source, header: lib.Header, index: int, tensor: lib.Tensor, level: int
 ) -> HostBuffer | None:
-    """The checked bytes of a small tensor, in memory of their own or of a mapping. Its chunk entry
-    is in the header already. None if they do not pass the check: a load then says what is wrong.
+    """Reads and checks a small tensor whose chunk entry is already in the header. The buffer owns
+    its memory, or is part of a mapping. None if the check fails: then a load says what is wrong.
     """
     offset, chunk = tensor.data_offset, None
     if header.info.format == lib.FORMAT_TZ:

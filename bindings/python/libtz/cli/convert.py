@@ -1,4 +1,4 @@
-"""`tz convert`: from any format that is read to .tz, .safetensors or .tensors, tensor by tensor."""
+"""`tz convert`: converts any readable format to .tz, .safetensors or .tensors, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from libtz.writing.formats import writer_class_of
 __all__ = ["add_to"]
 
 DESCRIPTION = """\
-Convert between formats, or write a .tz file anew with other options. SRC and DST are paths or URLs;
-the ending of DST says the format. Memory holds a few tensors at a time, never the whole file. The
-result is read again and compared with SRC, tensor by tensor; its digest, which pins it for loading,
-is printed.
+Convert between formats, or rewrite a .tz file with other options. SRC and DST are paths or URLs;
+the suffix of DST selects the format. Only a few tensors are in memory at a time, never the whole
+file. The result is read back and compared with SRC, tensor by tensor. Then its digest is printed,
+to pin it when loading.
 
   tz convert model.safetensors model.tz
   tz convert model.tz model.safetensors
@@ -37,11 +37,11 @@ is printed.
   tz convert model.safetensors.index.json model.tz     all shards, into one file
   tz convert pytorch_model.bin model.tz
 
-Names, types, shapes, values and metadata stay. The other formats have no ties: tied tensors are
-stored once for each name. A .safetensors file has no nested objects, which are refused; a .tensors
-file has dicts and lists of tensors, but no metadata, which are left out.
+Names, dtypes, shapes, values and metadata are preserved. Formats other than .tz have no ties, so
+tied tensors are stored once for each name. A .safetensors file cannot hold nested objects. A
+.tensors file can hold dicts and lists of tensors, but no metadata, which are dropped.
 
-Files of torch.save (.pt, .pth, .ckpt, .bin, .bin.index.json; local ones) are read by PyTorch with
+Local files written by torch.save (.pt, .pth, .ckpt, .bin, .bin.index.json) are read by PyTorch with
 weights_only=True.
 """
 
@@ -50,7 +50,7 @@ PICKLED_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 
 def add_to(commands: Any) -> None:
     parser = add_command(commands, "convert", "write a file in another format", DESCRIPTION, run)
-    parser.add_argument("source", metavar="SRC", help="file of any format, folder or index to read")
+    parser.add_argument("source", metavar="SRC", help="file in any format, folder or index to read")
     parser.add_argument(
         "target", metavar="DST", help="file to write, .tz, .safetensors or .tensors"
     )
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
     report: dict[str, Any] = {"digest": writer.digest, "content_digest": writer.content_digest}
     report |= contents.report()
     report["write_s"] = time.perf_counter() - begin
-    # What is written is not encrypted.
+    # The written file is not encrypted.
     plain = replace(read_options, decryption=DecryptionOptions())
     _compare(contents, arguments.target, report["digest"], plain)
     report["total_s"] = time.perf_counter() - begin
@@ -87,8 +87,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _compare(contents: SourceContents, target: str, digest: str, options: ReadOptions) -> None:
-    """Opens what was written anew, and raises an IntegrityError unless it holds what the source
-    held."""
+    """Opens the written file, and raises IntegrityError unless its contents are those of the
+    source."""
     pin = digest if digest.startswith("blake3:") else None
     with opening.open(target, digest=pin, options=options) as written:
         contents.compare(written, target)
@@ -100,16 +100,16 @@ def _open(source: str, digest: str | None, options: ReadOptions) -> Checkpoint[A
     if not source.lower().removesuffix(INDEX_SUFFIX).endswith(PICKLED_SUFFIXES):
         return opening.open(source, digest=digest, options=options)
     if digest is not None:
-        raise OptionError("files of torch.save have no digest that could be checked")
+        raise OptionError("files written by torch.save have no digest to check")
     if importlib.util.find_spec("torch") is None:
-        raise OptionError(f"{shown(source)} is read by PyTorch, which is not installed")
+        raise OptionError(f"reading {shown(source)} needs PyTorch, which is not installed")
     from libtz.torch.pickled import Pickled
 
     return Pickled(source, options)
 
 
 def _write(source: SourceContents, target: str, options: WriteOptions) -> CheckpointWriter:
-    """The writer that wrote the file, which is complete."""
+    """Writes the file. Returns the closed writer, which knows the digests."""
     writer_class = writer_class_of(target)
     specs = writer_class.arranged(
         TensorSpec(info.name, info.dtype, info.shape, info.tied_to)
@@ -118,7 +118,7 @@ def _write(source: SourceContents, target: str, options: WriteOptions) -> Checkp
     metadata = source.file.metadata or None
     if metadata and not writer_class.holds_metadata:
         left_out = ", ".join(metadata)
-        note(f"metadata are left out, {shown(target)} cannot hold them: {left_out}")
+        note(f"{shown(target)} cannot hold metadata; these entries are dropped: {left_out}")
         metadata = None
     structure = source.file.structure()
     with writer_class(

@@ -27,7 +27,7 @@ it does. A file in another format is read completely, and its SHA-256 is printed
 a digest of names, types, shapes and values, which does not depend on compression and chunk size.
 """
 
-BLOCK_SIZE = 4 * 1024 * 1024
+BUFFER_SIZE = 4 * 1024 * 1024
 
 
 def add_to(commands: Any) -> None:
@@ -54,21 +54,21 @@ def run(arguments: argparse.Namespace) -> None:
 
 def sha256_of(source: Any, options: ReadOptions) -> str:
     """The SHA-256 digest of a whole file, in any format."""
-    block = memoryview(bytearray(BLOCK_SIZE))
-    place = resolve_source(source, options)
+    buffer = memoryview(bytearray(BUFFER_SIZE))
+    resolved = resolve_source(source, options)
     try:
-        filled = place.open(block)
-        state = hashlib.sha256(block[:filled])
-        progress = Progress(place.size, "hash", options.progress)
+        filled = resolved.open(buffer)
+        state = hashlib.sha256(buffer[:filled])
+        progress = Progress(resolved.size, "hash", options.progress)
         try:
-            for offset in range(filled, place.size, BLOCK_SIZE):
-                part = block[: min(BLOCK_SIZE, place.size - offset)]
-                place.read_into(offset, len(part), [part])
+            for offset in range(filled, resolved.size, BUFFER_SIZE):
+                part = buffer[: min(BUFFER_SIZE, resolved.size - offset)]
+                resolved.read_into(offset, len(part), [part])
                 state.update(part)
                 progress.show(offset + len(part))
         finally:
             progress.close()
-        place.check_unchanged()
+        resolved.check_unchanged()
     finally:
-        place.close()
+        resolved.close()
     return f"sha256:{state.hexdigest()}"

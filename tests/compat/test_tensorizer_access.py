@@ -214,7 +214,7 @@ def test_keys_that_boto3_found_are_not_for_coreweave(
 def test_ranges_that_end_before_they_begin_are_refused(begin: int | None, end: int) -> None:
     """Nothing listens there: they are refused before anything is asked for."""
     for make in (stream_io.CURLStreamFile, stream_io.open_stream):
-        with pytest.raises(ValueError, match="end comes after begin"):
+        with pytest.raises(ValueError, match="end must be after begin"):
             make("http://127.0.0.1:9/m", begin=begin, end=end)
     with pytest.raises(ValueError, match="End marker"):
         tensorizer.stream_io.CURLStreamFile("http://127.0.0.1:9/m", begin=begin, end=end)

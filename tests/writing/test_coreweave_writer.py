@@ -202,7 +202,7 @@ def test_a_file_without_tensors_is_complete(tmp_path: Path) -> None:
         ([TensorRecord(("x",), "f6_e2m3_x4", (1,))], "dtype"),
         ([TensorRecord(("x",), "f32", (1,) * 256)], "255 dimensions"),
         ([TensorRecord(("x",), "f32", (1,), Role.PARAMETER, 65536)], "65536"),
-        ([TensorRecord(("x", "y"), "f32", (1,), Role.PARAMETER)], "are str"),
+        ([TensorRecord(("x", "y"), "f32", (1,), Role.PARAMETER)], "must be a str"),
     ],
 )
 def test_what_the_format_cannot_hold(
@@ -229,7 +229,7 @@ def test_wrong_sizes_leave_no_file(tmp_path: Path, size: int) -> None:
     [
         (["b"], "declared order; got 'b', expected 'a'"),
         (["a", "a"], "'a' was already written; expected 'b'"),
-        (["a", "b", "c"], "no tensor 'c' was declared; all are written"),
+        (["a", "b", "c"], "no tensor 'c' was declared; all tensors have been written"),
         (["x"], "no tensor 'x' was declared; expected 'a'"),
     ],
 )

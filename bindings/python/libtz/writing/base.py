@@ -164,7 +164,7 @@ class CheckpointWriter(ABC):
                 more = len(self._pending) - 1
                 raise OptionError(
                     f"{self._label}: tensor {self._pending[0]!r} was declared but not written"
-                    + (f", nor were {more} more" if more else "")
+                    + (f", and {more} more" if more else "")
                 )
             self._drain()
             ending = self._end()

@@ -63,6 +63,7 @@ class HostBuffer:
     address: int
 
     def view(self) -> memoryview:
+        """The bytes, writable."""
         return memoryview(self.owner)[self.offset : self.offset + self.size]
 
     def part(self, begin: int, size: int) -> HostBuffer:

@@ -25,7 +25,8 @@ __all__ = ["load_file", "open", "save_file"]
 def open(
     source: SourceLike, *, digest: str | None = None, options: ReadOptions | None = None
 ) -> Checkpoint[NDArray[Any]]:
-    """The same as `libtz.open`, but always with NumPy arrays, which own their memory."""
+    """The same as `libtz.open`, but always with NumPy arrays, which own their memory. Raises the
+    errors of `libtz.open`."""
     return open_as(NumpyFramework(), source, digest=digest, options=options)
 
 

@@ -142,6 +142,8 @@ class Checkpoint(Mapping[str, T], ABC):
 
     @final
     def __getitem__(self, name: str) -> T:
+        """Loads one tensor to host memory. Raises KeyError if there is none of that name, and the
+        errors of the class."""
         return self.load([name])[name]
 
     @final
@@ -174,7 +176,8 @@ class Checkpoint(Mapping[str, T], ABC):
     @final
     def iter_buffers(self, names: Names = None) -> Iterator[tuple[str, memoryview]]:
         """As `iter_tensors`, but yields the bytes of each tensor, row-major and little-endian. They
-        own their memory. Works for dtypes that no framework supports."""
+        own their memory. Works for dtypes that no framework supports. Raises the errors of
+        `load`."""
         return self._iterate(names, Destination(BufferFramework()))
 
     @final

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from libtz._native import lib
-from libtz.arrays.base import Destination
+from libtz.arrays.base import Destination, StreamingDevice
 from libtz.checkpoint.catalog import Entry, is_valueless, memory_size
 from libtz.checkpoint.slices import ReadItem, cut, thin
 from libtz.checkpoint.small_reads import is_small, read_small
@@ -95,7 +95,8 @@ class Loader:
         has_regions = any(entry.item.region is not None for entry in entries)
         is_cut = has_regions and verification.covers_tensors
         upload = None
-        if into.device is not None and not has_regions and not verification.covers_tensors:
+        is_streamable = not has_regions and not verification.covers_tensors
+        if is_streamable and isinstance(into.device, StreamingDevice):
             upload = into.device.upload()
         is_copied = into.device is not None and upload is None
         # Whole tensors that are cut or copied need not be in host memory all at once.

@@ -28,7 +28,7 @@ class Region:
     `shape` is that of the result."""
 
     info: TensorInfo
-    box: lib.Box
+    box: tuple[Sequence[int], Sequence[int]]  # begin and end, per dimension
     steps: tuple[int, ...]
     shape: tuple[int, ...]
 
@@ -53,6 +53,7 @@ class Region:
 
     @property
     def is_thinned(self) -> bool:
+        """Whether elements of the box are left out."""
         return any(step > 1 for step in self.steps)
 
 
@@ -85,6 +86,7 @@ class TensorSlice(Generic[T]):
         return self.info.dtype
 
     def __getitem__(self, index: Any) -> T:
+        """Reads a part of the tensor. See the class for `index` and the errors raised."""
         return self._load(Region.of(self.info, index))
 
 

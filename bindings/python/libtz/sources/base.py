@@ -115,7 +115,7 @@ class Source(Protocol):
     def open(self, front: memoryview) -> int:
         """Read the first min(size, len(front)) bytes in one request; set size and identity.
 
-        `front` must not be empty. Returns the number of bytes filled.
+        `front` must not be empty. Returns the number of bytes filled. Raises `SourceError`.
         """
         ...
 

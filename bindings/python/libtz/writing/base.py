@@ -138,14 +138,14 @@ class CheckpointWriter(ABC):
     def write_later(self, name: Hashable, data: Any) -> None:
         """The same as `write`, but faster for many tensors. A buffer is read at some time before
         `drain` or `close` returns; it must stay unchanged until then. An iterable is read before
-        this returns."""
+        this returns. Raises the errors of `write`, also for tensors passed before."""
         self._check_usable()
         self._put(name, data)
 
     @final
     def drain(self) -> None:
         """Waits until all data passed to `write_later` have been written. They are not used after
-        this returns."""
+        this returns. Raises the errors of `write`."""
         self._check_usable()
         with self._failing():
             self._drain()

@@ -145,6 +145,7 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
         return self._key(name) in self._layers
 
     def keys(self) -> KeysView[Any]:
+        """The names, or first steps of paths, in file order."""
         return self._layers.keys()
 
     def tree(

@@ -275,6 +275,7 @@ class ObjectReader(io.BufferedReader):
 
     @property
     def read_operations(self) -> int:
+        """The number of reads so far."""
         return self._reader.read_operations
 
     def __getattr__(self, name: str) -> Any:
@@ -313,6 +314,8 @@ class CURLStreamFile(ObjectReader):
 
 
 class RedisStreamFile:
+    """Always raises OptionError: libtz does not read redis:// URLs."""
+
     def __init__(self, *_: Any, **__: Any) -> None:
         raise OptionError(_NO_REDIS)
 

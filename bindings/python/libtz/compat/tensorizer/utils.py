@@ -61,6 +61,7 @@ class GlobalGPUMemoryUsage(NamedTuple):
 
     @classmethod
     def now(cls, device: Any = None) -> GlobalGPUMemoryUsage | None:
+        """The current usage; None without CUDA."""
         if not torch.cuda.is_available():
             return None
         free, total = torch.cuda.mem_get_info(device)
@@ -80,6 +81,7 @@ class TorchGPUMemoryUsage(NamedTuple):
 
     @classmethod
     def now(cls, device: Any = None) -> TorchGPUMemoryUsage | None:
+        """The current usage; None without CUDA."""
         if not torch.cuda.is_available():
             return None
         stats = torch.cuda.memory_stats(device)
@@ -103,6 +105,7 @@ class CPUMemoryUsage(NamedTuple):
 
     @classmethod
     def now(cls) -> CPUMemoryUsage:
+        """The current usage. Raises OptionError if the system does not report it."""
         if resource is None:
             raise OptionError("this system does not report the memory that a process used")
         processes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
@@ -123,6 +126,7 @@ class MemoryUsage(NamedTuple):
 
     @classmethod
     def now(cls, device: Any = None) -> MemoryUsage:
+        """The current usage. Raises OptionError if the system does not report that of the host."""
         gpu = GlobalGPUMemoryUsage.now(device)
         return cls(CPUMemoryUsage.now(), gpu, TorchGPUMemoryUsage.now(device))
 

@@ -83,9 +83,11 @@ def parse(data: bytes, *, pin: str | None = None) -> dict[str, Entry]:
     require(match[1] == b"1", "version", 3, f"version {match[1][:20]!r}")
     files: dict[str, Entry] = {}
     before = b""
-    while rest:
-        line, line_feed, rest = rest.partition(b"\n")
-        require(bool(line_feed), "truncated", 4, "the last line has no end")
+    lines = rest.split(b"\n")  # of a complete manifest, the last one is empty
+    for number, line in enumerate(lines, 1):
+        if number == len(lines) and not line:
+            break
+        require(number < len(lines), "truncated", 4, "the last line has no end")
         match = _LINE.fullmatch(line)
         is_line = match is not None and (match["kind"] == b"parts" or len(match["digests"]) == 64)
         require(is_line, "manifest", 5, f"not a line: {line[:100]!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,15 @@ def test_invalid_manifests(vector: Mapping[str, Any], parse: Parse) -> None:
 
 
 @PARSERS
-@pytest.mark.parametrize(("count", "expected"), [(65_536, "ok"), (65_537, "limit")])
-def test_number_of_files(count: int, expected: str, parse: Parse) -> None:
-    lines = (f"0 parts: {number:05}\n" for number in range(count))
-    data = f"tz-set 1\n{''.join(lines)}".encode()
-    assert verdict(lambda: parse(data, None)) == (expected, "TZS1-6" if expected != "ok" else None)
+def test_number_of_files(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a smaller border than that of the text, as below."""
+    assert tz_set.FILES_MAX == libtz.manifest.FILES_MAX == 65_536
+    monkeypatch.setattr("tz_set.FILES_MAX", 9)
+    monkeypatch.setattr("libtz.manifest.FILES_MAX", 9)
+    for count, expected in ((9, ("ok", None)), (10, ("limit", "TZS1-6"))):
+        lines = (f"0 parts: {number}\n" for number in range(count))
+        data = f"tz-set 1\n{''.join(lines)}".encode()
+        assert verdict(partial(parse, data, None)) == expected
 
 
 def test_manifests_that_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:

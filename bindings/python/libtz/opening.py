@@ -160,8 +160,8 @@ def _open_set(
         return open_as(framework, first, digest=digest, options=options)
     if digest is not None:
         raise OptionError(
-            f"{first} is one of a set of files, and the digest is not that of a set: there is no"
-            f" {MANIFEST_NAME} in the folder; `tz digest --set` writes one, and prints its digest"
+            f"{first} is one of several files, and beside it is no {MANIFEST_NAME} that a digest"
+            " could pin; `tz digest --set` writes it, and prints the digest of the set"
         )
     open_file = partial(open_as, framework, options=options)
     if not is_index:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -112,5 +111,5 @@ def open_manifest(
         location = location.folder().sibling(MANIFEST_NAME)
     data = location.read(options, size_max=MANIFEST_SIZE_MAX)
     manifest = Manifest.parse(data, str(location), pin=digest)
-    text = location.sibling("").text or f".{os.sep}"  # of a file in the working directory
-    return SetLocation(text, location.scheme, manifest, is_pinned=digest is not None)
+    folder = location.sibling("").folder()
+    return SetLocation(folder.text, folder.scheme, manifest, is_pinned=digest is not None)

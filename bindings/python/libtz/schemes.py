@@ -94,6 +94,8 @@ class _File(Scheme):
         return os.path.join(os.path.dirname(location), name)  # noqa: PTH118, PTH120
 
     def folder(self, location: str) -> str:
+        if not location:  # where a file without a folder lies
+            return f".{os.sep}"
         return location if location.endswith(("/", os.sep)) else location + os.sep
 
     def files(self, location: str, options: ReadOptions, *, is_recursive: bool) -> list[str] | None:

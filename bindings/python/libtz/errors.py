@@ -46,6 +46,7 @@ ErrorCode = Literal[
     "metadata",
     "digest",
     "content",
+    "manifest",
     "json",
     "foreign",
     "bad-config",
@@ -79,6 +80,7 @@ CODES: Mapping[ErrorCode, str] = {
     "metadata": "the metadata is malformed",
     "digest": "the file is not the one that the digest pins",
     "content": "decoded bytes differ from the ones that were saved",
+    "manifest": "the manifest of a set is malformed",
     "json": "the header of a .safetensors file is not the JSON that the format requires",
     "foreign": "the header of a .safetensors or .tensors file contradicts itself or the file",
     "bad-config": "the configuration of a model is malformed",
@@ -129,9 +131,10 @@ def _rebuild(error: type[Error], message: str, fields: dict[str, Any]) -> Error:
 class _DataError(Error):
     """The bytes are at fault. A field that is not known is None.
 
-    `code` is a key of `CODES`, `rule` the requirement of the specification ("TZ1-nn"), `offset` the
-    position of a byte in the file, and `chunk` an index within the tensor. `tensor` is a name of at
-    most 256 bytes. It is not escaped, so it may contain control characters; messages escape it.
+    `code` is a key of `CODES`, `rule` the requirement of the specification ("TZ1-nn", or "TZS1-nn"
+    for a set), `offset` the position of a byte in the file, and `chunk` an index within the tensor.
+    `tensor` is a name of at most 256 bytes. It is not escaped, so it may contain control
+    characters; messages escape it.
     """
 
     def __init__(

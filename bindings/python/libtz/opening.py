@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from libtz._native import lib
 from libtz.arrays.base import Framework, default_framework
@@ -19,13 +18,15 @@ from libtz.checkpoint.file import File
 from libtz.checkpoint.loader import Loader
 from libtz.checkpoint.other_formats import describe_other_format
 from libtz.checkpoint.pins import in_memory_max, whole_in_memory
-from libtz.checkpoint.shard_index import INDEX_SUFFIX, folder_files, read_index
+from libtz.checkpoint.shard_index import INDEX_SUFFIX, read_index, weights_in
 from libtz.checkpoint.sharded import Sharded
-from libtz.errors import FormatError, OptionError
+from libtz.errors import FormatError, IntegrityError, OptionError
 from libtz.format import parse_digest
 from libtz.locations import Location, SourceLike, resolve_source
+from libtz.manifest import MANIFEST_NAME, MANIFEST_SUFFIX
 from libtz.memory import allocate
 from libtz.options import ReadOptions
+from libtz.pinned import SetLocation, pinned_folder
 from libtz.sources.base import Source
 from libtz.transfer.decryption import DecryptionError
 
@@ -41,8 +42,9 @@ def open(
     source: SourceLike, *, digest: str | None = None, options: ReadOptions | None = None
 ) -> Checkpoint[Any]:
     """Opens a .tz, .safetensors or .tensors file, or a sharded set of files. `source` is a path, a
-    URL (file, http, https, s3), a buffer or a seekable binary file; for a set, it is the folder or
-    the *.index.json. Use the result as a context manager.
+    URL (file, http, https, s3), a buffer or a seekable binary file; for a set, it is the folder (a
+    URL of one ends with "/"), the *.index.json, or the manifest. Use the result as a context
+    manager.
 
     `digest` pins the file. "blake3:…" is the digest of a .tz file and covers all of it: any other
     file raises IntegrityError before it is parsed. "sha256:…" is the hash of a whole file in
@@ -50,6 +52,9 @@ def open(
     read into memory and compared before it is parsed. A larger file can only be loaded whole, with
     `load`, `load_into` or `iter_tensors` without names, which raise IntegrityError before they
     return the last tensor. Until then, everything else raises OptionError.
+
+    "blake3:…" also pins a set that has a manifest, which `tz digest --set` writes into its folder.
+    Then every file that is read, including the index, is compared with the manifest.
 
     Raises SourceError if the source cannot be read, FormatError if the file is malformed or in an
     unknown format, and OptionError if source, digest and options cannot be combined.
@@ -69,95 +74,116 @@ def open_as(
 ) -> Checkpoint[T]:
     """The same as `open`, with tensors of this framework."""
     options = options or ReadOptions()
-    pin = _Pin(*parse_digest(digest)) if digest is not None else None
     if isinstance(source, (str, os.PathLike, Location)):
         source = Location.of(source)
         if _is_set(source):
-            return _open_set(framework, source, digest=digest, options=options)
-    resolved = resolve_source(source, options)
-    try:
-        return _open_file(framework, resolved, pin, options)
-    except BaseException:
-        resolved.close()
-        raise
-
-
-class _Pin(NamedTuple):
-    """A parsed digest."""
-
-    algorithm: str
-    digest: bytes
+            return _open_set(framework, source, digest, options)
+        if isinstance(source, SetLocation):
+            return _open_member(framework, source, options)
+    return _open_file(framework, resolve_source(source, options), digest, options)
 
 
 def _open_file(
-    framework: Framework[T], source: Source, pin: _Pin | None, options: ReadOptions
-) -> Checkpoint[T]:
-    """Opens one file. The caller closes the source after an error."""
+    framework: Framework[T],
+    source: Source,
+    digest: str | None,
+    options: ReadOptions,
+    *,
+    member: SetLocation | None = None,
+) -> File[T]:
+    """Opens one file. `member`: the file of a set that it must be."""
+    algorithm, pin = parse_digest(digest) if digest is not None else (None, None)
     source.is_proven = pin is not None
-    sha256 = pin.digest if pin is not None and pin.algorithm == "sha256" else None
-    blake3 = pin.digest if pin is not None and pin.algorithm == "blake3" else None
-    source.limit(options.http.open_deadline_s)
-    front = _front(source)
-    if pin is not None and source.resident(0, 0) is not None:
-        raise OptionError(
-            "a mapped file can change after it was checked, so local='map' cannot be combined"
-            " with a digest; use local='copy'"
-        )
-    is_compared = blake3 is not None
-    if sha256 is not None and source.size <= in_memory_max(options):
+    sha256 = pin if algorithm == "sha256" else None
+    try:
+        source.limit(options.http.open_deadline_s)
+        front = _front(source)
+        if member is not None:
+            member.require_size(source.size)
+        if pin is not None and source.resident(0, 0) is not None:
+            raise OptionError(
+                "a mapped file can change after it was checked, so local='map' cannot be combined"
+                " with a digest; use local='copy'"
+            )
+        if sha256 is not None and source.size <= in_memory_max(options):
+            source.limit(None)
+            source, options = whole_in_memory(source, front, sha256, options)
+            sha256 = None
+        blake3 = pin if algorithm == "blake3" else None
+        header, front = _header(source, front, blake3, options.open_size_max)
         source.limit(None)
-        source, options = whole_in_memory(source, front, sha256, options)
-        is_compared, sha256 = True, None
-    header, front = _header(source, front, blake3, options.open_size_max)
-    source.limit(None)
-    if pin is not None and pin.algorithm == "sha256" and header.info.format == lib.FORMAT_TZ:
-        raise OptionError(
-            f"{source.url} is a tz file; pin it with its own digest, which `tz digest` prints"
+        if algorithm == "sha256" and header.info.format == lib.FORMAT_TZ:
+            raise OptionError(
+                f"{source.url} is a tz file; pin it with its own digest, which `tz digest` prints"
+            )
+        if options.decryption.is_given and not header.info.is_encrypted:
+            raise DecryptionError(
+                f"{source.url} is not encrypted, so its origin cannot be verified; to read it"
+                " anyway, omit the key or passphrase",
+                code="not-encrypted",
+            )
+        opened = CoreweaveFile if header.info.format == lib.FORMAT_COREWEAVE else File
+        has_proof = source.is_checked or (pin is not None and sha256 is None)
+        is_pinned = has_proof and (member is None or member.is_pinned)
+        return opened(
+            framework,
+            Catalog(header),
+            Loader(source, header, front, options),
+            is_pinned=is_pinned,
+            sha256=sha256,
         )
-    if options.decryption.is_given and not header.info.is_encrypted:
-        raise DecryptionError(
-            f"{source.url} is not encrypted, so its origin cannot be verified; to read it"
-            " anyway, omit the key or passphrase",
-            code="not-encrypted",
-        )
-    opened = CoreweaveFile if header.info.format == lib.FORMAT_COREWEAVE else File
-    return opened(
-        framework,
-        Catalog(header),
-        Loader(source, header, front, options),
-        is_pinned=is_compared,
-        sha256=sha256,
-    )
+    except BaseException:
+        source.close()
+        raise
+
+
+# ---- Sets of files -------------------------------------------------------------------------------
 
 
 def _is_set(location: Location) -> bool:
-    """Whether the location is a folder, or an index by its name."""
-    # Path.is_dir() raises for names that are too long.
-    is_folder = location.is_local and os.path.isdir(location.text)  # noqa: PTH112
-    return is_folder or location.name.endswith(INDEX_SUFFIX)
+    """Whether the location is a folder, or, by its name, an index or a manifest."""
+    return location.name.endswith((INDEX_SUFFIX, MANIFEST_SUFFIX)) or location.is_folder()
 
 
 def _open_set(
-    framework: Framework[T], location: Location, *, digest: str | None, options: ReadOptions
+    framework: Framework[T], location: Location, digest: str | None, options: ReadOptions
 ) -> Checkpoint[T]:
-    """Opens a folder or an index as a set; a folder with one file, as that file."""
-    if not location.name.endswith(INDEX_SUFFIX):
-        names = folder_files(Path(location.text))
-        location = location.folder().sibling(names[0])
-        if len(names) == 1 and not names[0].endswith(INDEX_SUFFIX):
-            return open_as(framework, location, digest=digest, options=options)
-    else:
-        names = [location.name]
+    """Opens a folder, an index or a manifest as a set; a folder with one file, as that file."""
+    name = location.name if location.name.endswith(INDEX_SUFFIX) else None
+    folder = location.sibling("") if name else location
+    folder = pinned_folder(folder, digest, options)
+    names = [name] if name else weights_in(folder, options)
+    first = folder.sibling(names[0])
+    is_index = first.name.endswith(INDEX_SUFFIX)
+    if isinstance(folder, SetLocation):
+        digest = None  # it has already been compared
+    if len(names) == 1 and not is_index:
+        return open_as(framework, first, digest=digest, options=options)
     if digest is not None:
         raise OptionError(
-            f"{location} belongs to a set of files, and a digest pins one file; convert the set to"
-            " one file with `tz convert`, which prints its digest"
+            f"{first} is one of several files, and a digest can only pin them with a"
+            f" {MANIFEST_NAME} beside it; `tz digest --set` writes it, and prints the digest of the"
+            " set"
         )
     open_file = partial(open_as, framework, options=options)
-    if not names[0].endswith(INDEX_SUFFIX):
-        return Sharded(framework, location, names, None, open_file, options)
-    index = read_index(location, options)
-    return Sharded(framework, location, sorted(set(index.values())), index, open_file, options)
+    if not is_index:
+        return Sharded(framework, first, names, None, open_file, options)
+    index = read_index(first, options)
+    return Sharded(framework, first, sorted(set(index.values())), index, open_file, options)
+
+
+def _open_member(
+    framework: Framework[T], location: SetLocation, options: ReadOptions
+) -> Checkpoint[T]:
+    """Opens a file of a set."""
+    source = location.source(options)
+    digest = None if location.file is None else location.file.digest
+    try:
+        return _open_file(framework, source, digest, options, member=location)
+    except IntegrityError as error:
+        if error.code == "digest" and error.rule is None:
+            error.rule = "TZS1-18"
+        raise
 
 
 def _front(source: Source) -> memoryview:

@@ -59,7 +59,7 @@ class CoreweaveFile(File[T]):
         that all tensors loaded so far had correct ones."""
         if self._is_pinned:
             return "pinned"
-        return "checksum" if self._log.has_hashes else "none"
+        return "checksum" if self._loader.source.is_checked or self._log.has_hashes else "none"
 
     def module_role(self, name: str) -> Literal["parameter", "buffer", "state"]:
         """Whether a tensor was saved as a parameter or buffer of a module, or as an entry of a

@@ -234,7 +234,7 @@ def test_load_into() -> None:
         f.load_into(blocks)
         for name, block in blocks.items():
             assert bytes(block.view()) == file.tensors[name].data
-        with pytest.raises(OptionError, match="needs memory of 8 bytes"):
+        with pytest.raises(OptionError, match="needs a buffer of 8 bytes"):
             f.load_into({"scalar": allocate(9)})
         tied = len(file.tensors["a.weight"].data)
         with pytest.raises(OptionError, match="once"):

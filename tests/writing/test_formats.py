@@ -49,7 +49,7 @@ def test_states_are_the_same(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(OptionError, match="'b' was declared"):
         writer.write("b", DATA["b"])
     writer.write("a", DATA["a"])
-    with pytest.raises(OptionError, match="'a' was already written; all are written"):
+    with pytest.raises(OptionError, match="'a' was already written; all tensors have been written"):
         writer.write("a", DATA["a"])
     assert not path.exists()
     writer.close()

@@ -64,7 +64,7 @@ CODES: Mapping[ErrorCode, str] = {
     "truncated": "the file ends too early",
     "trailing": "the file has bytes after its end",
     "version": "the file needs a newer version of libtz",
-    "feature": "the file needs something that this version of libtz does not have",
+    "feature": "the file uses a feature that this version of libtz does not support",
     "limit": "a limit of the format is exceeded",
     "checksum": "bytes differ from the ones that were written",
     "reserved": "bytes that must be zero are not",

@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -25,6 +24,7 @@ from libtz.compat._errors import (
     TypeOptionError,
     ValueOptionError,
 )
+from libtz.compat.tensorizer._arrays import bits, numpy_has, raw_array
 from libtz.compat.tensorizer._encryption import DecryptionParams
 from libtz.compat.tensorizer._entries import Entry, arranged, entries_of, layers, leaves
 from libtz.compat.tensorizer._errors import CryptographyError, HashMismatchError, translated
@@ -255,14 +255,14 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
                 if must_have:
                     _require_hash(file, entry.name)
             torch_dtype = TORCH_DTYPES[dtype]
-            is_opaque = not _numpy_has(torch_dtype)
+            is_opaque = not numpy_has(torch_dtype)
             if is_opaque and not allow_raw_data:
                 raise ValueOptionError(
                     f"tensor {entry.label!r}: NumPy has no dtype for {torch_dtype};"
                     " allow_raw_data=True returns its bytes"
                 )
             self._position = self._entries.index(entry, self._position) + 1
-            array = _raw_array(tensor) if is_opaque else tensor.numpy()
+            array = raw_array(tensor) if is_opaque else tensor.numpy()
             name = str(torch_dtype) if is_opaque else None
             yield self._module_number(entry), entry.tensor_type, entry.label, array, is_opaque, name
 
@@ -331,7 +331,7 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
                 tensor = slots[name].tensor
                 if tensor is not None:
                     tensor_bytes.check(name, tensor)
-                    results[name] = torch.equal(_bits(tensor.detach().cpu()), _bits(stored))
+                    results[name] = torch.equal(bits(tensor.detach().cpu()), bits(stored))
         return all(results.values()), list(results.items())
 
     def to_redis(self, redis_client: Any, key_prefix: str, force: bool = False) -> None:
@@ -439,21 +439,3 @@ def _resolved(file_obj: Any, options: ReadOptions) -> tuple[Any, Any, ReadOption
             " open_stream(path, 'rb')"
         )
     return file_obj, file_obj, options
-
-
-def _numpy_has(dtype: torch.dtype) -> bool:
-    try:
-        torch.empty(0, dtype=torch.uint8).view(dtype).numpy()
-    except (TypeError, RuntimeError):
-        return False
-    return True
-
-
-def _raw_array(tensor: torch.Tensor) -> NDArray[Any]:
-    size = tensor.element_size()
-    flat = tensor.view(-1).view(torch.uint8).numpy()
-    return flat.view(np.dtype(f"V{size}")).reshape(tuple(tensor.shape))
-
-
-def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous().view(-1).view(torch.uint8)

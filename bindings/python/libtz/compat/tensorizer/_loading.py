@@ -11,6 +11,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from libtz.compat._errors import ValueOptionError
+from libtz.compat.tensorizer._arrays import bits
 from libtz.compat.tensorizer._entries import Entry
 from libtz.compat.tensorizer._types import TensorType
 
@@ -125,12 +126,8 @@ def _mismatches(module: torch.nn.Module, problems: Sequence[str]) -> str:
 
 
 def _all_equal(group: Sequence[torch.Tensor]) -> bool:
-    first, *rest = (_bits(tensor) for tensor in group)
+    first, *rest = (bits(tensor) for tensor in group)
     return all(torch.equal(first, other) for other in rest)
-
-
-def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().contiguous().view(-1).view(torch.uint8)
 
 
 def _fitted(slot: Slot, tensor: torch.Tensor) -> torch.Tensor:

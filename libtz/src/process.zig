@@ -1,6 +1,6 @@
-//! Executes the tasks of a plan: checks the chunks that have arrived, decodes them and copies what
-//! is wanted of them to its place. Takes no memory and keeps no state but the caller's count of
-//! chunks done.
+//! Executes the tasks of a plan: checks the chunks that have arrived, decodes them, and copies the
+//! wanted parts to their destinations. It allocates no memory, and its only state is the caller's
+//! count of finished chunks.
 
 const std = @import("std");
 const checksum = @import("checksum.zig");
@@ -25,8 +25,8 @@ pub const Batch = struct {
 
 pub const Error = error{ Argument, Checksum, Codec, Feature };
 
-/// Does the request's chunks from `next` on as far as they have arrived, and advances `next`, also
-/// on errors: it then is the chunk that failed.
+/// Processes the request's chunks from `next` on, as far as they have arrived, and advances `next`.
+/// After an error, `next` is the chunk that failed.
 pub fn process(
     plan: *const Plan,
     batch: Batch,
@@ -64,7 +64,7 @@ pub fn process(
     }
 }
 
-/// What a plan's positions are positions in.
+/// The memory to which the positions of a plan refer.
 const Memory = struct {
     plan: *const Plan,
     staging: []u8,
@@ -108,7 +108,7 @@ fn execute(memory: Memory, task: ChunkTask, dtype: u16, verify: Verify) Error!vo
     }
 }
 
-/// TZ1-43. Foreign formats have nothing to check against.
+/// TZ1-43. Foreign formats have no checksums.
 fn check(task: ChunkTask, stored: []const u8, verify: Verify) error{Checksum}!void {
     const digest = task.digest orelse return;
     const matches = switch (verify) {

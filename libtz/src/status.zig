@@ -178,8 +178,8 @@ pub const Diagnostic = struct {
         return err;
     }
 
-    /// The same for foreign formats, whose rules have no numbers. In messages, the reason follows the
-    /// tensor's name if there is one: "its dtype is unknown".
+    /// The same for foreign formats, whose rules have no numbers. In a message, the reason follows
+    /// the tensor's name if there is one: "its dtype is unknown".
     pub fn refuse(self: *Diagnostic, err: DataError, offset: u64, reason: [*:0]const u8) DataError {
         self.offset = offset;
         return self.because(err, reason);

@@ -2,8 +2,10 @@
 
     from libtz.integrations.transformers import fetch_tokenizer, load_pretrained
 
-    model = load_pretrained("https://host/models/bert", device="cuda")
-    tokenizer = AutoTokenizer.from_pretrained(fetch_tokenizer("https://host/models/bert", "./bert"))
+    digest = "blake3:…"  # of the set, as `tz digest --set` prints it
+    model = load_pretrained("https://host/models/bert", digest=digest, device="cuda")
+    folder = fetch_tokenizer("https://host/models/bert", "./bert", digest=digest)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
 
 The folder is one that `save_pretrained` wrote; its weights may also be in a .tz file. transformers
 is not patched. No code is taken from the folder, and the folder cannot select code from elsewhere.
@@ -31,8 +33,10 @@ from libtz.integrations.transformers_config import (
     read_json,
 )
 from libtz.locations import Location, is_plain_name
+from libtz.manifest import MANIFEST_NAME
 from libtz.opening import open_as
 from libtz.options import ReadOptions
+from libtz.pinned import SetLocation, pinned_folder
 from libtz.sinks.file import FileSink
 from libtz.torch.cast import check_dtype, load_as
 
@@ -81,9 +85,10 @@ def load_pretrained(
     config.json names. Floating-point weights are cast to `dtype`; None keeps the dtypes of the
     file.
 
-    `digest` pins the file of the weights, and nothing else. config.json determines what the weights
-    mean (the number of layers, the activation, constants). So a changed config.json can make a
-    different model of the pinned weights.
+    `digest` is the digest of a set (see `libtz.sets`): it pins the weights, config.json and every
+    other file that is read. With it, `source` may be the manifest. The digest of the weights alone
+    is refused: config.json determines what the weights mean (the number of layers, the activation,
+    constants), so a changed config.json could make a different model of the same weights.
 
     `weights` is the name of the weights file in the folder; by default model.tz, model.safetensors
     or an index of shards. A local folder with weights in two formats is refused, as by
@@ -98,17 +103,17 @@ def load_pretrained(
     (`auto_map`) and repositories.
 
     Raises:
-        OptionError: the file lacks tensors of the model, the model is quantized, or this version
-            of transformers has no class for it.
+        OptionError: the file lacks tensors of the model, the model is quantized, this version of
+            transformers has no class for it, or the folder has no manifest for the digest.
         FormatError: config.json is invalid, or describes a model that is too large for the file.
         IntegrityError, SourceError: as `libtz.open` and `libtz.torch.load_file`.
     """
     options = options or ReadOptions()
     check_dtype(dtype)
-    folder = Location.of(source).folder()
+    folder = _folder_of(source, digest, options)
     location = folder.sibling("config.json")
     values = read_json(location, options)
-    with _open_weights(folder, weights, digest, options) as file:
+    with _open_weights(folder, weights, options) as file:
         config = checked_config(values, location, len(file))
         framework = model_class
         if framework is None:
@@ -128,10 +133,11 @@ def fetch_tokenizer(
     source: str | os.PathLike[str],
     folder: str | os.PathLike[str],
     *,
+    digest: str | None = None,
     options: ReadOptions | None = None,
 ) -> Path:
     """Copies config.json and the tokenizer's files into a local folder, for
-    `AutoTokenizer.from_pretrained`. Returns the folder.
+    `AutoTokenizer.from_pretrained`. Returns the folder. `digest`, that of a set, pins all files.
 
     Each file appears when it is complete. An existing file or symbolic link of the same name is
     replaced; the target of the link is not modified. The files are copied unchanged: they may name
@@ -139,10 +145,12 @@ def fetch_tokenizer(
 
     Raises:
         SourceError: a file could not be read or written.
-        OptionError: there is a folder in the place of a file.
+        OptionError: there is a folder in the place of a file, or the source has no manifest for
+            the digest.
+        IntegrityError: a file is not the one that the digest pins.
     """
     options = options or ReadOptions()
-    origin = Location.of(source).folder()
+    origin = _folder_of(source, digest, options)
     target = Path(folder)
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -166,15 +174,30 @@ def fetch_tokenizer(
 # ---- Files ---------------------------------------------------------------------------------------
 
 
+def _folder_of(
+    source: str | os.PathLike[str], digest: str | None, options: ReadOptions
+) -> Location:
+    """The model's folder; with a digest, as the set of files that it pins."""
+    location = pinned_folder(Location.of(source), digest, options)
+    if digest is not None and not isinstance(location, SetLocation):
+        raise OptionError(
+            f"{location}: the digest pins no model, only that of a set does, whose {MANIFEST_NAME}"
+            " is in the folder; the weights alone are not enough, since config.json decides what"
+            " they mean. `tz digest --set` writes the manifest, and prints the digest of the set"
+        )
+    return location
+
+
 def _open_weights(
-    folder: Location, weights: str | None, digest: str | None, options: ReadOptions
+    folder: Location, weights: str | None, options: ReadOptions
 ) -> Checkpoint[torch.Tensor]:
     if weights is not None:
         if not is_plain_name(weights):
             raise OptionError(f"weights must be the name of a file in the folder, not {weights!r}")
-        return open_as(TorchFramework(), folder.sibling(weights), digest=digest, options=options)
-    if folder.is_local:
-        found = [name for name in WEIGHTS if Path(folder.sibling(name).text).exists()]
+        return open_as(TorchFramework(), folder.sibling(weights), options=options)
+    if folder.is_local or isinstance(folder, SetLocation):
+        names = folder.files(options) or ()
+        found = [name for name in WEIGHTS if name in names]
         if len({".tz" in name for name in found}) > 1:
             raise OptionError(
                 f"{folder} contains weights in two formats; set weights= to one of"
@@ -183,7 +206,7 @@ def _open_weights(
     for name in WEIGHTS:
         location = folder.sibling(name)
         with absence_of(location, optional=True):
-            return open_as(TorchFramework(), location, digest=digest, options=options)
+            return open_as(TorchFramework(), location, options=options)
     raise SourceError(
         f"{folder} contains none of {', '.join(WEIGHTS)}, or does not allow reading them",
         url=str(folder),

@@ -133,7 +133,8 @@ class Checkpoint(Mapping[str, T], ABC):
     def verify(self) -> None:
         """Reads everything once, without loading it, and checks the checksums, the content of every
         tensor, and that the file holds nothing else. Raises IntegrityError or FormatError if
-        something is wrong, and OptionError for formats without checksums."""
+        something is wrong, and OptionError for formats without checksums, unless a digest pins the
+        file."""
 
     @abstractmethod
     def close(self) -> None:

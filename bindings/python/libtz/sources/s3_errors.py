@@ -44,7 +44,7 @@ _HINTS = {
     "KMS.DisabledException": "the key that encrypts the object is disabled",
     "KMS.NotFoundException": "the key that encrypts the object no longer exists",
     "NoSuchBucket": "there is no such bucket at this endpoint",
-    "NoSuchKey": "there is no such object",
+    "NoSuchKey": "there is no such object (the URL of a folder ends with a slash)",
     "NoSuchVersion": "the object has no such version",
     "PermanentRedirect": _REGION,
     "RequestTimeTooSkewed": "this machine's clock is wrong; correct it",

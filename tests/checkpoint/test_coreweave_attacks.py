@@ -169,7 +169,7 @@ ATTACKS: dict[str, tuple[type[libtz.Error], str, bytes]] = {
     ),
     "pieces of one byte": (
         libtz.FormatError,
-        "multiple of 64 bytes",
+        "multiple of 64",
         with_crypt(crypt(boxes(NONCE, TAGS, piece=1, count=len(PLAIN)))),
     ),
     "a missing tag": (

@@ -252,7 +252,7 @@ def test_the_main_index_is_first(folder: Path) -> None:
 
 
 def test_a_set_without_a_manifest_cannot_be_pinned(folder: Path) -> None:
-    with pytest.raises(OptionError, match=r"beside it is no model\.tz-set"):
+    with pytest.raises(OptionError, match=r"model\.tz-set beside it"):
         libtz.open(folder, digest="sha256:" + "0" * 64)
 
 

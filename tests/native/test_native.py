@@ -240,6 +240,6 @@ def test_load_into() -> None:
         with pytest.raises(OptionError, match="needs a buffer of 8 bytes"):
             f.load_into({"scalar": allocate(9)})
         tied = len(file.tensors["a.weight"].data)
-        with pytest.raises(OptionError, match="once"):
+        with pytest.raises(OptionError, match="only one"):
             f.load_into({"a.weight": allocate(tied), "a.tied": allocate(tied)})
         assert len(f.load()) == len(file.tensors)  # nothing of this closes the file

@@ -286,7 +286,7 @@ def test_attacks(name: str, tmp_path: Path) -> None:
         compat.TensorDeserializer(
             path, device="cpu", encryption=compat.DecryptionParams.from_key(KEY)
         )
-    is_cryptography = any(words in text for words in ("decrypted", "another one", "not encrypted"))
+    is_cryptography = any(words in text for words in ("decrypted", "key is wrong", "not encrypted"))
     is_cryptography &= kind is libtz.IntegrityError
     assert isinstance(caught.value, compat.CryptographyError) == is_cryptography
 
@@ -337,7 +337,7 @@ def test_a_key_is_derived_once(monkeypatch: pytest.MonkeyPatch) -> None:
         entry(b"%d" % number, key=PASSWORD_KEY, derivation=derived(salt=bytes([number] * 16)))
         for number in range(20)
     ]
-    with pytest.raises(libtz.IntegrityError, match="cannot be decrypted|derived differently"):
+    with pytest.raises(libtz.IntegrityError, match=r"cannot be decrypted|derived differently"):
         libtz.torch.load_file(build(entries, version=3, index_size=1024), options=BY_PASSWORD)
     assert derive.call_count == 1
 

@@ -126,7 +126,15 @@ def make_all(suffix: str) -> dict[str, torch.Tensor]:
 
 
 FILES = [(".tz", "off"), (".tz", "auto"), (".safetensors", "off")]
-INDICES: list[Any] = [..., slice(None), slice(3, 9), (slice(1, 60, 7), slice(2, 5)), (5, -1), -2]
+INDICES: list[Any] = [
+    ...,
+    slice(None),
+    slice(3, 9),
+    slice(5, 5),
+    (slice(1, 60, 7), slice(2, 5)),
+    (5, -1),
+    -2,
+]
 
 
 @pytest.fixture(scope="module")

@@ -88,8 +88,10 @@ class SmallReads:
         tensor, region = entry.tensor, entry.item.region
         if not 0 < tensor.decoded_size <= SIZE_MAX or tensor.chunk_count != 1 or tensor.flags:
             return False
+        if region is None:
+            return True
         # Without chunks, a plan may read less than the tensor.
-        return region is None or self._has_chunks or self._is_resident
+        return 0 not in region.shape and (self._has_chunks or self._is_resident)
 
     def prepare(self, entry: Entry) -> Preparation:
         """Checks sizes, and fetches what is not known of the chunk. The source stays open after an
@@ -121,7 +123,11 @@ class SmallReads:
         if data is None:
             return None
         if region is not None:
-            data = cut(data.view(), region)
+            # Slices own their memory.
+            if not region.is_whole:
+                data = cut(data.view(), region)
+            elif data is stored and self._is_resident:
+                data = _copy(data)
         return SmallRead(
             data,
             "map" if self._is_resident and region is None else "copy",
@@ -182,3 +188,9 @@ class SmallReads:
         if chunk is None:
             raise RuntimeError(f"{self._header.label}: tensor {tensor} has no chunk entries")
         return chunk, read
+
+
+def _copy(buffer: HostBuffer) -> HostBuffer:
+    copied = allocate(buffer.size)
+    copied.view()[:] = buffer.view()
+    return copied

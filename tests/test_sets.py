@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
-from tests.servers import Nginx
+from tests.servers import Nginx, Seaweed
 
 import libtz
 import libtz.torch
@@ -21,11 +21,13 @@ from libtz import (
     IntegrityError,
     OptionError,
     ReadOptions,
+    S3Options,
     SourceError,
     sets,
 )
 from libtz.cli.main import main
 from libtz.errors import SourceNotFoundError
+from libtz.locations import Location
 
 INDEX = "model.safetensors.index.json"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -243,18 +245,151 @@ def test_the_digest_of_the_only_file_still_pins_it(tmp_path: Path) -> None:
 # Elsewhere ----------------------------------------------------------------------------------------
 
 
+BUCKET = "folders"
+
+
+@pytest.fixture(scope="module")
+def bucket(seaweed: Seaweed) -> Iterator[Any]:
+    with seaweed.bucket(BUCKET) as client:
+        yield client
+
+
+@pytest.fixture
+def store(seaweed: Seaweed, bucket: Any, aws: Path) -> ReadOptions:
+    key, secret = seaweed.keys
+    s3 = S3Options(endpoint=seaweed.endpoint, access_key_id=key, secret_access_key=secret)
+    return ReadOptions(s3=s3)
+
+
+def upload(client: Any, folder: Path, prefix: str) -> str:
+    """The URL of a prefix with the files of a folder, and what else lies beside models."""
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        key = f"{prefix}/{path.relative_to(folder)}"
+        client.put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
+    client.put_object(Bucket=BUCKET, Key=f"{prefix}/._model.safetensors", Body=b"x")
+    client.put_object(Bucket=BUCKET, Key=f"{prefix}/onnx/model.safetensors", Body=b"x")
+    client.put_object(Bucket=BUCKET, Key=f"{prefix}-old/model.safetensors", Body=b"x")
+    return f"s3://{BUCKET}/{prefix}/"
+
+
+@pytest.mark.parametrize("write", [write_sharded, write_tz])
+def test_a_prefix_in_s3_opens_as_a_folder(
+    write: Callable[[Path], None], bucket: Any, store: ReadOptions, tmp_path: Path
+) -> None:
+    write(tmp_path / "model")
+    url = upload(bucket, tmp_path / "model", f"plain {write.__name__}")
+    assert_equal(libtz.torch.load_file(url, options=store))
+
+
+@pytest.mark.parametrize("write", [write_sharded, write_tz])
+def test_a_set_in_s3(
+    write: Callable[[Path], None], bucket: Any, store: ReadOptions, tmp_path: Path
+) -> None:
+    digest = make_set(write, tmp_path / "model")
+    url = upload(bucket, tmp_path / "model", f"set/{write.__name__}")
+    for source in (url, f"{url}model.tz-set"):
+        load(source, digest, store)
+    sets.verify(url, digest=digest, options=store)
+    for path in tmp_path.glob("model/*.*"):
+        if path.suffix in (".tz", ".safetensors"):
+            flip(path, -1)
+    upload(bucket, tmp_path / "model", f"set/{write.__name__}")
+    with pytest.raises(IntegrityError):
+        load(url, digest, store)
+
+
+def test_a_manifest_is_written_to_s3(bucket: Any, store: ReadOptions, tmp_path: Path) -> None:
+    digest = make_set(write_sharded, tmp_path / "model")
+    (tmp_path / "model" / "model.tz-set").unlink()
+    (tmp_path / "model" / "onnx").mkdir()
+    (tmp_path / "model" / "onnx" / "model.safetensors").write_bytes(b"x")
+    digest = sets.digest(tmp_path / "model")
+    url = upload(bucket, tmp_path / "model", "written")
+    assert sets.digest(url, options=store) == digest
+    assert sets.write_manifest(url, options=store) == digest
+    load(url, digest, store)
+
+
+def test_prefixes_that_are_no_model(bucket: Any, store: ReadOptions, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    write_sharded(folder)
+    (folder / INDEX).unlink()
+    (folder / SHARDS[0]).unlink()
+    missing = upload(bucket, folder, "missing")
+    (folder / SHARDS[1]).unlink()
+    libtz.torch.save_file(TENSORS, folder / "model.tz")
+    safetensors.torch.save_file(TENSORS, folder / "model.safetensors")
+    both = upload(bucket, folder, "both")
+    empty = f"s3://{BUCKET}/nothing/"
+    cases: list[tuple[str, type[Exception], str]] = [
+        (missing, FormatError, r"00001-of-00002\.safetensors is missing"),
+        (both, OptionError, "in two formats"),
+        (empty, OptionError, r"holds no \.safetensors file"),
+        ("s3://no-such-bucket/model/", SourceError, "NoSuchBucket"),
+        (both.removesuffix("/"), SourceError, "URL of a folder ends with a slash"),
+    ]
+    for source, kind, text in cases:
+        with pytest.raises(kind, match=text):
+            libtz.open(source, options=store)
+
+
+def test_many_objects(bucket: Any, store: ReadOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Listings come in pages, here of five objects."""
+    for number in range(12):
+        bucket.put_object(Bucket=BUCKET, Key=f"many/{number:02}.txt", Body=b"x")
+    monkeypatch.setattr("libtz.sources.s3_listing.object_parameters", lambda *given: {"MaxKeys": 5})
+    location = Location.of(f"s3://{BUCKET}/many/")
+    expected = [f"{number:02}.txt" for number in range(12)]
+    assert location.files(store) == expected
+    assert "many/11.txt" in (Location.of(f"s3://{BUCKET}/").files(store, is_recursive=True) or ())
+    monkeypatch.setattr("libtz.sources.s3_listing.KEYS_MAX", 11)
+    with pytest.raises(OptionError, match="more than 11 objects"):
+        location.files(store)
+
+
+def test_without_the_right_to_list(
+    bucket: Any, store: ReadOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The usual names are looked for, as over HTTP."""
+    digest = make_set(write_sharded, tmp_path / "model")
+    url = upload(bucket, tmp_path / "model", "unlisted")
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise SourceError("refused", url=url, status=403)
+
+    monkeypatch.setattr("libtz.sources.s3_listing.S3Access.call", refuse)
+    assert_equal(libtz.torch.load_file(url, options=store))
+    load(url, digest, store)
+    with pytest.raises(OptionError, match="cannot be listed, and has no manifest"):
+        sets.write_manifest(url, options=store)
+
+
 @pytest.mark.parametrize("write", FORMS)
-def test_over_http(write: Callable[[Path], None], nginx: Nginx) -> None:
+def test_a_set_over_http(write: Callable[[Path], None], nginx: Nginx) -> None:
     folder = nginx.root / "pinned" / write.__name__
     digest = make_set(write, folder)
-    for source in ("", "model.tz-set", "?download=true"):
-        assert_equal(
-            libtz.torch.load_file(f"{nginx.http}/pinned/{write.__name__}/{source}", digest=digest)
-        )
+    url = f"{nginx.http}/pinned/{write.__name__}"
+    for source in (f"{url}/", f"{url}/model.tz-set"):
+        load(source, digest)
+    load(f"{url}/model.tz-set?download=true", digest)  # with a query, a URL is that of a file
+    assert_equal(libtz.torch.load_file(f"{url}/"))  # the manifest says which files there are
     for path in [*folder.glob("*.tz"), *folder.glob("*.safetensors")]:
         flip(path, -1)
     with pytest.raises(IntegrityError):
-        libtz.torch.load_file(f"{nginx.http}/pinned/{write.__name__}/", digest=digest)
+        load(f"{url}/", digest)
+
+
+def test_folders_over_http(nginx: Nginx) -> None:
+    write_sharded(nginx.root / "index")
+    assert_equal(libtz.torch.load_file(f"{nginx.http}/index/"))
+    write_tz(nginx.root / "one file")
+    assert_equal(libtz.torch.load_file(f"{nginx.http}/one file/"))
+    write_safetensors(nginx.root / "two formats")
+    libtz.torch.save_file(TENSORS, nginx.root / "two formats" / "model.tz")
+    with pytest.raises(OptionError, match="in two formats"):
+        libtz.open(f"{nginx.http}/two formats/")
+    with pytest.raises(SourceNotFoundError, match="cannot be listed"):
+        libtz.open(f"{nginx.http}/nothing/")
 
 
 # Writing ------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -85,6 +86,20 @@ def test_manifests_that_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("libtz.manifest.MANIFEST_SIZE_MAX", size_max)
         assert verdict(lambda: by_reference(data, None)) == expected
         assert verdict(lambda: by_libtz(data, None)) == expected
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_both_find_the_same_first_fault(seed: int) -> None:
+    chance = random.Random(seed)
+    data = VECTORS["manifest"].encode()
+    pieces = [b"", b"\n", b" ", b"/", b".", b"0", b"A", b"\xff", b"parts:", b".tz", b"tz-set 1\n"]
+    pieces += data.splitlines(keepends=True)
+    for _ in range(200):
+        begin = chance.randrange(len(data))
+        end = begin + chance.choice([0, 0, 1, 1, 2, 64, 200])
+        changed = data[:begin] + chance.choice(pieces) + data[end:]
+        found = verdict(partial(by_libtz, changed, None))
+        assert found == verdict(partial(by_reference, changed, None)), changed
 
 
 def write(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -100,7 +100,7 @@ class Location:
     def is_folder(self) -> bool:
         """Whether it names a folder: a local one, or a URL that ends with a "/"."""
         # Path.is_dir() raises on names that are too long.
-        return os.path.isdir(self.text) if self.is_local else not self.name  # noqa: PTH112
+        return os.path.isdir(self.text) if self.is_local else self.text.endswith("/")  # noqa: PTH112
 
     def files(self, options: ReadOptions, *, is_recursive: bool = False) -> list[str] | None:
         """The names of the files in this folder: see `Scheme.files`."""

@@ -42,7 +42,7 @@ BLOCK_SIZE = 4 * 1024 * 1024
 
 def add_to(commands: Any) -> None:
     parser = add_command(commands, "digest", "print the digest that pins a file", DESCRIPTION, run)
-    parser.add_argument("source", metavar="FILE", help="path or URL")
+    parser.add_argument("source", metavar="FILE", help="path or URL, also of a folder")
     parser.add_argument(
         "--set",
         action="store_true",

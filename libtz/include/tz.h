@@ -557,8 +557,8 @@ tz_status tz_plan_process(const tz_plan *plan, uint32_t request, uint64_t receiv
                           void *const *allocations, uint32_t verify, uint64_t *next,
                           tz_diagnostic *diagnostic);
 
-/* Checks one chunk and decodes it. For a tensor of one chunk that is read alone: a plan takes longer
- * to make. Needs no lock, and takes no memory.
+/* Checks one chunk and decodes it. For a tensor of one chunk that is read alone: to make a plan
+ * takes longer. Needs no lock, and takes no memory.
  *   tensor, chunk: the index of the tensor, and what tz_header_chunk() says of its chunk.
  *   verify: TZ_VERIFY_*.
  *   stored: the chunk as it is in the file, stored_length bytes.

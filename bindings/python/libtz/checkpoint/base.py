@@ -45,6 +45,7 @@ class Checkpoint(Mapping[str, T], ABC):
     def __init__(self, framework: Framework[T]) -> None:
         """Called by `libtz.open`."""
         self._framework = framework
+        self._in_host_memory = Destination(framework)
 
     # ---- What a kind of checkpoint supplies ----
 
@@ -120,6 +121,11 @@ class Checkpoint(Mapping[str, T], ABC):
         KeyError for a name that is not there.
         """
 
+    def read_item(self, item: ReadItem, into: Destination[U]) -> U:
+        """One tensor or part of a tensor, as `read_items` reads it."""
+        ((_, tensor),) = self.read_items([item], into, streamed=False)
+        return tensor
+
     @abstractmethod
     def load_into(self, buffers: Mapping[str, HostBuffer]) -> None:
         """Loads tensors into memory of the caller, which must have exactly their size. Of tensors
@@ -142,7 +148,7 @@ class Checkpoint(Mapping[str, T], ABC):
 
     @final
     def __getitem__(self, name: str) -> T:
-        return self.load([name])[name]
+        return self.read_item(ReadItem(name), self._in_host_memory)
 
     @final
     def load(self, names: Names = None, device: Any = "cpu") -> dict[str, T]:
@@ -180,7 +186,9 @@ class Checkpoint(Mapping[str, T], ABC):
         """A tensor to be indexed as one of PyTorch: `f.get_slice(name)[:, 128:256]` reads only the
         chunks that it needs. With a device, the part is assembled in host memory first."""
         into = self._destination(device)
-        return TensorSlice(self.info(name), lambda region: self._load_regions([region], into)[0])
+        return TensorSlice(
+            self.info(name), lambda region: self.read_item(ReadItem(name, region), into)
+        )
 
     @final
     def load_slices(self, slices: Iterable[tuple[str, Any]], device: Any = "cpu") -> list[T]:
@@ -190,13 +198,16 @@ class Checkpoint(Mapping[str, T], ABC):
         copied one by one."""
         into = self._destination(device)
         regions = [Region.of(self.info(name), index) for name, index in slices]
-        return self._load_regions(regions, into)
+        items = [ReadItem(region.info.name, region) for region in regions]
+        loaded = {id(item): each for item, each in self.read_items(items, into, streamed=False)}
+        return [loaded[id(item)] for item in items]
 
     def _select(self, names: Names) -> list[str]:
         return select(names, self)
 
     def _destination(self, device: Any) -> Destination[T]:
-        return Destination(self._framework, self._framework.device(device))
+        found = self._framework.device(device)
+        return self._in_host_memory if found is None else Destination(self._framework, found)
 
     def _iterate(self, names: Names, into: Destination[U]) -> Iterator[tuple[str, U]]:
         items = list(map(ReadItem, self._select(names)))
@@ -204,11 +215,6 @@ class Checkpoint(Mapping[str, T], ABC):
             for item, tensor in loaded:
                 yield item.name, tensor
                 del tensor  # before the next one is waited for
-
-    def _load_regions(self, regions: Sequence[Region], into: Destination[T]) -> list[T]:
-        items = [ReadItem(region.info.name, region) for region in regions]
-        loaded = {id(item): each for item, each in self.read_items(items, into, streamed=False)}
-        return [loaded[id(item)] for item in items]
 
     # ---- The end ----
 

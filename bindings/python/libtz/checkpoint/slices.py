@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,25 +15,40 @@ from libtz.errors import OptionError
 from libtz.format import TensorInfo, item_size
 from libtz.memory import HostBuffer
 
-__all__ = ["ReadItem", "Region", "TensorSlice", "cut", "thin"]
+__all__ = ["Described", "ReadItem", "Region", "TensorSlice", "cut", "thin"]
 
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Region:
+class Described(Protocol):
+    """What has to be known of a tensor to index it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+class Region(NamedTuple):
     """What an index selects of a tensor: along each dimension every `steps`-th of a box, as a
     tensor of this shape."""
 
-    info: TensorInfo
+    info: Described
     box: lib.Box
     steps: tuple[int, ...]
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, info: TensorInfo, index: Any) -> Region:
+    def of(cls, info: Described, index: Any) -> Region:
         """`index` as in PyTorch: integers, slices and `...`."""
+        if index is Ellipsis or (info.shape and _is_full(index)):  # a scalar has no [:]
+            rank = len(info.shape)
+            return cls(info, ([0] * rank, list(info.shape)), (1,) * rank, info.shape)
         begins: list[int] = []
         ends: list[int] = []
         steps: list[int] = []
@@ -54,6 +68,10 @@ class Region:
     @property
     def is_thinned(self) -> bool:
         return any(step > 1 for step in self.steps)
+
+    @property
+    def is_whole(self) -> bool:
+        return self.shape == self.info.shape and not self.is_thinned
 
 
 class ReadItem(NamedTuple):
@@ -86,6 +104,11 @@ class TensorSlice(Generic[T]):
 
     def __getitem__(self, index: Any) -> T:
         return self._load(Region.of(self.info, index))
+
+
+def _is_full(index: Any) -> bool:
+    """Whether it is [:]. Compared by parts, since those of some slices are arrays."""
+    return isinstance(index, slice) and index.start is index.stop is index.step is None
 
 
 def _per_axis(index: Any, shape: Sequence[int]) -> list[tuple[Any, int]]:

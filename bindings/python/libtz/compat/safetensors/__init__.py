@@ -20,15 +20,15 @@ from __future__ import annotations
 import errno
 import os
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from libtz.arrays.base import default_framework
+from libtz.arrays.base import Destination, default_framework
 from libtz.arrays.numpy_arrays import NumpyFramework
 from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.file import File
-from libtz.checkpoint.slices import TensorSlice
+from libtz.checkpoint.slices import ReadItem, Region
 from libtz.compat._errors import (
     IndexOptionError,
     RuntimeOptionError,
@@ -44,6 +44,7 @@ from libtz.compat.safetensors._raw import (
 )
 from libtz.errors import Error as SafetensorError
 from libtz.errors import OptionError, SourceError
+from libtz.format import dtype_name
 from libtz.opening import open_as
 from libtz.options import ReadOptions
 from libtz.writing.safetensors import METADATA_KEY
@@ -105,7 +106,7 @@ class safe_open:  # noqa: N801 - the name that code to be swapped uses
         self._framework = NumpyFramework() if is_numpy else default_framework()
         self._device = "cpu" if device is None else device
         try:
-            self._framework.device(self._device)
+            into = self._framework.device(self._device)
         except OptionError as error:
             raise (error if is_numpy else RuntimeOptionError(error.message)) from None
         try:
@@ -114,6 +115,12 @@ class safe_open:  # noqa: N801 - the name that code to be swapped uses
             if isinstance(filename, (str, os.PathLike)) and not os.path.lexists(filename):
                 raise _MissingFileError(error.message, url=error.url) from error
             raise
+
+        self._into = Destination(self._framework, into)
+        # As the package, which has all of the header when a file is open.
+        self._catalog = self._file.catalog if isinstance(self._file, File) else None
+        if self._catalog is not None:
+            self._catalog.prepare()
 
     def keys(self) -> list[str]:
         """Names in alphabetical order."""
@@ -130,16 +137,21 @@ class safe_open:  # noqa: N801 - the name that code to be swapped uses
         return notes if notes or _has_empty_notes(file) else None
 
     def get_tensor(self, name: str) -> Any:
-        file = self._known(name)
-        return file.load([name], self._device)[name]
+        return self._known(name).read_item(ReadItem(name), self._into)
 
     def get_tensors(self) -> dict[str, Any]:
         return self._opened().load(None, self._device)
 
     def get_slice(self, name: str) -> SafeSlice:
-        part = self._known(name).get_slice(name, self._device)
-        self._framework.require(part.dtype, name)
-        return SafeSlice(part)
+        file = self._known(name)
+        if self._catalog is None:
+            info = file.info(name)
+            dtype, shape = info.dtype, info.shape
+        else:
+            tensor = self._catalog.tensor(name)
+            dtype, shape = dtype_name(tensor.dtype), tensor.shape
+        self._framework.require(dtype, name)
+        return SafeSlice(_Part(name, dtype, shape), file, self._into)
 
     def __enter__(self) -> safe_open:
         return self
@@ -175,11 +187,23 @@ def _has_empty_notes(file: Checkpoint[Any]) -> bool:
     return f'"{METADATA_KEY}"'.encode() in bytes(file.header_bytes)
 
 
+class _Part(NamedTuple):
+    """See slices.Described."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
 class SafeSlice:
     """A tensor that is loaded when it is indexed."""
 
-    def __init__(self, part: TensorSlice[Any]) -> None:
+    __slots__ = ("_file", "_into", "_part")
+
+    def __init__(self, part: _Part, file: Checkpoint[Any], into: Destination[Any]) -> None:
         self._part = part
+        self._file = file
+        self._into = into
 
     def get_shape(self) -> list[int]:
         """In numbers, where a PyTorch tensor of a packed type counts bytes."""
@@ -195,14 +219,15 @@ class SafeSlice:
         # PyTorch takes several `...`; all but one of them stand for nothing.
         is_plain = all(map(_is_plain, parts)) and sum(part is Ellipsis for part in parts) < 2
         try:
-            tensor = self._part[index if is_plain else ...]
+            region = Region.of(self._part, index if is_plain else ...)
+            tensor = self._file.read_item(ReadItem(self._part.name, region), self._into)
             return tensor if is_plain else tensor[index]
         except SafetensorError:
             raise
         except (IndexError, TypeError, ValueError) as error:
             kinds = {IndexError: IndexOptionError, TypeError: TypeOptionError}
             kind = kinds.get(type(error), ValueOptionError)
-            raise kind(f"an index of tensor {self._part.info.name!r}: {error}") from error
+            raise kind(f"an index of tensor {self._part.name!r}: {error}") from error
 
 
 def _is_plain(part: Any) -> bool:

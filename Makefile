@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 TARGET ?= all
 SECONDS ?= 600
+# A process per core, each with servers of its own; more than four gain little.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test test-fast coverage check fuzz bench wheels clean
 
@@ -15,12 +17,12 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python tools/build_native.py install test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # Without what takes servers or minutes.
 test-fast: $(INSTALLED)
 	$(BIN)/python tools/build_native.py
-	$(BIN)/python -m pytest -m "not server and not slow"
+	$(PYTEST) -m "not server and not slow"
 
 # Of the parts where a line that no test runs is most likely to hide a fault.
 coverage: $(INSTALLED)

@@ -339,7 +339,7 @@ def test_a_key_is_derived_once(monkeypatch: pytest.MonkeyPatch) -> None:
         entry(b"%d" % number, key=PASSWORD_KEY, derivation=derived(salt=bytes([number] * 16)))
         for number in range(20)
     ]
-    with pytest.raises(libtz.IntegrityError, match="cannot be decrypted|derived differently"):
+    with pytest.raises(libtz.IntegrityError, match=r"cannot be decrypted|derived differently"):
         libtz.torch.load_file(build(entries, version=3, index_size=1024), options=BY_PASSWORD)
     assert derive.call_count == 1
 

@@ -264,6 +264,7 @@ def test_streaming_holds_little(tmp_path: Path) -> None:
     assert most < 20 * MIB
 
 
+@pytest.mark.slow
 def test_a_huge_header_opens_at_once() -> None:
     count = 150_000
     specs = [
@@ -319,6 +320,7 @@ class _HeaderOnly(io.RawIOBase):
         return count
 
 
+@pytest.mark.slow
 def test_ten_thousand_tensors(tmp_path: Path) -> None:
     tensors = {f"layer.{i}": random_tensor("f32", (i % 50, 7), i) for i in range(10_000)}
     file = make_file(tensors)

@@ -495,6 +495,7 @@ def test_messages_are_escaped(tmp_path: Path) -> None:
     assert done.stderr.replace("\n", "").isprintable()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}], ids=str
 )

@@ -29,6 +29,7 @@ CROSSED = pytest.mark.parametrize(
     ids=["theirs-theirs", "theirs-ours", "ours-theirs", "ours-ours"],
 )
 
+
 class Net(torch.nn.Module):
     """Parameters and buffers on two levels, the root's too."""
 

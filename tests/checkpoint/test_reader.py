@@ -196,6 +196,7 @@ def test_without_torch_tensors_are_arrays(file: File, monkeypatch: pytest.Monkey
             f.load(device="cuda")
 
 
+@pytest.mark.slow
 def test_import_libtz_does_not_import_torch() -> None:
     code = (
         "import libtz, sys; assert not {'torch', 'requests', 'boto3', 'tqdm'} & set(sys.modules);"

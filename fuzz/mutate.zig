@@ -221,8 +221,9 @@ fn changeNode(random: std.Random, file: []u8) void {
     while (at + format.structure_node_size <= end) : (number += 1) {
         if (random.uintAtMost(usize, number) == 0) chosen = at;
         var size: u64 = format.structure_node_size;
-        if (file[at + 1] == 1) size +|= get(u64, file, at + 8);
-        if (file[at] == 4 or file[at] == 5) size +|= get(u64, file, at + 16);
+        if (file[at + 1] == 1 or file[at + 1] == 3) size +|= get(u64, file, at + 8);
+        const kind = file[at];
+        if (kind == 4 or kind == 5 or kind == 10) size +|= get(u64, file, at + 16);
         if (size > end - at) break;
         at += @intCast(size);
     }

@@ -145,7 +145,7 @@ fn makeNodes(arena: Allocator, random: std.Random, tensor_count: usize) ![]Node 
         if (choice < 4 and open.items.len < format.depth_max) {
             node.kind = randomContainer(random);
         } else if (choice < 7) {
-            randomLeaf(random, &node);
+            try randomLeaf(arena, random, &node);
         } else {
             node.value = tensor;
             tensor += 1;
@@ -164,8 +164,8 @@ fn randomContainer(random: std.Random) tz.structure.Kind {
     return ([_]tz.structure.Kind{ .dict, .list, .tuple })[random.uintLessThan(usize, 3)];
 }
 
-fn randomLeaf(random: std.Random, node: *Node) void {
-    const kinds = [_]tz.structure.Kind{ .none, .bool, .int, .float, .str, .bytes };
+fn randomLeaf(arena: Allocator, random: std.Random, node: *Node) !void {
+    const kinds = [_]tz.structure.Kind{ .none, .bool, .int, .float, .str, .bytes, .large_int };
     node.kind = kinds[random.uintLessThan(usize, kinds.len)];
     switch (node.kind) {
         .none => {},
@@ -175,14 +175,29 @@ fn randomLeaf(random: std.Random, node: *Node) void {
             node.value_bytes = "text \u{20AC}"[0..if (random.boolean()) 8 else 0];
             node.value = node.value_bytes.len;
         },
+        .large_int => {
+            const positive: [9]u8 = .{ 0, 0, 0, 0, 0, 0, 0, 0, 1 };
+            const negative: [12]u8 = .{ 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 0x80 };
+            const data: []const u8 = if (random.boolean()) &positive else &negative;
+            node.value_bytes = try arena.dupe(u8, data);
+            node.value = node.value_bytes.len;
+        },
         else => unreachable,
     }
 }
 
 fn setKey(arena: Allocator, random: std.Random, node: *Node, number: usize) !void {
-    if (random.uintLessThan(u8, 4) == 0) {
+    const choice = random.uintLessThan(u8, 8);
+    if (choice < 2) {
         node.key_kind = .int;
         node.key = number;
+    } else if (choice == 2) {
+        const data = try arena.alloc(u8, 17);
+        @memset(data, 1);
+        std.mem.writeInt(u64, data[0..8], number, .little);
+        node.key_kind = .large_int;
+        node.key_bytes = data;
+        node.key = data.len;
     } else {
         node.key_kind = .str;
         node.key_bytes = try std.fmt.allocPrint(arena, "{d}", .{number});

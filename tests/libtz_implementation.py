@@ -19,7 +19,8 @@ from libtz.format import digest_text, dtype_name, parse_digest
 
 Description = dict[str, Any]
 
-KINDS = ["none", "bool", "int", "float", "str", "bytes", "tensor", "dict", "list", "tuple"]
+KINDS = ["none", "bool", "int", "float", "str", "bytes", "tensor"]
+KINDS += ["dict", "list", "tuple", "large_int"]
 
 
 def failed(error: Error) -> Description:

@@ -49,7 +49,7 @@ def same(left: Any, right: Any) -> bool:
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-ints = st.integers(-(1 << 63), (1 << 63) - 1)
+ints = st.one_of(st.integers(-(1 << 63), (1 << 63) - 1), st.integers(-(1 << 8191), (1 << 8191) - 1))
 leaves = st.one_of(
     st.none(), st.booleans(), ints, st.floats(), texts, st.binary(max_size=9), st.builds(Leaf)
 )
@@ -142,14 +142,18 @@ class _Text(str):
     [
         ({"optimizer": {"state": [{"foo": {1, 2}}]}}, "$.optimizer.state[0].foo"),
         ({"a": defaultdict(int)}, "$.a"),
-        ([1 << 63], "$[0]"),
+        ([1 << 8191], "$[0]"),
+        ([-(1 << 8191) - 1], "$[0]"),
+        ([10**9000], "$[0]"),
         ({"odd key": object()}, '$["odd key"]'),
         ({'q"': object()}, '$["q\\""]'),
         ({3: {"x": lambda: 0}}, "$[3].x"),
         ({"a": {True: 1}}, "$.a"),
         ({"a": {1.5: 1}}, "$.a"),
         ({"a": {None: 1}}, "$.a"),
-        ({-(1 << 63) - 1: 0}, "$[-9223372036854775809]"),
+        ({1 << 8191: 0}, "$[an integer of 8192 bits]"),
+        ({10**9000: 0}, "$[an integer of 29898 bits]"),
+        ({1 << 64: {1.5: 1}}, "$[18446744073709551616]"),
         (["\ud800"], "$[0]"),
         ({"a\udfff": 1}, '$["a\\udfff"]'),
         ([_Text("subclass")], "$[0]"),
@@ -231,6 +235,7 @@ def test_cycles_and_long_lists_among_shared_ones() -> None:
         (np.int64(-(1 << 63)), -(1 << 63)),
         (np.uint8(200), 200),
         (np.uint64(7), 7),
+        (np.uint64(2**64 - 1), 2**64 - 1),
         (np.bool_(True), True),
         (np.str_("text"), "text"),
         (np.bytes_(b"bytes"), b"bytes"),
@@ -244,5 +249,18 @@ def test_numpy_s_scalars_become_python_s(value: Any, plain: Any) -> None:
 def test_other_scalars_of_numpy_are_refused(value: Any) -> None:
     with pytest.raises(OptionError, match=r"\$\[0\]: cannot save an object of type numpy"):
         flatten([value], is_leaf)
-    with pytest.raises(OptionError, match=r"\$\[0\]: the integer does not fit"):
-        flatten([np.uint64(1 << 63)], is_leaf)
+
+
+def test_numpy_keys_become_python_keys() -> None:
+    keys = [np.int64(-3), np.uint64(2**64 - 1), np.str_("name")]
+    result = round_trip({key: i for i, key in enumerate(keys)})
+    assert same(result, {-3: 0, 2**64 - 1: 1, "name": 2})
+    with pytest.raises(OptionError, match="keys must be str or int"):
+        flatten({np.float32(1.5): 0}, is_leaf)
+
+
+def test_the_state_of_numpy_generators_is_kept() -> None:
+    """PCG64's two numbers have 128 bits."""
+    state = np.random.default_rng(7).bit_generator.state
+    assert max(state["state"].values()) >= 1 << 64
+    assert same(round_trip(state), state)

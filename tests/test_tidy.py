@@ -22,15 +22,17 @@ LAYERS = (
     ("options",),
     ("_native",),
     ("format", "memory", "structure"),
+    ("manifest",),
     ("sources",),
     ("sinks",),
     ("schemes",),
     ("locations",),
+    ("pinned",),
     ("transfer",),
     ("arrays",),
     ("checkpoint", "writing"),
     ("opening",),
-    ("numpy", "torch"),
+    ("numpy", "sets", "torch"),
     ("libtz",),
     ("cli", "compat", "integrations"),
 )
@@ -39,7 +41,14 @@ RANKS = {package: rank for rank, row in enumerate(LAYERS) for package in row}
 # Imported when they are first used.
 SUBMODULES = {"numpy", "torch"}
 
-PUBLIC_MODULES = ("libtz", "libtz.errors", "libtz.numpy", "libtz.options", "libtz.torch")
+PUBLIC_MODULES = (
+    "libtz",
+    "libtz.errors",
+    "libtz.numpy",
+    "libtz.options",
+    "libtz.sets",
+    "libtz.torch",
+)
 
 LINES_MAX = 450
 LONG_FILES: dict[str, int] = {}

@@ -322,18 +322,19 @@ tz_status tz_header_pair(const tz_header *header, uint32_t index, tz_pair *out);
 
 enum { TZ_NODE_NONE = 0, TZ_NODE_BOOL = 1, TZ_NODE_INT = 2, TZ_NODE_FLOAT = 3, TZ_NODE_STR = 4,
        TZ_NODE_BYTES = 5, TZ_NODE_TENSOR = 6, TZ_NODE_DICT = 7, TZ_NODE_LIST = 8,
-       TZ_NODE_TUPLE = 9 };
-enum { TZ_KEY_NONE = 0, TZ_KEY_STR = 1, TZ_KEY_INT = 2 };
+       TZ_NODE_TUPLE = 9, TZ_NODE_LARGE_INT = 10 };
+enum { TZ_KEY_NONE = 0, TZ_KEY_STR = 1, TZ_KEY_INT = 2, TZ_KEY_LARGE_INT = 3 };
 
-/* A node of the nested structure, section 9 of the specification. */
+/* A node of the nested structure, section 9 of the specification. A large integer is one that does
+ * not fit an int64_t: 9 to 1024 bytes, two's complement, little-endian, as few as hold it. */
 typedef struct {
     uint32_t kind;              /* TZ_NODE_* */
     uint32_t key_kind;          /* TZ_KEY_* */
     uint64_t key;               /* size of key_bytes, or an int64_t */
     uint64_t value;             /* size of value_bytes, number of children, tensor index, int64_t,
                                    or the bits of a double */
-    const uint8_t *key_bytes;   /* NULL unless TZ_KEY_STR */
-    const uint8_t *value_bytes; /* NULL unless TZ_NODE_STR or TZ_NODE_BYTES */
+    const uint8_t *key_bytes;   /* NULL unless TZ_KEY_STR or TZ_KEY_LARGE_INT */
+    const uint8_t *value_bytes; /* NULL unless TZ_NODE_STR, _BYTES or _LARGE_INT */
 } tz_node;
 
 /* Node `index`, in preorder. */

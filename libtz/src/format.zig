@@ -31,6 +31,7 @@ pub const rank_max = 64;
 pub const name_size_max = std.math.maxInt(u16);
 pub const depth_max = 128;
 pub const node_count_max = 1 << 26;
+pub const large_integer_size_max = 1024;
 pub const metadata_key_size_max = 1024;
 pub const metadata_count_max = 65536;
 

@@ -3,9 +3,9 @@
 //!
 //! Offset | Size | Field
 //! 0      | 1    | kind
-//! 1      | 1    | key_kind: 0 none, 1 string, 2 integer
+//! 1      | 1    | key_kind: 0 none, 1 string, 2 integer, 3 large integer
 //! 2      | 6    | reserved, zero
-//! 8      | 8    | key: size in bytes of a string, or an i64
+//! 8      | 8    | key: size in bytes of a string or large integer, or an i64
 //! 16     | 8    | value: by kind
 //! 24     |      | key bytes, then value bytes
 
@@ -14,8 +14,36 @@ const bytes = @import("bytes.zig");
 const format = @import("format.zig");
 const status = @import("status.zig");
 
-pub const Kind = enum(u8) { none, bool, int, float, str, bytes, tensor, dict, list, tuple };
-pub const KeyKind = enum(u8) { none, str, int };
+pub const Kind = enum(u8) {
+    none,
+    bool,
+    int,
+    float,
+    str,
+    bytes,
+    tensor,
+    dict,
+    list,
+    tuple,
+    large_int,
+
+    /// Whether `value` is a size, and the value's bytes follow.
+    pub fn hasBytes(self: Kind) bool {
+        return self == .str or self == .bytes or self == .large_int;
+    }
+};
+
+pub const KeyKind = enum(u8) {
+    none,
+    str,
+    int,
+    large_int,
+
+    /// Whether `key` is a size, and the key's bytes follow.
+    pub fn hasBytes(self: KeyKind) bool {
+        return self == .str or self == .large_int;
+    }
+};
 
 pub const Node = struct {
     kind: Kind,
@@ -66,9 +94,9 @@ pub const Structure = struct {
             .value = bytes.get(u64, raw, 16),
         };
         const rest = raw[format.structure_node_size..];
-        const key_size: usize = if (result.key_kind == .str) @intCast(result.key) else 0;
+        const key_size: usize = if (result.key_kind.hasBytes()) @intCast(result.key) else 0;
         result.key_bytes = rest[0..key_size];
-        if (result.kind == .str or result.kind == .bytes) {
+        if (result.kind.hasBytes()) {
             result.value_bytes = rest[key_size..][0..@intCast(result.value)];
         }
         return result;
@@ -78,8 +106,8 @@ pub const Structure = struct {
 const Allocator = std.mem.Allocator;
 const Failure = status.DataError || error{OutOfMemory};
 
-/// TZ1-48 to TZ1-54. `raw` lies at `offset` in the file and must outlive the result. Arrays of the
-/// result come from `arena`, what is needed on the way from `gpa`.
+/// TZ1-48 to TZ1-54, and TZ1-67. `raw` lies at `offset` in the file and must outlive the result.
+/// Arrays of the result come from `arena`, what is needed on the way from `gpa`.
 pub fn decode(
     gpa: Allocator,
     arena: Allocator,
@@ -220,19 +248,31 @@ const Scan = struct {
 
     const Text = struct { key: []const u8, size: usize };
 
-    /// Key and value bytes: TZ1-48 and TZ1-51.
+    /// Key and value bytes: TZ1-48, TZ1-51 and TZ1-67.
     fn variablePart(self: *Scan, node: Node, rest: []const u8) status.DataError!Text {
-        const key_size = if (node.key_kind == .str) node.key else 0;
-        const has_value = node.kind == .str or node.kind == .bytes;
-        const value_size = if (has_value) node.value else 0;
+        const key_size = if (node.key_kind.hasBytes()) node.key else 0;
+        const value_size = if (node.kind.hasBytes()) node.value else 0;
         if (key_size > rest.len or value_size > rest.len - key_size) {
             return self.fail(error.Structure, 48);
         }
         const key = rest[0..@intCast(key_size)];
         const value = rest[key.len..][0..@intCast(value_size)];
-        if (!bytes.isText(key)) return self.fail(error.Structure, 51);
+        switch (node.key_kind) {
+            .str => if (!bytes.isText(key)) return self.fail(error.Structure, 51),
+            .large_int => try self.largeInteger(key),
+            .none, .int => {},
+        }
         if (node.kind == .str and !bytes.isText(value)) return self.fail(error.Structure, 51);
+        if (node.kind == .large_int) try self.largeInteger(value);
         return .{ .key = key, .size = key.len + value.len };
+    }
+
+    /// TZ1-67: two's complement of more bytes than an i64 has, and of no more than it takes.
+    fn largeInteger(self: *Scan, raw: []const u8) status.DataError!void {
+        if (raw.len > format.large_integer_size_max) return self.fail(error.Limit, 67);
+        if (raw.len <= @sizeOf(i64)) return self.fail(error.Structure, 67);
+        const extension: u8 = if (raw[raw.len - 2] < 0x80) 0 else 0xFF;
+        if (raw[raw.len - 1] == extension) return self.fail(error.Structure, 67);
     }
 
     /// TZ1-52.

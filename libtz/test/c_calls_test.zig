@@ -90,9 +90,12 @@ fn tensorNode(key: ?[]const u8, index: u64) c.tz_node {
     };
 }
 
-/// {"model": [layer.weight, layer.bias, empty], -7: (embed, scalar, bytes), "half": half}
+const large_integer: [1024]u8 = @splat(0x7F);
+
+/// {"model": [layer.weight, layer.bias, empty], -7: (embed, scalar, bytes), "half": half,
+///  2^64: a large integer}
 const nodes = [_]c.tz_node{
-    .{ .kind = c.TZ_NODE_DICT, .value = 3 },
+    .{ .kind = c.TZ_NODE_DICT, .value = 4 },
     .{
         .kind = c.TZ_NODE_LIST,
         .key_kind = c.TZ_KEY_STR,
@@ -113,6 +116,14 @@ const nodes = [_]c.tz_node{
     tensorNode(null, 4),
     tensorNode(null, 5),
     tensorNode("half", 6),
+    .{
+        .kind = c.TZ_NODE_LARGE_INT,
+        .key_kind = c.TZ_KEY_LARGE_INT,
+        .key = 9,
+        .key_bytes = "\x00\x00\x00\x00\x00\x00\x00\x00\x01",
+        .value = large_integer.len,
+        .value_bytes = &large_integer,
+    },
 };
 
 fn specOf(tensor: Tensor) c.tz_tensor_spec {
@@ -361,11 +372,14 @@ test "the structure comes back node by node" {
         try expectEqual(expected.kind, node.kind);
         try expectEqual(expected.key_kind, node.key_kind);
         try expectEqual(expected.key, node.key);
-        if (expected.key_kind == c.TZ_KEY_STR) {
+        if (expected.key_kind == c.TZ_KEY_STR or expected.key_kind == c.TZ_KEY_LARGE_INT) {
             const size: usize = @intCast(node.key);
             try expectEqualStrings(expected.key_bytes[0..size], node.key_bytes[0..size]);
         } else try expect(node.key_bytes == null);
-        try expect(node.value_bytes == null);
+        if (expected.kind == c.TZ_NODE_LARGE_INT) {
+            const size: usize = @intCast(node.value);
+            try expectEqualStrings(expected.value_bytes[0..size], node.value_bytes[0..size]);
+        } else try expect(node.value_bytes == null);
         if (expected.kind == c.TZ_NODE_TENSOR) {
             const name = tensors[@intCast(expected.value)].name;
             try expectEqual(try indexOf(header, name), node.value);

@@ -97,6 +97,8 @@ def _nodes(value: Any, key: str | int | None = None) -> Iterator[list[Any]]:
         yield ["bytes", key, value.hex()]
     elif isinstance(value, float):
         yield ["float", key, struct.pack(">d", value).hex()]
+    elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        yield ["large_int", key, value]
     else:
         yield ["none" if value is None else type(value).__name__, key, value]
 

@@ -145,8 +145,8 @@ def _nodes(data: bytes, at: int, end: int) -> Iterator[Part]:
         node = tz.Node(*tz.NODE.unpack_from(data, at))
         yield Part(f"node[{i}]", at, at + NODE.size, NODE)
         at += NODE.size
-        sizes = [("key", node.key if node.key_kind == tz.STRING_KEY else 0)]
-        sizes.append(("value", node.value if node.kind in (tz.STRING, tz.BYTES) else 0))
+        sizes = [("key", node.key if node.key_kind in tz.KEY_KINDS_WITH_BYTES else 0)]
+        sizes.append(("value", node.value if node.kind in tz.KINDS_WITH_BYTES else 0))
         for name, size in sizes:
             if size > 0:
                 yield Part(f"{name} of node[{i}]", at, min(at + size, end))

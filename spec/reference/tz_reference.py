@@ -351,8 +351,10 @@ def read_chunk(data: bytes, e: Entry, placed: PlacedChunk) -> bytes:
 
 # 9. Structure -------------------------------------------------------------------------------------
 
-NONE, BOOLEAN, INTEGER, FLOAT, STRING, BYTES, TENSOR, DICT, LIST, TUPLE = range(10)
-NO_KEY, STRING_KEY, INTEGER_KEY = range(3)
+NONE, BOOLEAN, INTEGER, FLOAT, STRING, BYTES, TENSOR, DICT, LIST, TUPLE, LARGE_INTEGER = range(11)
+NO_KEY, STRING_KEY, INTEGER_KEY, LARGE_INTEGER_KEY = range(4)
+KINDS_WITH_BYTES = (STRING, BYTES, LARGE_INTEGER)
+KEY_KINDS_WITH_BYTES = (STRING_KEY, LARGE_INTEGER_KEY)
 
 NODE = struct.Struct("<BB6sQQ")
 Node = namedtuple("Node", "kind key_kind reserved key value")
@@ -389,12 +391,14 @@ class StructureReader:
         node = Node(*NODE.unpack_from(self.front, at))
         check_node(node, parent_kind, at)
         key_at = at + NODE.size
-        value_at = key_at + (node.key if node.key_kind == STRING_KEY else 0)
-        self.at = value_at + (node.value if node.kind in (STRING, BYTES) else 0)
+        value_at = key_at + (node.key if node.key_kind in KEY_KINDS_WITH_BYTES else 0)
+        self.at = value_at + (node.value if node.kind in KINDS_WITH_BYTES else 0)
         require(self.at <= self.end, "structure", 48, at, "a key or value that goes on too far")
         key: str | int | None = signed(node.key) if node.key_kind == INTEGER_KEY else None
         if node.key_kind == STRING_KEY:
             key = utf8(self.front[key_at:value_at], "structure", 51, key_at)
+        if node.key_kind == LARGE_INTEGER_KEY:
+            key = large_integer(self.front[key_at:value_at], key_at)
         return key, self.read_value(node, value_at, depth)
 
     def read_value(self, node: Node, value_at: int, depth: int) -> Any:
@@ -402,6 +406,8 @@ class StructureReader:
             return utf8(self.front[value_at : self.at], "structure", 51, value_at)
         if node.kind == BYTES:
             return self.front[value_at : self.at]
+        if node.kind == LARGE_INTEGER:
+            return large_integer(self.front[value_at : self.at], value_at)
         if node.kind == TENSOR:
             require(node.value in self.unused, "structure", 54, value_at, "no tensor, or used")
             self.unused.remove(node.value)
@@ -428,14 +434,25 @@ class StructureReader:
 
 def check_node(node: Node, parent_kind: int | None, at: int) -> None:
     """TZ1-49 and TZ1-50."""
-    require(node.kind <= TUPLE, "structure", 49, at, f"kind {node.kind}")
-    require(node.key_kind <= INTEGER_KEY, "structure", 49, at + 1, f"key_kind {node.key_kind}")
+    require(node.kind <= LARGE_INTEGER, "structure", 49, at, f"kind {node.kind}")
+    require(
+        node.key_kind <= LARGE_INTEGER_KEY, "structure", 49, at + 1, f"key_kind {node.key_kind}"
+    )
     require(not any(node.reserved), "structure", 49, at + 2, "reserved bytes are not zero")
     largest = {NONE: 0, BOOLEAN: 1}.get(node.kind, node.value)
     require(node.value <= largest, "structure", 49, at + 16, f"value {node.value}")
     no_key = node.key_kind == NO_KEY
     require(not no_key or node.key == 0, "structure", 49, at + 8, "a key of no kind")
     require(no_key == (parent_kind != DICT), "structure", 50, at + 1, "a key in the wrong place")
+
+
+def large_integer(data: bytes, at: int) -> int:
+    """TZ1-67."""
+    require(len(data) <= 1024, "limit", 67, at, f"an integer of {len(data)} bytes")
+    value = int.from_bytes(data, "little", signed=True)
+    fewest = len(data) >= 9 and data == pack_large_integer(value)
+    require(fewest, "structure", 67, at, "an integer in more bytes than it needs")
+    return value
 
 
 # 10. Metadata -------------------------------------------------------------------------------------
@@ -766,17 +783,31 @@ def pack_metadata(metadata: Mapping[str, str]) -> bytes:
     return b"".join(parts)
 
 
-def unsigned(n: Any) -> int:
-    if type(n) is not int or not -(1 << 63) <= n < 1 << 63:
-        raise ValueError(f"{n!r} is no 64 bit integer, nor anything else that a structure holds")
-    return n & (1 << 64) - 1
+def pack_large_integer(n: int) -> bytes:
+    return n.to_bytes((n if n >= 0 else ~n).bit_length() // 8 + 1, "little", signed=True)
+
+
+def pack_integer(n: Any, kind: int, large_kind: int) -> tuple[int, int, bytes]:
+    """The kind, the field and the bytes of a key or a value."""
+    if type(n) is not int:
+        raise ValueError(f"{n!r} is no integer, nor anything else that a structure holds")
+    if -(1 << 63) <= n < 1 << 63:
+        return kind, n & (1 << 64) - 1, b""
+    data = pack_large_integer(n)
+    return large_kind, len(data), data
+
+
+def pack_key(key: Any) -> tuple[int, int, bytes]:
+    if key is None:
+        return NO_KEY, 0, b""
+    if isinstance(key, str):
+        return STRING_KEY, len(key.encode()), key.encode()
+    return pack_integer(key, INTEGER_KEY, LARGE_INTEGER_KEY)
 
 
 def pack_node(value: Any, index_of: Mapping[str, int], key: Any = None) -> Iterator[bytes]:
     """The nodes of `value` in preorder."""
-    key_bytes = key.encode() if isinstance(key, str) else b""
-    key_kind = NO_KEY if key is None else STRING_KEY if isinstance(key, str) else INTEGER_KEY
-    key_field = unsigned(key) if key_kind == INTEGER_KEY else len(key_bytes)
+    key_kind, key_field, key_bytes = pack_key(key)
     value_bytes = b""
     children: Iterable[tuple[Any, Any]] = ()
     if value is None or isinstance(value, bool):
@@ -793,7 +824,7 @@ def pack_node(value: Any, index_of: Mapping[str, int], key: Any = None) -> Itera
         kind, field = {dict: DICT, list: LIST, tuple: TUPLE}[type(value)], len(value)
         children = value.items() if isinstance(value, dict) else ((None, v) for v in value)
     else:
-        kind, field = INTEGER, unsigned(value)
+        kind, field, value_bytes = pack_integer(value, INTEGER, LARGE_INTEGER)
     yield NODE.pack(kind, key_kind, bytes(6), key_field, field) + key_bytes + value_bytes
     for child_key, child in children:
         yield from pack_node(child, index_of, child_key)

@@ -251,8 +251,8 @@ def test_the_main_index_is_first(folder: Path) -> None:
     assert_equal(libtz.torch.load_file(folder))
 
 
-def test_a_set_cannot_be_pinned(folder: Path) -> None:
-    with pytest.raises(OptionError, match="a digest pins one file"):
+def test_a_set_without_a_manifest_cannot_be_pinned(folder: Path) -> None:
+    with pytest.raises(OptionError, match=r"beside it is no model\.tz-set"):
         libtz.open(folder, digest="sha256:" + "0" * 64)
 
 

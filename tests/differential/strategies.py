@@ -83,7 +83,7 @@ class Slot:
 
 def nested() -> st.SearchStrategy[Any]:
     strings = st.text(UNICODE, max_size=6)
-    integers = st.integers(-(1 << 63), (1 << 63) - 1)
+    integers = st.integers(-(1 << 63), (1 << 63) - 1) | st.integers(-(1 << 8191), (1 << 8191) - 1)
     scalars = st.none() | st.booleans() | integers | st.floats() | strings
     leaves = scalars | st.binary(max_size=6) | st.builds(Slot)
 

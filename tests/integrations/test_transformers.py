@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from tests.servers import Nginx, Seaweed
 
 import libtz
 import libtz.torch
-from libtz import HttpOptions, ReadOptions, S3Options
+from libtz import HttpOptions, ReadOptions, S3Options, sets
 from libtz.compat.safetensors import safe_open
-from libtz.errors import FormatError, IntegrityError, OptionError, SourceError
+from libtz.errors import (
+    FormatError,
+    IntegrityError,
+    OptionError,
+    SourceError,
+    SourceNotFoundError,
+)
 
 transformers = pytest.importorskip("transformers")
 
@@ -103,9 +113,11 @@ def test_remote_folders(
     scheme: str, form: str, nginx: Nginx, seaweed: Seaweed, tmp_path: Path
 ) -> None:
     model = bert()
-    digest = as_tz(model, tmp_path) if form == "tz" else None
-    if form != "tz":
+    if form == "tz":
+        as_tz(model, tmp_path)
+    else:
         model.save_pretrained(tmp_path, max_shard_size="5KB" if form == "shards" else "5GB")
+    digest = sets.write_manifest(tmp_path)
     http = HttpOptions(verify=nginx.certificate.path) if scheme == "https" else HttpOptions()
     options = ReadOptions(http=http, s3=store(seaweed))
     url = f"{nginx.https if scheme == 'https' else nginx.http}/models/{form}"
@@ -183,8 +195,8 @@ def test_ties_and_shards(tmp_path: Path, shard_size: str) -> None:
 @pytest.mark.usefixtures("direct_only")
 def test_tz_weights_are_verified_and_can_be_pinned(tmp_path: Path) -> None:
     model = bert()
-    digest = as_tz(model, tmp_path)
-    loaded = load_pretrained(tmp_path, digest=digest)
+    as_tz(model, tmp_path)
+    loaded = load_pretrained(tmp_path, digest=sets.write_manifest(tmp_path))
     assert_same(loaded, model)
     assert loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
     data = bytearray((tmp_path / "model.tz").read_bytes())
@@ -200,6 +212,99 @@ def test_tz_weights_are_verified_and_can_be_pinned(tmp_path: Path) -> None:
     (tmp_path / "model.tz").write_bytes(data)
     with pytest.raises(IntegrityError):
         load_pretrained(tmp_path)
+
+
+def gpt(folder: Path) -> str:
+    """The folder of a model that generates, with the files of a tokenizer; the set's digest."""
+    config = transformers.GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=16, n_positions=8)
+    model = transformers.GPT2LMHeadModel(config)
+    model.generation_config.temperature = 0.5
+    model.generation_config.do_sample = True
+    model.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text("{}")
+    return sets.write_manifest(folder)
+
+
+CHANGES: list[Callable[[Path], object]] = [
+    lambda folder: change(folder / "config.json", layer_norm_epsilon=0.5),
+    lambda folder: change(folder / "generation_config.json", temperature=2.0),
+    lambda folder: (folder / "generation_config.json").unlink(),
+    lambda folder: (folder / "model.safetensors").write_bytes(
+        safetensors_bytes(folder / "model.safetensors")
+    ),
+    lambda folder: (folder / "model.tz-set").write_text(
+        (folder / "model.tz-set").read_text().replace("config.json", "config.jsox")
+    ),
+]
+
+
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def safetensors_bytes(path: Path) -> bytes:
+    """Another valid file of the same tensors."""
+    tensors = libtz.torch.load_file(path)
+    return safetensors.torch.save({name: tensor + 1 for name, tensor in tensors.items()})
+
+
+@pytest.mark.parametrize("change_folder", CHANGES)
+def test_a_set_digest_pins_every_file_of_a_model(
+    change_folder: Callable[[Path], object], tmp_path: Path
+) -> None:
+    digest = gpt(tmp_path)
+    for source in (tmp_path, tmp_path / "model.tz-set"):
+        assert load_pretrained(source, digest=digest).generation_config.temperature == 0.5
+    change_folder(tmp_path)
+    with pytest.raises((IntegrityError, SourceNotFoundError)):
+        load_pretrained(tmp_path, digest=digest)
+
+
+def test_files_that_the_manifest_does_not_list_are_not_read(tmp_path: Path) -> None:
+    gpt(tmp_path)
+    settings = (tmp_path / "generation_config.json").read_text()
+    (tmp_path / "generation_config.json").unlink()
+    digest = sets.write_manifest(tmp_path)
+    (tmp_path / "generation_config.json").write_text(settings)
+    as_tz(bert(), tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "model.tz", tmp_path / "model.tz")
+    model = load_pretrained(tmp_path, digest=digest)
+    assert isinstance(model, transformers.GPT2LMHeadModel)
+    assert model.generation_config.temperature != 0.5
+    with pytest.raises(SourceNotFoundError, match="its manifest does not list"):
+        load_pretrained(tmp_path, digest=digest, weights="model.tz")
+
+
+def test_the_digest_of_the_weights_alone_is_refused(tmp_path: Path) -> None:
+    """Whoever can change config.json makes another model of them."""
+    digest = as_tz(bert(), tmp_path)
+    hash_ = hashlib.sha256((tmp_path / "model.tz").read_bytes()).hexdigest()
+    for pin in (digest, f"sha256:{hash_}"):
+        for call in (load_pretrained, partial(fetch_tokenizer, folder=tmp_path / "tokenizer")):
+            with pytest.raises(OptionError, match=r"config\.json decides what they mean"):
+                call(tmp_path, digest=pin)
+    sets.write_manifest(tmp_path)
+    with pytest.raises(IntegrityError, match="pinned by its set digest"):
+        load_pretrained(tmp_path, digest=digest)
+
+
+def test_a_set_digest_pins_the_tokenizer(tmp_path: Path) -> None:
+    digest = gpt(tmp_path / "model")
+    target = tmp_path / "tokenizer"
+    assert fetch_tokenizer(tmp_path / "model", target, digest=digest) == target
+    assert {path.name for path in target.iterdir()} == {
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    (tmp_path / "model" / "tokenizer.json").write_text('{"a": 1}')
+    with pytest.raises(IntegrityError, match=r"tokenizer\.json"):
+        fetch_tokenizer(tmp_path / "model", target, digest=digest)
+    assert (target / "tokenizer.json").read_text() == "{}"
+    (tmp_path / "model" / "tokenizer.json").unlink()
+    with pytest.raises(SourceNotFoundError, match=r"tokenizer\.json"):
+        fetch_tokenizer(tmp_path / "model", target, digest=digest)
 
 
 @pytest.mark.usefixtures("direct_only")

@@ -198,6 +198,9 @@ def test_nodes_of_every_kind() -> None:
         (NodeKind.BOOL, "", False),
         (NodeKind.INT, -1, -(1 << 63)),
         (NodeKind.INT, (1 << 63) - 1, (1 << 63) - 1),
+        (NodeKind.LARGE_INT, 1 << 63, 1 << 63),
+        (NodeKind.LARGE_INT, -(1 << 63) - 1, -(1 << 63) - 1),
+        (NodeKind.LARGE_INT, (1 << 8191) - 1, -(1 << 8191)),
         (NodeKind.FLOAT, 0, -0.0),
         (NodeKind.FLOAT, 1, payload_nan),
         (NodeKind.STR, 2, "größe \0"),
@@ -209,7 +212,7 @@ def test_nodes_of_every_kind() -> None:
         (NodeKind.TUPLE, 7, 0),
     ]
     values[0] = (NodeKind.NONE, "none", None)
-    nodes = [lib.Node(NodeKind.DICT, None, 13), *(lib.Node(*value) for value in values)]
+    nodes = [lib.Node(NodeKind.DICT, None, 16), *(lib.Node(*value) for value in values)]
     file = make_file({"t": Tensor("u8", (1,), b"x")}, nodes=nodes)
     with libtz.open(file.data) as f:
         found = f.structure()

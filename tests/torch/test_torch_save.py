@@ -359,7 +359,9 @@ def test_random_number_states_go_on_as_they_would_have() -> None:
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
         "numpy": np.random.get_state(),
+        "generator": np.random.default_rng(7).bit_generator.state,
         "rate": np.float64(0.1),
+        "seeds": [np.uint64(2**64 - 1), 2**64 - 1, -(2**127)],
     }
     expected = (torch.rand(5), random.random(), random.gauss(0, 1), np.random.rand(5))
     target = io.BytesIO()
@@ -373,6 +375,8 @@ def test_random_number_states_go_on_as_they_would_have() -> None:
     assert found[1:3] == expected[1:3]
     assert np.array_equal(found[3], expected[3])
     assert loaded["python"] == states["python"]
+    assert loaded["generator"] == states["generator"]
+    assert loaded["seeds"] == [2**64 - 1, 2**64 - 1, -(2**127)]
     assert (type(loaded["rate"]), loaded["rate"]) == (float, 0.1)
 
 

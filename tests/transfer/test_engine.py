@@ -372,14 +372,14 @@ def test_an_iteration_collected_by_a_thread_of_its_own(
         gc.disable()
         try:
             del cycle
-            begin = time.monotonic()
             is_left_over.set()
-            while threading.active_count() > before and time.monotonic() < begin + 5:
+            deadline = time.monotonic() + 30
+            while threading.active_count() > before and time.monotonic() < deadline:
                 time.sleep(0.01)
         finally:
             gc.enable()
         assert collected.is_set()
-        assert time.monotonic() - begin < 1
+        assert threading.active_count() <= before
         assert len(f.load()) == len(file.tensors)
 
 

@@ -5,8 +5,8 @@
     with libtz.open("https://host/model.tz", digest="blake3:…") as f:
         tensors = f.load(device="cuda")
 
-`libtz.torch` and `libtz.numpy` have the functions for whole dicts and modules; they are imported
-when first used.
+`libtz.torch` and `libtz.numpy` have the functions for whole dicts and modules, `libtz.sets` those
+for the digest of a model's folder; they are imported when first used.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ __all__ = [
 
 __version__ = version("libtz")
 
-_MODULES = ("numpy", "torch")
+_MODULES = ("numpy", "sets", "torch")
 
 
 def __getattr__(name: str) -> ModuleType:

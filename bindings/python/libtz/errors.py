@@ -46,6 +46,7 @@ ErrorCode = Literal[
     "metadata",
     "digest",
     "content",
+    "manifest",
     "json",
     "foreign",
     "bad-config",
@@ -79,6 +80,7 @@ CODES: Mapping[ErrorCode, str] = {
     "metadata": "the metadata is malformed",
     "digest": "the file is not the one that the digest pins",
     "content": "decoded bytes are not those that were saved",
+    "manifest": "the manifest of a set is malformed",
     "json": "the header of a .safetensors file is not the JSON that the format asks for",
     "foreign": "the header of a .safetensors or .tensors file contradicts itself or the file",
     "bad-config": "a configuration of a model is malformed",
@@ -129,9 +131,10 @@ def _rebuild(error: type[Error], message: str, fields: dict[str, Any]) -> Error:
 class _DataError(Error):
     """The bytes are at fault. Fields that say nothing are None.
 
-    `code` is a key of `CODES`; `rule` the requirement of the specification, "TZ1-nn"; `offset` a
-    byte of the file; `chunk` a number within the tensor. `tensor` is a name of at most 256 bytes,
-    as the file has it, so it may hold control characters; messages have it escaped.
+    `code` is a key of `CODES`; `rule` the requirement of the specification: "TZ1-nn", or "TZS1-nn"
+    of a set; `offset` a byte of the file; `chunk` a number within the tensor. `tensor` is a name of
+    at most 256 bytes, as the file has it, so it may hold control characters; messages have it
+    escaped.
     """
 
     def __init__(

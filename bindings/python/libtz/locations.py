@@ -76,6 +76,11 @@ class Location:
         """The name of the file in its folder."""
         return self.scheme.name(self.text)
 
+    @property
+    def set_digest(self) -> str | None:
+        """The digest of the set that the file is taken from; None if it stands for itself."""
+        return None
+
     def sibling(self, name: str) -> Location:
         """The file of this (plain) name in the same folder."""
         return Location(self.scheme.sibling(self.text, name), self.scheme)
@@ -83,6 +88,23 @@ class Location:
     def folder(self) -> Location:
         """The same location as a folder: `sibling` of it names a file inside."""
         return Location(self.scheme.folder(self.text), self.scheme)
+
+    def inside(self, name: str) -> Location:
+        """The file of this name in the folder; the name may lead into folders of it, by "/"."""
+        *folders, last = name.split("/")
+        location: Location = self
+        for each in folders:
+            location = location.sibling(each).folder()
+        return location.sibling(last)
+
+    def is_folder(self) -> bool:
+        """Whether it names a folder: a local one, or a URL that ends with a "/"."""
+        # Path.is_dir() raises on names that are too long.
+        return os.path.isdir(self.text) if self.is_local else self.text.endswith("/")  # noqa: PTH112
+
+    def files(self, options: ReadOptions, *, is_recursive: bool = False) -> list[str] | None:
+        """The names of the files in this folder: see `Scheme.files`."""
+        return self.scheme.files(self.text, options, is_recursive=is_recursive)
 
     def source(self, options: ReadOptions) -> Source:
         return self.scheme.source(self.text, options)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from libtz._native import lib
@@ -19,13 +18,15 @@ from libtz.checkpoint.file import File
 from libtz.checkpoint.loader import Loader
 from libtz.checkpoint.other_formats import describe_other_format
 from libtz.checkpoint.pins import in_memory_max, whole_in_memory
-from libtz.checkpoint.shard_index import INDEX_SUFFIX, folder_files, read_index
+from libtz.checkpoint.shard_index import INDEX_SUFFIX, read_index, weights_in
 from libtz.checkpoint.sharded import Sharded
-from libtz.errors import FormatError, OptionError
+from libtz.errors import FormatError, IntegrityError, OptionError
 from libtz.format import parse_digest
 from libtz.locations import Location, SourceLike, resolve_source
+from libtz.manifest import MANIFEST_NAME, MANIFEST_SUFFIX
 from libtz.memory import allocate
 from libtz.options import ReadOptions
+from libtz.pinned import SetLocation, pinned_folder
 from libtz.sources.base import Source
 from libtz.transfer.decryption import DecryptionError
 
@@ -41,11 +42,13 @@ def open(
     source: SourceLike, *, digest: str | None = None, options: ReadOptions | None = None
 ) -> Checkpoint[Any]:
     """Opens a .tz, .safetensors or .tensors file: a path, a URL (file, http, https, s3), bytes, or
-    a seekable binary file; or a sharded set, by its folder or its *.index.json. Use the result as a
-    context manager.
+    a seekable binary file; or a sharded set, by its folder (a URL of one ends with a "/"), its
+    *.index.json, or its manifest. Use the result as a context manager.
 
     `digest` pins the file. "blake3:…" is the digest of a .tz file and covers all of it: any other
-    file is an IntegrityError before it is parsed. "sha256:…" is of a whole file in another format.
+    file is an IntegrityError before it is parsed. It is also the digest of a set, whose manifest
+    `tz digest --set` has written into the folder: then every file that is read is compared with the
+    manifest, index and shards alike. "sha256:…" is of a whole file in another format.
     Up to half of `host_memory_max` in size (128 MiB, unless that option says more) such a file is
     read into memory and compared before it is parsed. A larger one can only be loaded whole, by
     `load`, `load_into` or `iter_tensors` without names: an IntegrityError comes before the last
@@ -69,17 +72,32 @@ def open_as(
 ) -> Checkpoint[T]:
     """As `open`, with tensors of this framework."""
     options = options or ReadOptions()
-    algorithm, pin = parse_digest(digest) if digest is not None else (None, None)
     if isinstance(source, (str, os.PathLike, Location)):
         source = Location.of(source)
         if _is_set(source):
-            return _open_set(framework, source, digest=digest, options=options)
-    place = resolve_source(source, options)
+            return _open_set(framework, source, digest, options)
+        if isinstance(source, SetLocation):
+            return _open_member(framework, source, options)
+    return _open_file(framework, resolve_source(source, options), digest, options)
+
+
+def _open_file(
+    framework: Framework[T],
+    place: Source,
+    digest: str | None,
+    options: ReadOptions,
+    *,
+    member: SetLocation | None = None,
+) -> File[T]:
+    """The file that a source holds. `member`: the file of a set that it should be."""
+    algorithm, pin = parse_digest(digest) if digest is not None else (None, None)
     place.is_proven = pin is not None
     sha256 = pin if algorithm == "sha256" else None
     try:
         place.limit(options.http.open_deadline_s)
         front = _front(place)
+        if member is not None:
+            member.require_size(place.size)
         if pin is not None and place.resident(0, 0) is not None:
             raise OptionError(
                 "a mapped file can change after it was checked, so local='map' and a digest exclude"
@@ -103,11 +121,13 @@ def open_as(
                 code="not-encrypted",
             )
         opened = CoreweaveFile if header.info.format == lib.FORMAT_COREWEAVE else File
+        has_proof = place.is_checked or (pin is not None and sha256 is None)
+        is_pinned = has_proof and (member is None or member.is_pinned)
         return opened(
             framework,
             Catalog(header),
             Loader(place, header, front, options),
-            is_pinned=pin is not None and sha256 is None,
+            is_pinned=is_pinned,
             sha256=sha256,
         )
     except BaseException:
@@ -115,34 +135,53 @@ def open_as(
         raise
 
 
+# ---- Sets of files -------------------------------------------------------------------------------
+
+
 def _is_set(location: Location) -> bool:
-    """Whether it is a folder or an index, by its name."""
-    # Path.is_dir() raises on names that are too long.
-    is_folder = location.is_local and os.path.isdir(location.text)  # noqa: PTH112
-    return is_folder or location.name.endswith(INDEX_SUFFIX)
+    """Whether it is a folder, an index or a manifest, by its name."""
+    return location.name.endswith((INDEX_SUFFIX, MANIFEST_SUFFIX)) or location.is_folder()
 
 
 def _open_set(
-    framework: Framework[T], location: Location, *, digest: str | None, options: ReadOptions
+    framework: Framework[T], location: Location, digest: str | None, options: ReadOptions
 ) -> Checkpoint[T]:
-    """What `libtz.open` returns for a folder or an index: of a folder with one file, that file."""
-    if not location.name.endswith(INDEX_SUFFIX):
-        names = folder_files(Path(location.text))
-        location = location.folder().sibling(names[0])
-        if len(names) == 1 and not names[0].endswith(INDEX_SUFFIX):
-            return open_as(framework, location, digest=digest, options=options)
-    else:
-        names = [location.name]
+    """What `libtz.open` returns for a folder, an index or a manifest: of a folder with one file,
+    that file."""
+    name = location.name if location.name.endswith(INDEX_SUFFIX) else None
+    folder = location.sibling("") if name else location
+    folder = pinned_folder(folder, digest, options)
+    names = [name] if name else weights_in(folder, options)
+    first = folder.sibling(names[0])
+    is_index = first.name.endswith(INDEX_SUFFIX)
+    if isinstance(folder, SetLocation):
+        digest = None  # it was compared
+    if len(names) == 1 and not is_index:
+        return open_as(framework, first, digest=digest, options=options)
     if digest is not None:
         raise OptionError(
-            f"{location} is one of a set of files, and a digest pins one file; `tz convert`"
-            " makes one file of a set, and prints its digest"
+            f"{first} is one of several files, and beside it is no {MANIFEST_NAME} that a digest"
+            " could pin; `tz digest --set` writes it, and prints the digest of the set"
         )
     open_file = partial(open_as, framework, options=options)
-    if not names[0].endswith(INDEX_SUFFIX):
-        return Sharded(framework, location, names, None, open_file, options)
-    index = read_index(location, options)
-    return Sharded(framework, location, sorted(set(index.values())), index, open_file, options)
+    if not is_index:
+        return Sharded(framework, first, names, None, open_file, options)
+    index = read_index(first, options)
+    return Sharded(framework, first, sorted(set(index.values())), index, open_file, options)
+
+
+def _open_member(
+    framework: Framework[T], location: SetLocation, options: ReadOptions
+) -> Checkpoint[T]:
+    """A file of a set."""
+    source = location.source(options)
+    digest = None if location.file is None else location.file.digest
+    try:
+        return _open_file(framework, source, digest, options, member=location)
+    except IntegrityError as error:
+        if error.code == "digest" and error.rule is None:
+            error.rule = "TZS1-18"
+        raise
 
 
 def _front(source: Source) -> memoryview:

@@ -28,6 +28,7 @@ from libtz.sinks.base import Extent, Sink
 from libtz.sinks.file import FileSink
 from libtz.sources.base import Source
 from libtz.sources.file import FileSource
+from libtz.sources.folder import list_folder
 from libtz.sources.mapped import MappedSource
 from libtz.sources.url import shown
 
@@ -68,6 +69,11 @@ class Scheme(ABC):
         """The same location as a folder: `sibling` of it names a file inside."""
         return location if location.endswith("/") else f"{location}/"
 
+    def files(self, location: str, options: ReadOptions, *, is_recursive: bool) -> list[str] | None:
+        """The names of the files in a folder, relative to it, hidden ones left out; with those in
+        its folders, if `is_recursive`. None where they cannot be listed."""
+        return None
+
 
 class _File(Scheme):
     """Local files. Their locations are paths, not URLs."""
@@ -88,7 +94,12 @@ class _File(Scheme):
         return os.path.join(os.path.dirname(location), name)  # noqa: PTH118, PTH120
 
     def folder(self, location: str) -> str:
+        if not location:  # where a file without a folder lies
+            return f".{os.sep}"
         return location if location.endswith(("/", os.sep)) else location + os.sep
+
+    def files(self, location: str, options: ReadOptions, *, is_recursive: bool) -> list[str] | None:
+        return list_folder(location, is_recursive=is_recursive)
 
 
 class _Http(Scheme):
@@ -120,6 +131,11 @@ class _S3(Scheme):
         from libtz.sources.s3 import S3Source
 
         return S3Source(location, options.s3, options.http, connections_max=options.connections_max)
+
+    def files(self, location: str, options: ReadOptions, *, is_recursive: bool) -> list[str] | None:
+        from libtz.sources.s3_listing import list_prefix
+
+        return list_prefix(location, options.s3, options.http, is_recursive=is_recursive)
 
     def sink(self, location: str, options: WriteOptions, extent: Extent) -> Sink:
         from libtz.sinks.s3 import S3Sink

@@ -1,12 +1,12 @@
 """Python objects and the nodes of a file's structure section (section 9 of the specification).
 
 These can be saved: dict (and OrderedDict and Counter, which come back as dict), list, tuple, None,
-bool, int within 64 bits, float (bit for bit, NaN payloads included), str, bytes and tensors. NumPy
-scalars come back as Python scalars of the same value. Other subclasses are refused, because a file
-cannot keep their meaning (the fields of a namedtuple, the function of a defaultdict); the error
-names their path, as in `$.optimizer.state[0].foo`. Tensors that share memory are tied. A container
-that occurs more than once is written each time, up to a limit: a few lists that contain each other
-can stand for billions of values.
+bool, int (of up to 1024 bytes), float (bit for bit, NaN payloads included), str, bytes and tensors.
+NumPy scalars come back as Python scalars of the same value, also as keys. Other subclasses are
+refused, because a file cannot keep their meaning (the fields of a namedtuple, the function of a
+defaultdict); the error names their path, as in `$.optimizer.state[0].foo`. Tensors that share
+memory are tied. A container that occurs more than once is written each time, up to a limit: a few
+lists that contain each other can stand for billions of values.
 
 A tensor is named by its path, so that a nested file can be listed and read one tensor at a time:
 steps are joined with `/`, as in `optimizer/state/0/exp_avg`. To keep names unique and valid,
@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from libtz._native.lib import Node
+from libtz._native.tables import INT_MAX, INT_MIN
 from libtz.errors import OptionError
 
 __all__ = ["Flattened", "NodeKind", "flatten", "tensor_paths", "unflatten"]
@@ -37,7 +38,7 @@ DEPTH_MAX = 128  # [TZ1-53]
 NODE_COUNT_MAX = 1 << 26  # [TZ1-53]
 # Limit on values that are written again because their list or dict occurs more than once.
 REPEATED_COUNT_MAX = 1 << 20
-INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
+INT_BITS_MAX = 8 * 1024 - 1  # [TZ1-67], without the sign
 
 ROOT_TENSOR_NAME = "value"
 
@@ -55,6 +56,7 @@ class NodeKind(IntEnum):
     DICT = 7
     LIST = 8
     TUPLE = 9
+    LARGE_INT = 10  # an int that does not fit 64 bits
 
 
 @dataclass
@@ -114,7 +116,7 @@ def flatten(
             )
         if len(flat.nodes) == NODE_COUNT_MAX:
             raise OptionError(f"{_path_text(path)}: more than {NODE_COUNT_MAX} values")
-        size += 1 + (len(value) if isinstance(value, (str, bytes)) else 0)
+        size += 1 + _text_size(value)
         if size_max is not None and size > size_max:
             raise OptionError(
                 f"{_path_text(path)}: the object becomes larger than {size_max} values and bytes of"
@@ -128,6 +130,14 @@ def flatten(
         else:
             stack.append(children)
     return flat
+
+
+def _text_size(value: Any) -> int:
+    """What a value adds to the file besides its node."""
+    if isinstance(value, (str, bytes)):
+        return len(value)
+    is_large = isinstance(value, int) and not INT_MIN <= value <= INT_MAX
+    return value.bit_length() // 8 if is_large else 0
 
 
 def _check_sharing(root: Any) -> None:
@@ -187,9 +197,8 @@ def _add_node(
     leaf = _LEAVES.get(type(value))
     if leaf is not None:
         if leaf is NodeKind.INT and not INT_MIN <= value <= INT_MAX:
-            raise OptionError(
-                f"{_path_text(path)}: the integer does not fit into 64 bits; store it as str"
-            )
+            _check_large_int(value, path)
+            leaf = NodeKind.LARGE_INT
         if leaf is NodeKind.STR:
             _check_text(value, path)
         flat.nodes.append(Node(leaf, key, value))
@@ -200,7 +209,7 @@ def _add_node(
         if container is NodeKind.DICT:
             if None in value:  # elsewhere None says "no key"
                 raise _bad_key(None, path)
-            return ((k, k, v) for k, v in value.items())
+            return ((key := _plain(k), key, v) for k, v in value.items())
         return ((None, i, v) for i, v in enumerate(value))
     if is_tensor(value):
         name = _tensor_name(path)
@@ -219,10 +228,17 @@ def _check_key(key: Any, path: list[_Step]) -> None:
     if type(key) is str:
         _check_text(key, path)
     elif type(key) is int:
-        if not INT_MIN <= key <= INT_MAX:
-            raise OptionError(f"{_path_text(path)}: the integer key does not fit into 64 bits")
+        _check_large_int(key, path)
     else:
         raise _bad_key(key, path[:-1])
+
+
+def _check_large_int(value: int, path: list[_Step]) -> None:
+    if (value if value >= 0 else ~value).bit_length() > INT_BITS_MAX:
+        raise OptionError(
+            f"{_path_text(path)}: an integer of {value.bit_length()} bits; the limit is"
+            f" {INT_BITS_MAX}"
+        )
 
 
 def _bad_key(key: Any, path: list[_Step]) -> OptionError:
@@ -251,6 +267,8 @@ def _path_text(path: list[_Step]) -> str:
         elif isinstance(step, str):
             quoted = step.encode("ascii", "backslashreplace").decode().replace('"', '\\"')
             parts.append(f'["{quoted}"]')
+        elif step.bit_length() > INT_BITS_MAX:  # Python may refuse to print it
+            parts.append(f"[an integer of {step.bit_length()} bits]")
         else:
             parts.append(f"[{step!r}]")
     return "".join(parts)

@@ -85,8 +85,10 @@ fn builderOptions(
             .key = given.key,
             .value = given.value,
         };
-        if (node.key_kind == .str) node.key_bytes = try slice(u8, given.key_bytes, given.key);
-        if (node.kind == .str or node.kind == .bytes) {
+        if (node.key_kind.hasBytes()) {
+            node.key_bytes = try slice(u8, given.key_bytes, given.key);
+        }
+        if (node.kind.hasBytes()) {
             node.value_bytes = try slice(u8, given.value_bytes, given.value);
         }
     }

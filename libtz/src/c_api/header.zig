@@ -149,14 +149,13 @@ export fn tz_header_node(header: ?*const Header, index: u64, out: ?*c.Node) Stat
     const target = out orelse return .argument;
     if (index >= self.structure.offsets.len) return .argument;
     const node = self.structure.node(@intCast(index));
-    const has_value = node.kind == .str or node.kind == .bytes;
     target.* = .{
         .kind = @backingInt(node.kind),
         .key_kind = @backingInt(node.key_kind),
         .key = node.key,
         .value = node.value,
-        .key_bytes = if (node.key_kind == .str) node.key_bytes.ptr else null,
-        .value_bytes = if (has_value) node.value_bytes.ptr else null,
+        .key_bytes = if (node.key_kind.hasBytes()) node.key_bytes.ptr else null,
+        .value_bytes = if (node.kind.hasBytes()) node.value_bytes.ptr else null,
     };
     return .ok;
 }

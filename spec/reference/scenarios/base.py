@@ -110,6 +110,16 @@ def node(kind: int, value: int = 0, key: bytes | int | None = None, tail: bytes 
     return tz.NODE.pack(kind, tz.NO_KEY, bytes(6), 0, value) + tail
 
 
+def large_integer(data: bytes) -> bytes:
+    """A node that is a large integer of these bytes."""
+    return node(tz.LARGE_INTEGER, len(data), tail=data)
+
+
+def large_integer_key(data: bytes) -> bytes:
+    """A node that is None below a large integer of these bytes."""
+    return tz.NODE.pack(tz.NONE, tz.LARGE_INTEGER_KEY, bytes(6), len(data), 0) + data
+
+
 def structure_file(*nodes: bytes, tensor_count: int = 0) -> bytes:
     """A file with these bytes as its structure section, and tensors "0", "1", ..."""
     d = tz.draft({str(i): u8(1, first=i) for i in range(tensor_count)}, structure=None)

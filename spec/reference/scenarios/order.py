@@ -162,7 +162,7 @@ def order_permutation_before_places() -> bytes:
 @invalid("layout", 37)
 def order_tensors_before_structure() -> bytes:
     """The data end before file_size, and the structure has a node of no kind."""
-    data = structure_file(node(10)) + bytes(1)
+    data = structure_file(node(11)) + bytes(1)
     return broken(data, {"preamble.file_size": len(data)})
 
 
@@ -170,7 +170,7 @@ def order_tensors_before_structure() -> bytes:
 def order_structure_before_metadata() -> bytes:
     """The structure has a node of no kind, and the metadata an empty key."""
     d = tz.draft({}, structure=None, metadata={"a": ""})
-    d.bodies[tz.STRUCTURE] = node(10)
+    d.bodies[tz.STRUCTURE] = node(11)
     d.bodies[tz.METADATA] = pair(b"")
     return d.place().pack()
 

@@ -1,4 +1,4 @@
-"""Files whose structure or metadata are wrong: TZ1-48 to TZ1-58."""
+"""Files whose structure or metadata are wrong: TZ1-48 to TZ1-58, TZ1-67."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import struct
 
 import tz_reference as tz
 
-from scenarios.base import invalid, metadata_file, node, pair, structure_file
+from scenarios.base import (
+    invalid,
+    large_integer,
+    large_integer_key,
+    metadata_file,
+    node,
+    pair,
+    structure_file,
+)
 
 # Structure ----------------------------------------------------------------------------------------
 
@@ -67,9 +75,9 @@ def node_sizes_wrap() -> bytes:
 
 
 @invalid("structure", 49)
-def node_kind_10() -> bytes:
+def node_kind_11() -> bytes:
     """A kind that no table lists."""
-    return structure_file(node(10))
+    return structure_file(node(11))
 
 
 @invalid("structure", 49)
@@ -79,9 +87,9 @@ def node_kind_255() -> bytes:
 
 
 @invalid("structure", 49)
-def node_key_kind_3() -> bytes:
+def node_key_kind_4() -> bytes:
     """A kind of key that no table lists."""
-    child = tz.NODE.pack(tz.NONE, 3, bytes(6), 0, 0)
+    child = tz.NODE.pack(tz.NONE, 4, bytes(6), 0, 0)
     return structure_file(node(tz.DICT, 1), child)
 
 
@@ -190,7 +198,7 @@ def depth_129() -> bytes:
 @invalid("limit", 53)
 def depth_129_of_bad_node() -> bytes:
     """The node at depth 129 is of no kind, too: the depth counts first."""
-    return structure_file(*[node(tz.TUPLE, 1)] * 129, node(10))
+    return structure_file(*[node(tz.TUPLE, 1)] * 129, node(11))
 
 
 @invalid("structure", 54)
@@ -221,6 +229,95 @@ def node_tensor_twice() -> bytes:
 def node_tensor_missing() -> bytes:
     """No node refers to the second tensor."""
     return structure_file(node(tz.LIST, 1), node(tz.TENSOR, 0), tensor_count=2)
+
+
+@invalid("structure", 67)
+def large_integer_of_8_bytes() -> bytes:
+    """A large integer of eight bytes: an ordinary one holds it."""
+    return structure_file(large_integer(b"\xff" * 7 + b"\x7f"))
+
+
+@invalid("structure", 67)
+def large_integer_of_no_bytes() -> bytes:
+    """A large integer without bytes."""
+    return structure_file(large_integer(b""))
+
+
+@invalid("structure", 67)
+def large_integer_0_in_9_bytes() -> bytes:
+    """0 as a large integer of nine bytes."""
+    return structure_file(large_integer(bytes(9)))
+
+
+@invalid("structure", 67)
+def large_integer_with_zero_byte() -> bytes:
+    """A positive integer has a zero byte more than it needs."""
+    return structure_file(large_integer(b"\xff" * 9 + b"\x7f\x00"))
+
+
+@invalid("structure", 67)
+def large_integer_with_ff_byte() -> bytes:
+    """A negative integer has a byte 0xFF more than it needs."""
+    return structure_file(large_integer(bytes(8) + b"\x80\xff"))
+
+
+@invalid("limit", 67)
+def large_integer_of_1025_bytes() -> bytes:
+    """A large integer of 1025 bytes, one more than the limit."""
+    return structure_file(large_integer(b"\x01" * 1025))
+
+
+@invalid("limit", 67)
+def large_integer_of_1025_zero_bytes() -> bytes:
+    """0 in 1025 bytes: the limit counts first."""
+    return structure_file(large_integer(bytes(1025)))
+
+
+@invalid("structure", 48)
+def large_integer_outside() -> bytes:
+    """The bytes of a large integer end a byte behind the section."""
+    return structure_file(large_integer(b"\x01" * 9)[:-1])
+
+
+@invalid("structure", 48)
+def large_integer_key_outside() -> bytes:
+    """The bytes of a large integer that is a key end a byte behind the section."""
+    return structure_file(node(tz.DICT, 1), large_integer_key(b"\x01" * 9)[:-1])
+
+
+@invalid("structure", 67)
+def large_integer_key_of_8_bytes() -> bytes:
+    """A key that is a large integer has eight bytes."""
+    return structure_file(node(tz.DICT, 1), large_integer_key(b"\x01" * 8))
+
+
+@invalid("limit", 67)
+def large_integer_key_of_1025_bytes() -> bytes:
+    """A key that is a large integer has 1025 bytes."""
+    return structure_file(node(tz.DICT, 1), large_integer_key(b"\x01" * 1025))
+
+
+@invalid("structure", 67)
+def large_integer_key_before_value() -> bytes:
+    """The key is a large integer of eight bytes and the value one of 1025: the key counts first."""
+    data = b"\x01" * 8 + b"\x01" * 1025
+    return structure_file(
+        node(tz.DICT, 1),
+        tz.NODE.pack(tz.LARGE_INTEGER, tz.LARGE_INTEGER_KEY, bytes(6), 8, 1025) + data,
+    )
+
+
+@invalid("structure", 51)
+def large_integer_key_not_before_text() -> bytes:
+    """The key is text that is not UTF-8 and the value a large integer of no bytes."""
+    return structure_file(node(tz.DICT, 1), node(tz.LARGE_INTEGER, 0, key=b"\xff"))
+
+
+@invalid("structure", 52)
+def dict_large_integer_keys_equal() -> bytes:
+    """A dict has the same large integer as a key twice, with another between."""
+    keys = (b"\x01" * 9, b"\x02" * 9, b"\x01" * 9)
+    return structure_file(node(tz.DICT, 3), *map(large_integer_key, keys))
 
 
 # Metadata -----------------------------------------------------------------------------------------

@@ -37,6 +37,22 @@ def structure_integers() -> bytes:
     return encode({}, structure=[-(1 << 63), -1, 0, 1, (1 << 63) - 1])
 
 
+@valid(67)
+def structure_large_integers() -> bytes:
+    """Integers beside those that fit 64 bits, a seed, the state of a generator, and both ends."""
+    beside = [(1 << 63), -(1 << 63) - 1, (1 << 64) - 1, 1 << 64, (1 << 71) - 1, 1 << 71]
+    state = {"state": 0xDA3E39CB94B95BDB_4BF8A3E5C2B3F1A7, "inc": -(1 << 71)}
+    ends = ((1 << 8191) - 1, -(1 << 8191))
+    return encode({}, structure=[*beside, state, ends])
+
+
+@valid(52, 67)
+def structure_large_integer_keys() -> bytes:
+    """Large integers as keys, beside the integers and strings that they are not equal to."""
+    keys = (1 << 63, -(1 << 63) - 1, 0, "\0" * 8 + "\1", 1 << 64, (1 << 8191) - 1, (1 << 63) - 1)
+    return encode({}, structure={key: i for i, key in enumerate(keys)})
+
+
 @valid(49)
 def structure_floats() -> bytes:
     """Floats are kept by their bits: both zeros, infinities, NaN with a payload, a denormal."""

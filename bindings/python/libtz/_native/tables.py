@@ -10,6 +10,8 @@ import numpy as np
 from libtz._native import clib, ffi
 
 __all__ = [
+    "INT_MAX",
+    "INT_MIN",
     "Node",
     "new_struct",
     "read_node",
@@ -18,6 +20,10 @@ __all__ = [
     "view",
     "write_node",
 ]
+
+
+# What a TZ_NODE_INT or TZ_KEY_INT holds.
+INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
 
 
 def new_struct(name: str) -> Any:
@@ -74,6 +80,8 @@ def read_node(node: Any) -> Node:
         key = bytes(ffi.buffer(node.key_bytes, node.key)).decode() if node.key else ""
     elif node.key_kind == clib.TZ_KEY_INT:
         key = _signed(node.key)
+    elif node.key_kind == clib.TZ_KEY_LARGE_INT:
+        key = int.from_bytes(ffi.buffer(node.key_bytes, node.key), "little", signed=True)
     value: Any = node.value
     if node.kind == clib.TZ_NODE_NONE:
         value = None
@@ -81,6 +89,8 @@ def read_node(node: Any) -> Node:
         value = bool(value)
     elif node.kind == clib.TZ_NODE_INT:
         value = _signed(value)
+    elif node.kind == clib.TZ_NODE_LARGE_INT:
+        value = int.from_bytes(ffi.buffer(node.value_bytes, value), "little", signed=True)
     elif node.kind == clib.TZ_NODE_FLOAT:
         value = struct.unpack("<d", struct.pack("<Q", value))[0]
     elif node.kind in (clib.TZ_NODE_STR, clib.TZ_NODE_BYTES):
@@ -96,13 +106,18 @@ def write_node(out: Any, node: Node, keep: list[Any]) -> None:
     if isinstance(key, str):
         out.key_kind = clib.TZ_KEY_STR
         out.key, out.key_bytes = _bytes(key.encode(), keep)
-    elif key is not None:
+    elif key is not None and INT_MIN <= key <= INT_MAX:
         out.key_kind = clib.TZ_KEY_INT
         out.key = key & 0xFFFF_FFFF_FFFF_FFFF
+    elif key is not None:
+        out.key_kind = clib.TZ_KEY_LARGE_INT
+        out.key, out.key_bytes = _bytes(_large_int(key), keep)
     if kind == clib.TZ_NODE_STR:
         out.value, out.value_bytes = _bytes(value.encode(), keep)
     elif kind == clib.TZ_NODE_BYTES:
         out.value, out.value_bytes = _bytes(value, keep)
+    elif kind == clib.TZ_NODE_LARGE_INT:
+        out.value, out.value_bytes = _bytes(_large_int(value), keep)
     elif kind == clib.TZ_NODE_FLOAT:
         out.value = struct.unpack("<Q", struct.pack("<d", value))[0]
     elif kind != clib.TZ_NODE_NONE:
@@ -113,6 +128,12 @@ def _bytes(data: bytes, keep: list[Any]) -> tuple[int, Any]:
     pointer = ffi.new("uint8_t[]", data)
     keep.append(pointer)
     return len(data), pointer
+
+
+def _large_int(value: int) -> bytes:
+    """The fewest bytes that hold the two's complement of `value`."""
+    magnitude = value if value >= 0 else ~value
+    return value.to_bytes(magnitude.bit_length() // 8 + 1, "little", signed=True)
 
 
 def _signed(value: int) -> int:

@@ -61,7 +61,8 @@ class Checkpoint(Mapping[str, T], ABC):
     @property
     @abstractmethod
     def digest(self) -> str | None:
-        """The file digest, "blake3:…", by which a .tz file can be pinned; None in other formats."""
+        """The file digest, "blake3:…", by which a .tz file can be pinned; None in other formats. Of
+        several files, the digest of the set, if it was opened by its manifest."""
 
     @property
     @abstractmethod

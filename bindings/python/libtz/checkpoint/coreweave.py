@@ -59,7 +59,7 @@ class CoreweaveFile(File[T]):
         says that all tensors loaded so far had some, and that they were right."""
         if self._is_pinned:
             return "pinned"
-        return "checksum" if self._log.has_hashes else "none"
+        return "checksum" if self._loader.source.is_checked or self._log.has_hashes else "none"
 
     def module_role(self, name: str) -> Literal["parameter", "buffer", "state"]:
         """What a tensor was when it was saved: a parameter or buffer of a module, or an entry of a

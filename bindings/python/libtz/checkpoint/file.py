@@ -19,7 +19,7 @@ from libtz.memory import HostBuffer
 from libtz.transfer.progress import Progress
 from libtz.transfer.stats import TransferStats
 from libtz.transfer.verification import ChunkChecks, Verification, WholeFileSha256
-from libtz.transfer.verify import verify_file
+from libtz.transfer.verify import read_through, verify_file
 
 __all__ = ["File"]
 
@@ -64,6 +64,11 @@ class File(Checkpoint[T]):
         return self._loader.front[: self.catalog.header.info.header_size]
 
     @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._loader.source.size
+
+    @property
     def format(self) -> Format:
         return self._catalog.format
 
@@ -84,6 +89,7 @@ class File(Checkpoint[T]):
         if self._is_pinned:
             return "pinned"
         has_checksums = self.format == "tz" and self._loader.options.verify
+        has_checksums |= self._loader.source.is_checked
         return "checksum" if has_checksums else "none"
 
     @property
@@ -157,9 +163,10 @@ class File(Checkpoint[T]):
         )
 
     def verify(self) -> None:
-        if self.format != "tz":
-            raise OptionError(f"{self._loader.source.url}: {self.format} files have no checksums")
-        progress = Progress(self._loader.source.size, "verify", self._loader.options.progress)
+        source = self._loader.source
+        if self.format != "tz" and not source.is_checked:
+            raise OptionError(f"{source.url}: {self.format} files have no checksums")
+        progress = Progress(source.size, "verify", self._loader.options.progress)
         done = 0
 
         def advance(size: int) -> None:
@@ -168,7 +175,10 @@ class File(Checkpoint[T]):
             progress.show(done)
 
         try:
-            verify_file(self._loader.source, self._catalog.header, progress=advance)
+            if self.format == "tz":
+                verify_file(source, self._catalog.header, progress=advance)
+            else:
+                read_through(source, progress=advance)
         finally:
             progress.close()
 

@@ -6,20 +6,33 @@ name files in its own folder.
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from libtz.errors import FormatError, OptionError
+from libtz.errors import (
+    FormatError,
+    OptionError,
+    SourceError,
+    SourceNotFoundError,
+    SourcePermissionError,
+)
 from libtz.locations import Location, is_plain_name
+from libtz.manifest import MANIFEST_NAME
 from libtz.options import ReadOptions
 
-__all__ = ["INDEX_SUFFIX", "folder_files", "read_index"]
+__all__ = ["INDEX_SUFFIX", "read_index", "weights_in"]
 
 INDEX_SUFFIX = ".index.json"
 SUFFIXES = (".safetensors", ".tz")
+USUAL_NAMES = (
+    "model.safetensors.index.json",
+    "model.tz.index.json",
+    "model.tz",
+    "model.safetensors",
+)
 
 # Indexes of the largest models, with some 200,000 tensors, have about 20 MB.
 INDEX_SIZE_MAX = 64 << 20
@@ -32,12 +45,43 @@ MISSING_MAX = 1000
 _NUMBERED = re.compile(r"(.+)-(\d{1,9})-of-(\d{1,9})(\.[a-z]+)", re.ASCII)
 
 
-def folder_files(folder: Path) -> list[str]:
-    """The index of a folder, or its files in order if it has none. Hidden files do not count, such
-    as those that macOS makes beside others on foreign disks."""
-    names = sorted(
-        path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")
-    )
+def weights_in(folder: Location, options: ReadOptions) -> list[str]:
+    """The index of a folder, or the files of its weights in order if it has none. Where folders
+    cannot be listed, as over HTTP, their manifest comes first, and then only `USUAL_NAMES`."""
+    names = folder.files(options)
+    if names is None:
+        if _is_there(folder.sibling(MANIFEST_NAME), options):
+            return [MANIFEST_NAME]
+        names = [name for name in USUAL_NAMES if _is_there(folder.sibling(name), options)]
+        if not names:
+            listed = ", ".join((MANIFEST_NAME, *USUAL_NAMES))
+            raise SourceNotFoundError(
+                f"{folder} cannot be listed, and the files that it usually has are not there, or"
+                f" may not be read: {listed}; open a file by its name",
+                url=str(folder),
+                errno=errno.ENOENT,
+            )
+    return _weights_among(str(folder), names)
+
+
+def _is_there(location: Location, options: ReadOptions) -> bool:
+    source = location.source(options)
+    source.limit(options.http.open_deadline_s)
+    try:
+        source.open(memoryview(bytearray(1)))
+    except SourceError as error:
+        # Of what the caller may not list, S3 forbids what is not there.
+        if isinstance(error, (SourceNotFoundError, SourcePermissionError)):
+            return False
+        raise
+    finally:
+        source.close()
+    return True
+
+
+def _weights_among(folder: str, names: list[str]) -> list[str]:
+    """Hidden files are not among the names, such as those that macOS makes beside others on foreign
+    disks."""
     for suffix in SUFFIXES:  # as transformers would choose, whatever else lies there
         if f"model{suffix}{INDEX_SUFFIX}" in names:
             return [f"model{suffix}{INDEX_SUFFIX}"]
@@ -58,7 +102,7 @@ def folder_files(folder: Path) -> list[str]:
     return indexes or _without_index(folder, found[suffix], listed)
 
 
-def _without_index(folder: Path, names: list[str], listed: str) -> list[str]:
+def _without_index(folder: str, names: list[str], listed: str) -> list[str]:
     """The one file of a folder, or all parts of one model, which say so in their names."""
     parts = [_NUMBERED.fullmatch(name) for name in names]
     models = {(part[1], int(part[3])) if part else None for part in parts}
@@ -67,7 +111,7 @@ def _without_index(folder: Path, names: list[str], listed: str) -> list[str]:
             f"{folder} holds files of different models and no index; open one by its name: {listed}"
         )
     if None not in models:
-        _require_complete(str(folder), names)
+        _require_complete(folder, names)
     return names
 
 

@@ -164,8 +164,8 @@ class Sharded(Checkpoint[T]):
 
     @property
     def digest(self) -> str | None:
-        """None: a digest pins one file."""
-        return None
+        """That of the set, if it was opened by its manifest; otherwise there is none."""
+        return self._location.set_digest
 
     @property
     def content_digest(self) -> str | None:

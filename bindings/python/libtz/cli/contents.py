@@ -70,7 +70,7 @@ class SourceContents:
 
         def differs(name: str, what: str) -> IntegrityError:
             return IntegrityError(
-                f"{target}: tensor {name!r} {what}; the conversion failed, do not use the file",
+                f"{target}: tensor {name!r} {what}",
                 code="content",
                 tensor=name,
             )

@@ -5,18 +5,25 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from libtz import opening
+from libtz.arrays.base import default_framework
 from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.shard_index import INDEX_SUFFIX
 from libtz.cli.contents import SourceContents
 from libtz.cli.digest import sha256_of
 from libtz.cli.options import add_command, add_options, make_options
 from libtz.cli.output import note, print_json, print_line, size_text
-from libtz.errors import IntegrityError, OptionError
+from libtz.cli.replacing import replacing_text
+from libtz.errors import FormatError, IntegrityError, OptionError
+from libtz.locations import Location
 from libtz.options import DecryptionOptions, ReadOptions, WriteOptions
+from libtz.sinks.base import Extent, Sink
+from libtz.sinks.file import FileSink
 from libtz.sources.url import shown
 from libtz.writing.base import CheckpointWriter, TensorSpec
 from libtz.writing.formats import writer_class_of
@@ -26,8 +33,9 @@ __all__ = ["add_to"]
 DESCRIPTION = """\
 Convert between formats, or write a .tz file anew with other options. SRC and DST are paths or URLs;
 the ending of DST says the format. Memory holds a few tensors at a time, never the whole file. The
-result is read again and compared with SRC, tensor by tensor; its digest, which pins it for loading,
-is printed.
+result is read again and compared with SRC, tensor by tensor, and its digest, which pins it for
+loading, is printed. A local file gets its name when that is done: until then, and if the comparison
+fails, a file that was there before stays, even if it is SRC. In S3, the object is replaced first.
 
   tz convert model.safetensors model.tz
   tz convert model.tz model.safetensors
@@ -61,19 +69,14 @@ def add_to(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     writer_class_of(arguments.target)  # before anything is read
+    target = Location.of(arguments.target)
     read_options = make_options(ReadOptions, arguments)
     write_options = make_options(WriteOptions, arguments)
-    begin = time.perf_counter()
     with _open(arguments.source, arguments.digest, read_options) as file:
+        if (text := replacing_text(Location.of(arguments.source), target)) is not None:
+            note(text)
         contents = SourceContents(file)
-        writer = _write(contents, arguments.target, write_options)
-    report: dict[str, Any] = {"digest": writer.digest, "content_digest": writer.content_digest}
-    report |= contents.report()
-    report["write_s"] = time.perf_counter() - begin
-    # What is written is not encrypted.
-    plain = replace(read_options, decryption=DecryptionOptions())
-    _compare(contents, arguments.target, report["digest"], plain)
-    report["total_s"] = time.perf_counter() - begin
+        report = contents.report() | _convert(contents, target, read_options, write_options)
     if arguments.json:
         print_json(report)
         return
@@ -86,14 +89,52 @@ def run(arguments: argparse.Namespace) -> None:
     print_line(report["digest"])
 
 
-def _compare(contents: SourceContents, target: str, digest: str, options: ReadOptions) -> None:
-    """Opens what was written anew, and raises an IntegrityError unless it holds what the source
-    held."""
-    pin = digest if digest.startswith("blake3:") else None
-    with opening.open(target, digest=pin, options=options) as written:
-        contents.compare(written, target)
-    if pin is None and (found := sha256_of(target, options)) != digest:
-        raise IntegrityError.wrong_pin(target, digest, found)
+@dataclass(frozen=True)
+class _Compared(Location):
+    """A path where a file appears only after it was compared."""
+
+    compare: Callable[[Path], None]
+
+    def sink(self, options: WriteOptions, extent: Extent) -> Sink:
+        return FileSink(self.text, check=self.compare)
+
+
+def _convert(
+    contents: SourceContents, target: Location, read: ReadOptions, write: WriteOptions
+) -> dict[str, Any]:
+    """Writes and compares; digests and times. A local file is compared before it gets its name."""
+    begin = time.perf_counter()
+    read = replace(read, decryption=DecryptionOptions())  # what is written is not encrypted
+    times: dict[str, float] = {}
+    advice = f"{target} was left as it was" if target.is_local else "do not use the file"
+
+    def compare(place: Path | Location) -> None:
+        times["write_s"] = time.perf_counter() - begin
+        pin = writer.digest if writer.digest.startswith("blake3:") else None
+        try:
+            with opening.open_as(default_framework(), place, digest=pin, options=read) as written:
+                contents.compare(written, str(target))
+            if pin is None and (found := sha256_of(place, read)) != writer.digest:
+                raise IntegrityError.wrong_pin(str(target), writer.digest, found)
+        except (FormatError, IntegrityError) as error:
+            error.message += f"; the conversion failed, {advice}"
+            raise
+
+    place = _Compared(target.text, target.scheme, compare) if target.is_local else target
+    writer = _writer(contents, place, write)
+    with writer:
+        _copy(contents, writer)
+    if not target.is_local:
+        compare(target)
+    times["total_s"] = time.perf_counter() - begin
+    return {"digest": writer.digest, "content_digest": writer.content_digest, **times}
+
+
+def _copy(contents: SourceContents, writer: CheckpointWriter) -> None:
+    """When this returns, no tensor is in memory any more."""
+    for name, data in contents.iter_buffers(writer.pending):
+        writer.write_later(name, data)
+    writer.drain()
 
 
 def _open(source: str, digest: str | None, options: ReadOptions) -> Checkpoint[Any]:
@@ -108,9 +149,8 @@ def _open(source: str, digest: str | None, options: ReadOptions) -> Checkpoint[A
     return Pickled(source, options)
 
 
-def _write(source: SourceContents, target: str, options: WriteOptions) -> CheckpointWriter:
-    """The writer that wrote the file, which is complete."""
-    writer_class = writer_class_of(target)
+def _writer(source: SourceContents, target: Location, options: WriteOptions) -> CheckpointWriter:
+    writer_class = writer_class_of(target.text)
     specs = writer_class.arranged(
         TensorSpec(info.name, info.dtype, info.shape, info.tied_to)
         for info in source.infos.values()
@@ -118,12 +158,7 @@ def _write(source: SourceContents, target: str, options: WriteOptions) -> Checkp
     metadata = source.file.metadata or None
     if metadata and not writer_class.holds_metadata:
         left_out = ", ".join(metadata)
-        note(f"metadata are left out, {shown(target)} cannot hold them: {left_out}")
+        note(f"metadata are left out, {target} cannot hold them: {left_out}")
         metadata = None
     structure = source.file.structure()
-    with writer_class(
-        target, specs, metadata=metadata, structure=structure, options=options
-    ) as writer:
-        for name, data in source.iter_buffers(writer.pending):
-            writer.write_later(name, data)
-    return writer
+    return writer_class(target, specs, metadata=metadata, structure=structure, options=options)

@@ -29,6 +29,7 @@ A file is a path or URL: model.tz, https://host/model.tz, s3://bucket/model.tz. 
   tz convert model.safetensors model.tz       make a .tz file; prints its digest
   tz inspect https://host/model.tz            list tensors, reading only the header
   tz verify model.tz --digest blake3:...      check every byte
+  tz digest --set llama/                      one digest for all files of a model
   tz diff old.tz https://host/new.tz          list tensors that differ
   tz load s3://bucket/model.tz --device cuda  load and time it
 

@@ -5,11 +5,19 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from libtz import opening
+from libtz import opening, sets
+from libtz.checkpoint.base import Checkpoint
 from libtz.cli.digest import sha256_of
 from libtz.cli.options import add_command, add_options, make_options
-from libtz.errors import IntegrityError, OptionError
+from libtz.errors import (
+    IntegrityError,
+    OptionError,
+    SourceNotFoundError,
+    SourcePermissionError,
+)
+from libtz.locations import Location
 from libtz.options import ReadOptions
+from libtz.pinned import is_manifest, open_manifest
 from libtz.sources.url import shown
 
 __all__ = ["add_to", "verify"]
@@ -22,6 +30,7 @@ every tensor are checked.
   tz verify model.tz
   tz verify https://host/model.tz --digest blake3:...    is it also the right file?
   tz verify model.tz --content                           fail unless there are content digests
+  tz verify llama/ --digest blake3:...                   every file that the manifest lists
 
 Without --digest, damage is found, but not a deliberately forged file. A file in a format without
 checksums can only be compared with the SHA-256 that 'tz digest' prints.
@@ -50,6 +59,12 @@ def run(arguments: argparse.Namespace) -> None:
 def verify(source: Any, digest: str | None, options: ReadOptions, *, content: bool = False) -> bool:
     """Raises an error if the file is wrong. Returns whether all of its data could be checked. With
     `content`, a format without content digests is an OptionError."""
+    if _is_set(source, digest, options):
+        if content:
+            with opening.open(source, digest=digest, options=options) as file:
+                _require_content(file)
+        sets.verify(source, digest=digest, options=options)
+        return True
     pin = digest if digest is None or digest.startswith("blake3:") else None
     with opening.open(source, digest=pin, options=options) as file:
         if file.format == "tz":
@@ -58,7 +73,7 @@ def verify(source: Any, digest: str | None, options: ReadOptions, *, content: bo
             file.verify()
             return True
         if content:
-            raise OptionError(f"{file.format} files have no content digests to compare with")
+            _require_content(file)
         if file.format == "tensors":
             file.verify()
             if digest is None:
@@ -68,4 +83,23 @@ def verify(source: Any, digest: str | None, options: ReadOptions, *, content: bo
     found = sha256_of(source, options)
     if found != digest:
         raise IntegrityError.wrong_pin(shown(source), digest, found)
+    return True
+
+
+def _require_content(file: Checkpoint[Any]) -> None:
+    if file.format != "tz":
+        raise OptionError(f"{file.format} files have no content digests to compare with")
+
+
+def _is_set(source: Any, digest: str | None, options: ReadOptions) -> bool:
+    """Whether it is a manifest, or a folder with one, which must have the digest."""
+    location = Location.of(source)
+    if is_manifest(location):
+        return True
+    if not location.is_folder() or (digest is not None and not digest.startswith("blake3:")):
+        return False
+    try:
+        open_manifest(location, options, digest=digest)
+    except (SourceNotFoundError, SourcePermissionError):
+        return False
     return True

@@ -2,8 +2,10 @@
 
     from libtz.integrations.transformers import fetch_tokenizer, load_pretrained
 
-    model = load_pretrained("https://host/models/bert", device="cuda")
-    tokenizer = AutoTokenizer.from_pretrained(fetch_tokenizer("https://host/models/bert", "./bert"))
+    digest = "blake3:…"  # of the set, as `tz digest --set` prints it
+    model = load_pretrained("https://host/models/bert", digest=digest, device="cuda")
+    folder = fetch_tokenizer("https://host/models/bert", "./bert", digest=digest)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
 
 The folder is what `save_pretrained` writes, and its weights may be in a .tz file. Nothing of
 transformers is patched. No code comes from the folder, and the folder does not choose code that
@@ -32,8 +34,10 @@ from libtz.integrations.transformers_config import (
     read_json,
 )
 from libtz.locations import Location, is_plain_name
+from libtz.manifest import MANIFEST_NAME
 from libtz.opening import open_as
 from libtz.options import ReadOptions
+from libtz.pinned import SetLocation, pinned_folder
 from libtz.sinks.file import FileSink
 from libtz.torch.cast import check_dtype, load_as
 
@@ -83,9 +87,10 @@ def load_pretrained(
     `model_class` is a class of transformers, an Auto class too; by default the one that config.json
     names. Floating-point weights become `dtype`, or stay what they are in the file.
 
-    `digest` pins the file of the weights, and nothing else. config.json says what the weights mean
+    `digest` is that of a set (see `libtz.sets`): it pins weights, config.json and everything else
+    that is read. The digest of the weights alone is refused. config.json says what the weights mean
     (how many layers there are, which activation, which constants), so whoever can change it gets
-    another model out of the pinned weights.
+    another model out of the same weights. With a digest, `source` may be the manifest.
 
     `weights` is the name of the weights' file in the folder; by default model.tz, model.safetensors
     or an index of shards. A local folder that has them in two formats is refused, as by
@@ -100,16 +105,16 @@ def load_pretrained(
     (`auto_map`) and repositories.
 
     Raises:
-        OptionError: the file lacks tensors of the model, the model is quantized, or this version
-            of transformers has no class for it.
+        OptionError: the file lacks tensors of the model, the model is quantized, this version of
+            transformers has no class for it, or the folder has no manifest for the digest.
         FormatError: config.json is not valid, or describes a model that the file is too small for.
         IntegrityError, SourceError: as `libtz.open` and `libtz.torch.load_file`.
     """
     check_dtype(dtype)
-    folder = Location.of(source).folder()
+    folder = _folder_of(source, digest, options)
     location = folder.sibling("config.json")
     values = read_json(location, options)
-    with _open_weights(folder, weights, digest, options) as file:
+    with _open_weights(folder, weights, options) as file:
         config = checked_config(values, location, len(file))
         framework = model_class
         if framework is None:
@@ -129,10 +134,11 @@ def fetch_tokenizer(
     source: str | os.PathLike[str],
     folder: str | os.PathLike[str],
     *,
+    digest: str | None = None,
     options: ReadOptions = _DEFAULTS,
 ) -> Path:
     """Copies config.json and the tokenizer's files into a local folder, which is returned, for
-    `AutoTokenizer.from_pretrained`.
+    `AutoTokenizer.from_pretrained`. `digest`, that of a set, pins them all.
 
     Each is a plain file of the folder when it is complete. A file or symbolic link of the same name
     is replaced, and what a link points to stays as it is. The files are copied unchanged: they may
@@ -140,9 +146,11 @@ def fetch_tokenizer(
 
     Raises:
         SourceError: a file could not be read or written.
-        OptionError: a folder is where a file should be.
+        OptionError: a folder is where a file should be, or the source has no manifest for the
+            digest.
+        IntegrityError: a file is not the one that the digest pins.
     """
-    origin = Location.of(source).folder()
+    origin = _folder_of(source, digest, options)
     target = Path(folder)
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -165,15 +173,30 @@ def fetch_tokenizer(
 # ---- Files ---------------------------------------------------------------------------------------
 
 
+def _folder_of(
+    source: str | os.PathLike[str], digest: str | None, options: ReadOptions
+) -> Location:
+    """The model's folder; with a digest, as the set of files that it pins."""
+    location = pinned_folder(Location.of(source), digest, options)
+    if digest is not None and not isinstance(location, SetLocation):
+        raise OptionError(
+            f"{location}: the digest pins no model, only that of a set does, whose {MANIFEST_NAME}"
+            " is in the folder; the weights alone are not enough, since config.json decides what"
+            " they mean. `tz digest --set` writes the manifest, and prints the digest of the set"
+        )
+    return location
+
+
 def _open_weights(
-    folder: Location, weights: str | None, digest: str | None, options: ReadOptions
+    folder: Location, weights: str | None, options: ReadOptions
 ) -> Checkpoint[torch.Tensor]:
     if weights is not None:
         if not is_plain_name(weights):
             raise OptionError(f"weights is the name of a file in the folder, not {weights!r}")
-        return open_as(TorchFramework(), folder.sibling(weights), digest=digest, options=options)
-    if folder.is_local:
-        found = [name for name in WEIGHTS if Path(folder.sibling(name).text).exists()]
+        return open_as(TorchFramework(), folder.sibling(weights), options=options)
+    if folder.is_local or isinstance(folder, SetLocation):
+        names = folder.files(options) or ()
+        found = [name for name in WEIGHTS if name in names]
         if len({".tz" in name for name in found}) > 1:
             raise OptionError(
                 f"{folder} holds weights in two formats; give weights=, one of {', '.join(found)}"
@@ -181,7 +204,7 @@ def _open_weights(
     for name in WEIGHTS:
         location = folder.sibling(name)
         with absence_of(location, optional=True):
-            return open_as(TorchFramework(), location, digest=digest, options=options)
+            return open_as(TorchFramework(), location, options=options)
     raise SourceError(
         f"{folder} has no weights (or they may not be read): {', '.join(WEIGHTS)}",
         url=str(folder),

@@ -20,6 +20,7 @@ import transformers
 from libtz.errors import Error, FormatError, OptionError, SourceError
 from libtz.locations import Location
 from libtz.options import ReadOptions
+from libtz.pinned import SetLocation
 
 __all__ = [
     "absence_of",
@@ -86,10 +87,16 @@ def absence_of(location: Location, *, optional: bool) -> Iterator[None]:
     try:
         yield
     except SourceError as error:
-        is_here = location.is_local and Path(location.text).exists()
-        is_absent = not is_here if location.is_local else error.status in _ABSENT
-        if not (optional and is_absent):
+        if not (optional and _is_absent(location, error)):
             raise
+
+
+def _is_absent(location: Location, error: SourceError) -> bool:
+    if isinstance(location, SetLocation):
+        return location.file is None  # what the manifest lists must be there
+    if location.is_local:
+        return not Path(location.text).exists()
+    return error.status in _ABSENT
 
 
 def read_json(location: Location, options: ReadOptions, *, optional: bool = False) -> Any:

@@ -7,7 +7,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from libtz.errors import OptionError, SourceError
@@ -32,8 +32,13 @@ class FileSink:
     replaced keeps its permissions, so that a private one stays private.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, check: Callable[[Path], None] | None = None
+    ) -> None:
+        """`check` gets the path of the complete file before it is renamed; if it raises, what is at
+        `path` stays, and the new file is deleted."""
         self.path = Path(path)
+        self._check = check
         if not self.path.name or "\0" in str(self.path):
             raise OptionError(f"{str(self.path)!r} is not the name of a file")
         self._temporary: Path | None = None
@@ -56,6 +61,9 @@ class FileSink:
             os.ftruncate(fd, size)
             os.fsync(fd)
             self._close()
+        if self._check is not None and self._temporary is not None:
+            self._check(self._temporary)
+        with self._failing():
             if self._temporary is not None:
                 self._temporary.replace(self.path)
                 self._temporary = None

@@ -51,23 +51,13 @@ class S3Calls:
     def call(self, operation: str, **parameters: Any) -> Any:
         """Returns the store's response. If it rejects the credentials, they are looked up again and
         the call is repeated with new ones: uploads may outlive temporary keys."""
-        from botocore.exceptions import ClientError
-
-        client = self._access.client()
         with s3_errors(
             self._url,
             is_write=True,
             has_checksum=any(name.startswith("Checksum") for name in parameters),
             timeout_s=self._timeout_s,
         ):
-            try:
-                return self._call(client, operation, parameters)
-            except ClientError as error:
-                answer = error.response.get("ResponseMetadata", {})
-                status, headers = answer.get("HTTPStatusCode", 0), answer.get("HTTPHeaders", {})
-                if not self._access.renew(client, status, headers, _region_of(error)):
-                    raise
-            return self._call(self._access.client(), operation, parameters)
+            return self._access.call(lambda client: self._call(client, operation, parameters))
 
     def send(self, operation: str, body: bytearray, **parameters: Any) -> Any:
         """A call with a body, and a checksum if the store is configured for those."""
@@ -94,9 +84,3 @@ class S3Calls:
     def _call(self, client: Any, operation: str, parameters: dict[str, Any]) -> Any:
         options = object_parameters(client, self._s3, operation)
         return getattr(client, _METHODS[operation])(**self._named, **options, **parameters)
-
-
-def _region_of(error: Any) -> bytes:
-    """The region that an error names, as in the XML of the response."""
-    region = error.response.get("Error", {}).get("Region")
-    return f"<Region>{region}</Region>".encode() if isinstance(region, str) else b""

@@ -109,6 +109,8 @@ class Source(Protocol):
     # Set before `open` if a pinned digest will prove every byte. Copies on other servers are then
     # accepted, although their ETags differ.
     is_proven: bool = False
+    # Whether it compares every byte with a digest before delivering it.
+    is_checked: bool = False
     # Whether it owns descriptors or connections, so that leaving it open is a mistake.
     holds_resources: bool = True
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from libtz.errors import Error
@@ -83,6 +83,21 @@ class S3Access:
                 return True
             return status in _REFUSALS and not self._s3.anonymous and self._find_other_keys()
 
+    def call(self, send: Callable[[Any], Any]) -> Any:
+        """What `send` gets from the store with a client. If the store refuses, and another client
+        may fare better, it is called once more with that one. Raises botocore's errors."""
+        from botocore.exceptions import ClientError
+
+        client = self.client()
+        try:
+            return send(client)
+        except ClientError as error:
+            answer = error.response.get("ResponseMetadata", {})
+            status, headers = answer.get("HTTPStatusCode", 0), answer.get("HTTPHeaders", {})
+            if not self.renew(client, status, headers, _region_of(error)):
+                raise
+        return send(self.client())
+
     def close(self) -> None:
         with self._lock:
             self._retire()
@@ -128,3 +143,9 @@ def _region_in(headers: Mapping[str, str], body: bytes) -> str | None:
         return region
     match = _BODY_REGION.search(body)
     return match[1].decode("ascii") if match is not None else None
+
+
+def _region_of(error: Any) -> bytes:
+    """The region that an error names, as in the XML of the response."""
+    region = error.response.get("Error", {}).get("Region")
+    return f"<Region>{region}</Region>".encode() if isinstance(region, str) else b""

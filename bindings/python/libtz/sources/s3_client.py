@@ -23,7 +23,14 @@ from libtz.sources.s3_errors import s3_errors
 from libtz.sources.tls import accept_unverified, authorities, check_certificates, proxies_for
 from libtz.sources.url import shown
 
-__all__ = ["make_client", "make_session", "object_parameters", "parse_s3_url", "region_of"]
+__all__ = [
+    "make_client",
+    "make_session",
+    "object_parameters",
+    "parse_s3_folder",
+    "parse_s3_url",
+    "region_of",
+]
 
 # What stands for a bucket in ARNs; their last colon may be a slash.
 _ARN_URL = re.compile(
@@ -57,6 +64,12 @@ def parse_s3_url(url: str) -> tuple[str, str]:
             f"{shown(url)}: {bucket!r} is no name of a bucket, nor the ARN of an access point"
         )
     return bucket, key
+
+
+def parse_s3_folder(url: str) -> tuple[str, str]:
+    """Bucket and prefix of s3://bucket/prefix/; the prefix is "" or ends with "/"."""
+    bucket, key = parse_s3_url(f"{url}{'' if url.endswith('/') else '/'}-")
+    return bucket, key[:-1]
 
 
 def region_of(bucket: str) -> str | None:

@@ -46,7 +46,7 @@ _HINTS = {
     "KMS.DisabledException": "the key that encrypts the object is switched off",
     "KMS.NotFoundException": "the key that encrypts the object is gone",
     "NoSuchBucket": "there is no such bucket at this endpoint",
-    "NoSuchKey": "there is no such object",
+    "NoSuchKey": "there is no such object (the URL of a folder ends with a slash)",
     "NoSuchVersion": "the object has no such version",
     "PermanentRedirect": _REGION,
     "RequestTimeTooSkewed": "this machine's clock is wrong; set it",

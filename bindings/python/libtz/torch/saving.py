@@ -83,9 +83,9 @@ def save(
 ) -> str:
     """Writes a nested object, such as the state dict of an optimizer, without pickle.
 
-    It may contain dict, list, tuple, None, bool, int within 64 bits, float, str, bytes and tensors.
-    NumPy scalars and arrays come back as Python scalars and as tensors, so that the random-number
-    states of PyTorch, Python and `numpy.random.get_state()` can be saved. Anything else raises
+    It may contain dict, list, tuple, None, bool, int, float, str, bytes and tensors; an int may
+    have up to 8191 bits. NumPy scalars and arrays come back as Python scalars and as tensors, so
+    that the random-number states of PyTorch, Python and NumPy can be saved. Anything else raises
     OptionError with its path. Otherwise as `save_file`. The tensors can also be read one by one,
     under names made from their paths: `optimizer/state/0/exp_avg`.
     """

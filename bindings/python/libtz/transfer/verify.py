@@ -1,4 +1,4 @@
-"""Reads a whole tz file once and checks every part of it."""
+"""Reads a whole file once, which checks every part of it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from libtz._native.lib import Header
 from libtz._native.verifying import Verifier
 from libtz.sources.base import Source
 
-__all__ = ["verify_file"]
+__all__ = ["read_through", "verify_file"]
 
 # Chunk entries are read tensor by tensor; reading ahead this far makes that few requests.
 READ_AHEAD = 1 << 20
+STEP_SIZE = 16 << 20
 
 
 def verify_file(
@@ -35,6 +36,17 @@ def verify_file(
         if progress is not None:
             progress(size)
     verifier.finish()
+
+
+def read_through(source: Source, *, progress: Callable[[int], None] | None = None) -> None:
+    """Reads all of an open source that checks its bytes itself. `progress` as above."""
+    memory = memoryview(bytearray(min(STEP_SIZE, source.size)))
+    for offset in range(0, source.size, STEP_SIZE):
+        part = memory[: min(STEP_SIZE, source.size - offset)]
+        source.read_into(offset, len(part), [part])
+        if progress is not None:
+            progress(len(part))
+    source.check_unchanged()
 
 
 def _read(source: Source, offset: int, size: int) -> memoryview:

@@ -167,11 +167,11 @@ class CheckpointWriter(ABC):
             ending = self._end()
             self._stop()
             sink.write_at(0, memoryview(ending.header))
+            self._digest = ending.digest
             sink.commit(ending.file_size)
         except BaseException:
             self.abort()
             raise
-        self._digest = ending.digest
         self._state = "closed"
         self._sink = None
 
@@ -181,6 +181,7 @@ class CheckpointWriter(ABC):
         if self._state == "closed":
             return
         self._state = "failed"
+        self._digest = None
         self._stop()
         if self._sink is not None:
             sink, self._sink = self._sink, None

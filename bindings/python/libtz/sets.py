@@ -1,0 +1,169 @@
+"""A model's folder as one unit: weights, configuration and tokenizer, pinned by one digest.
+
+    digest = libtz.sets.write_manifest("llama")         # as `tz digest --set llama`
+    libtz.torch.load_file("llama", digest=digest)       # every file is compared with the manifest
+    libtz.sets.verify("https://host/llama/", digest=digest)
+
+`spec/tz-set-v1.md` defines the manifest, a text that lists all files with their digests.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+from libtz._native import lib
+from libtz.arrays.numpy_arrays import NumpyFramework
+from libtz.checkpoint.file import File
+from libtz.errors import OptionError, SourceNotFoundError
+from libtz.locations import Location
+from libtz.manifest import (
+    MANIFEST_NAME,
+    PART_SIZE,
+    Manifest,
+    SetFile,
+    belongs,
+    encode,
+    name_problem,
+)
+from libtz.opening import open_as
+from libtz.options import ReadOptions, WriteOptions
+from libtz.pinned import is_manifest, open_manifest
+from libtz.sinks.base import Extent
+from libtz.sources.base import Source
+from libtz.transfer.progress import Progress
+from libtz.transfer.verify import read_through
+
+__all__ = ["digest", "verify", "write_manifest"]
+
+# Read at once by each thread: enough for a request to pay.
+STEP_SIZE = 4 * PART_SIZE
+
+_DEFAULTS = ReadOptions()
+
+
+def write_manifest(folder: str | os.PathLike[str], *, options: ReadOptions = _DEFAULTS) -> str:
+    """Writes `model.tz-set`, the manifest of a folder, into it, and returns the digest of the set.
+
+    The folder is a path or s3://bucket/prefix/. All files in it and in its folders are part of the
+    set, but for hidden ones and manifests. Of a .tz file, only the header is read: its digest says
+    what the file should hold, and `verify` checks that it does. All other files are read.
+
+    Raises:
+        OptionError: a name is not allowed in a set, or something is neither a file nor a folder.
+        FormatError: a file whose name ends with .tz is none.
+        SourceError: a file cannot be read, or the manifest not be written.
+    """
+    location = Location.of(folder).folder()
+    data = _manifest_of(location, options)
+    manifest = Manifest.parse(data, str(location))  # all rules hold
+    write_options = WriteOptions(http=options.http, s3=options.s3)
+    sink = location.sibling(MANIFEST_NAME).sink(write_options, Extent(0, len(data)))
+    try:
+        sink.write_at(0, memoryview(data))
+        sink.commit(len(data))
+    finally:
+        sink.abort()
+    return manifest.digest
+
+
+def digest(source: str | os.PathLike[str], *, options: ReadOptions = _DEFAULTS) -> str:
+    """The digest of a set: of its manifest, which is `source` or lies in that folder. Of a folder
+    without a manifest, the digest that `write_manifest` would return.
+
+    A manifest says what the files should be; `verify` checks that they are. Raises as
+    `write_manifest`, and FormatError for a manifest that is malformed.
+    """
+    location = Location.of(source)
+    if is_manifest(location):
+        return open_manifest(location, options).manifest.digest
+    with suppress(SourceNotFoundError):
+        return open_manifest(location, options).manifest.digest
+    data = _manifest_of(location.folder(), options)
+    return Manifest.parse(data, str(location)).digest
+
+
+def verify(
+    source: str | os.PathLike[str], *, digest: str | None = None, options: ReadOptions = _DEFAULTS
+) -> None:
+    """Reads every file that the manifest of a set lists, and compares it with the manifest; of a
+    .tz file, also everything that `Checkpoint.verify` checks. `source` is the manifest or its
+    folder. Files that the manifest does not list are not looked at.
+
+    Raises IntegrityError if the manifest has not this digest, or a file is another one, and
+    SourceError if a file is missing.
+    """
+    folder = open_manifest(Location.of(source), options, digest=digest)
+    for file in folder.manifest.files.values():
+        _verify_file(folder.inside(file.name), file, options)
+
+
+def _verify_file(location: Location, file: SetFile, options: ReadOptions) -> None:
+    if file.digest is not None:
+        with open_as(NumpyFramework(), location, options=options) as opened:
+            opened.verify()
+        return
+    source = location.source(options)
+    try:
+        source.open(memoryview(bytearray(1)))
+        read_through(source)
+    finally:
+        source.close()
+
+
+# ---- Making a manifest ---------------------------------------------------------------------------
+
+
+def _manifest_of(folder: Location, options: ReadOptions) -> bytes:
+    """The manifest of what lies in a folder."""
+    names = folder.files(options, is_recursive=True)
+    if names is None:
+        raise OptionError(
+            f"{folder} cannot be listed, and has no manifest; make one where the files are, by"
+            " `tz digest --set`"
+        )
+    names = list(filter(belongs, names))
+    if not names:
+        raise OptionError(f"{folder} holds no files")
+    for name in names:
+        if (problem := name_problem(name)) is not None:
+            raise OptionError(f"{folder}: a set cannot hold {name!r}: the name {problem[1]}")
+    return encode(_described(folder.inside(name), name, options) for name in names)
+
+
+def _described(location: Location, name: str, options: ReadOptions) -> SetFile:
+    if name.endswith(".tz"):
+        with open_as(NumpyFramework(), location, options=options) as file:
+            assert isinstance(file, File)  # folders have no such names here
+            return SetFile(name, file.size, digest=file.digest)
+    source = location.source(options)
+    try:
+        source.open(memoryview(bytearray(1)))
+        return SetFile(name, source.size, parts=_parts_of(source, options))
+    finally:
+        source.close()
+
+
+def _parts_of(source: Source, options: ReadOptions) -> bytes:
+    """The digests of all parts of an open source, hashed by several threads."""
+
+    def hash_step(begin: int) -> bytes:
+        memory = memoryview(bytearray(min(STEP_SIZE, source.size - begin)))
+        source.read_into(begin, len(memory), [memory])
+        parts = (memory[at : at + PART_SIZE] for at in range(0, len(memory), PART_SIZE))
+        return b"".join(map(lib.blake3, parts))
+
+    steps = range(0, source.size, STEP_SIZE)
+    threads = 1 if len(steps) < 2 else source.profile(0, source.size, options).threads
+    progress = Progress(source.size, "hash", options.progress)
+    parts = []
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            for begin, digests in zip(steps, pool.map(hash_step, steps), strict=True):
+                parts.append(digests)
+                progress.show(min(begin + STEP_SIZE, source.size))
+    finally:
+        progress.close()
+    source.check_unchanged()
+    return b"".join(parts)

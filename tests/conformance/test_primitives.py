@@ -13,7 +13,7 @@ import tz_vectors
 
 FOLDER = tz_vectors.VECTORS / "primitives"
 
-# The reference takes a second for some hundred times as much.
+# In bytes; the reference takes a second for a few times as much.
 FAST_SIZE = 100_000
 
 

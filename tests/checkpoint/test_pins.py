@@ -34,8 +34,8 @@ def foreign(size: int = 1000, value: float = 1.0) -> bytes:
     return safetensors.torch.save(tensors, {"license": f"of {value}"})
 
 
-def coreweave() -> bytes:
-    return build([Entry(name=b"a", shape=(3,), dtype=b"<f4", data=bytes(12))])
+def coreweave(size: int = 3) -> bytes:
+    return build([Entry(name=b"a", shape=(size,), dtype=b"<f4", data=bytes(4 * size))])
 
 
 GOOD, OTHER = foreign(), foreign(value=2.0)
@@ -151,6 +151,40 @@ def test_a_large_file_is_compared_before_its_last_tensor_is_there() -> None:
             libtz.torch.load_file(LARGE_OTHER, dtype=dtype, digest=pin, options=SMALL)
         loaded = libtz.torch.load_file(LARGE, dtype=dtype, digest=pin, options=SMALL)
         assert set(loaded) == {"w", "i", "e"}
+
+
+class Counting(io.BytesIO):
+    """Counts the bytes that are read."""
+
+    count = 0
+
+    def readinto(self, buffer: Any) -> int:
+        count = super().readinto(buffer)
+        self.count += count
+        return count
+
+
+@pytest.mark.parametrize("data", [GOOD, LARGE, coreweave(), coreweave(3 * MIB)])
+def test_verifying_reads_the_file_once(data: bytes) -> None:
+    source = Counting(data)
+    with libtz.open(source, digest=pin_of(data), options=SMALL) as f:
+        f.verify()
+        assert f.verified == "pinned"
+        assert set(f)  # what the header says is proven now
+    # What is read to open a large file holds some of its data.
+    assert len(data) <= source.count <= len(data) + MIB
+
+
+@pytest.mark.parametrize("data", [LARGE, coreweave(3 * MIB)])
+def test_verifying_finds_another_file(data: bytes) -> None:
+    other = bytearray(data)
+    other[-100] ^= 1
+    with (
+        libtz.open(bytes(other), digest=pin_of(data), options=SMALL) as f,
+        pytest.raises(IntegrityError),
+    ):
+        f.verify()
+    assert f.verified != "pinned"
 
 
 def test_what_cannot_be_pinned_by_sha256(tmp_path: Path) -> None:

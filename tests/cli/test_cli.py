@@ -25,6 +25,7 @@ import tz_vectors
 import libtz
 import libtz.torch
 from libtz.cli import options as cli_options
+from libtz.cli.digest import sha256_of
 from libtz.cli.main import main
 from libtz.cli.options import make_options, parse_size
 from libtz.cli.output import size_text
@@ -130,8 +131,8 @@ def test_verify(capsys: pytest.CaptureFixture[str], model: str) -> None:
     assert "not the file that the digest pins" in fail(
         capsys, 1, "verify", model, "--digest", other
     )
-    assert "pinned by its own digest" in fail(
-        capsys, 2, "verify", model, "--digest", "sha256:" + "0" * 64
+    assert "pin it by its own digest" in fail(
+        capsys, 2, "verify", model, "--digest", sha256_of(model, ReadOptions())
     )
     with Path(model).open("r+b") as file:
         file.seek(-1, io.SEEK_END)

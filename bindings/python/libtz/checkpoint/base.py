@@ -132,7 +132,7 @@ class Checkpoint(Mapping[str, T], ABC):
     def verify(self) -> None:
         """Reads everything once, without loading it, and raises what is wrong with it: checksums,
         the content of every tensor, and whether anything else is in a file. OptionError for
-        formats that have no checksums."""
+        formats that have no checksums, unless a digest pins the file."""
 
     @abstractmethod
     def close(self) -> None:

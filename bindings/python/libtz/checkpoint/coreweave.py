@@ -12,11 +12,7 @@ from __future__ import annotations
 from typing import Literal, TypeVar
 
 from libtz._native import lib
-from libtz.arrays.base import Framework
-from libtz.checkpoint.catalog import Catalog
 from libtz.checkpoint.file import File
-from libtz.checkpoint.loader import Loader
-from libtz.checkpoint.slices import ReadItem
 from libtz.format import Verified
 from libtz.transfer.decryption import Decryption, DecryptionOptionError
 from libtz.transfer.record_checks import END_MARK, RecordChecks, RecordLog, RecordNote
@@ -32,17 +28,7 @@ class CoreweaveFile(File[T]):
 
     end_mark = END_MARK
 
-    def __init__(
-        self,
-        framework: Framework[T],
-        catalog: Catalog,
-        loader: Loader,
-        *,
-        is_pinned: bool = False,
-        sha256: bytes | None = None,
-    ) -> None:
-        """Called by `libtz.open`."""
-        super().__init__(framework, catalog, loader, is_pinned=is_pinned, sha256=sha256)
+    def _prepare(self) -> None:
         # Whether a SHA-256 is checked where there is a CRC-32, which finds accidents three times as
         # fast. Of encrypted tensors it always is.
         self.checks_every_hash = True
@@ -81,8 +67,7 @@ class CoreweaveFile(File[T]):
     def verify(self) -> None:
         """See `Checkpoint.verify`. Tensors without hashes are not wrong, but then `verified` is
         "none". A tensor is in memory as a whole."""
-        entries = self.catalog.entries(list(map(ReadItem, self)))
-        self._loader.check(entries, self._record_checks(verify=True))
+        self._check_all(self._record_checks(verify=True))
 
     def _verification(self) -> Verification:
         is_verified = self._loader.options.verify

@@ -48,6 +48,10 @@ class File(Checkpoint[T]):
         self._loader = loader
         self._is_pinned = is_pinned
         self._sha256 = sha256
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """What other formats keep besides."""
 
     # ---- What is in the file ----
 
@@ -141,9 +145,11 @@ class File(Checkpoint[T]):
             return ChunkChecks(lib.VERIFY_DIGEST)
         return ChunkChecks(lib.VERIFY_CRC if self._loader.options.verify else lib.VERIFY_NONE)
 
-    def _checks(self, entries: Sequence[Entry]) -> Verification:
+    def _checks(
+        self, entries: Sequence[Entry], verification: Verification | None = None
+    ) -> Verification:
         """What one load checks: all of the file besides, if its SHA-256 pins it."""
-        verification = self._verification()
+        verification = verification or self._verification()
         if self._sha256 is None:
             return verification
         owners = {entry.owner for entry in entries if entry.item.region is None}
@@ -164,7 +170,12 @@ class File(Checkpoint[T]):
 
     def verify(self) -> None:
         source = self._loader.source
+        if self._sha256 is not None:
+            self._check_all(self._verification())
+            return
         if self.format != "tz" and not source.is_checked:
+            if self._is_pinned:
+                return  # it was compared when it was read into memory
             raise OptionError(f"{source.url}: {self.format} files have no checksums")
         progress = Progress(source.size, "verify", self._loader.options.progress)
         done = 0
@@ -181,6 +192,13 @@ class File(Checkpoint[T]):
                 read_through(source, progress=advance)
         finally:
             progress.close()
+
+    def _check_all(self, verification: Verification) -> None:
+        """Reads every tensor once, and keeps none."""
+        entries = self._catalog.entries(list(map(ReadItem, self._catalog)))
+        entries.sort(key=lambda entry: entry.tensor.order)
+        self._loader.check(entries, self._checks(entries, verification))
+        self._is_pinned |= self._sha256 is not None
 
     def close(self) -> None:
         self._loader.close()

@@ -225,6 +225,7 @@ def resident() -> int:
     return pages * resource.getpagesize()
 
 
+@pytest.mark.slow
 def test_memory_falls_when_tensors_go(tmp_path: Path) -> None:
     big = {f"{i:03}": Tensor("u8", (n,), bytes(n)) for i, n in enumerate([5 * MIB, 300_000] * 20)}
     path = tmp_path / "model.tz"
@@ -249,6 +250,7 @@ def test_memory_falls_when_tensors_go(tmp_path: Path) -> None:
         assert len(buffer.getvalue()) < 4096
 
 
+@pytest.mark.slow
 def test_streaming_holds_little(tmp_path: Path) -> None:
     tensors = {f"{i:03}": Tensor("u8", (4 * MIB,), bytes(4 * MIB)) for i in range(40)}
     path = tmp_path / "model.tz"

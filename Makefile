@@ -7,7 +7,8 @@ INSTALLED := $(VENV)/installed
 TARGET ?= all
 SECONDS ?= 600
 # A process per core, each with servers of its own; more than four gain little.
-PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 \
+	--dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-fast coverage check check-native check-python fuzz bench wheels clean
 

@@ -46,4 +46,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("server")
     if hasattr(config, "workerinput"):
         # Workers take one file after another. A long one must not be the last.
-        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+        items.sort(key=lambda item: not is_of_slow_module(item))
+
+
+def is_of_slow_module(item: pytest.Item) -> bool:
+    module = item.getparent(pytest.Module)
+    return module is not None and module.get_closest_marker("slow") is not None

@@ -311,7 +311,7 @@ def test_an_absolute_path_in_an_index(tmp_path: Path) -> None:
         (b'\xef\xbb\xbf{"weight_map": {"a": "x.tz"}}', "not a JSON file"),
         (b'{"weight_map": {"\\ud800": "x.tz"}}', "not a name"),
         (b"[" * 200_000, "not a JSON file"),
-        (b'{"x": ' + b"9" * 10_000 + b"}", "not a JSON file"),
+        (b'{"x": ' + b"9" * 10_000 + b"}", "no 'weight_map'"),
         (b'{"x": [' + b"{}," * 1_000_001 + b"{}]}", "more than 1000000 items"),
         (b"[" * 1_000_001, "more than 1000000 items"),
     ],

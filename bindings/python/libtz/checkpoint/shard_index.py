@@ -159,7 +159,11 @@ def read_index(
         raise broken(f"it has more than {INDEX_ITEMS_MAX} items")
     try:
         index = json.loads(
-            text.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant
+            text.decode("utf-8"),
+            object_pairs_hook=unique,
+            parse_constant=no_constant,
+            parse_int=str,  # no number matters, and turning long ones into integers takes seconds
+            parse_float=str,
         )
     except (ValueError, RecursionError) as error:
         raise broken(f"not a JSON file: {error}") from None

@@ -113,7 +113,9 @@ def test_a_nested_structure() -> None:
     assert found == {"state": [{0: b"raw"}, tensor], "f": 0.5}
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(st.integers(0, 300_000), max_size=6))
 def test_any_cut_into_blocks_gives_the_same_bytes(cuts: list[int]) -> None:
     data = weights(150_000)
@@ -133,6 +135,7 @@ def test_any_cut_into_blocks_gives_the_same_bytes(cuts: list[int]) -> None:
     assert pieces.getvalue() == whole.getvalue()
 
 
+@pytest.mark.slow
 def test_several_batches_in_order(tmp_path: Path) -> None:
     """Streams longer than all batches under way; the reference checks every chunk in place."""
     data = random_bytes(3 * 1024 * KIB) * 30

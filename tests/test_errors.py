@@ -55,6 +55,7 @@ def codes_of_the_library() -> set[str]:
     return names - {"unknown"}
 
 
+@pytest.mark.slow
 def test_every_code_has_a_meaning_and_is_used() -> None:
     assert set(get_args(ErrorCode)) == set(CODES)
     assert codes_in_python() | codes_of_the_library() == set(CODES)

@@ -70,7 +70,7 @@ def test_ties_and_overlaps() -> None:
         [1.0, 2.0],
         np.float32(1),
     ],
-    ids=repr,
+    ids=["text", "objects", "dates", "fields", "long double", "masked", "list", "scalar"],
 )
 def test_what_cannot_be_saved_is_named(bad: Any) -> None:
     with pytest.raises(OptionError, match="tensor 'bad'"):

@@ -110,6 +110,7 @@ def run(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_package_brings_a_scheme(tmp_path: Path) -> None:
     install(tmp_path, PACKAGE, "[libtz.schemes]\nmem = memtz:SCHEME\n")
     done = run(tmp_path, USE)
@@ -129,6 +130,7 @@ def test_a_package_takes_no_scheme_over(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_an_entry_point_that_is_no_scheme_is_named(tmp_path: Path) -> None:
     install(tmp_path, "SCHEME = 5", "[libtz.schemes]\nmem = memtz:SCHEME\n")
     done = run(tmp_path, "import libtz\nlibtz.open('mem://x')")

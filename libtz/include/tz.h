@@ -557,6 +557,23 @@ tz_status tz_plan_process(const tz_plan *plan, uint32_t request, uint64_t receiv
                           void *const *allocations, uint32_t verify, uint64_t *next,
                           tz_diagnostic *diagnostic);
 
+/* Checks one chunk and decodes it. For a tensor of one chunk that is read alone: to make a plan
+ * takes longer. Needs no lock, and takes no memory.
+ *   tensor, chunk: the index of the tensor, and what tz_header_chunk() says of its chunk.
+ *   verify: TZ_VERIFY_*.
+ *   stored: the chunk as it is in the file, stored_length bytes.
+ *   out: gets decoded_length bytes; aligned to 64, it is filled faster. NULL: the chunk is only
+ *     checked, and need not be decoded if it is stored raw.
+ *   scratch: memory of tz_decode_scratch_size() bytes, of any content. NULL will do for chunks that
+ *     are stored raw.
+ *
+ *   TZ_E_CHECKSUM, TZ_E_CODEC, TZ_E_FEATURE: as from tz_plan_process(), and so is what lies in
+ *     `out`. TZ_E_ARGUMENT: also for lengths that a chunk of the tensor cannot have. */
+tz_status tz_chunk_decode(const tz_header *header, uint32_t tensor, const tz_chunk *chunk,
+                          uint32_t verify, const void *stored, void *out, void *scratch);
+
+size_t tz_decode_scratch_size(void);
+
 /* ---- Checking whole files -------------------------------------------------------------------- */
 
 typedef struct tz_verifier tz_verifier;

@@ -1,10 +1,11 @@
-//! Executes the tasks of a plan: checks the chunks that have arrived, decodes them, and copies the
-//! wanted parts to their destinations. It allocates no memory, and its only state is the caller's
-//! count of finished chunks.
+//! Executes the tasks of a plan: checks the chunks that have arrived, decodes them and copies what
+//! is wanted of them to its place; or does so with one chunk alone. Takes no memory and keeps no
+//! state but the caller's count of chunks done.
 
 const std = @import("std");
 const checksum = @import("checksum.zig");
 const codecs = @import("codec.zig");
+const Digest = @import("index.zig").Digest;
 const types = @import("plan_types.zig");
 const status = @import("status.zig");
 const ChunkTask = types.ChunkTask;
@@ -88,7 +89,7 @@ fn execute(memory: Memory, task: ChunkTask, dtype: u16, verify: Verify) Error!vo
         task.received_position,
         task.stored_length,
     );
-    try check(task, stored, verify);
+    try check(task.digest, task.crc, stored, verify);
     var decoded = stored;
     if (task.codec != codecs.raw) {
         decoded = try memory.slice(
@@ -97,8 +98,7 @@ fn execute(memory: Memory, task: ChunkTask, dtype: u16, verify: Verify) Error!vo
             task.decoded_length,
         );
         const scratch = memory.staging[memory.staging.len - codecs.decode_scratch_size ..];
-        const codec = codecs.info(task.codec) orelse return error.Feature;
-        try codec.decode(dtype, stored, decoded, scratch);
+        try decode(task.codec, dtype, stored, decoded, scratch);
     }
     const chunk_begin = memory.plan.decodedBegin(task);
     for (memory.plan.usersOf(task)) |user| {
@@ -108,12 +108,42 @@ fn execute(memory: Memory, task: ChunkTask, dtype: u16, verify: Verify) Error!vo
     }
 }
 
-/// TZ1-43. Foreign formats have no checksums.
-fn check(task: ChunkTask, stored: []const u8, verify: Verify) error{Checksum}!void {
-    const digest = task.digest orelse return;
+/// A chunk that is processed without a plan.
+pub const Single = struct {
+    codec: u32,
+    dtype: u16,
+    crc: u32,
+    digest: ?*const Digest,
+    stored: []const u8,
+    /// Null: it is only checked.
+    out: ?[]u8,
+    /// Empty: there is none, and the chunk must be raw.
+    scratch: []u8,
+};
+
+pub fn processSingle(chunk: Single, verify: Verify) Error!void {
+    try check(chunk.digest, chunk.crc, chunk.stored, verify);
+    const out = chunk.out orelse return;
+    if (chunk.codec != codecs.raw and chunk.scratch.len == 0) return error.Argument;
+    try decode(chunk.codec, chunk.dtype, chunk.stored, out, chunk.scratch);
+}
+
+fn decode(codec: u32, dtype: u16, stored: []const u8, out: []u8, scratch: []u8) Error!void {
+    const known = codecs.info(codec) orelse return error.Feature;
+    try known.decode(dtype, stored, out, scratch);
+}
+
+/// TZ1-43. Foreign formats have nothing to check against.
+fn check(
+    expected: ?*const Digest,
+    crc: u32,
+    stored: []const u8,
+    verify: Verify,
+) error{Checksum}!void {
+    const digest = expected orelse return;
     const matches = switch (verify) {
         .none => true,
-        .crc => checksum.crc32c(0, stored) == task.crc,
+        .crc => checksum.crc32c(0, stored) == crc,
         .digest => std.mem.eql(u8, &checksum.blake3(stored), digest),
     };
     if (!matches) return error.Checksum;

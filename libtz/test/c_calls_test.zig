@@ -543,6 +543,66 @@ fn itemsOfAll(header: *c.tz_header) ![tensors.len]c.tz_read_item {
     return items;
 }
 
+test "chunks are decoded alone, and damaged ones refused" {
+    const scratch = try gpa.alloc(u8, c.tz_decode_scratch_size());
+    defer gpa.free(scratch);
+    for ([_]u32{ c.TZ_COMPRESS_OFF, c.TZ_COMPRESS_AUTO }) |compress| {
+        var file = try writeFile(compress);
+        defer file.deinit();
+        const header = try openWithRuns(file.bytes);
+        defer c.tz_header_free(header);
+        for (tensors, file.contents) |tensor, content| {
+            const index = try indexOf(header, tensor.name);
+            var begin: usize = 0;
+            while (begin < content.len) : (begin += chunk_size) {
+                var chunk = sized(c.tz_chunk);
+                const status = c.tz_header_chunk(header, index, begin / chunk_size, &chunk);
+                if (status != c.TZ_OK) break; // a tie
+                const expected = content[begin..@min(content.len, begin + chunk_size)];
+                try decodeAlone(header, index, &chunk, file.bytes, expected, scratch);
+            }
+        }
+    }
+}
+
+fn decodeAlone(
+    header: *c.tz_header,
+    index: u32,
+    chunk: *const c.tz_chunk,
+    file: []u8,
+    expected: []const u8,
+    scratch: []u8,
+) !void {
+    const stored = file[@intCast(chunk.offset)..][0..chunk.stored_length];
+    const out = try gpa.alloc(u8, expected.len);
+    defer gpa.free(out);
+    const levels = [_]u32{ c.TZ_VERIFY_NONE, c.TZ_VERIFY_CRC, c.TZ_VERIFY_DIGEST };
+    for (levels) |level| {
+        @memset(out, 0xAA);
+        try ok(c.tz_chunk_decode(header, index, chunk, level, stored.ptr, null, null));
+        const working: ?[*]u8 = if (chunk.codec == 0) null else scratch.ptr;
+        try ok(c.tz_chunk_decode(header, index, chunk, level, stored.ptr, out.ptr, working));
+        try expectEqualSlices(u8, expected, out);
+    }
+    if (chunk.codec != 0) try expectStatus(
+        c.TZ_E_ARGUMENT,
+        c.tz_chunk_decode(header, index, chunk, c.TZ_VERIFY_CRC, stored.ptr, out.ptr, null),
+    );
+    var unknown = chunk.*;
+    unknown.codec = 200;
+    try expectStatus(
+        c.TZ_E_FEATURE,
+        c.tz_chunk_decode(header, index, &unknown, 1, stored.ptr, out.ptr, scratch.ptr),
+    );
+    stored[stored.len / 2] ^= 1;
+    defer stored[stored.len / 2] ^= 1;
+    try ok(c.tz_chunk_decode(header, index, chunk, c.TZ_VERIFY_NONE, stored.ptr, null, null));
+    for (levels[1..]) |level| try expectStatus(
+        c.TZ_E_CHECKSUM,
+        c.tz_chunk_decode(header, index, chunk, level, stored.ptr, out.ptr, scratch.ptr),
+    );
+}
+
 test "all tensors arrive in their allocations" {
     for ([_]u32{ c.TZ_COMPRESS_OFF, c.TZ_COMPRESS_AUTO }) |compress| {
         var file = try writeFile(compress);
@@ -861,6 +921,9 @@ test "NULL is refused, or freed" {
     var tensor = sized(c.tz_tensor);
     var range: c.tz_range = undefined;
     var chunk = sized(c.tz_chunk);
+    var one_byte = chunk;
+    one_byte.stored_length = 1;
+    one_byte.decoded_length = 1;
     var node: c.tz_node = undefined;
     var found: c.tz_pair = undefined;
     var entry = sized(c.tz_chunk_entry);
@@ -901,6 +964,9 @@ test "NULL is refused, or freed" {
         c.tz_plan_process(null, 0, 0, null, null, 1, &number, null),
         c.tz_plan_process(plan, 0, 0, null, null, 1, &number, null), // it has an allocation
         c.tz_plan_process(plan, 0, 0, null, null, 1, null, null),
+        c.tz_chunk_decode(null, 0, &chunk, 1, bytes.ptr, null, null),
+        c.tz_chunk_decode(header, 0, null, 1, bytes.ptr, null, null),
+        c.tz_chunk_decode(header, 0, &one_byte, 1, null, null, null),
         c.tz_verifier_new(null, &verifier),
         c.tz_verifier_new(header, null),
         c.tz_verifier_next(null, &range, null),
@@ -946,6 +1012,10 @@ test "numbers out of range are refused" {
     var made: ?*c.tz_plan = null;
     var tensor = sized(c.tz_tensor);
     var chunk = sized(c.tz_chunk);
+    var longer_stored = chunk;
+    longer_stored.stored_length = 1;
+    var too_long = chunk;
+    too_long.decoded_length = chunk_size + 1;
     var count: usize = 0;
     var next: u64 = 0;
     var memory: [4096]u8 align(64) = undefined;
@@ -986,6 +1056,10 @@ test "numbers out of range are refused" {
         c.tz_plan_process(plan, 0, request_size + 1, null, &addresses, 1, &next, null),
         c.tz_plan_process(plan, 0, request_size, null, &addresses, 3, &next, null),
         c.tz_plan_process(plan, 0, request_size, null, &missing, 1, &next, null),
+        c.tz_chunk_decode(header, outside, &chunk, 1, bytes.ptr, null, null),
+        c.tz_chunk_decode(header, 0, &chunk, 3, bytes.ptr, null, null),
+        c.tz_chunk_decode(header, 0, &longer_stored, 1, bytes.ptr, null, null),
+        c.tz_chunk_decode(header, 0, &too_long, 1, bytes.ptr, null, null),
         c.tz_chunks_encode(&odd, "a", 1, &memory, 65, &count, &entry, 1),
         c.tz_chunks_encode(&small, "a", 1, &memory, 65, &count, &entry, 1),
         c.tz_chunks_encode(&reserved, "a", 1, &memory, 65, &count, &entry, 1),

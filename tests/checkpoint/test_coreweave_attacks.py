@@ -277,11 +277,13 @@ def test_attacks(name: str, tmp_path: Path) -> None:
         lambda: dict(libtz.open(data, options=BY_KEY).iter_tensors()),
     ]
     tracemalloc.start()
-    for use in uses:
-        with pytest.raises(kind, match=text):
-            use()
-    assert tracemalloc.get_traced_memory()[1] < 16 << 20
-    tracemalloc.stop()
+    try:
+        for use in uses:
+            with pytest.raises(kind, match=text):
+                use()
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()  # all tests after this one would be several times slower
     with pytest.raises(libtz.Error) as caught:
         compat.TensorDeserializer(
             path, device="cpu", encryption=compat.DecryptionParams.from_key(KEY)

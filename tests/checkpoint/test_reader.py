@@ -196,6 +196,7 @@ def test_without_torch_tensors_are_arrays(file: File, monkeypatch: pytest.Monkey
             f.load(device="cuda")
 
 
+@pytest.mark.slow
 def test_import_libtz_does_not_import_torch() -> None:
     code = (
         "import libtz, sys; assert not {'torch', 'requests', 'boto3', 'tqdm'} & set(sys.modules);"
@@ -224,6 +225,7 @@ def resident() -> int:
     return pages * resource.getpagesize()
 
 
+@pytest.mark.slow
 def test_memory_falls_when_tensors_go(tmp_path: Path) -> None:
     big = {f"{i:03}": Tensor("u8", (n,), bytes(n)) for i, n in enumerate([5 * MIB, 300_000] * 20)}
     path = tmp_path / "model.tz"
@@ -248,6 +250,7 @@ def test_memory_falls_when_tensors_go(tmp_path: Path) -> None:
         assert len(buffer.getvalue()) < 4096
 
 
+@pytest.mark.slow
 def test_streaming_holds_little(tmp_path: Path) -> None:
     tensors = {f"{i:03}": Tensor("u8", (4 * MIB,), bytes(4 * MIB)) for i in range(40)}
     path = tmp_path / "model.tz"
@@ -264,6 +267,7 @@ def test_streaming_holds_little(tmp_path: Path) -> None:
     assert most < 20 * MIB
 
 
+@pytest.mark.slow
 def test_a_huge_header_opens_at_once() -> None:
     count = 150_000
     specs = [
@@ -319,6 +323,7 @@ class _HeaderOnly(io.RawIOBase):
         return count
 
 
+@pytest.mark.slow
 def test_ten_thousand_tensors(tmp_path: Path) -> None:
     tensors = {f"layer.{i}": random_tensor("f32", (i % 50, 7), i) for i in range(10_000)}
     file = make_file(tensors)

@@ -159,6 +159,7 @@ def test_an_error_does_not_wait_for_stalled_connections(file: File) -> None:
         assert time.monotonic() - begin < 5
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_failed_loads_leave_no_thread_descriptor_or_memory(file: File) -> None:
     data = bytearray(file.data)
@@ -182,6 +183,7 @@ def test_failed_loads_leave_no_thread_descriptor_or_memory(file: File) -> None:
     assert _resident() - before[2] < 60 * MIB
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("end", ["404", "Ctrl-C"])
 def test_loads_cut_in_the_middle_leave_nothing(file: File, end: str) -> None:

@@ -72,7 +72,7 @@ def indices(draw: st.DrawFn, shape: tuple[int, ...]) -> Any:
     return tuple(parts)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_slices_are_those_of_torch(data: st.DataObject) -> None:
     file = data.draw(st.sampled_from(FILES))
@@ -173,7 +173,7 @@ def named_indices(draw: st.DrawFn) -> tuple[str, Any]:
     return str(shape), draw(indices(shape))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(number=st.integers(0, 3), wanted=st.lists(named_indices(), max_size=8))
 def test_many_slices_are_those_of_torch(sources: Sources, number: int, wanted: Any) -> None:
     source = sources[number]

@@ -396,6 +396,7 @@ def tz(*arguments: str, **kwargs: Any) -> Any:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process")
 def test_more_than_there_is_memory_for_is_no_traceback(tmp_path: Path) -> None:
     path = tmp_path / "sparse.safetensors"
@@ -414,6 +415,7 @@ def test_more_than_there_is_memory_for_is_no_traceback(tmp_path: Path) -> None:
     assert "there is no memory for 68,719,476,736 bytes" in err.decode()
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_clean(tmp_path: Path) -> None:
     """Interrupted while a server that never answers is waited for."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -429,6 +431,7 @@ def test_ctrl_c_is_clean(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_is_no_error_message(tmp_path: Path) -> None:
     path = tmp_path / "many.tz"
     libtz.torch.save_file({f"tensor {i}": torch.ones(1) for i in range(5000)}, path)
@@ -452,6 +455,7 @@ def _safetensors(path: Path, names: list[str], metadata: dict[str, str] | None =
 HOSTILE = "\x9b31m\u202e\x7f\u200b\U000e0001"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [[], ["--json"]], ids=["text", "json"])
 def test_what_a_file_says_is_escaped(flags: list[str], tmp_path: Path) -> None:
     _safetensors(tmp_path / "m.safetensors", ["a"], {f"k{HOSTILE}": f"v{HOSTILE}"})
@@ -462,6 +466,7 @@ def test_what_a_file_says_is_escaped(flags: list[str], tmp_path: Path) -> None:
         assert json.loads(done.stdout)["metadata"] == {f"k{HOSTILE}": f"v{HOSTILE}"}
 
 
+@pytest.mark.slow
 def test_messages_are_escaped(tmp_path: Path) -> None:
     """A line break in a name cannot begin a message of its own."""
     path = tmp_path / f"e\x1b[31m{HOSTILE}\ntz: all is well"
@@ -475,6 +480,7 @@ def test_messages_are_escaped(tmp_path: Path) -> None:
     assert done.stderr.replace("\n", "").isprintable()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "environment", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}], ids=str
 )

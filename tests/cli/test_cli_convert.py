@@ -271,6 +271,7 @@ print(status, re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("target", ["x.tz", "x.safetensors"])
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, target: str) -> None:

@@ -294,3 +294,14 @@ def test_files_that_are_not_there(api: Any, tmp_path: Path) -> None:
         assert (type(again), str(again)) == (type(caught.value), str(caught.value))
         assert isinstance(caught.value, SourceError)
         assert (caught.value.errno, caught.value.filename) == (errno.ENOENT, str(path))
+
+
+@BOTH
+def test_meta_tensors_and_strided_ones_are_refused_alike(tmp_path: Path, api: Any) -> None:
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(RuntimeError, match="Cannot copy out of meta tensor"):
+        api.torch.save_file({"x": torch.zeros(2, device="meta")}, path)
+    model = torch.nn.ParameterDict({"x": torch.arange(6.0).view(2, 3).t()})
+    with pytest.raises(ValueError, match=r"use save_model\(\.\.\., force_contiguous=True\)"):
+        api.torch.save_model(model, path, force_contiguous=False)
+    assert not path.exists()

@@ -18,7 +18,6 @@ import tensorizer
 import torch
 from tests.libsodium import needs_libsodium
 from tests.servers import Nginx, Seaweed
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from libtz.compat import tensorizer as ours
 
@@ -29,22 +28,6 @@ CROSSED = pytest.mark.parametrize(
     [(tensorizer, tensorizer), (tensorizer, ours), (ours, tensorizer), (ours, ours)],
     ids=["theirs-theirs", "theirs-ours", "ours-theirs", "ours-ours"],
 )
-
-CONFIG = AutoConfig.for_model(
-    "llama",
-    hidden_size=64,
-    intermediate_size=128,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    vocab_size=256,
-)
-
-
-def make_model(config: Any) -> torch.nn.Module:
-    make: Any = AutoModelForCausalLM.from_config
-    model: torch.nn.Module = make(config, dtype=torch.bfloat16)
-    return model.eval()
 
 
 class Net(torch.nn.Module):
@@ -89,16 +72,28 @@ def write_state(api: Any, target: Any, state: Any, **options: Any) -> None:
 # ---- Documented use, by both ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @CROSSED
 def test_readme_a_model(tmp_path: Path, writer: Any, reader: Any) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM  # takes seconds
+
     path = str(tmp_path / "new" / "folder" / "model.tensors")
     torch.manual_seed(0)
-    model = make_model(CONFIG)
+    config = AutoConfig.for_model(
+        "llama",
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=256,
+    )
+    make: Any = AutoModelForCausalLM.from_config
+    model: torch.nn.Module = make(copy.deepcopy(config), dtype=torch.bfloat16).eval()
     write_module(writer, path, model)
 
-    config = copy.deepcopy(CONFIG)
     with reader.utils.no_init_or_tensor():
-        loaded = make_model(config)
+        loaded = make(config, dtype=torch.bfloat16).eval()
     with reader.TensorDeserializer(path, device="cpu", verify_hash=True) as deserializer:
         count = deserializer.load_into_module(loaded)
         assert count == len(deserializer) == len(tensors_of(model))

@@ -385,6 +385,7 @@ def test_what_cannot_be_saved(path: Path) -> None:
         assert not path.exists()
 
 
+@pytest.mark.slow
 def test_many_tensors(path: Path) -> None:
     write_state(path, {f"layers.{number}.{'x' * 60}": torch.ones(1) for number in range(5000)})
     assert len(read(path, lazy_load=True)) == 5000

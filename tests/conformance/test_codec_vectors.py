@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -37,12 +38,14 @@ def chunks(vector: tz_vectors.Vector) -> Iterator[StoredChunk]:
             begin += size
 
 
-ALL = {vector.name: list(chunks(vector)) for vector in VALID}
+@functools.cache
+def all_chunks() -> dict[str, list[StoredChunk]]:
+    return {vector.name: list(chunks(vector)) for vector in VALID}
 
 
 def sub_block_planes() -> Iterator[tuple[Plane, int, list[int]]]:
     """Each plane of each sub-block with its number of elements and its escape counts."""
-    for chunk in (chunk for held in ALL.values() for chunk in held):
+    for chunk in (chunk for held in all_chunks().values() for chunk in held):
         header = chunk.header
         index = tz_tiered.parse_index(chunk.stored, header)
         for n, escapes in zip(header.sub_blocks, index, strict=True):
@@ -50,24 +53,24 @@ def sub_block_planes() -> Iterator[tuple[Plane, int, list[int]]]:
                 yield plane, n, counts
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [vector.name for vector in VALID])
 def test_encoding_the_elements_again_gives_the_same_bytes(name: str) -> None:
     """There is one way to store given elements with given kinds and tables."""
-    for chunk in ALL[name]:
+    for chunk in all_chunks()[name]:
         layout = tz_tiered.layout_of(chunk.dtype)
         planes = tz_tiered.split_elements(chunk.decoded, layout)
         assert tz_tiered.encode_with(chunk.header.planes, planes, layout) == chunk.stored
 
 
 def test_every_dtype_with_a_layout_occurs() -> None:
-    found = {chunk.dtype for held in ALL.values() for chunk in held}
+    found = {chunk.dtype for held in all_chunks().values() for chunk in held}
     assert found == set(tz_tiered.LAYOUT_OF_DTYPE)
 
 
 def test_every_kind_of_every_plane_occurs() -> None:
     found = {
         (tz_tiered.LAYOUT_OF_DTYPE[chunk.dtype], number, plane.kind)
-        for held in ALL.values()
+        for held in all_chunks().values()
         for chunk in held
         for number, plane in enumerate(chunk.header.planes)
     }

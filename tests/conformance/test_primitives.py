@@ -13,13 +13,23 @@ import tz_vectors
 
 FOLDER = tz_vectors.VECTORS / "primitives"
 
+# In bytes; the reference takes a second for a few times as much.
+FAST_SIZE = 100_000
+
 
 def cases(name: str) -> list[Any]:
     document = json.loads((FOLDER / name).read_text(encoding="utf-8"))
     tests = document["tests"]
     assert [test["tcId"] for test in tests] == list(range(1, len(tests) + 1))
     assert {flag for test in tests for flag in test["flags"]} <= set(document["notes"])
-    return [pytest.param(test, id=f"{test['tcId']}") for test in tests]
+    return [
+        pytest.param(
+            test,
+            id=f"{test['tcId']}",
+            marks=[pytest.mark.slow] if test["input"].get("size", 0) > FAST_SIZE else [],
+        )
+        for test in tests
+    ]
 
 
 def input_of(test: dict[str, Any]) -> bytes:

@@ -52,12 +52,14 @@ def bit_flips(data: bytes) -> Iterator[tuple[int, bytes]]:
         yield at, tz_kit.splice(data, at, at + 1, bytes([data[at] ^ 1 << at % 8]))
 
 
+@pytest.mark.slow
 def test_every_bit_flip_is_an_error() -> None:
     """There is no byte in a file that can change without a whole-file operation noticing."""
     for at, data in bit_flips(TWO):
         assert describe(data)["result"] == "error", at
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS, ids=lambda i: i.name)
 @pytest.mark.parametrize(("pair_count", "expected"), [(65536, "ok"), (65537, "limit")])
 def test_number_of_metadata_pairs(

@@ -42,6 +42,7 @@ def test_a_wrong_answer_fails() -> None:
 SAMPLE = VECTORS[::25]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vector", SAMPLE, ids=lambda v: v.name)
 def test_vector_through_a_command(vector: tz_vectors.Vector) -> None:
     """The protocol for strangers, with the reference reader as the stranger."""
@@ -49,6 +50,7 @@ def test_vector_through_a_command(vector: tz_vectors.Vector) -> None:
     check(Command("reference, as a command", argv, IMPLEMENTATIONS[0].codecs), vector)
 
 
+@pytest.mark.slow
 def test_vectors_are_up_to_date() -> None:
     expected = make_vectors.texts()
     assert set((tz_vectors.VECTORS / "v1").glob("*/*")) == set(expected)
@@ -56,6 +58,7 @@ def test_vectors_are_up_to_date() -> None:
     assert not stale, "run spec/reference/make_vectors.py"
 
 
+@pytest.mark.slow
 def test_vector_text_round_trips() -> None:
     for vector in VECTORS:
         assert tz_vectors.parse(vector.name, tz_vectors.render(vector)) == vector

@@ -67,6 +67,7 @@ def test_layouts_keep_every_bit() -> None:
         assert sum(layout.widths) == bits
 
 
+@pytest.mark.slow
 def test_packed_codes_have_the_size_of_the_formula() -> None:
     for b, rows in tz_tiered.ROWS.items():
         slots = tz_tiered.SLOTS[b]
@@ -229,6 +230,7 @@ def contents(dtype: str) -> Iterator[bytes]:
         yield bytes(140_000 * size) + generator.randbytes(size)  # constant but for one element
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_libtz_encodes_as_the_canonical_writer(dtype: str) -> None:
     info = lib.dtype(lib.dtype_code(dtype))
@@ -283,6 +285,7 @@ def random_elements(
     return b"".join(element.to_bytes(layout.element_size, "little") for element in elements)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout_name", BY_LAYOUT)
 def test_libtz_decodes_any_choice(layout_name: str) -> None:
     layout, dtype = tz_tiered.LAYOUTS[layout_name], BY_LAYOUT[layout_name]
@@ -301,6 +304,7 @@ def test_libtz_decodes_any_choice(layout_name: str) -> None:
     assert decoded >= 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout_name", BY_LAYOUT)
 def test_one_verdict_about_changed_chunks(layout_name: str) -> None:
     layout, dtype = tz_tiered.LAYOUTS[layout_name], BY_LAYOUT[layout_name]

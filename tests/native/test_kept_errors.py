@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 import libtz
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +47,7 @@ def test_buffers_are_exported_by_one_function_for_one_block() -> None:
     assert exporting == ["_native/memory.py"]
 
 
+@pytest.mark.slow
 def test_errors_may_be_kept_with_their_frames_and_collected() -> None:
     command = [sys.executable, "-X", "faulthandler", "-m", "tests.native.kept_errors", str(ROUNDS)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250)

@@ -64,6 +64,7 @@ def test_small_reads_add_up() -> None:
         source.close()
 
 
+@pytest.mark.slow
 def test_a_slow_link_above_the_floor_is_waited_for() -> None:
     with FaultServer(DATA[:3000]) as server:
         server.always = trickle(0.001)

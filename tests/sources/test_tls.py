@@ -112,6 +112,7 @@ def test_files_that_hold_no_certificates_are_named(
     assert "does not belong" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", AUTHORITY_VARIABLES)
 def test_the_environment_names_authorities_for_reading_and_writing(
     certificate: Certificate, variable: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

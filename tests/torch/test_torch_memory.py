@@ -133,6 +133,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], 
     return {case: told.get(case, ("the process ended", "")) for case in cases}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize("kind", TENSORS)
 def test_tensors_without_memory_are_refused(kind: str, entry: str, outcomes: Any) -> None:
@@ -141,6 +142,7 @@ def test_tensors_without_memory_are_refused(kind: str, entry: str, outcomes: Any
     assert "of its storage, which has" in message or "no memory of its own" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", RUNS)
 @pytest.mark.parametrize("kind", TENSORS)
 def test_tensors_without_memory_can_be_replaced(kind: str, entry: str, outcomes: Any) -> None:

@@ -90,7 +90,8 @@ def test_pending_conjugation_and_negation_are_resolved(dtype: torch.dtype) -> No
 
 def test_many_chunks_and_their_order() -> None:
     """Insertion order is the order of the data, whatever the names."""
-    tensors = {f"{7 * i % 50}": torch.randn(i * 997) for i in range(50)}
+    counts = (997, 16 * 1024, 0, 40_000, 16 * 1024 + 1, 5)  # 16 Ki elements fill a chunk
+    tensors = {f"{5 * i % 6}": torch.randn(count) for i, count in enumerate(counts)}
     file = saved(tensors, options=WriteOptions(chunk_size=64 * 1024))
     assert_same(file, tensors)
     by_order = sorted(file.header.entries, key=lambda entry: entry.record.order)

@@ -363,6 +363,7 @@ def test_an_iteration_collected_by_a_thread_of_its_own(
             gc.collect()
 
     monkeypatch.setattr(HostTarget, "prepare", prepare_and_collect)
+    monkeypatch.setattr(engine, "GRACE_S", 60)  # a thread that waits for others is still there
     f, _ = open_scripted(monkeypatch, file.data, script, request_size_max=MIB)
     with f:
         before = threading.active_count()

@@ -32,6 +32,7 @@ SEEDS = 60
 MIB = 1 << 20
 
 
+@pytest.mark.slow
 def test_nothing_is_left_however_often_a_load_is_interrupted() -> None:
     command = [sys.executable, "-m", "tests.transfer.interrupted_loads", str(SEEDS)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)

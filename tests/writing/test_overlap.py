@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from libtz.errors import OptionError
@@ -76,6 +76,7 @@ def part(size: int) -> st.SearchStrategy[slice]:
 boxes = st.tuples(part(6), part(10), part(12))
 
 
+@settings(deadline=None)  # the first call imports
 @given(boxes, boxes)
 def test_as_numpy_says(a: tuple[slice, ...], b: tuple[slice, ...]) -> None:
     left, right = BASE[a], BASE[b]

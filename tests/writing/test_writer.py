@@ -135,6 +135,7 @@ def test_any_cut_into_blocks_gives_the_same_bytes(cuts: list[int]) -> None:
     assert pieces.getvalue() == whole.getvalue()
 
 
+@pytest.mark.slow
 def test_several_batches_in_order(tmp_path: Path) -> None:
     """Streams longer than all batches under way; the reference checks every chunk in place."""
     data = random_bytes(3 * 1024 * KIB) * 30

@@ -1,7 +1,8 @@
-//! Exports: plans and their execution.
+//! Exports: plans and their execution, and chunks without a plan.
 
 const std = @import("std");
 const c = @import("types.zig");
+const codecs = @import("../codec.zig");
 const Header = @import("../header.zig").Header;
 const Plan = types.Plan;
 const planning = @import("../plan.zig");
@@ -133,4 +134,34 @@ export fn tz_plan_process(
         .allocations = addresses,
         .verify = std.enums.fromInt(processing.Verify, verify) orelse return .argument,
     }, count, &report.diagnostic));
+}
+
+export fn tz_chunk_decode(
+    header: ?*const Header,
+    tensor: u32,
+    chunk: ?*const c.Chunk,
+    verify: u32,
+    stored: ?[*]const u8,
+    out: ?[*]u8,
+    scratch: ?[*]u8,
+) Status {
+    const self = header orelse return .argument;
+    if (tensor >= self.index.tensors.len) return .argument;
+    const given = support.take(c.Chunk, chunk orelse return .argument) catch return .argument;
+    if (given.stored_length > given.decoded_length) return .argument;
+    if (given.decoded_length > self.index.chunk_size) return .argument;
+    const level = std.enums.fromInt(processing.Verify, verify) orelse return .argument;
+    return result(processing.processSingle(.{
+        .codec = given.codec,
+        .dtype = self.index.tensors[tensor].dtype,
+        .crc = given.crc,
+        .digest = given.digest,
+        .stored = slice(u8, stored, given.stored_length) catch return .argument,
+        .out = if (out) |start| start[0..given.decoded_length] else null,
+        .scratch = if (scratch) |start| start[0..codecs.decode_scratch_size] else &.{},
+    }, level));
+}
+
+export fn tz_decode_scratch_size() usize {
+    return codecs.decode_scratch_size;
 }

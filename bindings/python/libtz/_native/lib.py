@@ -30,7 +30,6 @@ from libtz._native.writing import (
 from libtz.errors import IntegrityError
 
 __all__ = [
-    "CODEC_RAW",
     "ENTRY",
     "NONE32",
     "NONE64",
@@ -98,7 +97,6 @@ PLAN_STAGED: int = clib.TZ_PLAN_STAGED
 # Values of tz_segment.allocation.
 TO_STAGING: int = clib.TZ_TO_STAGING & 0xFFFF_FFFF
 TO_NOWHERE: int = clib.TZ_TO_NOWHERE & 0xFFFF_FFFF
-CODEC_RAW = 0  # section 8 of the specification
 VERIFY_NONE: int = clib.TZ_VERIFY_NONE
 VERIFY_CRC: int = clib.TZ_VERIFY_CRC
 VERIFY_DIGEST: int = clib.TZ_VERIFY_DIGEST
@@ -158,6 +156,9 @@ class Chunk(NamedTuple):
     digest: bytes | None
 
 
+_INDEX = ffi.typeof("uint32_t *")
+
+
 class Header:
     """The header of an open file. `label` names the file in messages.
 
@@ -209,27 +210,28 @@ class Header:
         return self.tensors([index])[0]
 
     def tensors(self, indices: Iterable[int]) -> list[Tensor]:
-        t = new_struct("tz_tensor")
+        t, header, read = new_struct("tz_tensor"), self.handle, clib.tz_header_tensor
+        unpack, memory, new = ffi.unpack, ffi.buffer, tuple.__new__
         found = []
         for index in indices:
-            status = clib.tz_header_tensor(self.handle, index, t)
+            status = read(header, index, t)
             if status:
                 check(status, where=self.label)
-            found.append(
-                Tensor(
-                    text(t.name, t.name_size),
-                    t.dtype,
-                    tuple(ffi.unpack(t.shape, t.rank)) if t.rank else (),
-                    t.order,
-                    None if t.tie == NONE32 else t.tie,
-                    t.decoded_size,
-                    t.stored_size,
-                    t.data_offset,
-                    t.chunk_count,
-                    bytes(ffi.buffer(t.content_digest, 32)) if t.content_digest else None,
-                    t.flags,
-                )
+            rank, tie, digest = t.rank, t.tie, t.content_digest
+            fields = (
+                unpack(t.name, t.name_size).decode(),
+                t.dtype,
+                tuple(unpack(t.shape, rank)) if rank else (),
+                t.order,
+                None if tie == NONE32 else tie,
+                t.decoded_size,
+                t.stored_size,
+                t.data_offset,
+                t.chunk_count,
+                memory(digest, 32)[:] if digest else None,
+                t.flags,
             )
+            found.append(new(Tensor, fields))
         return found
 
     def name(self, index: int) -> str:
@@ -251,7 +253,7 @@ class Header:
             encoded = name.encode()
         except UnicodeEncodeError:  # no file contains a lone surrogate
             return None
-        index = ffi.new("uint32_t *")
+        index = ffi.new(_INDEX)
         status = clib.tz_header_find(self.handle, encoded, len(encoded), index)
         if status == clib.TZ_E_NOT_FOUND:
             return None

@@ -12,10 +12,15 @@ from typing import Any
 
 from libtz._native import ffi
 
-__all__ = ["address", "exported", "owned_buffer"]
+__all__ = ["address", "exported", "owned_buffer", "pointer_to"]
+
+# Types by name are looked up at each use, which takes longer than the use.
+_ADDRESS = ffi.typeof("uintptr_t")
+_BYTES = ffi.typeof("uint8_t[]")
+_POINTER = ffi.typeof("uint8_t *")
 
 
-def exported(data: Any, ctype: str = "uint8_t[]", *, writable: bool = False) -> Any:
+def exported(data: Any, ctype: Any = _BYTES, *, writable: bool = False) -> Any:
     """For `with exported(data) as pointer:`. `len(pointer)` is the length of the buffer. The export
     ends with the block."""
     return ffi.from_buffer(ctype, data, require_writable=writable)
@@ -24,7 +29,12 @@ def exported(data: Any, ctype: str = "uint8_t[]", *, writable: bool = False) -> 
 def address(buffer: Any) -> int:
     """The address of a buffer's memory. The caller keeps it alive."""
     with exported(buffer) as pointer:
-        return int(ffi.cast("uintptr_t", pointer))
+        return int(ffi.cast(_ADDRESS, pointer))
+
+
+def pointer_to(start: int) -> Any:
+    """A pointer for the duration of a call. The caller keeps the memory alive."""
+    return ffi.cast(_POINTER, start)
 
 
 def owned_buffer(

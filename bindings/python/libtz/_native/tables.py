@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from typing import Any, NamedTuple
 
@@ -28,7 +29,16 @@ INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
 
 def new_struct(name: str) -> Any:
     """A struct with its struct_size set and everything else zero."""
-    return ffi.new(f"{name} *", {"struct_size": ffi.sizeof(name)})
+    pointer, size = _struct_type(name)
+    out = ffi.new(pointer)
+    out.struct_size = size
+    return out
+
+
+@functools.cache
+def _struct_type(name: str) -> tuple[Any, int]:
+    """The type of a pointer to it, and its size: to parse the name takes longer than the rest."""
+    return ffi.typeof(f"{name} *"), ffi.sizeof(name)
 
 
 def record_dtype(name: str) -> np.dtype[Any]:

@@ -39,7 +39,8 @@ class TorchFramework:
             count=math.prod(shape),
             offset=buffer.offset + position,
         )
-        return flat.resize_(tuple(shape))  # view() would make it a view of another tensor
+        # view() would make it a view of another tensor.
+        return flat if len(shape) == 1 else flat.resize_(tuple(shape))
 
     def device(self, device: Any) -> TorchDevice | None:
         if device == "cpu":

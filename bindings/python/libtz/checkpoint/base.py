@@ -45,6 +45,7 @@ class Checkpoint(Mapping[str, T], ABC):
     def __init__(self, framework: Framework[T]) -> None:
         """Called by `libtz.open`."""
         self._framework = framework
+        self._in_host_memory = Destination(framework)
 
     # ---- What each kind of checkpoint supplies ----
 
@@ -120,6 +121,11 @@ class Checkpoint(Mapping[str, T], ABC):
         checked. Raises KeyError for a name that does not exist.
         """
 
+    def read_item(self, item: ReadItem, into: Destination[U]) -> U:
+        """Reads one tensor or part of a tensor. Raises the errors of `read_items`."""
+        ((_, tensor),) = self.read_items([item], into, streamed=False)
+        return tensor
+
     @abstractmethod
     def load_into(self, buffers: Mapping[str, HostBuffer]) -> None:
         """Loads tensors into memory that the caller owns, which must have exactly their size. For
@@ -146,7 +152,7 @@ class Checkpoint(Mapping[str, T], ABC):
     def __getitem__(self, name: str) -> T:
         """Loads one tensor to host memory. Raises KeyError if there is none of that name, and the
         errors of the class."""
-        return self.load([name])[name]
+        return self.read_item(ReadItem(name), self._in_host_memory)
 
     @final
     def load(self, names: Names = None, device: Any = "cpu") -> dict[str, T]:
@@ -188,7 +194,9 @@ class Checkpoint(Mapping[str, T], ABC):
         only the chunks that it needs. With a device, the slice is assembled in host memory first.
         Raises KeyError if there is no tensor of that name."""
         into = self._destination(device)
-        return TensorSlice(self.info(name), lambda region: self._load_regions([region], into)[0])
+        return TensorSlice(
+            self.info(name), lambda region: self.read_item(ReadItem(name, region), into)
+        )
 
     @final
     def load_slices(self, slices: Iterable[tuple[str, Any]], device: Any = "cpu") -> list[T]:
@@ -199,13 +207,16 @@ class Checkpoint(Mapping[str, T], ABC):
         class."""
         into = self._destination(device)
         regions = [Region.of(self.info(name), index) for name, index in slices]
-        return self._load_regions(regions, into)
+        items = [ReadItem(region.info.name, region) for region in regions]
+        loaded = {id(item): each for item, each in self.read_items(items, into, streamed=False)}
+        return [loaded[id(item)] for item in items]
 
     def _select(self, names: Names) -> list[str]:
         return select(names, self)
 
     def _destination(self, device: Any) -> Destination[T]:
-        return Destination(self._framework, self._framework.device(device))
+        found = self._framework.device(device)
+        return self._in_host_memory if found is None else Destination(self._framework, found)
 
     def _iterate(self, names: Names, into: Destination[U]) -> Iterator[tuple[str, U]]:
         items = list(map(ReadItem, self._select(names)))
@@ -213,11 +224,6 @@ class Checkpoint(Mapping[str, T], ABC):
             for item, tensor in loaded:
                 yield item.name, tensor
                 del tensor  # before waiting for the next one
-
-    def _load_regions(self, regions: Sequence[Region], into: Destination[T]) -> list[T]:
-        items = [ReadItem(region.info.name, region) for region in regions]
-        loaded = {id(item): each for item, each in self.read_items(items, into, streamed=False)}
-        return [loaded[id(item)] for item in items]
 
     # ---- The end ----
 

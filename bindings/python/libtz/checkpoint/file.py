@@ -127,14 +127,30 @@ class File(Checkpoint[T]):
     # ---- Loading ----
 
     def _select(self, names: Names) -> list[str]:
+        if names is None:
+            self._catalog.prepare()
         return select(names, self._catalog)
 
     def read_items(
         self, items: Sequence[ReadItem], into: Destination[U], *, streamed: bool
     ) -> Generator[tuple[ReadItem, U], None, None]:
+        if len(items) == 1 and (tensor := self._read_small(items[0], into)):
+            yield items[0], tensor[0]
+            return
         entries = self._catalog.entries(items)
         yield from self._loader.read(entries, into, self._checks(entries), streamed=streamed)
         self._is_pinned |= self._sha256 is not None
+
+    def read_item(self, item: ReadItem, into: Destination[U]) -> U:
+        tensor = self._read_small(item, into)
+        return super().read_item(item, into) if tensor is None else tensor[0]
+
+    def _read_small(self, item: ReadItem, into: Destination[U]) -> tuple[U] | None:
+        """The tensor, if it is small and in order."""
+        entry = self._catalog.entry(item)
+        if self._sha256 is not None or not self._loader.is_small(entry, into):
+            return None
+        return self._loader.read_small(entry, into, self._verification())
 
     def load_into(self, buffers: Mapping[str, HostBuffer]) -> None:
         entries = self._catalog.entries(list(map(ReadItem, buffers)))

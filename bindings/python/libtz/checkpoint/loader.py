@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
 from typing import Any, TypeVar
@@ -17,10 +16,10 @@ from libtz._native import lib
 from libtz.arrays.base import Destination, StreamingDevice
 from libtz.checkpoint.catalog import Entry, is_valueless, memory_size
 from libtz.checkpoint.slices import ReadItem, cut, thin
-from libtz.checkpoint.small_reads import is_small, read_small
+from libtz.checkpoint.small_reads import SmallReads
 from libtz.errors import Error, OptionError
 from libtz.format import dtype_name, item_size
-from libtz.memory import HostBuffer, allocate, check_decoded_size
+from libtz.memory import HostBuffer, allocate
 from libtz.options import ReadOptions
 from libtz.sources.base import Source
 from libtz.transfer.chunk_entries import fetch_chunk_entries
@@ -39,27 +38,32 @@ class _Reads:
 
     def __init__(self, entries: Sequence[Entry], *, whole: bool = False) -> None:
         """`whole`: read the whole tensor for every region."""
-        # Each entry with the number of its read.
-        self.numbered: list[tuple[int, Entry]] = []
+        self._entries = entries
+        self._numbers: list[int] = []
         self.tensors: list[lib.Tensor] = []
         self._owners: list[int] = []
         self.boxes: list[lib.Box | None] = []
         owned: dict[int, int] = {}
         for entry in entries:
-            item, _, owner, tensor = entry
+            (_, region), _, owner, tensor = entry
             number = len(self.tensors)
-            is_whole = item.region is None or whole or is_valueless(tensor)
-            box = None if item.region is None or is_whole else item.region.box
-            if box is None:
+            box = None
+            if region is not None and not whole and not is_valueless(tensor):
+                box = region.box
+            else:
                 number = owned.setdefault(owner, number)
-            self.numbered.append((number, entry))
+            self._numbers.append(number)
             if number == len(self.tensors):
                 self.tensors.append(tensor)
                 self._owners.append(owner)
                 self.boxes.append(box)
 
+    def numbered(self) -> Iterator[tuple[int, Entry]]:
+        """Each entry with the number of what it needs."""
+        return zip(self._numbers, self._entries, strict=True)
+
     def items(self) -> LoadItems:
-        boxes = self.boxes if any(box is not None for box in self.boxes) else None
+        boxes = None if self.boxes.count(None) == len(self.boxes) else self.boxes
         return LoadItems(self.tensors, np.array(self._owners, np.uint32), boxes)
 
 
@@ -72,11 +76,17 @@ class Loader:
         """`front` holds the bytes read so far from the beginning of the file."""
         self.source = source
         self.options = options
-        self.stats = TransferStats()
+        self._stats: Callable[[], TransferStats] = TransferStats
         self.is_closed = False
         self._header = header
         self.front = front
         self._planning = threading.Lock()  # the header changes when chunk entries are put
+        self._small_reads = SmallReads(source, header, front, options, self._planning)
+
+    @property
+    def stats(self) -> TransferStats:
+        """Of the last load. They are put together when they are asked for."""
+        return self._stats()
 
     def read(
         self,
@@ -88,11 +98,8 @@ class Loader:
     ) -> Generator[tuple[ReadItem, U], None, None]:
         """See `Checkpoint.read_items`."""
         _require_dtypes(entries, into)
-        if len(entries) == 1 and (tensor := self._read_alone(entries[0], into, verification)):
-            yield entries[0].item, tensor[0]
-            return
         self._check_valueless(entries)
-        has_regions = any(entry.item.region is not None for entry in entries)
+        has_regions = any(item.region is not None for item, _, _, _ in entries)
         is_cut = has_regions and verification.covers_tensors
         upload = None
         is_streamable = not has_regions and not verification.covers_tensors
@@ -106,58 +113,56 @@ class Loader:
             entries.sort(key=lambda entry: (entry.tensor.order, entry.order))
         options = LoadOptions(self.options, is_streamed=is_one_by_one, upload=upload)
         reads = _Reads(entries, whole=is_cut)
-        read = self._read_one_by_one if is_one_by_one else self._read_all
-        tensors = read(reads, into, options, verification)
-        yield from tensors if streamed else list(tensors)
+        if is_one_by_one:
+            tensors = self._read_one_by_one(reads, into, options, verification)
+            yield from tensors if streamed else list(tensors)
+        else:
+            # No list of pairs: thousands of objects that live make the garbage collector run.
+            all_tensors = self._read_all(reads, into, options, verification)
+            items = (entry.item for entry in entries)
+            yield from zip(items, all_tensors, strict=True)
 
-    def _read_alone(
+    def is_small(self, entry: Entry, into: Destination[Any]) -> bool:
+        """Whether `read_small` can be used for it."""
+        return into.device is None and self._small_reads.can_read(entry)
+
+    def read_small(
         self, entry: Entry, into: Destination[U], verification: Verification
     ) -> tuple[U] | None:
-        """The tensor, if it is small and only its own bytes have to be read."""
-        is_plain = entry.item.region is None and into.device is None
-        is_whole = verification.covers_tensors or verification.observe is not None
-        if not is_plain or is_whole or not is_small(entry.tensor):
+        """The tensor of an entry that `is_small`; None if `read` is needed."""
+        if verification.covers_tensors or verification.observe is not None:
             return None
+        dtype = dtype_name(entry.tensor.dtype)
+        into.framework.require(dtype, entry.item.name)
         self._require_open()
-        check_decoded_size(entry.tensor.decoded_size, self.options, self.source.url)
-        begin, counts = time.perf_counter(), self.source.stats
-        requests, retries = counts.requests, counts.retries
+        prepared = self._small_reads.prepare(entry)
         try:
-            with self._planning:
-                owner = np.array([entry.owner], np.uint32)
-                read = fetch_chunk_entries(self.source, self._header, owner, self.front)
-            buffer = read_small(
-                self.source, self._header, entry.owner, entry.tensor, verification.level
-            )
+            read = self._small_reads.read(prepared, verification.level)
         except BaseException:
             self.close()
             raise
-        if buffer is None:
+        if read is None:
             return None
-        self.stats = TransferStats(
-            path="copy" if self.source.resident(0, 0) is None else "map",
-            seconds=time.perf_counter() - begin,
-            bytes_wanted=buffer.size,
-            bytes_stored=buffer.size,
-            bytes_read=buffer.size + read,
-            requests=counts.requests - requests,
-            retries=counts.retries - retries,
-            threads=1,
-        )
-        dtype = dtype_name(entry.tensor.dtype)
-        return (into.framework.make(buffer, 0, dtype, entry.tensor.shape),)
+        self._stats = read.stats
+        region = entry.item.region
+        shape = entry.tensor.shape if region is None else region.shape
+        return (into.framework.make(read.buffer, 0, dtype, shape),)
 
     def _read_all(
         self, reads: _Reads, into: Destination[U], options: LoadOptions, verification: Verification
-    ) -> Generator[tuple[ReadItem, U], None, None]:
+    ) -> list[U]:
+        """The tensors of the entries."""
         made: dict[int, U] = {}
+        tensors: list[U] = []
         with self._load(reads, options, verification) as load:
             load.wait_all()
             verification.finish()
-            for number, entry in reads.numbered:
-                if number not in made:
-                    made[number] = _make(load, reads, number, entry, into)
-                yield entry.item, made[number]
+            for number, entry in reads.numbered():
+                tensor = made.get(number)
+                if tensor is None:
+                    tensor = made[number] = _make(load, reads, number, entry, into)
+                tensors.append(tensor)
+        return tensors
 
     def _read_one_by_one(
         self, reads: _Reads, into: Destination[U], options: LoadOptions, verification: Verification
@@ -167,7 +172,7 @@ class Loader:
         with self._load(reads, options, verification) as load:
             if not reads.tensors:
                 verification.finish()
-            for number, group in itertools.groupby(reads.numbered, key=itemgetter(0)):
+            for number, group in itertools.groupby(reads.numbered(), key=itemgetter(0)):
                 load.wait(number)
                 if number == last:
                     load.wait_all()
@@ -188,7 +193,7 @@ class Loader:
         """See `Checkpoint.load_into`."""
         reads = _Reads(entries)
         existing: list[HostBuffer | None] = [None] * len(reads.tensors)
-        for number, entry in reads.numbered:
+        for number, entry in reads.numbered():
             buffer, size = buffers[entry.item.name], memory_size(entry.tensor)
             if buffer.size != size or existing[number] is not None:
                 raise OptionError(
@@ -204,10 +209,10 @@ class Loader:
                 verification.finish()
         except Error as error:
             begun = set() if load is None else load.begun()
-            names = [entry.item.name for number, entry in reads.numbered if number in begun]
+            names = [entry.item.name for number, entry in reads.numbered() if number in begun]
             error.changed = tuple(names)
             raise
-        for _, entry in reads.numbered:
+        for _, entry in reads.numbered():
             if is_valueless(entry.tensor):
                 np.frombuffer(buffers[entry.item.name].view(), np.uint8)[:] = 0
 
@@ -242,7 +247,8 @@ class Loader:
             self.close()
             raise
         finally:
-            self.stats = load.stats(read)
+            stats = load.stats(read)
+            self._stats = lambda: stats
 
     def _require_open(self) -> None:
         if self.is_closed:
@@ -263,22 +269,23 @@ class Loader:
 
 def _require_dtypes(entries: Sequence[Entry], into: Destination[Any]) -> None:
     """Raises OptionError for dtypes that the framework does not support. Checks each one once."""
-    names = {entry.tensor.dtype: entry.item.name for entry in reversed(entries)}
+    names = {tensor.dtype: item.name for item, _, _, tensor in reversed(entries)}
     for dtype, name in names.items():
         into.framework.require(dtype_name(dtype), name)
 
 
 def _make(load: Load, reads: _Reads, number: int, entry: Entry, into: Destination[U]) -> U:
     """Makes the tensor of an entry whose data have arrived."""
-    if load.is_on_device and not is_valueless(entry.tensor):
+    (_, region), _, _, described = entry
+    if load.is_on_device and not is_valueless(described):
         uploaded: U = load.device_tensor(number)
         return uploaded
-    if entry.item.region is None and not entry.tensor.flags:  # a shortcut for most tensors
+    if region is None and not described.flags:  # most tensors, hence the short way
         buffer, position = load.placed(number)
-        shape = entry.tensor.shape
+        shape = described.shape
     else:
         buffer, position, shape = _values(load, reads, number, entry)
-    tensor = into.framework.make(buffer, position, dtype_name(entry.tensor.dtype), shape)
+    tensor = into.framework.make(buffer, position, dtype_name(described.dtype), shape)
     return tensor if into.device is None else into.device.copy(tensor)
 
 

@@ -247,6 +247,13 @@ class Sharded(Checkpoint[T]):
             finally:
                 self._stats = _sum(before, file.stats)
 
+    def read_item(self, item: ReadItem, into: Destination[U]) -> U:
+        file = self._file(self._index[item.name])
+        try:
+            return file.read_item(item, into)
+        finally:
+            self._stats = file.stats
+
     def load_into(self, buffers: Mapping[str, HostBuffer]) -> None:
         for name, buffer in buffers.items():
             size = self.info(name).nbytes

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,25 +15,40 @@ from libtz.errors import OptionError
 from libtz.format import TensorInfo, item_size
 from libtz.memory import HostBuffer
 
-__all__ = ["ReadItem", "Region", "TensorSlice", "cut", "thin"]
+__all__ = ["Described", "ReadItem", "Region", "TensorSlice", "cut", "thin"]
 
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Region:
+class Described(Protocol):
+    """The facts about a tensor that indexing needs."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+class Region(NamedTuple):
     """What an index selects from a tensor: every `steps`-th element of a box along each dimension.
     `shape` is that of the result."""
 
-    info: TensorInfo
+    info: Described
     box: tuple[Sequence[int], Sequence[int]]  # begin and end, per dimension
     steps: tuple[int, ...]
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, info: TensorInfo, index: Any) -> Region:
+    def of(cls, info: Described, index: Any) -> Region:
         """`index` as in PyTorch: integers, slices and `...`. Raises IndexError and OptionError."""
+        if index is Ellipsis or (info.shape and _is_full(index)):  # a scalar has no [:]
+            rank = len(info.shape)
+            return cls(info, ([0] * rank, list(info.shape)), (1,) * rank, info.shape)
         begins: list[int] = []
         ends: list[int] = []
         steps: list[int] = []
@@ -55,6 +69,11 @@ class Region:
     def is_thinned(self) -> bool:
         """Whether elements of the box are left out."""
         return any(step > 1 for step in self.steps)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the whole tensor."""
+        return self.shape == self.info.shape and not self.is_thinned
 
 
 class ReadItem(NamedTuple):
@@ -88,6 +107,11 @@ class TensorSlice(Generic[T]):
     def __getitem__(self, index: Any) -> T:
         """Reads a part of the tensor. See the class for `index` and the errors raised."""
         return self._load(Region.of(self.info, index))
+
+
+def _is_full(index: Any) -> bool:
+    """Whether it is [:]. Compared by parts, since those of some slices are arrays."""
+    return isinstance(index, slice) and index.start is index.stop is index.step is None
 
 
 def _per_axis(index: Any, shape: Sequence[int]) -> list[tuple[Any, int]]:

@@ -1,45 +1,196 @@
-"""Reads one small tensor without a plan or threads: setting those up takes longer than reading."""
+"""Reads one small tensor, or a part of it, without a plan or threads: setting those up takes much
+longer than reading. What does not depend on the tensor is prepared when the file is opened.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import math
+import threading
+import time
+from typing import NamedTuple
+
+import numpy as np
+
 from libtz._native import lib
+from libtz._native.single import DECODE_SCRATCH_SIZE, OnlyChunk, only_chunk
+from libtz.checkpoint.catalog import Entry
+from libtz.checkpoint.slices import cut
+from libtz.errors import Error
 from libtz.format import dtype_name, item_size
-from libtz.memory import HostBuffer, allocate
+from libtz.memory import HostBuffer, allocate, check_decoded_size
+from libtz.options import ReadOptions
 from libtz.sources.base import Source
+from libtz.transfer.chunk_entries import fetch_chunk_entries
+from libtz.transfer.stats import TransferStats
 
-__all__ = ["is_small", "read_small"]
+__all__ = ["SmallReads"]
 
-SMALL_SIZE_MAX = 64 * 1024  # the smallest chunk size, so the tensor is one chunk in every file
+# It takes a plan several times as long to be made as a tensor of this size to be read.
+SIZE_MAX = 256 * 1024
+# Chunk entries in front of the file that are checked at once: those of the next tensors, too.
+ENTRIES_SIZE = 16 * 1024
 
 
-def is_small(tensor: lib.Tensor) -> bool:
-    return 0 < tensor.stored_size == tensor.decoded_size <= SMALL_SIZE_MAX and not tensor.flags
+class SmallRead(NamedTuple):
+    """What was read, and what `Checkpoint.stats` says about it."""
+
+    buffer: HostBuffer
+    path: str
+    seconds: float
+    bytes_wanted: int
+    bytes_stored: int
+    bytes_read: int
+    requests: int
+    retries: int
+
+    def stats(self) -> TransferStats:
+        counts = self._asdict()
+        del counts["buffer"]
+        return TransferStats(**counts, threads=1)
 
 
-def read_small(
-    source: Source, header: lib.Header, index: int, tensor: lib.Tensor, level: int
-) -> HostBuffer | None:
-    """Reads and checks a small tensor whose chunk entry is already in the header. The buffer owns
-    its memory, or is part of a mapping. None if the check fails: then a load says what is wrong.
-    """
-    offset, chunk = tensor.data_offset, None
-    if header.info.format == lib.FORMAT_TZ:
-        chunk = header.chunk(index, 0)
-        offset = chunk.offset
-        if chunk.codec != lib.CODEC_RAW:
+class Preparation(NamedTuple):
+    """What has to be known before the data of an entry are read."""
+
+    entry: Entry
+    begin_s: float
+    requests: int
+    retries: int
+    chunk: OnlyChunk | None  # None: the format has no chunks of its own
+    entries_read: int  # bytes
+    bytes_wanted: int
+    is_shared: bool  # the source has the data in memory, and the tensor can be a view of it
+
+
+class SmallReads:
+    """Reads single tensors of a source that is open."""
+
+    def __init__(
+        self,
+        source: Source,
+        header: lib.Header,
+        front: memoryview,
+        options: ReadOptions,
+        planning: threading.Lock,
+    ) -> None:
+        """`planning` guards the chunk entries in the header."""
+        self._source = source
+        self._header = header
+        self._front = front
+        self._options = options
+        self._planning = planning
+        self._has_chunks = header.info.format == lib.FORMAT_TZ
+        self._is_resident = source.resident(0, 0) is not None
+        self._scratch: list[HostBuffer] = []  # each is used by one thread at a time
+
+    def can_read(self, entry: Entry) -> bool:
+        tensor, region = entry.tensor, entry.item.region
+        if not 0 < tensor.decoded_size <= SIZE_MAX or tensor.chunk_count != 1 or tensor.flags:
+            return False
+        if region is None:
+            return True
+        # Without chunks, a plan may read less than the tensor.
+        return 0 not in region.shape and (self._has_chunks or self._is_resident)
+
+    def prepare(self, entry: Entry) -> Preparation:
+        """Checks sizes, and fetches what is not known of the chunk. The source stays open after an
+        error."""
+        counts, region = self._source.stats, entry.item.region
+        begin_s, requests, retries = time.perf_counter(), counts.requests, counts.retries
+        chunk, entries_read = self._chunk(entry.owner) if self._has_chunks else (None, 0)
+        is_raw = chunk is None or chunk.is_raw
+        is_shared = is_raw and region is None and self._can_share(entry.tensor)
+        size = entry.tensor.decoded_size
+        if region is not None:
+            extent = (end - begin for begin, end in zip(*region.box, strict=True))
+            size = math.prod(extent) * item_size(region.info.dtype)
+        if not is_shared:
+            check_decoded_size(size, self._options, self._source.url)
+        return Preparation(entry, begin_s, requests, retries, chunk, entries_read, size, is_shared)
+
+    def read(self, prepared: Preparation, level: int) -> SmallRead | None:
+        """The checked bytes of a small tensor or its region, in memory of their own or of a
+        mapping. None if they do not pass the check: a load then says what is wrong."""
+        entry, chunk, source = prepared.entry, prepared.chunk, self._source
+        tensor, region = entry.tensor, entry.item.region
+        is_intermediate = region is not None or not (chunk is None or chunk.is_raw)
+        stored = self._stored(tensor, is_shared=prepared.is_shared or is_intermediate)
+        source.check_unchanged()
+        data: HostBuffer | None = stored
+        if chunk is not None:
+            data = self._decoded(chunk, tensor, stored, level)
+        if data is None:
             return None
-    is_aligned = offset % item_size(dtype_name(tensor.dtype)) == 0
-    buffer = source.resident(offset, tensor.decoded_size) if is_aligned else None
-    if buffer is None:
-        buffer = allocate(tensor.decoded_size)
-        source.read_into(offset, buffer.size, [buffer.view()])
-    source.check_unchanged()
-    if chunk is not None and not _is_right(buffer, chunk, level):
-        return None
-    return buffer
+        if region is not None:
+            # Slices own their memory.
+            if not region.is_whole:
+                data = cut(data.view(), region)
+            elif data is stored and self._is_resident:
+                data = _copy(data)
+        return SmallRead(
+            data,
+            "map" if self._is_resident and region is None else "copy",
+            time.perf_counter() - prepared.begin_s,
+            prepared.bytes_wanted,
+            tensor.stored_size,
+            tensor.stored_size + prepared.entries_read,
+            source.stats.requests - prepared.requests,
+            source.stats.retries - prepared.retries,
+        )
+
+    def _can_share(self, tensor: lib.Tensor) -> bool:
+        """Whether the tensor, stored raw, can be a view of the source's own memory."""
+        return self._is_resident and not tensor.data_offset % item_size(dtype_name(tensor.dtype))
+
+    def _stored(self, tensor: lib.Tensor, *, is_shared: bool) -> HostBuffer:
+        """The stored bytes: of the source's own memory, if it has any and they may be shared."""
+        offset, size = tensor.data_offset, tensor.stored_size
+        if is_shared and self._is_resident:
+            resident = self._source.resident(offset, size)
+            if resident is not None:
+                self._source.stats.add(bytes=size)
+                return resident
+        buffer = allocate(size)
+        self._source.read_into(offset, size, [buffer.view()])
+        return buffer
+
+    def _decoded(
+        self, chunk: OnlyChunk, tensor: lib.Tensor, stored: HostBuffer, level: int
+    ) -> HostBuffer | None:
+        """None: the bytes are wrong."""
+        if chunk.is_raw:
+            return stored if chunk.decode(level, stored.address) else None
+        out = allocate(tensor.decoded_size)
+        try:
+            scratch = self._scratch.pop()
+        except IndexError:
+            scratch = allocate(DECODE_SCRATCH_SIZE)
+        try:
+            is_right = chunk.decode(level, stored.address, out.address, scratch.address)
+        finally:
+            self._scratch.append(scratch)
+        return out if is_right else None
+
+    def _chunk(self, tensor: int) -> tuple[OnlyChunk, int]:
+        """The chunk of a tensor, and how many bytes were read to know it."""
+        with self._planning:
+            chunk = only_chunk(self._header, tensor)
+            if chunk is not None:
+                return chunk, 0
+            owner = np.array([tensor], np.uint32)
+            for offset, _ in self._header.entry_ranges(owner):
+                # An error may be another tensor's. If it is this one's, it is raised below.
+                with contextlib.suppress(Error):
+                    self._header.put_entries(offset, self._front[offset : offset + ENTRIES_SIZE])
+            read = fetch_chunk_entries(self._source, self._header, owner, self._front)
+            chunk = only_chunk(self._header, tensor)
+        if chunk is None:
+            raise RuntimeError(f"{self._header.label}: tensor {tensor} has no chunk entries")
+        return chunk, read
 
 
-def _is_right(buffer: HostBuffer, chunk: lib.Chunk, level: int) -> bool:
-    if level == lib.VERIFY_DIGEST:
-        return lib.blake3(buffer.view()) == chunk.digest
-    return level == lib.VERIFY_NONE or lib.crc32c(buffer.view()) == chunk.crc
+def _copy(buffer: HostBuffer) -> HostBuffer:
+    copied = allocate(buffer.size)
+    copied.view()[:] = buffer.view()
+    return copied

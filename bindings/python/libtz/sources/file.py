@@ -60,6 +60,7 @@ class FileSource(Source):
         self._fd: int | None = None
         self._direct: DirectFile | None = None
         # Reentrant: the garbage collector may close a file in the middle of anything.
+        self._status: tuple[int, int, int] | None = None
         self._lock = threading.RLock()
         self._readers = 0
         self._is_closing = False
@@ -78,7 +79,8 @@ class FileSource(Source):
             text = f"{self.url} cannot be opened: it is {what}"
             raise SourceError(text, url=self.url, errno=errno.EISDIR if is_folder else None)
         self.size = status.st_size
-        self.identity = _identity(status)
+        self._status = _identity(status)
+        self.identity = "-".join(map(str, self._status))
         self._direct = DirectFile.of(fd, self.size, self.stats, self._bounce_memory_max)
         count = min(self.size, len(front))
         self.read_into(0, count, [front[:count]])
@@ -131,7 +133,7 @@ class FileSource(Source):
             identity = _identity(os.fstat(fd))
         finally:
             self._release()
-        if identity != self.identity:
+        if identity != self._status:
             raise SourceError(
                 f"{self.url} changed while it was being read; load it again, and replace files by"
                 " renaming instead of writing to them in place",
@@ -195,5 +197,5 @@ class FileSource(Source):
         return SourceError(text, url=self.url, errno=getattr(error, "errno", None))
 
 
-def _identity(status: os.stat_result) -> str:
-    return f"{status.st_mtime_ns}-{status.st_size}-{status.st_ino}"
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_mtime_ns, status.st_size, status.st_ino

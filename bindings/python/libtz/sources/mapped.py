@@ -38,6 +38,7 @@ class MappedSource(Source):
         self.url = file.url
         self.stats = file.stats
         self._mapping: mmap.mmap | None = None
+        self._address = 0
 
     def open(self, front: memoryview) -> int:
         count = self._file.open(front)
@@ -45,6 +46,7 @@ class MappedSource(Source):
         if self.size:
             # Private, and writable since PyTorch has no read-only tensors.
             self._mapping = mmap.mmap(self._file.fileno(), self.size, access=mmap.ACCESS_COPY)
+            self._address = lib.address(self._mapping)
         return count
 
     def read_into(self, offset: int, size: int, buffers: Iterable[memoryview]) -> None:
@@ -63,9 +65,10 @@ class MappedSource(Source):
 
     def resident(self, offset: int, size: int) -> HostBuffer | None:
         check_range(offset, size, self.size)
-        if self._mapping is None:
-            return None
-        return HostBuffer(self._mapping, offset, size, lib.address(self._mapping) + offset)
+        mapping = self._mapping
+        return (
+            None if mapping is None else HostBuffer(mapping, offset, size, self._address + offset)
+        )
 
     def check_unchanged(self) -> None:
         self._file.check_unchanged()

@@ -73,6 +73,7 @@ class Load:
         self._items = items
         self._verification = verification
         self._options = options
+        self.is_on_device = options.upload is not None
         self._before = copy.copy(source.stats)
         self._tensors = [*items.tensors, *verification.companions(items)]
         begins = np.array([tensor.data_offset for tensor in self._tensors], np.int64)
@@ -229,10 +230,6 @@ class Load:
         if allocation < 0:
             return None, 0
         return self.target.buffer(allocation), self._positions[item]
-
-    @property
-    def is_on_device(self) -> bool:
-        return self._options.upload is not None
 
     def device_tensor(self, item: int) -> Any:
         """After `wait`, copies that are still under way precede what the caller's stream does with

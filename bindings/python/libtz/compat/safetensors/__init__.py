@@ -20,15 +20,15 @@ from __future__ import annotations
 import errno
 import os
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from libtz.arrays.base import default_framework
+from libtz.arrays.base import Destination, default_framework
 from libtz.arrays.numpy_arrays import NumpyFramework
 from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.file import File
-from libtz.checkpoint.slices import TensorSlice
+from libtz.checkpoint.slices import ReadItem, Region
 from libtz.compat._errors import (
     IndexOptionError,
     RuntimeOptionError,
@@ -44,6 +44,7 @@ from libtz.compat.safetensors._raw import (
 )
 from libtz.errors import Error as SafetensorError
 from libtz.errors import OptionError, SourceError
+from libtz.format import dtype_name
 from libtz.opening import open_as
 from libtz.options import ReadOptions
 from libtz.writing.safetensors import METADATA_KEY
@@ -110,7 +111,7 @@ class safe_open:  # noqa: N801 - the package's name
         self._framework = NumpyFramework() if is_numpy else default_framework()
         self._device = "cpu" if device is None else device
         try:
-            self._framework.device(self._device)
+            into = self._framework.device(self._device)
         except OptionError as error:
             raise (error if is_numpy else RuntimeOptionError(error.message)) from None
         try:
@@ -119,6 +120,12 @@ class safe_open:  # noqa: N801 - the package's name
             if isinstance(filename, (str, os.PathLike)) and not os.path.lexists(filename):
                 raise _MissingFileError(error.message, url=error.url) from error
             raise
+
+        self._into = Destination(self._framework, into)
+        # As the package, which has all of the header when a file is open.
+        self._catalog = self._file.catalog if isinstance(self._file, File) else None
+        if self._catalog is not None:
+            self._catalog.prepare()
 
     def keys(self) -> list[str]:
         """The names in alphabetical order."""
@@ -136,8 +143,7 @@ class safe_open:  # noqa: N801 - the package's name
 
     def get_tensor(self, name: str) -> Any:
         """One tensor. Raises SafetensorError if there is none of that name."""
-        file = self._known(name)
-        return file.load([name], self._device)[name]
+        return self._known(name).read_item(ReadItem(name), self._into)
 
     def get_tensors(self) -> dict[str, Any]:
         """All tensors by name."""
@@ -146,9 +152,15 @@ class safe_open:  # noqa: N801 - the package's name
     def get_slice(self, name: str) -> SafeSlice:
         """A tensor that is read by indexing. Raises SafetensorError if there is none of that
         name."""
-        part = self._known(name).get_slice(name, self._device)
-        self._framework.require(part.dtype, name)
-        return SafeSlice(part)
+        file = self._known(name)
+        if self._catalog is None:
+            info = file.info(name)
+            dtype, shape = info.dtype, info.shape
+        else:
+            tensor = self._catalog.tensor(name)
+            dtype, shape = dtype_name(tensor.dtype), tensor.shape
+        self._framework.require(dtype, name)
+        return SafeSlice(_Part(name, dtype, shape), file, self._into)
 
     def __enter__(self) -> safe_open:
         return self
@@ -184,11 +196,23 @@ def _has_empty_metadata(file: Checkpoint[Any]) -> bool:
     return f'"{METADATA_KEY}"'.encode() in bytes(file.header_bytes)
 
 
+class _Part(NamedTuple):
+    """See slices.Described."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
 class SafeSlice:
     """A tensor that is read by indexing."""
 
-    def __init__(self, part: TensorSlice[Any]) -> None:
+    __slots__ = ("_file", "_into", "_part")
+
+    def __init__(self, part: _Part, file: Checkpoint[Any], into: Destination[Any]) -> None:
         self._part = part
+        self._file = file
+        self._into = into
 
     def get_shape(self) -> list[int]:
         """The shape in elements; PyTorch counts bytes for packed dtypes."""
@@ -205,14 +229,15 @@ class SafeSlice:
         # PyTorch accepts several `...`; all but one of them have no effect.
         is_plain = all(map(_is_plain, parts)) and sum(part is Ellipsis for part in parts) < 2
         try:
-            tensor = self._part[index if is_plain else ...]
+            region = Region.of(self._part, index if is_plain else ...)
+            tensor = self._file.read_item(ReadItem(self._part.name, region), self._into)
             return tensor if is_plain else tensor[index]
         except SafetensorError:
             raise
         except (IndexError, TypeError, ValueError) as error:
             error_types = {IndexError: IndexOptionError, TypeError: TypeOptionError}
             error_type = error_types.get(type(error), ValueOptionError)
-            raise error_type(f"an index of tensor {self._part.info.name!r}: {error}") from error
+            raise error_type(f"an index of tensor {self._part.name!r}: {error}") from error
 
 
 def _is_plain(part: Any) -> bool:

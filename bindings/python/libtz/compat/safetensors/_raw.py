@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -105,15 +106,22 @@ def file_bytes(data: Any) -> Any:
 
 
 def described(dtype: str, shape: Sequence[int]) -> tuple[str, list[int]]:
-    """The dtype as in .safetensors files, such as "BF16", and the shape in elements. (PyTorch
-    counts bytes for packed dtypes.)"""
+    """A type as .safetensors files spell it ("BF16"), and a shape that counts numbers, where
+    PyTorch counts bytes of packed types."""
+    spelt, elements = _spelling(dtype)
+    counts = list(map(int, shape))
+    if elements > 1 and counts:
+        counts[-1] *= elements
+    return spelt, counts
+
+
+@functools.cache
+def _spelling(dtype: str) -> tuple[str, int]:
+    """As .safetensors files have the type, and how many numbers PyTorch counts as one."""
     info = lib.dtype(lib.dtype_code(dtype))
-    counts = [int(count) for count in shape]
     if info is None or info.safetensors is None:
-        return dtype.upper(), counts  # a dtype that only .tz files have
-    if info.elements > 1 and counts:
-        counts[-1] *= info.elements
-    return info.safetensors, counts
+        return dtype.upper(), 1  # of a .tz file, a type that .safetensors files have not
+    return info.safetensors, info.elements
 
 
 def _specs(tensors: Mapping[str, TensorSpec]) -> list[writer.TensorSpec]:

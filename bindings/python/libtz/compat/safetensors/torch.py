@@ -200,7 +200,10 @@ def _specs(tensors: Mapping[str, torch.Tensor]) -> list[TensorSpec]:
             )
     for name, tensor in tensors.items():
         if not tensor.is_contiguous():
-            raise ValueOptionError(f"tensor {name!r} is not contiguous; call contiguous() first")
+            raise ValueOptionError(
+                f"tensor {name!r} is not contiguous; save its contiguous(), or use"
+                " save_model(..., force_contiguous=True)"
+            )
     return [
         TensorSpec(name, FORMAT_NAMES[tensor.dtype], tuple(tensor.shape))
         for name, tensor in tensors.items()
@@ -208,6 +211,11 @@ def _specs(tensors: Mapping[str, torch.Tensor]) -> list[TensorSpec]:
 
 
 def _check(name: str, tensor: Any) -> None:
+    """The errors have the types of the package's, and what its users look for in their text."""
+    if isinstance(tensor, torch.Tensor) and tensor.is_meta:
+        raise RuntimeOptionError(
+            f"tensor {name!r}: Cannot copy out of meta tensor; no data! It has none to save"
+        )
     try:
         tensor_bytes.check(name, tensor)
     except OptionError as error:

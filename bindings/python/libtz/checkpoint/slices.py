@@ -25,13 +25,19 @@ class Described(Protocol):
     """The facts about a tensor that indexing needs."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The tensor's name."""
+        ...
 
     @property
-    def dtype(self) -> str: ...
+    def dtype(self) -> str:
+        """The format's name of the dtype, such as "bf16"."""
+        ...
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """The shape in storage units."""
+        ...
 
 
 class Region(NamedTuple):

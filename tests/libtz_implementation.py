@@ -43,7 +43,7 @@ class CInterface:
             header = self._open(data, None if pin is None else parse_digest(pin)[1])
             if operation == "verify":
                 self._verify(header, data)
-                header.put_runs(0, data)
+                header.put_entries(0, data)
         except Error as error:
             return failed(error)
         return describe_header(header, with_chunks=operation == "verify")
@@ -87,7 +87,7 @@ class PythonReader:
                 header = file._catalog.header
                 if operation == "verify":
                     file.verify()
-                    header.put_runs(0, data)
+                    header.put_entries(0, data)
                 return describe_header(header, with_chunks=operation == "verify")
         except Error as error:
             return failed(error)

@@ -324,7 +324,7 @@ def test_prefixes_that_are_no_model(bucket: Any, store: ReadOptions, tmp_path: P
     cases: list[tuple[str, type[Exception], str]] = [
         (missing, FormatError, r"00001-of-00002\.safetensors is missing"),
         (both, OptionError, "in two formats"),
-        (empty, OptionError, r"holds no \.safetensors file"),
+        (empty, OptionError, r"contains no \.safetensors"),
         ("s3://no-such-bucket/model/", SourceError, "NoSuchBucket"),
         (both.removesuffix("/"), SourceError, "URL of a folder ends with a slash"),
     ]

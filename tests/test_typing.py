@@ -1,18 +1,25 @@
-"""What type checkers say of a user's script: tensors are tensors, and mistakes are found."""
+"""The public interface for type checkers and for help(): tensors are tensors, mistakes are found,
+every name can be imported, and every docstring says what is raised."""
 
+import ast
+import builtins
+import collections.abc
 import dataclasses
+import importlib
 import inspect
+import json
 import os
+import re
 import subprocess
 import sys
+import types
 import typing
 from pathlib import Path
 
+import numpy.typing
 import pytest
 
 import libtz
-import libtz.numpy
-import libtz.torch
 
 PACKAGE = Path(libtz.__file__).parent.parent
 
@@ -48,54 +55,175 @@ def load(source: libtz.SourceLike, names: libtz.Names = None) -> dict[str, torch
     with libtz.numpy.open(source) as g:
         assert_type(g["w"], NDArray[Any])
     return libtz.torch.load_file(source)
+"""
+
+MISTAKES = """\
+import libtz
+import libtz.torch
 
 
 def wrong(source: libtz.SourceLike) -> None:
     with libtz.torch.open(source) as f:
-        f["w"].no_such_method()  # type: ignore[attr-defined]
-        f.load(names=7)  # type: ignore[arg-type]
-        f.format == "zip"  # type: ignore[comparison-overlap]
+        f["w"].no_such_method()
+        f.load(names=7)
+        if f.format == "zip":
+            pass
 """
 
 
-@pytest.mark.slow
-def test_a_script_in_strict_mode(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    (tmp_path / "mypy.ini").write_text("[mypy]\n")
+def mypy(folder: Path, script: str) -> list[str]:
+    (folder / "mypy.ini").write_text("[mypy]\n")
     # Shared with `make check`, which has read torch for this version of Python.
     cache = PACKAGE.parent.parent / ".mypy_cache"
-    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(cache)]
-    command += ["--python-version", "3.10", script.name]
+    options = ["--strict", "--no-error-summary", "--cache-dir", str(cache)]
+    options += ["--python-version", "3.10"]
+    return lines_about(folder, script, ["mypy", *options], {"MYPYPATH": str(PACKAGE)})
+
+
+def pyright(folder: Path, script: str) -> list[str]:
+    settings = {"typeCheckingMode": "strict", "extraPaths": [str(PACKAGE)], "include": ["."]}
+    (folder / "pyrightconfig.json").write_text(json.dumps(settings))
+    return lines_about(folder, script, ["basedpyright", "--pythonpath", sys.executable], {})
+
+
+def lines_about(
+    folder: Path, script: str, command: list[str], environment: dict[str, str]
+) -> list[str]:
+    """The line numbers of errors, and their text."""
+    (folder / "script.py").write_text(script)
     result = subprocess.run(
-        command,
-        cwd=tmp_path,
-        env=os.environ | {"MYPYPATH": str(PACKAGE)},
+        [sys.executable, "-m", *command, "script.py"],
+        cwd=folder,
+        env=os.environ | environment,
         capture_output=True,
         text=True,
     )
-    mine = [line for line in result.stdout.splitlines() if line.startswith("script.py")]
-    assert not mine, "\n".join(mine)
-    assert result.returncode == 0, result.stdout + result.stderr
+    found = re.findall(r"script\.py:(\d+:.*)", result.stdout)
+    assert bool(found) == bool(result.returncode), result.stdout + result.stderr
+    return found
 
 
-PUBLIC = [libtz, libtz.numpy, libtz.torch]
+@pytest.mark.slow
+@pytest.mark.parametrize("checker", [mypy, pyright])
+def test_a_script_in_strict_mode(
+    checker: typing.Callable[[Path, str], list[str]], tmp_path: Path
+) -> None:
+    assert checker(tmp_path, SCRIPT) == []
+    numbers = {int(line.partition(":")[0]) for line in checker(tmp_path, MISTAKES)}
+    assert numbers == {7, 8, 9}
+
+
+# The modules that users import. Everything else is internal.
+PUBLIC = [
+    importlib.import_module(name)
+    for name in (
+        "libtz",
+        "libtz.compat.safetensors",
+        "libtz.compat.safetensors.numpy",
+        "libtz.compat.safetensors.torch",
+        "libtz.compat.tensorizer",
+        "libtz.compat.tensorizer.serialization",
+        "libtz.compat.tensorizer.stream_io",
+        "libtz.compat.tensorizer.utils",
+        "libtz.errors",
+        "libtz.integrations.transformers",
+        "libtz.numpy",
+        "libtz.options",
+        "libtz.schemes",
+        "libtz.sinks.base",
+        "libtz.sources.base",
+        "libtz.torch",
+    )
+]
+STANDARD = (typing, collections.abc, numpy.typing)
+
+
+def public_objects() -> list[typing.Any]:
+    """Functions and classes, each once."""
+    found = [getattr(module, name) for module in PUBLIC for name in module.__all__]
+    unique = {id(each): each for each in found}.values()
+    return [each for each in unique if inspect.isfunction(each) or inspect.isclass(each)]
+
+
+def members(cls: type) -> typing.Iterator[tuple[str, typing.Any]]:
+    """The public methods and properties of a class, those of internal base classes too."""
+    for base in cls.__mro__:
+        if base.__module__.startswith("libtz"):
+            for name, member in vars(base).items():
+                if isinstance(member, (classmethod, staticmethod)):
+                    member = member.__func__
+                elif isinstance(member, property):
+                    member = member.fget
+                is_public = not name.startswith("_") or name in ("__init__", "__getitem__")
+                if is_public and inspect.isfunction(member):
+                    yield f"{cls.__qualname__}.{name}", member
 
 
 def functions() -> list[typing.Any]:
-    found = [getattr(module, name) for module in PUBLIC for name in module.__all__]
-    plain = [each for each in found if inspect.isfunction(each)]
-    classes = [each for each in found if inspect.isclass(each)]
-    return plain + [
-        member
-        for cls in classes
-        for name, member in vars(cls).items()
-        if inspect.isfunction(member) and (not name.startswith("_") or name == "__init__")
-    ]
+    objects = public_objects()
+    plain = [(obj.__qualname__, obj) for obj in objects if inspect.isfunction(obj)]
+    inner = [pair for obj in objects if inspect.isclass(obj) for pair in members(obj)]
+    unique = {id(function): (name, function) for name, function in plain + inner}
+    return [pytest.param(function, id=name) for name, function in unique.values()]
 
 
-@pytest.mark.parametrize("function", functions(), ids=lambda f: f.__qualname__)
+@pytest.mark.parametrize("function", functions())
 def test_defaults_of_options_are_none(function: typing.Any) -> None:
     for parameter in inspect.signature(function).parameters.values():
         default = parameter.default
         assert not dataclasses.is_dataclass(default), f"{function}: {parameter}"
+
+
+def internal_names(annotation: str, scope: dict[str, typing.Any]) -> typing.Iterator[str]:
+    """The names of libtz in an annotation that no public module exports."""
+    for node in ast.walk(ast.parse(annotation, mode="eval")):
+        if isinstance(node, (ast.Name, ast.Attribute)) and not hasattr(builtins, ast.unparse(node)):
+            text = ast.unparse(node)
+            name = text.rpartition(".")[2]
+            found = eval(text, scope)
+            is_plain = isinstance(found, (type, types.ModuleType, typing.TypeVar))
+            is_known = any(getattr(module, name, None) is found for module in STANDARD)
+            is_alias = not is_plain and not is_known
+            is_ours = is_alias or (isinstance(found, type) and found.__module__.startswith("libtz"))
+            if is_ours and not any(getattr(module, name, None) is found for module in PUBLIC):
+                yield text
+
+
+@pytest.mark.parametrize("function", functions())
+def test_names_in_signatures_are_public(function: typing.Any) -> None:
+    for annotation in function.__annotations__.values():
+        scope = inspect.unwrap(function).__globals__
+        assert not list(internal_names(str(annotation), scope)), annotation
+
+
+@pytest.mark.parametrize("cls", list(filter(inspect.isclass, public_objects())))
+def test_names_of_fields_are_public(cls: type) -> None:
+    for base in cls.__mro__:
+        if base.__module__.startswith("libtz"):
+            scope = vars(sys.modules[base.__module__])
+            for name, annotation in vars(base).get("__annotations__", {}).items():
+                text = getattr(annotation, "__forward_arg__", annotation)  # of a NamedTuple
+                if not name.startswith("_"):
+                    assert not list(internal_names(text, scope)), (name, text)
+
+
+def test_public_names_have_a_docstring() -> None:
+    inner = [param.values[0] for param in functions()]
+    silent = [
+        each.__qualname__
+        for each in (*public_objects(), *inner)
+        if not each.__doc__ and not each.__name__.startswith("_")
+    ]
+    assert not silent
+
+
+@pytest.mark.parametrize("name", ["libtz", "libtz.numpy", "libtz.torch"])
+def test_docstrings_of_functions_say_what_is_raised(name: str) -> None:
+    module = importlib.import_module(name)
+    functions = [getattr(module, each) for each in module.__all__]
+    silent = [
+        function.__name__
+        for function in filter(inspect.isfunction, functions)
+        if not re.search(r"\braises?\b", function.__doc__ or "", re.IGNORECASE)
+    ]
+    assert not silent

@@ -1,5 +1,5 @@
-//! Lays out a new file and makes its header, section 17 of the specification. The caller encodes
-//! and writes the data; the builder knows where each chunk goes, and collects the entries.
+//! Lays out a new file and builds its header, section 17 of the specification. The caller encodes
+//! and writes the data; the builder knows the offset of each chunk and collects the entries.
 
 const std = @import("std");
 const bytes = @import("bytes.zig");
@@ -24,7 +24,7 @@ const Allocator = std.mem.Allocator;
 pub const Spec = sections.Spec;
 
 pub const Options = struct {
-    /// 0: chosen by the amount of data.
+    /// 0: chosen according to the amount of data.
     chunk_size_log2: u32 = 0,
     /// In any order.
     metadata: []const Pair = &.{},
@@ -39,7 +39,7 @@ pub const Builder = struct {
     /// Spec indices by name.
     sorted: []u32,
     chunk_size: u64,
-    /// All sections whose bytes do not depend on data.
+    /// All sections that do not depend on the data.
     shapes: []u8,
     names: []u8,
     structure: []u8,
@@ -47,7 +47,7 @@ pub const Builder = struct {
     sections: []Section,
     header_size: u64,
     chunk_count: u64,
-    /// What was put so far: entries, the next spec with data, and where its next chunk goes.
+    /// The state of putting: entries, the next spec with data, and the offset of its next chunk.
     entries: std.ArrayList(u8) = .empty,
     current: usize = 0,
     current_chunks: u64 = 0,
@@ -111,7 +111,7 @@ pub const Builder = struct {
         arena.deinit();
     }
 
-    /// Whether the data of this spec must be put: not when it is empty or tied to a smaller name.
+    /// Whether the data of this spec must be put. False if it is empty or tied to a smaller name.
     pub fn hasData(self: *const Builder, spec: usize) bool {
         return self.items[spec].hasData(spec);
     }
@@ -124,7 +124,7 @@ pub const Builder = struct {
         return sum;
     }
 
-    /// The size of the file when every chunk is stored raw; null over the format's limit.
+    /// The size of the file if every chunk is stored raw; null above the format's limit.
     pub fn fileSizeMax(self: *const Builder) ?u64 {
         var end = self.header_size;
         for (self.items, 0..) |item, index| {
@@ -175,7 +175,7 @@ pub const Builder = struct {
         return list.items;
     }
 
-    /// Takes the next chunks of `spec` and returns where the first of them lies in the file.
+    /// Takes the next chunks of `spec`. Returns the offset in the file of the first one.
     pub fn putChunks(self: *Builder, spec: usize, entries: []const Entry) status.Error!u64 {
         if (spec != self.current or entries.len == 0) return error.Sequence;
         const item = &self.items[spec];

@@ -1,5 +1,5 @@
-//! What a builder makes of the specs before any data come: checked, sorted and tied items, and the
-//! sections that do not depend on data.
+//! What a builder derives from the specs before it gets any data: checked, sorted and tied items,
+//! and the sections that do not depend on data.
 
 const std = @import("std");
 const bytes = @import("bytes.zig");
@@ -23,18 +23,18 @@ pub const Spec = struct {
     tie: u32 = format.none,
 };
 
-/// A spec with what was found out about it and put since.
+/// A spec, with derived facts and what has been put for it.
 pub const Item = struct {
     spec: Spec,
     decoded_size: u64,
     /// Index in the tensor table.
     sorted: u32 = 0,
-    /// The spec with the smallest name of the tie; itself when not tied.
+    /// The spec with the smallest name among those tied; itself if not tied.
     owner: u32,
     data_offset: u64 = 0,
     stored_size: u64 = 0,
     chunk_begin: u64 = 0,
-    /// Null until it was put. Empty tensors have one from the beginning.
+    /// Null until it is put. Empty tensors have one from the beginning.
     content: ?Digest = null,
 
     pub fn hasData(self: Item, index: usize) bool {
@@ -96,8 +96,8 @@ pub fn sortByName(
     return sorted;
 }
 
-/// Joins specs that are tied, directly or over others, and makes the smallest name of each group
-/// its owner.
+/// Joins specs that are tied, directly or through others, and makes the smallest name of each group
+/// the owner.
 pub fn resolveTies(items: []Item, diagnostic: *status.Diagnostic) status.Error!void {
     for (items, 0..) |item, index| {
         if (item.spec.tie == format.none) continue;
@@ -117,7 +117,7 @@ pub fn resolveTies(items: []Item, diagnostic: *status.Diagnostic) status.Error!v
     for (items, 0..) |*item, index| item.owner = root(items, @intCast(index));
 }
 
-/// The end of a chain of owners; halves the chain on the way, so that long ones stay cheap.
+/// The end of a chain of owners. Halves the chain on the way, so that long ones stay cheap.
 fn root(items: []Item, start: u32) u32 {
     var index = start;
     while (items[index].owner != index) {
@@ -127,7 +127,7 @@ fn root(items: []Item, start: u32) u32 {
     return index;
 }
 
-/// 1 MiB, doubled while the file would have more than 2^20 chunks.
+/// 1 MiB, doubled as long as the file would have more than 2^20 chunks.
 pub fn chunkSize(items: []const Item, log2: u32) status.CallError!u64 {
     if (log2 != 0) {
         const is_valid = log2 >= format.chunk_size_log2_min and log2 <= format.chunk_size_log2_max;

@@ -1,6 +1,6 @@
-//! The C interface: the library's only exports. It checks pointers, makes slices and turns errors
-//! into statuses; no logic of its own. include/tz.h is its documentation. Here: version, checksums,
-//! data types.
+//! The C interface: the library's only exports. They check pointers, make slices and turn errors
+//! into statuses, and have no logic of their own. include/tz.h documents them. In this file:
+//! version, checksums, data types.
 
 const std = @import("std");
 const options = @import("options");

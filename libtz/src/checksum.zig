@@ -1,5 +1,5 @@
-//! Checksums as the rest of the library sees them: CRC-32C against accidents, BLAKE3 against
-//! everybody, CRC-32 for a foreign format. All run on the best kernels of the running CPU.
+//! Checksums for the rest of the library: CRC-32C against accidents, BLAKE3 against attackers, and
+//! CRC-32 for a foreign format. All use the best kernels of the running CPU.
 
 const std = @import("std");
 const dispatch = @import("dispatch.zig");
@@ -10,15 +10,15 @@ pub fn crc32c(initial: u32, bytes: []const u8) u32 {
     return dispatch.kernels().crc32c(initial, bytes.ptr, bytes.len);
 }
 
-/// CRC-32 of `bytes` as zlib has it, continuing in the same way.
+/// CRC-32 of `bytes` as in zlib, continued in the same way.
 pub fn crc32(initial: u32, bytes: []const u8) u32 {
     return dispatch.kernels().crc32(initial, bytes.ptr, bytes.len);
 }
 
-/// Copies `source` to `destination`, which do not overlap, and returns the CRC-32C as above.
+/// Copies `source` to `destination`, which must not overlap, and returns the CRC-32C as above.
 ///
-/// On x86-64 the copy bypasses the cache. Into memory larger than the cache that is twice as
-/// fast as a checksum and a copy; where the destination is read again soon, take those.
+/// On x86-64, the copy bypasses the cache. For memory larger than the cache, that is twice as fast
+/// as a checksum and a copy. If the destination is read again soon, use those instead.
 pub fn crc32cCopy(
     initial: u32,
     noalias destination: []u8,
@@ -37,7 +37,7 @@ pub fn blake3(bytes: []const u8) Blake3Digest {
     return digest;
 }
 
-/// BLAKE3-256 of bytes that come in pieces.
+/// BLAKE3-256 of bytes that arrive in pieces.
 pub const Blake3 = struct {
     state: Blake3State,
 
@@ -51,7 +51,7 @@ pub const Blake3 = struct {
         dispatch.kernels().blake3_update(&self.state, bytes.ptr, bytes.len);
     }
 
-    /// The digest of all bytes up to now; more may follow.
+    /// The digest of all bytes so far; more may follow.
     pub fn final(self: *const Blake3) Blake3Digest {
         var digest: Blake3Digest = undefined;
         dispatch.kernels().blake3_final(&self.state, &digest);

@@ -30,7 +30,7 @@ pub const Entry = struct {
     }
 };
 
-/// A chunk with its place, as the planner and the decoder use it.
+/// A chunk with its offset, for the planner and the decoder.
 pub const Chunk = struct {
     offset: u64,
     /// First decoded byte within the tensor.
@@ -63,8 +63,8 @@ pub const Iterator = struct {
         };
     }
 
-    /// Passes over `count` chunks, which there must be. Costs nothing in foreign formats, whose
-    /// sizes are bounded by nothing that was received.
+    /// Skips `count` chunks, which must exist. Free in foreign formats, where no received data
+    /// limit the number of chunks.
     pub fn skip(self: *Iterator, count: u64) void {
         if (self.run.len == 0) {
             const size = count * self.chunk_size; // of whole chunks: the last is not passed over

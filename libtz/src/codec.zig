@@ -1,5 +1,5 @@
-//! The registry of codecs: how stored bytes become decoded bytes and the other way round. To add
-//! one: a row here and in section 10 of the specification.
+//! The registry of codecs, which turn decoded bytes into stored bytes and back. To add one, add a
+//! row here and in section 10 of the specification.
 
 const std = @import("std");
 pub const tiered = @import("codec/tiered.zig");
@@ -10,14 +10,14 @@ pub const Info = struct {
     flag: u64,
     /// Encoded chunks are shorter than decoded ones; otherwise they are as long.
     shrinks: bool,
-    /// Memory that the functions work in, of any content and alignment.
+    /// Size of the scratch memory of the functions, of any content and alignment.
     encode_scratch_size: usize,
     decode_scratch_size: usize,
     /// Encodes a chunk into less than its own size, in `out`, which is as large as the chunk. Null:
     /// store it raw.
     encode: *const fn (dtype: u16, source: []const u8, out: []u8, scratch: []u8) ?usize,
-    /// Fills `out`. `stored` was checked to be what the file's writer wrote, which may still be
-    /// anything.
+    /// Fills `out`. `stored` is what the file's writer wrote, according to its checksum, but may
+    /// still be any bytes.
     decode: *const fn (
         dtype: u16,
         stored: []const u8,
@@ -66,7 +66,7 @@ pub const table = [_]Info{
     },
 };
 
-/// The id of chunks that are stored as they are. They need no codec: what is received is decoded.
+/// The id of chunks that are stored unchanged. They need no codec.
 pub const raw = 0;
 
 /// All flags that announce codecs.
@@ -76,7 +76,7 @@ pub const flags: u64 = blk: {
     break :blk all;
 };
 
-/// Enough to decode with every codec of the table.
+/// Enough scratch memory to decode with any codec of the table.
 pub const decode_scratch_size: usize = blk: {
     var largest: usize = 0;
     for (table) |row| largest = @max(largest, row.decode_scratch_size);

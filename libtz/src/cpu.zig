@@ -12,7 +12,7 @@ pub const Level = enum(u32) {
     v2,
     /// x86-64-v3 (AVX2) with the same: Haswell (2013), Zen 1 and newer.
     v3,
-    /// And VAES and VPCLMULQDQ by 256 bits: Zen 3, Alder Lake and newer without AVX-512.
+    /// The same with 256-bit VAES and VPCLMULQDQ: Zen 3, Alder Lake and newer without AVX-512.
     v3_vaes,
     /// x86-64-v4 (AVX-512) with VBMI, VBMI2, BITALG, VPOPCNTDQ, SHA, VAES and VPCLMULQDQ:
     /// Ice Lake, Zen 4 and newer.
@@ -48,7 +48,7 @@ fn cpuid(leaf: u32, subleaf: u32) Registers {
     return .{ .eax = eax, .ebx = ebx, .ecx = ecx, .edx = edx };
 }
 
-/// The register states the operating system saves; only valid when CPUID reports OSXSAVE.
+/// The register states that the operating system saves. Only valid if CPUID reports OSXSAVE.
 fn xcr0() u32 {
     return asm volatile (
         \\ xor %%ecx, %%ecx

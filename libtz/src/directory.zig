@@ -46,13 +46,13 @@ pub const Section = struct {
         };
     }
 
-    /// The section's bytes; every section but the chunk table lies in front of `open_size`.
+    /// The section's bytes. All sections except the chunk table lie before `open_size`.
     pub fn slice(self: Section, front: []const u8) []const u8 {
         return front[@intCast(self.offset)..][0..@intCast(self.size)];
     }
 };
 
-/// The sections of this version. Others were checked and are ignored.
+/// The sections of this version. Others are checked, and ignored.
 pub const Directory = struct {
     tensors: Section,
     shapes: Section,

@@ -15,8 +15,8 @@ pub const levels: []const Level = switch (builtin.cpu.arch) {
     else => &.{.baseline},
 };
 
-/// The choice, made once. The only state of the library that outlives a call: a pure function of
-/// the CPU, so racing threads store the same value.
+/// The choice, made once. It is the only state of the library that outlives a call. It depends on
+/// the CPU only, so racing threads store the same value.
 var chosen: std.atomic.Value(?*const KernelTable) = .init(null);
 
 /// The best kernels the running CPU supports.
@@ -24,7 +24,7 @@ pub fn kernels() *const KernelTable {
     return chosen.load(.acquire) orelse choose();
 }
 
-/// The kernels of one level, or null where the running CPU lacks it. For tests.
+/// The kernels of one level, or null if the running CPU lacks it. For tests.
 pub fn kernelsAt(level: Level) ?*const KernelTable {
     if (@backingInt(level) > @backingInt(cpu.detect())) return null;
     inline for (levels) |candidate| {
@@ -33,7 +33,7 @@ pub fn kernelsAt(level: Level) ?*const KernelTable {
     return null;
 }
 
-/// Makes everybody use `table`, which may have a fault; null: the running CPU's again.
+/// Makes all callers use `table`, which may be faulty; null: the running CPU's again.
 pub fn replaceForTest(table: ?*const KernelTable) void {
     comptime std.debug.assert(builtin.is_test);
     chosen.store(table, .release);

@@ -7,7 +7,7 @@ const format = @import("format.zig");
 pub const Info = struct {
     code: u16,
     name: [:0]const u8,
-    /// Size of a storage unit, what dimensions count; always whole bytes.
+    /// Size of a storage unit, which dimensions count; always whole bytes.
     unit_bits: u32,
     /// Numbers in a unit.
     elements: u32 = 1,
@@ -77,7 +77,8 @@ pub const table = [_]Info{
     .{ .code = 0x44, .name = "b16", .unit_bits = 16 },
 };
 
-/// Codes that later versions may add without breaking readers: such tensors list, but do not load.
+/// Codes that later versions may add without breaking readers: such tensors can be listed, but not
+/// loaded.
 pub fn isExtensible(code: u16) bool {
     return code >= 0x0100 and code <= 0x01FF;
 }
@@ -93,8 +94,8 @@ pub fn byCode(code: u32) ?Info {
     return if (code <= code_max) by_code[code] else null;
 }
 
-/// Bytes of a tensor. Null when the product of the unit and of all dimensions but zeros exceeds
-/// what files can hold, as in TZ1-29.
+/// The size of a tensor in bytes. Null if the product of the unit and all non-zero dimensions
+/// exceeds what files can hold (TZ1-29).
 pub fn sizeOf(unit_size: u64, shape: []const u64) ?u64 {
     var product = unit_size;
     var empty = false;

@@ -17,7 +17,7 @@ pub const Entry = struct {
 
 pub const Compress = enum(u32) { off, auto };
 
-/// What `out` must hold: an encoded chunk is smaller than its source, and whole chunks need no
+/// The size that `out` needs: an encoded chunk is smaller than its source, and whole chunks need no
 /// padding.
 pub fn outputSizeMax(size: usize) ?usize {
     return std.math.add(usize, size, format.chunk_alignment) catch null;
@@ -29,9 +29,9 @@ pub const Options = struct {
     compress: Compress = .auto,
 };
 
-/// Encodes the whole chunks of `source`, of which the last may be shorter; one entry each. Returns
-/// the size of the image in `out`, or 0 when every chunk stayed raw, so that the source itself is
-/// the image.
+/// Encodes the chunks of `source`, the last of which may be shorter, with one entry each. Returns
+/// the size of the image in `out`, or 0 if every chunk is raw, so that the source itself is the
+/// image.
 pub fn encodeChunks(
     gpa: std.mem.Allocator,
     options: Options,
@@ -47,8 +47,8 @@ pub fn encodeChunks(
         encoder = try .init(gpa, options.dtype, @min(chunk_size, source.len));
     }
     defer if (encoder) |*made| made.deinit();
-    // Nothing is copied until a chunk compresses: the image then begins with the raw chunks
-    // before it.
+    // Nothing is copied until a chunk compresses. Then the image begins with the raw chunks before
+    // it.
     var image: ?usize = null;
     for (entries, 0..) |*entry, number| {
         const begin = number * chunk_size;
@@ -86,8 +86,8 @@ fn describe(stored: []const u8, codec: u8) Entry {
 const Encoder = struct {
     gpa: std.mem.Allocator,
     dtype: u16,
-    /// Scratch memory, and room for a decoded chunk. Allocated raw: filling it with a pattern, as
-    /// safe builds do, would cost more than finding out that a batch of chunks stays raw.
+    /// Scratch memory, and room for a decoded chunk. Allocated raw: safe builds would fill it with
+    /// a pattern, which takes longer than detecting that a batch of chunks stays raw.
     memory: []u8,
 
     const codec = codecs.preferred;

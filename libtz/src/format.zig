@@ -1,4 +1,4 @@
-//! Constants of the tz format, version 1 (spec/tz-v1.md). Nothing but numbers lives here.
+//! Constants of the tz format, version 1 (spec/tz-v1.md). This file contains only numbers.
 
 const std = @import("std");
 
@@ -48,8 +48,8 @@ pub const section = struct {
     pub const flag_critical = 1;
 };
 
-/// Where a tensor's data begins after the data before it (TZ1-36): by its decoded size, so that the
-/// header does not depend on how well the data compress.
+/// The alignment of a tensor's data (TZ1-36). It depends on the decoded size, so that the header
+/// does not depend on how well the data compress.
 pub fn tensorAlignment(decoded_size: u64) u64 {
     return if (decoded_size >= page_size) page_size else chunk_alignment;
 }

@@ -1,5 +1,5 @@
-//! An opened header: the checked front of a file, whatever its format, and the chunk entries
-//! fetched since.
+//! An opened header: the checked beginning of a file of any format, and the chunk entries fetched
+//! since.
 
 const std = @import("std");
 const bytes = @import("bytes.zig");
@@ -25,9 +25,9 @@ const Allocator = std.mem.Allocator;
 pub const Format = enum(u32) { tz = 1, safetensors = 2, coreweave = 3 };
 
 pub const Options = struct {
-    /// Null: recognised by the first bytes.
+    /// Null: detected from the first bytes.
     format: ?Format = null,
-    /// File digest of a tz file, to compare with before anything is parsed.
+    /// The file digest of a tz file, compared before anything is parsed.
     pin: ?*const Digest = null,
     /// Refuse headers that need more than this.
     open_size_max: u64 = format.open_size_max,
@@ -120,7 +120,7 @@ pub fn open(
     diagnostic: *status.Diagnostic,
 ) status.Error!Outcome {
     if (front.len > file_size) return error.Argument;
-    // Only tz files can be pinned: anything else is another file than the one that is.
+    // Only tz files can be pinned, so any other file is not the pinned one.
     const pinned: ?Format = if (options.pin != null) .tz else null;
     const known = options.format orelse pinned;
     const found = known orelse try recognise(front, file_size, diagnostic) orelse
@@ -133,8 +133,8 @@ pub fn open(
 /// In a safetensors file: the brace behind the size of the JSON, which no other format has there.
 const brace_offset = 8;
 
-/// By the first bytes, which tell formats apart; whether they are well-formed is for their readers
-/// to say. Null: more bytes are needed.
+/// Detects the format from the first bytes. Whether the file is well-formed is checked by the
+/// reader of the format. Null: more bytes are needed.
 fn recognise(
     front: []const u8,
     file_size: u64,
@@ -142,15 +142,15 @@ fn recognise(
 ) status.DataError!?Format {
     if (front.len < @min(file_size, brace_offset + 1)) return null;
     const magic_size = @min(front.len, format.magic.len);
-    // A file that ends within the magic is a truncated one, and so is an empty file.
+    // A file that ends within the magic is truncated, and so is an empty file.
     if (std.mem.eql(u8, front[0..magic_size], format.magic[0..magic_size])) return .tz;
     if (std.mem.startsWith(u8, front, coreweave.magic)) return .coreweave;
     if (front.len > brace_offset and front[brace_offset] == '{') return .safetensors;
     return diagnostic.fail(error.NotTz, 1, 0);
 }
 
-/// Section 13 of the specification gives the order of checks. Bytes are copied first, then checked
-/// and parsed: the caller's may be a mapping that another process writes to.
+/// Section 13 of the specification gives the order of checks. Bytes are copied before they are
+/// checked and parsed: the caller's may be a mapping that another process writes to.
 fn openTz(
     gpa: Allocator,
     front: []const u8,
@@ -285,6 +285,6 @@ fn openForeign(
     return .{ .header = self };
 }
 
-/// Foreign data are planned in pieces of this size: small enough for slices to read little, large
-/// enough to cost nothing.
+/// Foreign data are planned in pieces of this size: small enough that slices read little, and large
+/// enough that their number does not matter.
 const foreign_chunk_size = 1 << 20;

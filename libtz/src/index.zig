@@ -1,5 +1,5 @@
-//! The tensor index: what the header of every format is turned into. Everything above it (runs,
-//! plans, the C interface) sees tensors of this shape and does not ask which format they came from.
+//! The tensor index, into which the header of every format is converted. Everything above it (runs,
+//! plans, the C interface) uses these tensors and does not depend on the format.
 
 const std = @import("std");
 const bytes = @import("bytes.zig");
@@ -12,7 +12,7 @@ pub const Tensor = struct {
     /// Dimensions in storage units.
     shape: []const u64,
     dtype: u16,
-    /// Place in the writer's order.
+    /// Position in the writer's order.
     order: u32,
     /// Index of the owner, or `format.none`.
     tie: u32 = format.none,
@@ -36,12 +36,12 @@ pub const Tensor = struct {
     }
 };
 
-/// What describes a tensor right before its data, in formats that have such.
+/// A header of a tensor right before its data, in formats that have one.
 pub const Record = struct {
     offset: u64,
     size: u32,
     role: Role,
-    /// A shape without values: nothing is stored, though there are elements.
+    /// A shape without values: nothing is stored, although there are elements.
     is_meta: bool,
     /// As in the file.
     name: []const u8,
@@ -54,12 +54,12 @@ pub const Record = struct {
 pub const Index = struct {
     /// Sorted by name, bytewise; names are unique.
     tensors: []const Tensor,
-    /// Indices of `tensors` in the writer's order. By it, data offsets and chunk_begin ascend.
+    /// Indices of `tensors` in the writer's order, in which data offsets and chunk_begin ascend.
     order: []const u32,
-    /// Decoded size of a chunk. Foreign formats have no chunks of their own; theirs are pieces of
-    /// this size, without checks, that lie one after another.
+    /// Decoded size of a chunk. Foreign formats have no chunks; their data are treated as
+    /// contiguous chunks of this size without checksums.
     chunk_size: u64,
-    /// One for each of `tensors`, or none at all.
+    /// One for each of `tensors`, or empty.
     records: []const Record = &.{},
 
     pub fn find(self: Index, name: []const u8) ?u32 {

@@ -1,10 +1,10 @@
 //! The functions compiled once per CPU level. kernels.zig fills one table per level, dispatch.zig
-//! picks a table, everybody else calls through it. To add a kernel: a field here, its
+//! picks a table, and all callers go through it. To add a kernel, add a field here and its
 //! implementation in kernels.zig.
 //!
-//! Only C types cross this border: the two sides are compiled for different CPUs, so vectors have
-//! different calling conventions, and Zig's own convention promises nothing between compilations.
-//! Kernels check nothing; what they are given is the caller's business.
+//! Only C types are passed: the two sides are compiled for different CPUs, so vectors have
+//! different calling conventions, and Zig's own convention is not stable across compilations.
+//! Kernels check nothing; callers must pass valid arguments.
 
 const Level = @import("cpu.zig").Level;
 const TieredKernels = @import("codec/tiered_task.zig").Kernels;
@@ -12,13 +12,13 @@ const TieredKernels = @import("codec/tiered_task.zig").Kernels;
 pub const KernelTable = extern struct {
     level: Level,
 
-    /// The CRC-32 of zlib, as the next.
+    /// The CRC-32 of zlib, with the same parameters as the next one.
     crc32: *const fn (initial: u32, data: [*]const u8, size: usize) callconv(.c) u32,
 
     /// CRC-32C of `size` bytes, continuing from `initial` (0 at the start).
     crc32c: *const fn (initial: u32, data: [*]const u8, size: usize) callconv(.c) u32,
 
-    /// The same, and copies the bytes; with stores that bypass the cache where the CPU has them.
+    /// The same, and copies the bytes, with stores that bypass the cache if the CPU has them.
     crc32c_copy: *const fn (
         initial: u32,
         noalias destination: [*]u8,
@@ -39,7 +39,7 @@ pub const KernelTable = extern struct {
     tiered: TieredKernels,
 };
 
-/// A running BLAKE3. What is inside is known to the kernels of one level only.
+/// The state of a BLAKE3 computation. Only the kernels of one level know its layout.
 pub const Blake3State = extern struct {
     private: [2048]u8 align(8),
 };

@@ -10,7 +10,7 @@ const Crc32 = @import("checksum/crc32.zig").Crc32;
 const blake3 = @import("checksum/blake3.zig");
 const tiered = @import("codec/tiered_kernels.zig");
 
-/// Nothing in here can panic but for our own mistakes; no stack-trace code in every object.
+/// Only our own mistakes can cause a panic here, so the objects contain no stack-trace code.
 pub const panic = std.debug.no_panic;
 
 const table: KernelTable = .{

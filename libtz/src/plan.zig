@@ -7,9 +7,9 @@
 //!         -> requests  neighbouring tasks, with their segments, staging memory and pieces; see
 //!                      plan_layout.zig
 //!
-//! A chunk that belongs to one target wholly is received (raw) or decoded (compressed) in its final
-//! place. All others go through staging memory, from where each target copies its part. process.zig
-//! executes tasks.
+//! A chunk that belongs entirely to one target is received (if raw) or decoded (if compressed)
+//! directly into its destination. All others go through staging memory, from which each target
+//! copies its part. process.zig executes tasks.
 
 const std = @import("std");
 const boxes = @import("box.zig");
@@ -33,8 +33,8 @@ const to_nowhere = types.to_nowhere;
 
 const Allocator = std.mem.Allocator;
 
-/// Chunks of a foreign tensor are no entries that were received, only arithmetic over a size that a
-/// server claims. In pieces of a megabyte this is 16 TiB per plan.
+/// The chunks of a foreign tensor are not received entries; they are computed from a size that a
+/// server claims. With pieces of a megabyte, this is 16 TiB per plan.
 const foreign_chunk_count_max = 1 << 24;
 
 /// `header` has `index: Index` and `chunks(tensor: u32)
@@ -83,7 +83,7 @@ pub fn make(
     return plan;
 }
 
-/// A item, by its tensor's place in the file.
+/// An item, by the position of its tensor in the file.
 const SortedItem = packed struct(u64) {
     item: u32,
     order: u32,
@@ -93,7 +93,7 @@ const SortedItem = packed struct(u64) {
     }
 };
 
-/// A target needs something of a chunk.
+/// A target that needs a part of a chunk.
 const Demand = packed struct(u64) {
     target: u32,
     chunk: u32,
@@ -103,7 +103,7 @@ const Demand = packed struct(u64) {
     }
 };
 
-/// What is known only while planning.
+/// State that exists only during planning.
 const Planner = struct {
     plan: *Plan,
     index: Index,
@@ -111,7 +111,7 @@ const Planner = struct {
     options: Options,
     slabs: layout.Slabs,
     diagnostic: *status.Diagnostic,
-    /// Of the tensor at hand.
+    /// Of the current tensor.
     first_target: usize = 0,
     demands: std.ArrayList(Demand) = .empty,
 
@@ -236,7 +236,7 @@ const Planner = struct {
     fn addTasks(self: *Planner, header: anytype, owner: u32) Error!void {
         const plan = self.plan;
         if (plan.targets.items.len == self.first_target) return;
-        // First of all: that the entries are there bounds what follows.
+        // First, since the entries that exist limit what follows.
         var chunks = header.chunks(owner) catch |err| {
             self.diagnostic.tensor = owner;
             return err;
@@ -280,7 +280,7 @@ const Planner = struct {
         try self.plan.tasks.append(self.plan.gpa, task);
     }
 
-    /// Foreign formats have nothing to check whole chunks against, so only what is wanted is read.
+    /// Foreign formats have no checksums of whole chunks, so only the wanted bytes are read.
     fn trim(self: *const Planner, chunk: *chunk_table.Chunk, demands: []const Demand) void {
         const end = chunk.decoded_begin + chunk.decoded_length;
         var wanted: boxes.Range = .{ .begin = end, .end = chunk.decoded_begin };
@@ -306,7 +306,7 @@ const Planner = struct {
         else
             std.math.maxInt(u32);
         for (targets[self.first_target..], self.first_target..) |target, number| {
-            // Before anything of that size is taken.
+            // Before memory of that size is allocated.
             if (target.box.size / self.index.chunk_size > count_max) return error.Limit;
             if (target.box.isContiguous()) {
                 const first = target.box.begin / self.index.chunk_size;
@@ -336,7 +336,7 @@ const Planner = struct {
         });
     }
 
-    /// Whether the chunk goes straight to its final place.
+    /// Whether the chunk goes directly to its destination.
     fn aimAtTarget(
         self: *Planner,
         task: *ChunkTask,

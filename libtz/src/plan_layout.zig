@@ -1,5 +1,5 @@
-//! Two halves of the planner that are about neighbourhood: small tensors side by side in slabs, and
-//! chunks side by side in requests, segments, staging memory and pieces.
+//! The parts of the planner that group neighbours: small tensors in slabs, and chunks in requests,
+//! segments, staging memory and pieces.
 
 const std = @import("std");
 const bytes = @import("bytes.zig");
@@ -15,12 +15,12 @@ const to_nowhere = types.to_nowhere;
 /// line, a vector.
 const alignment = 64;
 
-/// Unwanted bytes between two chunks that are kept rather than thrown away, since one segment is
-/// cheaper than three. The padding before a tensor is always less.
+/// Up to this many unwanted bytes between two chunks are kept, not thrown away, since one segment
+/// is cheaper than three. The padding before a tensor is always smaller.
 const kept_gap_end = format.page_size;
 
-/// Places whole tensors, in the order of the file, in shared allocations. Where the file's layout
-/// allows it the slab mirrors it, padding included, so that many tensors are received in one
+/// Places whole tensors, in the order of the file, in shared allocations. If possible, a slab
+/// mirrors the layout of the file, padding included, so that many tensors are received in one
 /// segment.
 pub const Slabs = struct {
     size_max: u64,
@@ -28,7 +28,7 @@ pub const Slabs = struct {
     /// The slab being filled.
     allocation: ?u32 = null,
     end: u64 = 0,
-    /// Of what was placed last, there and in the file.
+    /// The ends of the last tensor placed, in the slab and in the file.
     position: u64 = 0,
     offset: u64 = 0,
 
@@ -67,8 +67,8 @@ pub const Slabs = struct {
     }
 };
 
-/// Zeros take next to nothing in the file. What a request fills of the memory is bounded too, in
-/// multiples of its largest size, so that memory that waits for a consumer is.
+/// Zeros compress to almost nothing. So the decoded size of a request is limited too, to a multiple
+/// of its largest size, which limits the memory that waits for a consumer.
 const decoded_ratio_max = 4;
 
 /// Cuts the plan's tasks, which lie in the order of the file, into requests, and lays these out.
@@ -176,7 +176,7 @@ fn addSegments(plan: *Plan, tasks: []ChunkTask) error{OutOfMemory}!u64 {
     return staging_end;
 }
 
-/// In place of an empty last segment, so that there are none.
+/// Avoids an empty last segment.
 fn addSegment(plan: *Plan, segment: types.Segment) error{OutOfMemory}!*types.Segment {
     const segments = &plan.segments;
     const last = &segments.items[segments.items.len - 1];
@@ -188,8 +188,8 @@ fn addSegment(plan: *Plan, segment: types.Segment) error{OutOfMemory}!*types.Seg
     return &segments.items[segments.items.len - 1];
 }
 
-/// Where chunks that stay in staging memory have their decoded bytes. Returns the new end of
-/// staging memory.
+/// Places the decoded bytes of chunks that stay in staging memory. Returns the new end of staging
+/// memory.
 fn addDecodedAreas(plan: Plan, tasks: []ChunkTask, received_end: u64) u64 {
     const begin = std.mem.alignForward(u64, received_end, alignment);
     var end = received_end;
@@ -201,7 +201,8 @@ fn addDecodedAreas(plan: Plan, tasks: []ChunkTask, received_end: u64) u64 {
         }
         compressed = true;
         if (task.decoded_allocation != to_staging) continue;
-        // Pieces must last; copies are made at once, so all chunks of a request may share one area.
+        // Pieces must persist. Copies are made at once, so all chunks of a request can share one
+        // area.
         const next = std.mem.alignForward(u64, end, alignment);
         task.decoded_position = if (plan.staged) next else begin;
         end = @max(end, task.decoded_position + task.decoded_length);

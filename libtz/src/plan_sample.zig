@@ -1,4 +1,4 @@
-//! Made-up files, items and options for tests and fuzzing of plans.
+//! Random files, items and options for tests and fuzzing of plans.
 
 const std = @import("std");
 const chunk_table = @import("chunk_table.zig");

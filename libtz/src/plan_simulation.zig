@@ -1,6 +1,5 @@
-//! For tests and fuzzing: makes up a file, items and options, plans, checks every promise that tz.h
-//! makes about a plan, then executes it and compares all that was wanted with what was put into the
-//! file.
+//! For tests and fuzzing: generates a file, items and options, makes a plan, checks everything that
+//! tz.h promises about it, executes it, and compares the results with the contents of the file.
 
 const std = @import("std");
 const codecs = @import("codec.zig");
@@ -18,7 +17,7 @@ const Allocator = std.mem.Allocator;
 const expect = std.testing.expect;
 const expectEqual = std.testing.expectEqual;
 
-/// What a case made the planner do.
+/// The features of the planner that a case used.
 pub const Feat = enum {
     refused,
     read_through_gap,
@@ -81,7 +80,7 @@ fn isWhole(index: Index, item: types.ReadItem) bool {
     return item.begin == null or index.tensors[item.tensor].shape.len == 0;
 }
 
-/// The bytes of a item, in order: the slow way.
+/// The bytes of an item in order, computed in the slow way.
 const Walk = struct {
     shape: []const u64,
     item: types.ReadItem,
@@ -190,7 +189,7 @@ fn checkRequests(plan: types.Plan, file: File, options: types.Options) !void {
     try expectEqual(plan.gap_size_max, gap_size_max);
 }
 
-/// What is received between chunks lands on nothing that was wanted.
+/// Checks that bytes received between chunks do not overwrite wanted ones.
 fn checkGaps(plan: types.Plan, request: types.Request, tasks: []const types.ChunkTask) !void {
     for (tasks[1..], tasks[0 .. tasks.len - 1]) |task, before| {
         var begin = request.offset;
@@ -251,7 +250,7 @@ fn checkPlacements(
     try expectEqual(bytes_wanted, plan.bytes_wanted);
 }
 
-/// Exactly the chunks that a item needs are read, each once.
+/// Checks that exactly the chunks that an item needs are read, each once.
 fn checkReading(
     arena: Allocator,
     plan: types.Plan,

@@ -1,4 +1,4 @@
-//! What a plan is made of. plan.zig makes one, plan_layout.zig lays it out, process.zig executes
+//! The types of a plan. plan.zig makes a plan, plan_layout.zig lays it out, process.zig executes
 //! it.
 
 const std = @import("std");
@@ -10,7 +10,7 @@ const Index = @import("index.zig").Index;
 
 const Allocator = std.mem.Allocator;
 
-/// What is to be read: a tensor or a box of it, or the record header before its data.
+/// What to read: a tensor, a box of it, or the record header before its data.
 pub const ReadItem = struct {
     tensor: u32,
     is_record: bool = false,
@@ -22,8 +22,8 @@ pub const ReadItem = struct {
 pub const Options = struct {
     /// Everything stays in staging memory and is described by pieces.
     staged: bool = false,
-    /// Few enough bytes that several requests are under way at once, many enough that their latency
-    /// does not count.
+    /// Small enough that several requests are in flight at once, large enough that their latency
+    /// does not matter.
     request_size_max: u64 = 16 << 20,
     /// Unwanted bytes that cost less than another request.
     gap_max: u64 = 64 << 10,
@@ -72,7 +72,7 @@ pub const Piece = extern struct {
     reserved: u32 = 0,
 };
 
-/// Something that is delivered: a item, or the first of several items of the same whole tensor.
+/// What is delivered: an item, or the first of several items of the same whole tensor.
 pub const Target = struct {
     item: u32,
     allocation: u32,
@@ -99,7 +99,7 @@ pub const ChunkTask = struct {
     /// Index of the owner, and the number of the chunk within it.
     tensor: u32,
     chunk: u32,
-    /// Which targets need a part of it: Plan.users.
+    /// The targets that need a part of it: Plan.users.
     user_begin: u32 = 0,
     user_count: u32 = 0,
     codec: u8,
@@ -152,8 +152,7 @@ pub const Plan = struct {
     /// may begin within their chunk, and are stored as they are decoded.
     pub fn decodedBegin(self: *const Plan, task: ChunkTask) u64 {
         const data_offset = self.index.tensors[task.tensor].data_offset;
-        // What lies before the data, or belongs to none (0), is a record header: a whole of its
-        // own.
+        // Anything before the data, or without data (0), is a record header, which is read whole.
         const is_data = data_offset != 0 and task.offset >= data_offset;
         if (task.digest == null and is_data) return task.offset - data_offset;
         return task.chunk * self.index.chunk_size;
@@ -166,7 +165,7 @@ pub const Plan = struct {
 };
 
 comptime {
-    // The C interface hands these out as they are.
+    // The C interface exposes these unchanged.
     std.debug.assert(@sizeOf(Request) == 48 and @sizeOf(Segment) == 24);
     std.debug.assert(@sizeOf(Placement) == 24 and @sizeOf(Piece) == 32);
     if (@sizeOf(usize) == 8) std.debug.assert(@sizeOf(ChunkTask) == 72);

@@ -134,7 +134,7 @@ pub const Preamble = struct {
     }
 };
 
-/// TZ1-1 for as many of the eight bytes as there are.
+/// TZ1-1, for as many of the eight bytes as are present.
 pub fn checkMagic(front: []const u8, diagnostic: *status.Diagnostic) status.DataError!void {
     const size = @min(front.len, format.magic.len);
     if (!std.mem.eql(u8, front[0..size], format.magic[0..size])) {

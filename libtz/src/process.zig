@@ -26,8 +26,8 @@ pub const Batch = struct {
 
 pub const Error = error{ Argument, Checksum, Codec, Feature };
 
-/// Does the request's chunks from `next` on as far as they have arrived, and advances `next`, also
-/// on errors: it then is the chunk that failed.
+/// Processes the request's chunks from `next` on, as far as they have arrived, and advances `next`.
+/// After an error, `next` is the chunk that failed.
 pub fn process(
     plan: *const Plan,
     batch: Batch,
@@ -65,7 +65,7 @@ pub fn process(
     }
 }
 
-/// What a plan's positions are positions in.
+/// The memory to which the positions of a plan refer.
 const Memory = struct {
     plan: *const Plan,
     staging: []u8,

@@ -23,8 +23,8 @@ pub const Runs = struct {
     owners: []const u32,
     /// Per tensor: its checked run, or null.
     present: []?[*]const u8,
-    /// Never moved nor freed before the header is: plans point into them, and are executed while
-    /// further runs are put.
+    /// Neither moved nor freed before the header is: plans point into them, and are executed while
+    /// more runs are put.
     blocks: std.ArrayList([]u8) = .empty,
 
     /// Nothing fetched yet. The lists come from `arena`.
@@ -75,8 +75,8 @@ pub const Runs = struct {
         };
     }
 
-    /// Takes every run that lies wholly in `raw`, the bytes of the file from `offset` on. Copied
-    /// first, then checked, as headers are.
+    /// Takes every run that lies completely in `raw`, the bytes of the file from `offset` on. Like
+    /// headers, runs are copied before they are checked.
     pub fn put(
         self: *Runs,
         gpa: Allocator,
@@ -110,7 +110,7 @@ pub const Runs = struct {
         }
     }
 
-    /// The tensors whose runs lie wholly in a range of the file.
+    /// The tensors whose runs lie completely in a range of the file.
     fn within(self: *const Runs, index: Index, begin: u64, end: u64) []const u32 {
         const Bound = struct { runs: *const Runs, index: Index, offset: u64 };
         const from = std.sort.partitionPoint(u32, self.owners, Bound{
@@ -161,8 +161,8 @@ pub const Runs = struct {
         diagnostic.tensor = status.Diagnostic.none;
     }
 
-    /// The ranges of the file with the missing runs of `tensors` (null: of all), ascending, joined
-    /// over gaps up to `gap_max`. Returns how many there are, and writes as many as fit.
+    /// The ranges of the file that hold the missing runs of `tensors` (null: of all), ascending,
+    /// and joined over gaps of up to `gap_max`. Returns their number, and writes as many as fit.
     pub fn missing(
         self: *const Runs,
         gpa: Allocator,

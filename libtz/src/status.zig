@@ -39,7 +39,7 @@ pub const Status = enum(i32) {
     foreign = 51,
 };
 
-/// What the caller did wrong, or the machine.
+/// Mistakes of the caller, or failures of the machine.
 pub const CallError = error{
     Argument,
     OutOfMemory,
@@ -110,7 +110,7 @@ pub fn fromError(err: Error) Status {
     };
 }
 
-/// A word for every number: for data errors the class of the specification.
+/// The name of a status. For data errors, it is the error class of the specification.
 pub fn name(code: i32) [*:0]const u8 {
     const status = std.enums.fromInt(Status, code) orelse return "unknown";
     return switch (status) {
@@ -119,45 +119,45 @@ pub fn name(code: i32) [*:0]const u8 {
     };
 }
 
-/// A status as a sentence for people.
+/// A sentence that explains a status.
 pub fn text(code: i32) [*:0]const u8 {
     const status = std.enums.fromInt(Status, code) orelse return "unknown status";
     return switch (status) {
         .ok => "no error",
         .need_more => "more bytes are needed",
-        .argument => "a function was called with an argument that it does not take",
+        .argument => "a function was called with an invalid argument",
         .memory => "not enough memory",
         .buffer_too_small => "a buffer is too small",
         .not_found => "there is no tensor of this name",
         .entries_missing => "the chunk entries of a tensor have not been read",
         .sequence => "functions were called in the wrong order",
-        .not_tz => "this is neither a tz nor a safetensors nor a tensors file",
+        .not_tz => "this is not a tz, safetensors or tensors file",
         .truncated => "the file ends too early",
         .trailing => "the file has bytes after its end",
         .version => "the file needs a newer version of libtz",
-        .feature => "the file needs something that this version of libtz does not have",
+        .feature => "the file uses a feature that this version of libtz does not support",
         .limit => "a limit of the format is exceeded",
-        .checksum => "these are not the bytes that were written; get the file again",
+        .checksum => "these are not the bytes that were written; download the file again",
         .reserved => "bytes that must be zero are not",
         .directory => "the section directory is malformed",
-        .layout => "a size, offset or count does not follow from the content",
-        .name => "a tensor's name is malformed, or not in its place",
-        .shape => "a tensor's size does not follow from its shape and dtype",
+        .layout => "a size, offset or count contradicts the content",
+        .name => "a tensor's name is malformed or out of order",
+        .shape => "a tensor's size contradicts its shape and dtype",
         .order => "the order of the tensors is malformed",
         .tie => "a tie is malformed",
         .chunk => "a chunk entry is malformed",
-        .codec => "a chunk does not decode",
+        .codec => "a chunk cannot be decoded",
         .structure => "the nested structure is malformed",
         .metadata => "the metadata is malformed",
         .digest => "this is not the file that the digest pins",
-        .content => "the decoded bytes are not those that were saved",
-        .json => "the header is not the JSON that the format asks for",
+        .content => "the decoded bytes differ from the ones that were saved",
+        .json => "the header is not the JSON that the format requires",
         .foreign => "the header contradicts itself or the file",
     };
 }
 
-/// Where an error was found. Passed down as a pointer that always exists and filled by the function
-/// that returns the error.
+/// Where an error was found. Passed down as a pointer that is never null, and filled in by the
+/// function that returns the error.
 pub const Diagnostic = struct {
     offset: u64 = none,
     tensor: u64 = none,
@@ -178,8 +178,8 @@ pub const Diagnostic = struct {
         return err;
     }
 
-    /// The same for foreign formats, whose rules have no numbers but words, which follow a tensor's
-    /// name if there is one: "its dtype is unknown".
+    /// The same for foreign formats, whose rules have no numbers. In a message, the reason follows
+    /// the tensor's name if there is one: "its dtype is unknown".
     pub fn refuse(self: *Diagnostic, err: DataError, offset: u64, reason: [*:0]const u8) DataError {
         self.offset = offset;
         return self.because(err, reason);
@@ -191,7 +191,7 @@ pub const Diagnostic = struct {
         return err;
     }
 
-    /// Notes the name of a tensor that no index gives, as the file is refused.
+    /// Notes the name of a tensor of a file that is refused, so that it has no index.
     pub fn setName(self: *Diagnostic, given: []const u8) void {
         var size = given.len;
         if (size > name_size_max) {

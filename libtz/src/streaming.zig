@@ -1,5 +1,5 @@
-//! Stores that bypass the cache, for output larger than it: the old contents of the destination
-//! are not read first and nothing useful is evicted. Plain stores where the CPU has none.
+//! Stores that bypass the cache, for output that is larger than the cache: the old contents of the
+//! destination are not read first, and nothing useful is evicted. Plain stores if the CPU has none.
 
 const std = @import("std");
 const builtin = @import("builtin");

@@ -107,7 +107,7 @@ const Allocator = std.mem.Allocator;
 const Failure = status.DataError || error{OutOfMemory};
 
 /// TZ1-48 to TZ1-54, and TZ1-67. `raw` lies at `offset` in the file and must outlive the result.
-/// Arrays of the result come from `arena`, what is needed on the way from `gpa`.
+/// Arrays of the result are allocated in `arena`, temporary memory in `gpa`.
 pub fn decode(
     gpa: Allocator,
     arena: Allocator,
@@ -161,7 +161,7 @@ const Scan = struct {
     position: usize = 0,
     offsets: std.ArrayList(u32) = .empty,
     keys: std.ArrayList(Key) = .empty,
-    /// The containers around the next node, with how many children each still lacks.
+    /// The containers around the next node, each with the number of children that it still lacks.
     stack: [format.depth_max + 1]Open = undefined,
     depth: usize = 0,
 

@@ -61,7 +61,7 @@ pub fn encode(
 }
 
 /// TZ1-21 to TZ1-37. `front` holds the first `open_size` bytes and must outlive the result, whose
-/// names and digests point into it; arrays come from `arena`.
+/// names and digests point into it. Arrays are allocated in `arena`.
 pub fn decode(
     arena: std.mem.Allocator,
     preamble: Preamble,

@@ -3,17 +3,17 @@
 //!
 //! A file is opened by `header.open` from its first bytes: preamble.zig, directory.zig,
 //! tensor_table.zig, structure.zig and metadata.zig check one wire structure each, in the order of
-//! section 13 of spec/tz-v1.md, and foreign/ does the same for other formats. All give an
-//! `index.Index`, and nothing above it knows the format. runs.zig keeps the chunk entries that were
-//! fetched since; plan.zig turns wanted tensors into ordered requests, and process.zig checks and
-//! decodes what arrives. verifier.zig checks whole files. builder.zig and encode.zig write.
+//! section 13 of spec/tz-v1.md, and foreign/ does the same for other formats. All produce an
+//! `index.Index`, and nothing above it depends on the format. runs.zig keeps the chunk entries
+//! fetched since, plan.zig turns wanted tensors into ordered requests, and process.zig checks and
+//! decodes what arrives. verifier.zig checks whole files. builder.zig and encode.zig write files.
 
 const std = @import("std");
 
 pub const builder = @import("builder.zig");
 /// The structs of tz.h, for the test that compares them with the header.
 pub const c_types = @import("c_api/types.zig");
-/// Where the exports take their memory, for the test in which that fails.
+/// The allocator of the exports, for a test in which it fails.
 pub const c_support = @import("c_api/support.zig");
 pub const checksum = @import("checksum.zig");
 pub const codec = @import("codec.zig");

@@ -1,7 +1,7 @@
-//! Checks a whole tz file, section 13 of the specification: every tensor in the order of its data,
-//! from its run to its content digest, then the padding and the flags. The caller reads what `next`
-//! names and hands it to `put`; the memory taken is one tensor's chunk entries and, for compressed
-//! chunks, one chunk.
+//! Checks a whole tz file, section 13 of the specification: every tensor in the order of the data,
+//! from its run to its content digest, then the padding and the flags. The caller reads the ranges
+//! that `next` names and passes them to `put`. Memory is needed for one tensor's chunk entries and,
+//! if chunks are compressed, for one chunk.
 
 const std = @import("std");
 const checksum = @import("checksum.zig");
@@ -24,14 +24,14 @@ pub const Verifier = struct {
     header: *const Header,
     /// Place in the writer's order.
     position: usize = 0,
-    /// The run of the tensor at `position`, once it was put, and what is left of its chunks.
+    /// The run of the tensor at `position`, once it has been put, and its remaining chunks.
     run: []u8 = &.{},
     chunks: ?chunk_table.Iterator = null,
     content: checksum.Blake3,
-    /// End of the data that were checked.
+    /// End of the checked data.
     end: u64,
-    /// A compressed chunk, then decoded, and the decoder's scratch memory; made when the first
-    /// comes.
+    /// A compressed chunk, the same decoded, and the decoder's scratch memory. Allocated for the
+    /// first compressed chunk.
     workspace: []u8 = &.{},
     /// Flags of the codecs that were found.
     codec_flags: u64 = 0,
@@ -54,7 +54,7 @@ pub const Verifier = struct {
         self.gpa.free(self.workspace);
     }
 
-    /// What to put next; of size 0 when nothing is left.
+    /// The next range to put; its size is 0 if nothing is left.
     pub fn next(self: *Verifier, diagnostic: *Diagnostic) status.DataError!Range {
         const index = self.header.index;
         while (self.position < index.order.len) : (self.position += 1) {
@@ -167,7 +167,7 @@ pub const Verifier = struct {
         return self.workspace[0..stored.len];
     }
 
-    /// The verdict that needs the whole file; error.Sequence before all of it was put.
+    /// The checks that need the whole file; error.Sequence before all of it has been put.
     pub fn finish(self: *Verifier, diagnostic: *Diagnostic) status.Error!void {
         if ((try self.next(diagnostic)).size != 0) return error.Sequence;
         diagnostic.tensor = Diagnostic.none;

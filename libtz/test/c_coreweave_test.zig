@@ -76,11 +76,11 @@ const refused_file = fileOf(
 const unsized_file = fileOf(parameter, .{ "m", "\x02", "\x03|u0\x01" ++ le(u32, 3) });
 
 test "a file that does not open is refused with the tensor and the reason" {
-    const path = "its path ends where that of another tensor goes on";
+    const path = "its path ends where that of another tensor continues";
     const Case = struct { []const u8, c.tz_status, []const u8, []const u8 };
     for ([_]Case{
         .{ refused_file, c.TZ_E_FOREIGN, "m", path },
-        .{ unsized_file, c.TZ_E_FEATURE, "m", "its dtype is none of numbers" },
+        .{ unsized_file, c.TZ_E_FEATURE, "m", "its dtype is not numeric" },
     }) |case| {
         var header: ?*c.tz_header = null;
         var needed: u64 = 0;
@@ -248,7 +248,7 @@ test "what is refused" {
     );
     try expectEqual(1, diagnostic.tensor);
     try expectEqual(range.offset + 10, diagnostic.offset);
-    const reason = "its record header has another kind than the index";
+    const reason = "its record header and the index differ in the role";
     try expectEqualStrings(reason, std.mem.span(diagnostic.reason));
 }
 

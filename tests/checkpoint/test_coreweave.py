@@ -18,7 +18,7 @@ import libtz
 import libtz.torch
 from libtz.arrays.torch_dtypes import TORCH_DTYPES
 from libtz.cli.main import main
-from libtz.torch.filling import _block
+from libtz.torch.filling import _buffer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -257,7 +257,7 @@ def test_ways_to_load(large: tuple[Path, dict[str, torch.Tensor]], local: Any) -
             read = file.stats.bytes_read
             assert read > 20_000_000 if verify else read < 2_000_000
             into = torch.empty(17, 1)
-            file.load_into({"t4": _block(into)})
+            file.load_into({"t4": _buffer(into)})
             assert same(into, state["t4"])
             file.verify()
 

@@ -127,16 +127,16 @@ def test_the_generator() -> None:
 ATTACKS: dict[str, tuple[type[libtz.Error], str, bytes]] = {
     "a plain tensor": (
         libtz.FormatError,
-        "its data are not encrypted, in an encrypted file",
+        "its data are not encrypted, although the file is",
         encrypted(A, Entry(name=b"b", crypt=crypt())),
     ),
     "a plain tensor with a way to derive the key": (
         libtz.FormatError,
-        "its data are not encrypted, in an encrypted file",
+        "its data are not encrypted, although the file is",
         encrypted(A, Entry(name=b"b", crypt=crypt(part(1, CHEAP)))),
     ),
     "a plain file": (libtz.IntegrityError, "not encrypted", build([Entry()])),
-    "an unknown kind": (libtz.FormatError, "unknown kind", with_crypt(crypt(part(9, bytes(64))))),
+    "an unknown type": (libtz.FormatError, "unknown type", with_crypt(crypt(part(9, bytes(64))))),
     "an unknown way to derive": (
         libtz.FormatError,
         "derived in an unknown way",
@@ -149,7 +149,7 @@ ATTACKS: dict[str, tuple[type[libtz.Error], str, bytes]] = {
     ),
     "65,535 parts": (
         libtz.FormatError,
-        "wrong size|runs out|ends within",
+        "wrong size|extends beyond|ends within",
         with_crypt(crypt(boxes(NONCE, TAGS), count=65535)),
     ),
     "2^63 pieces": (
@@ -164,12 +164,12 @@ ATTACKS: dict[str, tuple[type[libtz.Error], str, bytes]] = {
     ),
     "a block of 2^63 bytes": (
         libtz.FormatError,
-        "runs out of the record header",
+        "extends beyond the record header",
         with_crypt(struct.pack("<Q", 1 << 63) + crypt(boxes(NONCE, TAGS))[8:]),
     ),
     "pieces of one byte": (
         libtz.FormatError,
-        "multiple of 64 bytes",
+        "multiple of 64",
         with_crypt(crypt(boxes(NONCE, TAGS, piece=1, count=len(PLAIN)))),
     ),
     "a missing tag": (
@@ -179,7 +179,7 @@ ATTACKS: dict[str, tuple[type[libtz.Error], str, bytes]] = {
     ),
     "a tag cut short": (
         libtz.FormatError,
-        "wrong size|runs out|ends",
+        "wrong size|extends beyond|ends",
         with_crypt(crypt(boxes(NONCE, [*TAGS[:-1], TAGS[-1][:-1]], count=3))),
     ),
     "encrypted twice": (

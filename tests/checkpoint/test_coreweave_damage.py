@@ -48,34 +48,34 @@ GOOD = build([A, B])
 
 # What is wrong: the tensor that is named, the end of the message, and the file.
 OPENING: dict[str, tuple[str | None, str, bytes]] = {
-    "magic": (None, "nor a tensors file (not-tz, rule TZ1-1)", b"|TZS|" + GOOD[5:]),
-    "version 0": (None, "data version is none of 1 to 5 (version)", build([A], version=0)),
-    "version 6": (None, "data version is none of 1 to 5 (version)", build([A], version=6)),
+    "magic": (None, "or tensors file (not-tz, rule TZ1-1)", b"|TZS|" + GOOD[5:]),
+    "version 0": (None, "data version is not one of 1 to 5 (version)", build([A], version=0)),
+    "version 6": (None, "data version is not one of 1 to 5 (version)", build([A], version=6)),
     "flags before version 4": (
         None,
-        "a flag is not of its data version (feature)",
+        "a flag is not part of its data version (feature)",
         build([A], version=1, flags=1),
     ),
     "versioned index in version 4": (
         None,
-        "a flag is not of its data version (feature)",
+        "a flag is not part of its data version (feature)",
         build([A], version=4, flags=2),
     ),
     "version 5 without its index": (None, "as versioned (feature)", build([A], version=5)),
     "unknown flag": (
         None,
-        "a flag is not of its data version (feature)",
+        "a flag is not part of its data version (feature)",
         build([A], version=5, flags=2 | 4),
     ),
     "flag far behind": (
         None,
-        "a flag is not of its data version (feature)",
+        "a flag is not part of its data version (feature)",
         build([A], version=5, flags=2 | 1 << 255),
     ),
     "reserved": (None, "reserved bytes are not zero (reserved)", build([A], reserved=1)),
     "data size": (
         None,
-        "the data of all tensors have another size than the file header says (foreign)",
+        "the size of all data differs from the one in the file header (foreign)",
         build([A], data_size=9),
     ),
     "index larger than the file": (
@@ -97,18 +97,18 @@ OPENING: dict[str, tuple[str | None, str, bytes]] = {
     "count of 2^40": (None, "more than 16,777,216 tensors (limit)", build([A], count=1 << 40)),
     "a tensor left out": (
         None,
-        "bytes follow the last entry of the index (foreign)",
+        "there are bytes after the last entry of the index (foreign)",
         build([A, B], count=1, data_size=8),
     ),
     "a tensor left out, with its entry": (
         None,
-        "bytes follow the data that no tensor has (trailing)",
+        "there are bytes after the data that belong to no tensor (trailing)",
         build([A], end=b"more" + bytes(8)),
     ),
     "one too many": (None, "dtype is malformed (foreign)", build([A], count=2)),
     "rest of the index": (
         None,
-        "bytes follow the last entry of the index (foreign)",
+        "there are bytes after the last entry of the index (foreign)",
         patched(GOOD, 73 + 500, b"\1"),
     ),
     "entry runs out of the index": (
@@ -137,7 +137,7 @@ OPENING: dict[str, tuple[str | None, str, bytes]] = {
     "dtype without size": ("a", "its dtype is malformed (foreign)", build([Entry(dtype=b"<f")])),
     "dtype of no known size": (
         "a",
-        "its dtype is none of numbers (feature)",
+        "its dtype is not numeric (feature)",
         build([Entry(dtype=b"<M8[ns]")]),
     ),
     "opaque dtype of another size": (
@@ -152,10 +152,14 @@ OPENING: dict[str, tuple[str | None, str, bytes]] = {
         "its shape is too large (limit)",
         build([Entry(shape=[0xFFFFFFFF] * 3, index={"data_size": 0})]),
     ),
-    "shape and size": ("a", "what its shape and dtype take (foreign)", build([Entry(shape=(3,))])),
+    "shape and size": (
+        "a",
+        "contradicts its shape and dtype (foreign)",
+        build([Entry(shape=(3,))]),
+    ),
     "empty shape with data": (
         "a",
-        "its shape and dtype take (foreign)",
+        "contradicts its shape and dtype (foreign)",
         build([Entry(shape=(0,))]),
     ),
     "meta in version 1": (
@@ -170,12 +174,12 @@ OPENING: dict[str, tuple[str | None, str, bytes]] = {
     ),
     "record before its place": (
         "a",
-        "does not begin where what is before it ends (foreign)",
+        "does not begin where the data before it end (foreign)",
         build([Entry(index={"record_offset": 584})]),
     ),
     "record in the index": (
         "a",
-        "does not begin where what is before it ends (foreign)",
+        "does not begin where the data before it end (foreign)",
         build([Entry(index={"record_offset": 73})]),
     ),
     "data before its record": (
@@ -195,25 +199,29 @@ OPENING: dict[str, tuple[str | None, str, bytes]] = {
     ),
     "data behind the end": (
         "a",
-        "ends before its data do (truncated)",
+        "ends before its data end (truncated)",
         build([Entry(index={"data_offset": 73 + 512 + 1000})]),
     ),
     "negative size": (
         "a",
-        "its shape and dtype take (foreign)",
+        "contradicts its shape and dtype (foreign)",
         build([Entry(index={"data_size": (1 << 64) - 8})]),
     ),
     "overlap": (
         "b",
-        "does not begin where what is before it ends (foreign)",
+        "does not begin where the data before it end (foreign)",
         build([A, Entry(name=b"b", index={"record_offset": 73 + 512})]),
     ),
-    "cut": ("b", "the file ends before its data do (truncated)", GOOD[:-1]),
+    "cut": ("b", "the file ends before its data end (truncated)", GOOD[:-1]),
     "cut in the index": (None, "within its index (truncated)", GOOD[:300]),
-    "trailing byte": (None, "bytes follow the data that no tensor has (trailing)", GOOD + b"\0"),
+    "trailing byte": (
+        None,
+        "there are bytes after the data that belong to no tensor (trailing)",
+        GOOD + b"\0",
+    ),
     "path of a parameter": (
         '["a",0]',
-        "which modules do not have (foreign)",
+        "but it belongs to a module (foreign)",
         build([Entry(name=b'\x1e["a",0]', role=0)]),
     ),
     "path is no JSON": ("a", "expected [ (json)", build([path(b"a")])),
@@ -232,7 +240,7 @@ OPENING: dict[str, tuple[str | None, str, bytes]] = {
     ),
     "path with a line break": (
         '["a",\n0]',
-        "not one line of ASCII (json)",
+        "not a single line of ASCII (json)",
         build([path(b'["a",\n0]')]),
     ),
     "path with a lone surrogate": (
@@ -254,61 +262,61 @@ OPENING: dict[str, tuple[str | None, str, bytes]] = {
     ),
     "leaf and container": (
         "a/0",
-        "goes on where that of another tensor ends (foreign)",
+        "continues where that of another tensor ends (foreign)",
         build([A, path(b'["a",0]')]),
     ),
     "container and leaf": (
         "a",
-        "ends where that of another tensor goes on (foreign)",
+        "ends where that of another tensor continues (foreign)",
         build([path(b'["a",0]'), A]),
     ),
     "keys and places": (
         "a/b",
-        "a place in a list, or the reverse (foreign)",
+        "a list index, or the reverse (foreign)",
         build([path(b'["a",0]'), path(b'["a","b"]')]),
     ),
 }
 
 LOADING: dict[str, tuple[str | None, str, bytes]] = {
-    "record: size": ("a", "another size than the index (foreign)", build([Entry(record_size=5)])),
+    "record: size": ("a", "differ in the size (foreign)", build([Entry(record_size=5)])),
     "record: role": (
         "a",
-        "another kind than the index (foreign)",
+        "differ in the role (foreign)",
         build([Entry(record={"role": 1})]),
     ),
     "record: name": (
         "a",
-        "another name than the index (foreign)",
+        "differ in the name (foreign)",
         build([Entry(record={"name": b"b"})]),
     ),
     "record: longer name": (
         "a",
-        "another name than the index (foreign)",
+        "differ in the name (foreign)",
         build([Entry(record={"name": b"ab"})]),
     ),
     "record: dtype": (
         "a",
-        "another dtype or shape than the index (foreign)",
+        "differ in the dtype or shape (foreign)",
         build([Entry(record={"dtype": b"<i4"})]),
     ),
     "record: shape": (
         "a",
-        "another dtype or shape than the index (foreign)",
+        "differ in the dtype or shape (foreign)",
         build([Entry(record={"shape": (1, 2)})]),
     ),
     "record: other dimension": (
         "a",
-        "another dtype or shape than the index (foreign)",
+        "differ in the dtype or shape (foreign)",
         build([Entry(record={"shape": (3,)})]),
     ),
     "record: data size": (
         "a",
-        "another size of the data than the index (foreign)",
+        "differ in the size of the data (foreign)",
         build([Entry(record={"data_size": 7})]),
     ),
     "record: negative data size": (
         "a",
-        "another size of the data than the index (foreign)",
+        "differ in the size of the data (foreign)",
         build([Entry(record={"data_size": -8})]),
     ),
     "record: padding": (
@@ -323,52 +331,52 @@ LOADING: dict[str, tuple[str | None, str, bytes]] = {
     ),
     "hashes: fewer than counted": (
         "a",
-        "a hash runs out of the block of hashes (foreign)",
+        "a hash extends beyond the block of hashes (foreign)",
         build([Entry(hashes=b"\x01")]),
     ),
     "hashes: more than counted": (
         "a",
-        "bytes follow the last hash in its block (foreign)",
+        "there are bytes after the last hash in its block (foreign)",
         build([Entry(hashes=b"\x00\x00\x04abcd")]),
     ),
     "hashes: out of their block": (
         "a",
-        "a hash runs out of the block of hashes (foreign)",
+        "a hash extends beyond the block of hashes (foreign)",
         build([Entry(hashes=b"\x01\x00\x04ab")]),
     ),
     "hashes: kind": (
         "a",
-        "a hash of unknown kind (feature)",
+        "a hash of an unknown type (feature)",
         build([Entry(hashes=b"\x01\x02\x04abcd")]),
     ),
     "hashes: CRC of 3 bytes": (
         "a",
-        "not of 4 bytes (foreign)",
+        "one without 4 bytes (foreign)",
         build([Entry(hashes=b"\x01\x00\x03abc")]),
     ),
     "hashes: SHA of 4 bytes": (
         "a",
-        "not of 32 bytes (foreign)",
+        "one without 32 bytes (foreign)",
         build([Entry(hashes=b"\x01\x01\x04abcd")]),
     ),
     "hashes: twice": (
         "a",
-        "it has two CRC-32, or one that is not of 4 bytes (foreign)",
+        "it has two CRC-32s, or one without 4 bytes (foreign)",
         build([Entry(hashes=b"\x02" + b"\x00\x04abcd" * 2)]),
     ),
     "crypt: plain data": (
         "a",
-        "its data are not encrypted, in an encrypted file (foreign)",
+        "its data are not encrypted, although the file is (foreign)",
         sealed(),
     ),
-    "crypt: count": ("a", "a wrong size (foreign)", sealed(count=1)),
+    "crypt: count": ("a", "the wrong size (foreign)", sealed(count=1)),
     "crypt: size": (
         "a",
-        "runs out of the record header (foreign)",
+        "extends beyond the record header (foreign)",
         build([Entry(crypt=b"\xff" * 10)], version=3),
     ),
-    "crypt: kind": ("a", "a part of unknown kind (feature)", sealed(chunk(4, b""))),
-    "crypt: chunk size": ("a", "a wrong size (foreign)", sealed(chunk(2, BOXES[10:], size=1))),
+    "crypt: kind": ("a", "a part of an unknown type (feature)", sealed(chunk(4, b""))),
+    "crypt: chunk size": ("a", "the wrong size (foreign)", sealed(chunk(2, BOXES[10:], size=1))),
     "crypt: cipher twice": ("a", "its data are encrypted twice (foreign)", sealed(BOXES, BOXES)),
     "crypt: derived twice": (
         "a",
@@ -387,22 +395,22 @@ LOADING: dict[str, tuple[str | None, str, bytes]] = {
     ),
     "crypt: salt": (
         "a",
-        "the salt of its key is not of 16 bytes (foreign)",
+        "the salt of its key does not have 16 bytes (foreign)",
         sealed(chunk(1, patched(KDF, 22, b"\x08")), BOXES),
     ),
     "crypt: piece size": (
         "a",
-        "a multiple of 64 bytes, 1024 or more (foreign)",
+        "not a multiple of 64, from 1024 on (foreign)",
         sealed(chunk(2, patched(BOXES[10:], 0, b"\x01"))),
     ),
     "crypt: number of pieces": (
         "a",
-        "the number of its encrypted pieces does not follow from its size (foreign)",
+        "the number of its encrypted pieces contradicts its size (foreign)",
         sealed(chunk(2, patched(BOXES[10:], 32, b"\x02"))),
     ),
     "crypt: 2^60 pieces": (
         "a",
-        "the number of its encrypted pieces does not follow from its size (foreign)",
+        "the number of its encrypted pieces contradicts its size (foreign)",
         sealed(chunk(2, patched(BOXES[10:], 39, b"\x10"))),
     ),
     "crypt: kind 3 too short": ("a", "ends too early (foreign)", sealed(chunk(3, bytes(30)))),

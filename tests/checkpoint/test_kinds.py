@@ -152,7 +152,7 @@ def test_memory_of_the_callers(checkpoint: Checkpoint) -> None:
     checkpoint.load_into(buffers)
     for name, buffer in buffers.items():
         assert bytes(buffer.view()) == TENSORS[name].numpy().tobytes()
-    with pytest.raises(OptionError, match="memory of 600 bytes"):
+    with pytest.raises(OptionError, match="buffer of 600 bytes"):
         checkpoint.load_into({"a": allocate(599)})
     with pytest.raises(KeyError):
         checkpoint.load_into({"none": allocate(1)})

@@ -101,7 +101,7 @@ def test_a_set_is_limited_as_a_whole(tmp_path: Path) -> None:
 
 
 def test_an_open_file_is_not_pickled(zeros: Path) -> None:
-    with libtz.open(zeros) as file, pytest.raises(TypeError, match="open it anew"):
+    with libtz.open(zeros) as file, pytest.raises(TypeError, match="open the checkpoint again"):
         pickle.dumps(file)
 
 
@@ -130,7 +130,7 @@ def test_headers_are_limited() -> None:
     file = io.BytesIO()
     libtz.numpy.save_file(names, file)
     small = ReadOptions(open_size_max=MIB)
-    with pytest.raises(OptionError, match=r"header needs \d+ bytes.*open_size_max allows .1048576"):
+    with pytest.raises(OptionError, match=r"needs \d+ bytes.*open_size_max allows .1048576"):
         libtz.open(file.getvalue(), options=small)
     with libtz.open(file.getvalue()) as opened:
         assert len(opened) == 1500

@@ -53,14 +53,14 @@ HOSTILE: list[tuple[str, str | None, str, bytes, bool]] = [
     (
         "truncated data",
         "a",
-        "the file ends before its data do",
+        "the file ends before its data end",
         packed(f'{{"a":{entry()}}}', b"123"),
         True,
     ),
     (
         "trailing bytes",
         None,
-        "bytes follow the data that no tensor has",
+        "there are bytes after the data that belong to no tensor",
         packed(f'{{"a":{entry()}}}', b"12345"),
         True,
     ),
@@ -88,7 +88,7 @@ HOSTILE: list[tuple[str, str | None, str, bytes, bool]] = [
     (
         "reversed offsets",
         "a",
-        "its data_offsets do not span",
+        "its data_offsets contradict",
         packed(f'{{"a":{entry(4, 0)}}}'),
         True,
     ),
@@ -123,7 +123,7 @@ HOSTILE: list[tuple[str, str | None, str, bytes, bool]] = [
     (
         "size mismatch",
         "a",
-        "its data_offsets do not span",
+        "its data_offsets contradict",
         packed(f'{{"a":{entry(shape="[5]")}}}'),
         True,
     ),
@@ -131,11 +131,11 @@ HOSTILE: list[tuple[str, str | None, str, bytes, bool]] = [
     (
         "odd F4",
         "a",
-        "its last dimension does not fill whole units",
+        "its last dimension is not a multiple",
         packed(f'{{"a":{entry(0, 4, "[7]", "F4")}}}'),
         True,
     ),
-    ("deep JSON", None, "neither a tz nor a safetensors", packed("[" * 200_000), True),
+    ("deep JSON", None, "not a tz, safetensors or tensors file", packed("[" * 200_000), True),
     (
         "not UTF-8",
         None,
@@ -166,7 +166,7 @@ HOSTILE: list[tuple[str, str | None, str, bytes, bool]] = [
         True,
     ),
     ("empty file", None, "the file ends too early", b"", True),
-    ("seven bytes", None, "neither a tz nor a safetensors", b"\x02\0\0\0\0\0\0", True),
+    ("seven bytes", None, "not a tz, safetensors or tensors file", b"\x02\0\0\0\0\0\0", True),
     (
         "duplicate tensor",
         "a",
@@ -195,7 +195,13 @@ HOSTILE: list[tuple[str, str | None, str, bytes, bool]] = [
         packed(f'{{"__metadata__":{{"k":"","k":""}},"a":{entry()}}}'),
         False,
     ),
-    ("leading space", None, "neither a tz nor a safetensors", packed(f' {{"a":{entry()}}}'), False),
+    (
+        "leading space",
+        None,
+        "not a tz, safetensors or tensors file",
+        packed(f' {{"a":{entry()}}}'),
+        False,
+    ),
     (
         "extra field",
         "a",

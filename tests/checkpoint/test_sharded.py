@@ -174,7 +174,7 @@ def test_which_files_of_a_folder(tmp_path: Path) -> None:
         with pytest.raises(OptionError, match=pattern):
             libtz.open(tmp_path)
 
-    expect("holds no .safetensors file")
+    expect("contains no .safetensors or .tz file")
     safetensors.torch.save_file(TENSORS, tmp_path / "model.safetensors")
     with libtz.open(tmp_path) as f:
         assert isinstance(f, File)
@@ -216,7 +216,7 @@ def test_an_index_that_leaves_a_part_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [5_000, 999_999_999])
 def test_a_part_of_very_many(tmp_path: Path, count: int) -> None:
     safetensors.torch.save_file(TENSORS, tmp_path / f"model-1-of-{count}.safetensors")
-    with pytest.raises(FormatError, match="most are missing"):
+    with pytest.raises(FormatError, match="most files are missing"):
         libtz.open(tmp_path)
 
 
@@ -252,7 +252,7 @@ def test_the_main_index_is_first(folder: Path) -> None:
 
 
 def test_a_set_without_a_manifest_cannot_be_pinned(folder: Path) -> None:
-    with pytest.raises(OptionError, match=r"beside it is no model\.tz-set"):
+    with pytest.raises(OptionError, match=r"model\.tz-set beside it"):
         libtz.open(folder, digest="sha256:" + "0" * 64)
 
 
@@ -282,7 +282,7 @@ def test_a_set_without_a_manifest_cannot_be_pinned(folder: Path) -> None:
 def test_an_index_names_files_of_its_folder_only(tmp_path: Path, name: Any) -> None:
     (tmp_path / "secret.safetensors").write_bytes(safetensors.torch.save(TENSORS))
     folder = write_set(tmp_path / "model", {**WEIGHT_MAP, "a": name})
-    with pytest.raises(FormatError, match=r"tensor 'a' is said to be in") as caught:
+    with pytest.raises(FormatError, match=r"the file of tensor 'a' is") as caught:
         libtz.open(folder)
     assert caught.value.code == "bad-index"
     assert INDEX in str(caught.value)
@@ -304,8 +304,11 @@ def test_an_absolute_path_in_an_index(tmp_path: Path) -> None:
         (b"[]", "no 'weight_map'"),
         (b'{"weight_map": {}}', "no 'weight_map'"),
         (b'{"weight_map": ["a"]}', "no 'weight_map'"),
-        (b'{"weight_map": {"a": "x.tz", "a": "y.tz"}}', "'a' is in it twice"),
-        (b'{"weight_map": {"a": "x.tz"}, "weight_map": {"a": "x.tz"}}', "'weight_map' is in it"),
+        (b'{"weight_map": {"a": "x.tz", "a": "y.tz"}}', "contains 'a' twice"),
+        (
+            b'{"weight_map": {"a": "x.tz"}, "weight_map": {"a": "x.tz"}}',
+            "'weight_map' twice",
+        ),
         (b'{"metadata": {"x": NaN}, "weight_map": {"a": "x.tz"}}', "NaN is not JSON"),
         (b'{"weight_map": {"\xff": "x.tz"}}', "not a JSON file"),
         (b'\xef\xbb\xbf{"weight_map": {"a": "x.tz"}}', "not a JSON file"),
@@ -332,9 +335,12 @@ def test_an_index_that_is_too_large(tmp_path: Path) -> None:
 
 def test_an_index_that_promises_too_much(tmp_path: Path) -> None:
     folder = write_set(tmp_path, {**WEIGHT_MAP, "d": "model-00002-of-00002.safetensors"})
-    with libtz.open(folder) as f, pytest.raises(FormatError, match="no tensor 'd'") as caught:
+    with (
+        libtz.open(folder) as f,
+        pytest.raises(FormatError, match="is missing") as caught,
+    ):
         f.load()
-    assert caught.value.code == "bad-set"
+    assert (caught.value.code, caught.value.tensor) == ("bad-set", "d")
     assert "model-00002-of-00002.safetensors" in str(caught.value)
 
 
@@ -366,7 +372,7 @@ def test_a_tensor_that_two_files_hold(folder: Path) -> None:
     safetensors.torch.save_file(both, folder / "model-00002-of-00002.safetensors")
     assert_equal(libtz.torch.load_file(folder))
     (folder / INDEX).unlink()
-    with pytest.raises(FormatError, match=r"tensor 'a' is in 'model-00001.*' too"):
+    with pytest.raises(FormatError, match=r"tensor 'a' is also in 'model-00001"):
         libtz.open(folder)
 
 

@@ -131,7 +131,7 @@ def test_verify(capsys: pytest.CaptureFixture[str], model: str) -> None:
     assert "not the file that the digest pins" in fail(
         capsys, 1, "verify", model, "--digest", other
     )
-    assert "pin it by its own digest" in fail(
+    assert "pin it with its own digest" in fail(
         capsys, 2, "verify", model, "--digest", sha256_of(model, ReadOptions())
     )
     with Path(model).open("r+b") as file:
@@ -295,7 +295,7 @@ def test_errors_have_their_status_and_no_traceback(
     nothing = tmp_path / "nothing"
     assert "No such file" in fail(capsys, 1, "inspect", str(nothing))
     nothing.write_bytes(b"not a file of ours")
-    assert "neither a tz nor" in fail(capsys, 1, "load", str(nothing))
+    assert "not a tz, safetensors or" in fail(capsys, 1, "load", str(nothing))
     fail(capsys, 2, "inspect", "gopher://host/x")
     fail(capsys, 2, "inspect", str(nothing), "--digest", "md5:1")
     fail(capsys, 2, "load", str(nothing), "--connections-max", "0")

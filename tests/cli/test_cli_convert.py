@@ -130,7 +130,7 @@ def test_shards_of_torch_save_become_one_file(
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda weights: weights.update(more=weights["layer.0"]), "has no tensor 'more'"),
+        (lambda weights: weights.update(more=weights["layer.0"]), "tensor 'more' is missing"),
         (lambda weights: weights.update(more="../x.bin"), "not the name of a .bin file"),
         (lambda weights: weights.update(more="/etc/x.bin"), "not the name of a .bin file"),
         (lambda weights: weights.update(more="x.safetensors"), "not the name of a .bin file"),

@@ -231,7 +231,7 @@ def test_keys_that_this_machine_cannot_derive(monkeypatch: pytest.MonkeyPatch) -
         raise nacl.exceptions.RuntimeError("no memory")
 
     monkeypatch.setattr(nacl.bindings, "crypto_pwhash_alg", fail)
-    with pytest.raises(OptionError, match="no key can be derived"):
+    with pytest.raises(OptionError, match="key cannot be derived"):
         EncryptionParams.from_string("p")
 
 
@@ -497,7 +497,7 @@ def test_the_format_can_be_said(tmp_path: Path) -> None:
     write_state(path, {"x": torch.ones(2)}, format="tz")
     with libtz.open(path) as file:
         assert file.format == "tz"
-    with pytest.raises(ValueError, match="encryption"):
+    with pytest.raises(ValueError, match="encrypted"):
         TensorSerializer(path, format="tz", encryption=EncryptionParams.random())
 
 
@@ -532,9 +532,9 @@ def test_what_has_no_meaning_says_so(path: Path) -> None:
         ours.protobuf.serialize_tensor(torch.ones(1))
     with pytest.raises(ValueError, match="s3v4"):
         stream_io.open_stream("s3://bucket/key", s3_signature_version="s3")
-    with pytest.raises(ValueError, match="appended"):
+    with pytest.raises(ValueError, match="appending"):
         stream_io.open_stream("s3://bucket/key", "ab")
-    with pytest.raises(ValueError, match="end is for"):
+    with pytest.raises(ValueError, match="end can only be used for"):
         stream_io.open_stream(str(path), end=5)
 
 
@@ -546,7 +546,7 @@ def test_files_of_torch_compat_are_brought_over_by_tensorizer(
     module = Tied()
     with tensorizer.torch_compat.tensorizer_saving():
         torch.save(module, "module.pt")
-    with pytest.raises(OptionError, match=r"save_model.*without pickle"):
+    with pytest.raises(OptionError, match=r"save_model.*do not use pickle"):
         ours.torch_compat.tensorizer_loading(device="cpu")
     with tensorizer.torch_compat.tensorizer_loading(device="cpu"):
         module = torch.load("module.pt", weights_only=False)

@@ -103,7 +103,7 @@ def test_names(save: str, name: Any, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_name_that_is_no_str_is_refused_beside_others() -> None:
     shared = torch.ones(2)
     for tensors in ({"a": torch.ones(1), 1: torch.ones(1)}, {"a": shared, 1: shared}):
-        with pytest.raises(TypeError, match="names of tensors are str; got 1") as caught:
+        with pytest.raises(TypeError, match="the name of a tensor must be a str; got 1") as caught:
             our_torch.save(tensors)  # type: ignore[arg-type]
         assert isinstance(caught.value, ours.SafetensorError)
 

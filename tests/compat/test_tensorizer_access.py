@@ -109,25 +109,25 @@ KEYS: dict[str, Any] = {"s3_access_key_id": "an-id", "s3_secret_access_key": "a-
 
 
 @pytest.fixture
-def places(monkeypatch: pytest.MonkeyPatch) -> list[stream_io.Place]:
+def places(monkeypatch: pytest.MonkeyPatch) -> list[stream_io.RemoteObject]:
     """What would be read: nothing is connected to."""
-    seen: list[stream_io.Place] = []
+    seen: list[stream_io.RemoteObject] = []
 
-    def record(place: stream_io.Place, *_: object) -> None:
+    def record(place: stream_io.RemoteObject, *_: object) -> None:
         seen.append(place)
 
     monkeypatch.setattr(stream_io, "ObjectReader", record)
     return seen
 
 
-def requested(place: stream_io.Place) -> tuple[str, bool]:
+def requested(place: stream_io.RemoteObject) -> tuple[str, bool]:
     """Where the first request goes, and whether it is signed."""
     url, headers = S3Origin(place.url, place.s3, place.http).sign()
     return url.partition("?")[0], any(name.lower() == "authorization" for name in headers)
 
 
 def test_without_configuration_coreweaves_objects_are_read_unsigned(
-    places: list[stream_io.Place],
+    places: list[stream_io.RemoteObject],
 ) -> None:
     read_place = partial(stream_io.open_stream, "s3://tensorized/a/model.tensors")
     read_place()
@@ -147,7 +147,7 @@ def test_without_configuration_objects_are_written_to_coreweave() -> None:
 
 
 def test_programs_may_set_the_default_endpoints(
-    places: list[stream_io.Place], monkeypatch: pytest.MonkeyPatch
+    places: list[stream_io.RemoteObject], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_io, "default_s3_read_endpoint", "read.example")
     monkeypatch.setattr(stream_io, "default_s3_write_endpoint", "http://write.example:81")
@@ -184,7 +184,7 @@ def test_the_default_endpoint_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_endpoint_that_boto3_is_configured_for_wins(
     config: str,
     environment: dict[str, str],
-    places: list[stream_io.Place],
+    places: list[stream_io.RemoteObject],
     home: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -197,7 +197,7 @@ def test_an_endpoint_that_boto3_is_configured_for_wins(
 
 
 def test_keys_that_boto3_found_are_not_for_coreweave(
-    places: list[stream_io.Place], monkeypatch: pytest.MonkeyPatch
+    places: list[stream_io.RemoteObject], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "an-id")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret")
@@ -214,7 +214,7 @@ def test_keys_that_boto3_found_are_not_for_coreweave(
 def test_ranges_that_end_before_they_begin_are_refused(begin: int | None, end: int) -> None:
     """Nothing listens there: they are refused before anything is asked for."""
     for make in (stream_io.CURLStreamFile, stream_io.open_stream):
-        with pytest.raises(ValueError, match="end comes after begin"):
+        with pytest.raises(ValueError, match="end must be after begin"):
             make("http://127.0.0.1:9/m", begin=begin, end=end)
     with pytest.raises(ValueError, match="End marker"):
         tensorizer.stream_io.CURLStreamFile("http://127.0.0.1:9/m", begin=begin, end=end)

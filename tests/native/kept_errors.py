@@ -61,8 +61,8 @@ TENSORS = build([Entry(name=b"a"), Entry(name=b"b")])
 def header_of(data: bytes) -> lib.Header:
     header = lib.Header.open(buffer(data), len(data), label="file")
     assert isinstance(header, lib.Header)
-    for offset, size in header.run_ranges(None):
-        header.put_runs(offset, data[offset : offset + size])
+    for offset, size in header.entry_ranges(None):
+        header.put_entries(offset, data[offset : offset + size])
     return header
 
 
@@ -75,8 +75,8 @@ def tensors_header() -> lib.Header:
 def put_bad_run() -> None:
     header = lib.Header.open(buffer(PLAIN), len(PLAIN), label="file")
     assert isinstance(header, lib.Header)
-    ((offset, size),) = header.run_ranges(None)
-    header.put_runs(offset, flipped(PLAIN[offset : offset + size], 3))
+    ((offset, size),) = header.entry_ranges(None)
+    header.put_entries(offset, flipped(PLAIN[offset : offset + size], 3))
 
 
 def process_bad_chunk() -> None:
@@ -119,7 +119,7 @@ def native_calls() -> Iterator[Callable[[], Any]]:
     yield lambda: header_of(PLAIN).pair(99)
     yield lambda: header_of(PLAIN).node(99)
     yield lambda: header_of(PLAIN).chunk(0, 99)
-    yield lambda: header_of(PLAIN).run_ranges(np.array([99], np.uint32))
+    yield lambda: header_of(PLAIN).entry_ranges(np.array([99], np.uint32))
     yield put_bad_run
     yield lambda: lib.Plan(header_of(PLAIN), np.array([99], np.uint32))
     yield lambda: lib.Plan(header_of(PLAIN), np.zeros(1, np.uint32), [([9], [1 << 40])])

@@ -194,5 +194,5 @@ def test_tries_that_fail_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     with scripted_store(answer) as (endpoint, _):
         upload(endpoint)
     assert [record.getMessage() for record in caplog.records] == [
-        "S3 PutObject, try 1 failed: the store answered 503"
+        "S3 PutObject, attempt 1 failed: the store answered 503"
     ]

@@ -17,8 +17,8 @@ from tests.faults.server import Fault, FaultServer
 import libtz
 from libtz.errors import FormatError, OptionError, SourceError
 from libtz.options import HttpOptions, ReadOptions, RetryPolicy
-from libtz.sources import answer as answer_module
-from libtz.sources import reply as reply_module
+from libtz.sources import response as response_module
+from libtz.sources import response_checks
 from libtz.sources.http import HttpSource
 from libtz.sources.retry import retry_after_s
 
@@ -151,7 +151,7 @@ def test_what_the_buffers_raise_ends_the_read(source: HttpSource) -> None:
 def test_bodies_arrive_without_the_fast_path(
     source: HttpSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reply_module, "_direct_reader", lambda response: None)
+    monkeypatch.setattr(response_module, "_direct_reader", lambda response: None)
     assert read(source, 5, 300_000) == DATA[5:300_005]
     assert read(source, 5, 300_000) == DATA[5:300_005]
     assert source.stats.connections == 1
@@ -221,10 +221,10 @@ def test_a_server_that_always_drops_is_given_up(server: FaultServer, source: Htt
 def test_tries_that_fail_in_a_row_are_told(server: FaultServer, source: HttpSource) -> None:
     server.faults.extend([Fault(raw=b"")])
     read(source, 0, 1000)
-    assert (source.stats.retries, source.stats.starved) == (1, 0)
+    assert (source.stats.retries, source.stats.repeated_failures) == (1, 0)
     server.faults.extend([Fault(raw=b""), Fault(raw=b"")])
     read(source, 0, 1000)
-    assert (source.stats.retries, source.stats.starved) == (3, 1)
+    assert (source.stats.retries, source.stats.repeated_failures) == (3, 1)
 
 
 def test_progress_renews_the_tries(server: FaultServer, source: HttpSource) -> None:
@@ -317,9 +317,9 @@ def test_garbage_is_refused(server: FaultServer, source: HttpSource) -> None:
         (Fault(headers={"Content-Range": None}), "no Content-Range"),
         (Fault(headers={"Content-Range": "bytes 100-500099/*"}), "unusable Content-Range"),
         (Fault(headers={"Content-Range": "bytes=100-500099/1000003"}), "unusable Content-Range"),
-        (Fault(headers={"Content-Range": "bytes 100-500098/1000003"}), "were asked for"),
-        (Fault(headers={"Content-Range": "bytes 101-500099/1000003"}), "were asked for"),
-        (Fault(headers={"Content-Range": "bytes 0-1000002/1000003"}), "were asked for"),
+        (Fault(headers={"Content-Range": "bytes 100-500098/1000003"}), "were requested"),
+        (Fault(headers={"Content-Range": "bytes 101-500099/1000003"}), "were requested"),
+        (Fault(headers={"Content-Range": "bytes 0-1000002/1000003"}), "were requested"),
         (Fault(headers={"Content-Range": "bytes 100-500099/1000004"}), "changed"),
         (Fault(headers={"Content-Length": "400000"}), "a body of 400000"),
         (Fault(append=b"x"), "a body of 500001"),
@@ -330,7 +330,7 @@ def test_garbage_is_refused(server: FaultServer, source: HttpSource) -> None:
         (Fault(headers={"ETag": '"v2"'}), "changed"),
         (Fault(headers={"ETag": None}), "changed"),
         (Fault(status=412), "changed"),
-        (Fault(status=416), "shorter now"),
+        (Fault(status=416), "now shorter"),
         (Fault(status=204), "204 No Content"),
         (Fault(status=304), "304 Not Modified"),
         (Fault(status=599), "599"),
@@ -604,7 +604,7 @@ def test_an_end_that_a_broken_connection_could_have_made_is_not_believed(
     plain_server: FaultServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for fault, size_max in ((Fault(until_close=True), 10**9), (Fault(chunked=True), 1000)):
-        monkeypatch.setattr(answer_module, "UNSIZED_SIZE_MAX", size_max)
+        monkeypatch.setattr(response_checks, "UNSIZED_SIZE_MAX", size_max)
         plain_server.always = fault
         source = HttpSource(plain_server.url(), OPTIONS)
         with pytest.raises(SourceError, match="download it to a file"):

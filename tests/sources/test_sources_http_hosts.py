@@ -198,10 +198,10 @@ def test_a_target_must_serve_the_same_object(first: FaultServer, second: FaultSe
     ("location", "message"),
     [
         (None, "without a Location"),
-        ("ftp://host/x", "no HTTP URL"),
-        ("file:///etc/passwd", "no HTTP URL"),
-        ("http://[::1/x", "no HTTP URL"),
-        ("http://host:port/", "no HTTP URL"),
+        ("ftp://host/x", "other than an HTTP URL"),
+        ("file:///etc/passwd", "other than an HTTP URL"),
+        ("http://[::1/x", "other than an HTTP URL"),
+        ("http://host:port/", "other than an HTTP URL"),
     ],
 )
 def test_redirects_to_nowhere_are_refused(

@@ -434,5 +434,5 @@ def test_what_names_no_object_is_an_option_error(url: str) -> None:
 
 @pytest.mark.parametrize("bucket", ["not a bucket", "a!", "arn:aws:s3:nowhere", "b\n"])
 def test_a_bucket_name_that_cannot_be_is_an_option_error(bucket: str) -> None:
-    with pytest.raises(OptionError, match="no name of a bucket"):
+    with pytest.raises(OptionError, match="not the name of a bucket"):
         S3Source(f"s3://{bucket}/key", S3Options(anonymous=True), HTTP)

@@ -172,7 +172,7 @@ def test_schemes_that_a_port_does_not_speak(nginx: Nginx, secure: FaultServer) -
 @pytest.mark.parametrize(
     ("greeting", "words"),
     [
-        (b"\x00\x00\x12\x04\x00\x00\x00\x00\x00" + bytes(18), "HTTP/2 only"),
+        (b"\x00\x00\x12\x04\x00\x00\x00\x00\x00" + bytes(18), "only speaks HTTP/2"),
         (b"\x15\x03\x01\x00\x02\x02\x46", "use https://"),
     ],
 )

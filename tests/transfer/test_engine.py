@@ -553,7 +553,7 @@ def test_fewer_threads_when_some_get_nothing(monkeypatch: pytest.MonkeyPatch, fi
     def script(number: int, place: int) -> None:
         time.sleep(0.01)
         if number == 8:
-            source.stats.add(starved=1)
+            source.stats.add(repeated_failures=1)
 
     f, source = open_scripted(monkeypatch, file.data, script, request_size_max=MIB)
     with f:

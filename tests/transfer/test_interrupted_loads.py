@@ -21,7 +21,7 @@ from tests.transfer.test_engine import ScriptedSource
 
 from libtz._native import lib
 from libtz.options import ReadOptions
-from libtz.torch.filling import _block
+from libtz.torch.filling import _buffer
 from libtz.transfer.items import LoadItems
 from libtz.transfer.load import Load, LoadOptions
 from libtz.transfer.signals import HeldSignals
@@ -128,7 +128,7 @@ def test_ignored_signals_stay_ignored_and_other_threads_hold_nothing() -> None:
 def test_memory_of_a_module_lives_as_long_as_someone_may_write_to_it() -> None:
     tensor = torch.zeros(1000)
     storage = weakref.ref(tensor.untyped_storage())
-    buffer = _block(tensor)
+    buffer = _buffer(tensor)
     del tensor
     gc.collect()
     assert storage() is not None
@@ -143,8 +143,8 @@ def test_a_load_that_is_never_left_ends_when_it_is_dropped() -> None:
     source = ScriptedSource(data, lambda number, place: time.sleep(0.001))
     header = lib.Header.open(data, len(data), label="file")
     assert isinstance(header, lib.Header)
-    for offset, size in header.run_ranges(None):
-        header.put_runs(offset, data[offset : offset + size])
+    for offset, size in header.entry_ranges(None):
+        header.put_entries(offset, data[offset : offset + size])
     entries = header.tensors(range(16))
     items = LoadItems(entries, np.arange(16, dtype=np.uint32))
     options = ReadOptions(request_size_max=MIB, host_memory_max=8 * MIB, progress=False)

@@ -20,7 +20,7 @@ from tests.libsodium import needs_libsodium
 from libtz.arrays.torch_dtypes import FORMAT_NAMES, TORCH_DTYPES
 from libtz.errors import OptionError
 from libtz.torch import tensor_bytes
-from libtz.writing.coreweave import CoreweaveWriter, Kind, TensorRecord
+from libtz.writing.coreweave import CoreweaveWriter, Role, TensorRecord
 from libtz.writing.coreweave_sealing import PasswordHash, SealingKey
 
 pytestmark = pytest.mark.slow
@@ -65,7 +65,7 @@ def write(target: Any, tensors: Tensors, key: SealingKey | None = None) -> str |
     with CoreweaveWriter(target, records, key=key) as writer:
         for name, tensor in tensors.items():
             data = None if tensor.is_meta else tensor_bytes.data_of(tensor.contiguous())
-            writer.write_blocks(name, lambda data=data: [] if data is None else [data])  # type: ignore[misc]
+            writer.write_pieces(name, lambda data=data: [] if data is None else [data])  # type: ignore[misc]
     return writer.digest
 
 
@@ -171,12 +171,12 @@ def test_data_are_aligned(tmp_path: Path, key: SealingKey | None) -> None:
 def test_modules_and_numbers_of_theirs(tmp_path: Path) -> None:
     path = tmp_path / "x.tensors"
     records = [
-        TensorRecord(("a.w",), "f32", (2,), Kind.PARAMETER, 3),
-        TensorRecord(("a.b",), "f32", (2,), Kind.BUFFER, 65535),
+        TensorRecord(("a.w",), "f32", (2,), Role.PARAMETER, 3),
+        TensorRecord(("a.b",), "f32", (2,), Role.BUFFER, 65535),
     ]
     with CoreweaveWriter(path, records) as writer:
         for record in records:
-            writer.write_blocks(record.name, lambda: [np.zeros(1, np.float32)] * 2)
+            writer.write_pieces(record.name, lambda: [np.zeros(1, np.float32)] * 2)
     file = tensorizer.TensorDeserializer(path, device="cpu", lazy_load=True, verify_hash=True)
     found = [(number, kind, name) for number, kind, name, _ in file.read_tensors()]
     assert found == [(3, 0, "a.w"), (65535, 1, "a.b")]
@@ -202,8 +202,8 @@ def test_a_file_without_tensors_is_complete(tmp_path: Path) -> None:
         ([TensorRecord(("x" * 70000,), "f32", ())], "65535 bytes"),
         ([TensorRecord(("x",), "f6_e2m3_x4", (1,))], "dtype"),
         ([TensorRecord(("x",), "f32", (1,) * 256)], "255 dimensions"),
-        ([TensorRecord(("x",), "f32", (1,), Kind.PARAMETER, 65536)], "65536"),
-        ([TensorRecord(("x", "y"), "f32", (1,), Kind.PARAMETER)], "are str"),
+        ([TensorRecord(("x",), "f32", (1,), Role.PARAMETER, 65536)], "65536"),
+        ([TensorRecord(("x", "y"), "f32", (1,), Role.PARAMETER)], "must be a str"),
     ],
 )
 def test_what_the_format_cannot_hold(
@@ -221,7 +221,7 @@ def test_wrong_sizes_leave_no_file(tmp_path: Path, size: int) -> None:
         pytest.raises(OptionError, match="'x'"),
         CoreweaveWriter(tmp_path / "x.tensors", [record]) as writer,
     ):
-        writer.write_blocks("x", lambda: [bytes(size)])
+        writer.write_pieces("x", lambda: [bytes(size)])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -230,7 +230,7 @@ def test_wrong_sizes_leave_no_file(tmp_path: Path, size: int) -> None:
     [
         (["b"], "declared order; got 'b', expected 'a'"),
         (["a", "a"], "'a' was already written; expected 'b'"),
-        (["a", "b", "c"], "no tensor 'c' was declared; all are written"),
+        (["a", "b", "c"], "no tensor 'c' was declared; all tensors have been written"),
         (["x"], "no tensor 'x' was declared; expected 'a'"),
     ],
 )
@@ -244,8 +244,8 @@ def test_data_under_another_name_are_refused(
     def write() -> None:
         with CoreweaveWriter(tmp_path / "x.tensors", records) as writer:
             for name in right:
-                writer.write_blocks(name, lambda: [bytes(8)])
-            writer.write_blocks(wrong, lambda: [bytes(8)])
+                writer.write_pieces(name, lambda: [bytes(8)])
+            writer.write_pieces(wrong, lambda: [bytes(8)])
 
     with pytest.raises(OptionError, match=message):
         write()
@@ -268,7 +268,7 @@ from libtz.writing.coreweave import TensorRecord, CoreweaveWriter
 piece = bytes(1 << 20)
 def write(count):
     with CoreweaveWriter(sys.argv[1], [TensorRecord(("x",), "u8", (count << 20,))]) as writer:
-        writer.write_blocks("x", lambda: (piece for _ in range(count)))
+        writer.write_pieces("x", lambda: (piece for _ in range(count)))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 small = write(8)
 print(write(256) - small)

@@ -44,12 +44,12 @@ def test_buffers_and_pieces_now_and_later(tmp_path: Path, suffix: str) -> None:
 def test_states_are_the_same(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"x.{suffix}"
     writer = writer_class_of(str(path))(path, SPECS[:1])
-    with pytest.raises(OptionError, match="digest is known when the file is complete"):
+    with pytest.raises(OptionError, match="no digest before the file is complete"):
         _ = writer.digest
     with pytest.raises(OptionError, match="'b' was declared"):
         writer.write("b", DATA["b"])
     writer.write("a", DATA["a"])
-    with pytest.raises(OptionError, match="'a' was already written; all are written"):
+    with pytest.raises(OptionError, match="'a' was already written; all tensors have been written"):
         writer.write("a", DATA["a"])
     assert not path.exists()
     writer.close()
@@ -58,7 +58,7 @@ def test_states_are_the_same(tmp_path: Path, suffix: str) -> None:
     assert read(path) == {"a": DATA["a"]}
     with pytest.raises(OptionError, match="the writer is closed"):
         writer.write("a", DATA["a"])
-    with pytest.raises(OptionError, match="make another one"), writer:
+    with pytest.raises(OptionError, match="create another one"), writer:
         pass
 
 
@@ -68,7 +68,7 @@ def test_a_missing_tensor_leaves_the_old_file(tmp_path: Path, suffix: str) -> No
     path.write_bytes(b"old")
     writer = writer_class_of(str(path))(path, SPECS)
     writer.write("a", DATA["a"])
-    with pytest.raises(OptionError, match="'b' was declared but not written, and so were 1 more"):
+    with pytest.raises(OptionError, match="'b' was declared but not written, and 1 more"):
         writer.close()
     with pytest.raises(OptionError, match="the writer is failed"):
         writer.write("b", DATA["b"])
@@ -85,7 +85,7 @@ def test_wrong_sizes_are_refused(tmp_path: Path, suffix: str, data: object) -> N
         with writer_class(tmp_path / "x", SPECS) as writer:
             writer.write("a", data)
 
-    with pytest.raises(OptionError, match="'a' has 4 bytes by its dtype and shape, but got"):
+    with pytest.raises(OptionError, match="by its dtype and shape, tensor 'a' has 4 bytes; got"):
         attempt()
     assert not list(tmp_path.iterdir())
 

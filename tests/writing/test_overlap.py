@@ -64,7 +64,7 @@ def test_neighbours(a: np.ndarray, b: np.ndarray, expected: bool) -> None:
 
 def test_another_device_is_another_memory() -> None:
     here = extent("here", BASE)
-    there = Extent("there", "cuda:0", here.kind, here.address + 2, 2, here.shape, here.strides)
+    there = Extent("there", "cuda:0", here.content, here.address + 2, 2, here.shape, here.strides)
     assert find_ties([here, there], copy_overlapping=False) == [None, None]
 
 

@@ -19,7 +19,7 @@ from libtz._native.lib import Node
 from libtz.arrays.base import Destination, Device, Framework
 from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.selection import Names, prefix
-from libtz.checkpoint.slices import ReadItem, Region, TensorSlice
+from libtz.checkpoint.slices import Described, ReadItem, Region, TensorSlice
 from libtz.errors import Error, FormatError, IntegrityError, OptionError, SourceError
 from libtz.format import Format, TensorInfo, Verified
 from libtz.locations import SourceLike
@@ -41,6 +41,7 @@ from libtz.writing.tz import Writer
 __all__ = [
     "Checkpoint",
     "DecryptionOptions",
+    "Described",
     "Destination",
     "Device",
     "Error",

@@ -1,8 +1,8 @@
-"""The exceptions libtz raises on purpose: one family, split by whom the fault lies with.
+"""The exceptions that libtz raises: one family, divided by what is at fault.
 
-Messages say what went wrong, where, and what to do about it, and never hold a secret: URLs are
-shown without user names, passwords and query strings. The facts are fields, for programs. All
-errors survive pickling and copying with their fields, so that they cross process pools.
+Messages say what went wrong, where, and what to do about it. They never contain a secret: URLs are
+shown without user names, passwords and query strings. For programs, the facts are also fields. All
+errors can be pickled and copied with their fields, so they can cross process pools.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = [
     "SourcePermissionError",
 ]
 
-# What can be wrong with bytes. Those up to "content" are the classes of the specification.
+# What can be wrong with bytes. The codes up to "content" are error classes of the specification.
 ErrorCode = Literal[
     "not-tz",
     "truncated",
@@ -60,37 +60,37 @@ ErrorCode = Literal[
 ]
 
 CODES: Mapping[ErrorCode, str] = {
-    "not-tz": "the file has none of the formats that libtz reads",
+    "not-tz": "the file is in none of the formats that libtz reads",
     "truncated": "the file ends too early",
     "trailing": "the file has bytes after its end",
     "version": "the file needs a newer version of libtz",
-    "feature": "the file needs something that this version of libtz does not have",
+    "feature": "the file uses a feature that this version of libtz does not support",
     "limit": "a limit of the format is exceeded",
-    "checksum": "bytes are not those that were written",
+    "checksum": "bytes differ from the ones that were written",
     "reserved": "bytes that must be zero are not",
     "directory": "the section directory is malformed",
-    "layout": "a size, offset or count does not follow from the content",
-    "name": "a tensor's name is malformed, or not in its place",
-    "shape": "a tensor's size does not follow from its shape and dtype",
+    "layout": "a size, offset or count contradicts the content",
+    "name": "a tensor's name is malformed or out of order",
+    "shape": "a tensor's size contradicts its shape and dtype",
     "order": "the order of the tensors is malformed",
     "tie": "a tie is malformed",
     "chunk": "a chunk entry is malformed",
-    "codec": "a chunk does not decode",
+    "codec": "a chunk cannot be decoded",
     "structure": "the nested structure is malformed",
     "metadata": "the metadata is malformed",
     "digest": "the file is not the one that the digest pins",
-    "content": "decoded bytes are not those that were saved",
+    "content": "decoded bytes differ from the ones that were saved",
     "manifest": "the manifest of a set is malformed",
-    "json": "the header of a .safetensors file is not the JSON that the format asks for",
+    "json": "the header of a .safetensors file is not the JSON that the format requires",
     "foreign": "the header of a .safetensors or .tensors file contradicts itself or the file",
-    "bad-config": "a configuration of a model is malformed",
+    "bad-config": "the configuration of a model is malformed",
     "bad-index": "the index of a sharded set is malformed",
-    "bad-pickle": "PyTorch does not load the file safely",
+    "bad-pickle": "PyTorch cannot load the file safely",
     "bad-set": "the files of a set do not belong together",
-    "decryption": "data cannot be decrypted: the key is another one, or the file was changed",
+    "decryption": "data cannot be decrypted: the key is wrong, or the file was changed",
     "not-encrypted": "a key was given, but the file is not encrypted",
-    "too-large": "a file is larger than one of its kind may be",
-    "no-hash": "a tensor lacks a hash that was asked for, or that binds it to its encrypted data",
+    "too-large": "a file exceeds the size limit for its kind",
+    "no-hash": "a tensor lacks a hash that was required, or that binds it to its encrypted data",
 }
 
 
@@ -98,10 +98,10 @@ CHANGED_SHOWN_MAX = 20
 
 
 class Error(Exception):
-    """Base of everything libtz raises on purpose.
+    """The base class of libtz's errors.
 
-    `changed` names the tensors of the caller's that were being written when a load failed in the
-    middle, and that hold anything now. It is empty if nothing was touched.
+    `changed` has the names of the caller's tensors that were being written when a load failed.
+    Their contents are now undefined. It is empty if nothing was modified.
     """
 
     def __init__(self, message: str) -> None:
@@ -115,7 +115,7 @@ class Error(Exception):
         names = ", ".join(map(repr, self.changed[:CHANGED_SHOWN_MAX]))
         more = len(self.changed) - CHANGED_SHOWN_MAX
         rest = f" and {more} more" if more > 0 else ""
-        return f"{self.message}; these were being written, and now hold anything: {names}{rest}"
+        return f"{self.message}; the contents of these tensors are now undefined: {names}{rest}"
 
     def _fields(self) -> dict[str, Any]:
         return {}
@@ -129,12 +129,12 @@ def _rebuild(error: type[Error], message: str, fields: dict[str, Any]) -> Error:
 
 
 class _DataError(Error):
-    """The bytes are at fault. Fields that say nothing are None.
+    """The bytes are at fault. A field that is not known is None.
 
-    `code` is a key of `CODES`; `rule` the requirement of the specification: "TZ1-nn", or "TZS1-nn"
-    of a set; `offset` a byte of the file; `chunk` a number within the tensor. `tensor` is a name of
-    at most 256 bytes, as the file has it, so it may hold control characters; messages have it
-    escaped.
+    `code` is a key of `CODES`, `rule` the requirement of the specification ("TZ1-nn", or "TZS1-nn"
+    for a set), `offset` the position of a byte in the file, and `chunk` an index within the tensor.
+    `tensor` is a name of at most 256 bytes. It is not escaped, so it may contain control
+    characters; messages escape it.
     """
 
     def __init__(
@@ -164,10 +164,10 @@ class FormatError(_DataError):
 
 
 class IntegrityError(_DataError):
-    """The bytes are not the ones that were promised: a checksum or a pinned digest differs.
+    """The bytes are not the expected ones: a checksum or a pinned digest differs.
 
-    Fields: `code`, `rule`, `offset`, `tensor`, `chunk`. If a file is not the one that was pinned,
-    `expected` and `found` are digests as text; `found` is None where the file has none.
+    Fields: `code`, `rule`, `offset`, `tensor`, `chunk`. If a file is not the pinned one, `expected`
+    and `found` are the digests as text; `found` is None if the file has none.
     """
 
     expected: str | None = None
@@ -175,6 +175,7 @@ class IntegrityError(_DataError):
 
     @classmethod
     def wrong_pin(cls, where: str, expected: str, found: str | None) -> IntegrityError:
+        """The error for a file that is not the pinned one. `found` None: it is not a tz file."""
         error = cls(
             f"{where}: this is not the file that the digest pins: expected {expected}, found"
             f" {found or 'no tz file'} (digest)",
@@ -185,13 +186,12 @@ class IntegrityError(_DataError):
 
 
 class SourceError(Error, OSError):
-    """The outside world failed: a source could not be read, or a target could not be written.
+    """A source could not be read, or a target could not be written.
 
-    `url` is the place, fit to be shown. `status` is the HTTP status where there was one.
-    `retryable` says whether the same call may succeed later without any change. As with any
-    OSError, `errno`, `strerror` and `filename` say what the system said, where it said anything;
-    what is missing is a SourceNotFoundError, what is forbidden a SourcePermissionError, also over
-    HTTP and S3.
+    `url` is its path or URL, without secrets. `status` is the HTTP status, or None. `retryable`
+    says whether the same call may succeed later. As with any OSError, `errno`, `strerror` and
+    `filename` hold the system's error, if there was one. A missing file or object raises
+    SourceNotFoundError, a forbidden one SourcePermissionError, also over HTTP and S3.
     """
 
     def __new__(cls, message: str, **fields: Any) -> SourceError:
@@ -223,11 +223,11 @@ class SourceError(Error, OSError):
 
 
 class SourceNotFoundError(SourceError, FileNotFoundError):
-    """There is no such file, object or bucket."""
+    """The file, object or bucket does not exist."""
 
 
 class SourcePermissionError(SourceError, PermissionError):
-    """The file or object may not be read or written, with the credentials that were given."""
+    """The file or object may not be read or written with these credentials."""
 
 
 _BY_ERRNO: dict[int | None, type[SourceError]] = {
@@ -238,7 +238,7 @@ _BY_ERRNO: dict[int | None, type[SourceError]] = {
 
 
 def _errno_of(status: int | None, errno: int | None) -> int | None:
-    """That of the system, or the one that an HTTP status comes to."""
+    """The system's errno, or the one that corresponds to an HTTP status."""
     if errno is None and status in (401, 403):
         return errnos.EACCES
     if errno is None and status in (404, 410):
@@ -247,4 +247,4 @@ def _errno_of(status: int | None, errno: int | None) -> int | None:
 
 
 class OptionError(Error):
-    """The caller asked for something that is invalid or impossible; nothing was read or written."""
+    """The caller asked for something invalid or impossible. Nothing was read or written."""

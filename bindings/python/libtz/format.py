@@ -28,12 +28,13 @@ _DIGEST = re.compile(r"(blake3|sha256):([0-9a-f]{64})")
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor as its file describes it.
+    """The description of a tensor in its file.
 
-    `dtype` is a name from section 11 of the specification ("bf16"). `shape` counts storage units,
-    as torch does. `nbytes` is the size in memory, `stored_nbytes` the size in the file: 0 for a
-    tensor that is empty or tied to another. `tied_to` names that other tensor. `content_digest` is
-    the BLAKE3 of the bytes in memory, None in formats that store none.
+    `dtype` is a name from section 11 of the specification, such as "bf16". `shape` counts storage
+    units, as PyTorch does. `nbytes` is the size in memory in bytes. `stored_nbytes` is the size in
+    the file: 0 for a tensor that is empty or tied to another. `tied_to` is the name of that other
+    tensor. `content_digest` is the BLAKE3 of the bytes in memory; None in formats that do not store
+    one.
     """
 
     name: str
@@ -47,14 +48,14 @@ class TensorInfo:
 
 @functools.cache
 def dtype_name(code: int) -> str:
-    """The name from section 11, or a number such as "0x0100" for a code that is not known."""
+    """The name from section 11, or a number such as "0x0100" for an unknown code."""
     info = lib.dtype(code)
     return f"{code:#06x}" if info is None else info.name
 
 
 @functools.cache
 def item_size(dtype: str) -> int:
-    """Bytes of a storage unit; 1 for a dtype that is not known."""
+    """The size of a storage unit in bytes; 1 for an unknown dtype."""
     info = lib.dtype(lib.dtype_code(dtype))
     return 1 if info is None else info.unit_bits // 8
 
@@ -64,11 +65,12 @@ def digest_text(digest: bytes) -> str:
 
 
 def parse_digest(text: str) -> tuple[str, bytes]:
-    """The algorithm and bytes of a digest."""
+    """The algorithm and the bytes of a digest. Raises OptionError if the text is invalid."""
     match = _DIGEST.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         raise OptionError(
-            "digest must be 'blake3:' (a tz file's digest) or 'sha256:' (of a whole file in another"
-            f" format) followed by 64 lower-case hexadecimal digits; got {text!r}"
+            "digest must be 'blake3:' (the digest of a tz file) or 'sha256:' (the hash of a whole"
+            " file in another format), followed by 64 lower-case hexadecimal digits; got"
+            f" {text!r}"
         )
     return match[1], bytes.fromhex(match[2])

@@ -1,4 +1,4 @@
-"""How much memory this process can have at most."""
+"""Determines how much memory this process can use."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def memory_size(*, cgroups: Path = CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> int:
-    """The smallest of: the machine's memory, the limits of the control groups that this process is
-    in (containers are limited by those), and its own limit of address space. In bytes, without
-    swap; the largest integer of the platform where the system does not say."""
+    """The memory that this process can use, in bytes, without swap. It is the minimum of the
+    machine's memory, the limits of the process's control groups (which containers use), and its
+    limit of address space. `sys.maxsize` if the system does not say."""
     sizes = [sys.maxsize, *_physical(), *_control_groups(cgroups, membership), *_address_space()]
     return min(sizes)
 
 
 def _physical() -> Iterator[int]:
-    # Windows has no sysconf, and some systems have no such name.
+    # Windows has no sysconf, and some systems lack these names.
     with contextlib.suppress(AttributeError, OSError, ValueError):
         yield os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _control_groups(cgroups: Path, membership: Path) -> Iterator[int]:
-    """The limits of this process's group and of all those around it, in version 2 and version 1 of
-    control groups."""
+    """The limits of this process's control group and of its parents, in version 2 and version 1."""
     lines: list[str] = []
     with contextlib.suppress(OSError):
         lines = membership.read_text().splitlines()
@@ -42,7 +41,7 @@ def _control_groups(cgroups: Path, membership: Path) -> Iterator[int]:
         else:
             continue
         group = root / path.lstrip("/")
-        # Inside a container the path may be the host's, and only the root is there.
+        # Inside a container, the path may be that of the host, and only the root exists.
         for folder in (group, *group.parents):
             with contextlib.suppress(OSError, ValueError):  # "max": no limit
                 yield int((folder / name).read_text())

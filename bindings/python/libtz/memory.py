@@ -62,6 +62,7 @@ class HostBuffer(NamedTuple):  # made for every tensor: a frozen dataclass takes
     address: int
 
     def view(self) -> memoryview:
+        """The bytes, writable."""
         return memoryview(self.owner)[self.offset : self.offset + self.size]
 
     def part(self, begin: int, size: int) -> HostBuffer:

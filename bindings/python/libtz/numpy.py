@@ -1,4 +1,4 @@
-"""Tensors as NumPy arrays. Types that NumPy does not have (bf16, the 8-bit floats) are refused."""
+"""Tensors as NumPy arrays. Dtypes that NumPy does not have (bf16, 8-bit floats) are refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ __all__ = ["load_file", "open", "save_file"]
 def open(
     source: SourceLike, *, digest: str | None = None, options: ReadOptions | None = None
 ) -> Checkpoint[NDArray[Any]]:
-    """As `libtz.open`, with NumPy arrays, whether PyTorch is installed or not."""
+    """The same as `libtz.open`, but always with NumPy arrays, which own their memory. Raises the
+    errors of `libtz.open`."""
     return open_as(NumpyFramework(), source, digest=digest, options=options)
 
 
@@ -36,8 +37,9 @@ def load_file(
     digest: str | None = None,
     options: ReadOptions | None = None,
 ) -> dict[str, NDArray[Any]]:
-    """The tensors of a file as arrays, each owning its memory: all in the writer's order, or some.
-    `source`, `digest` and errors: see `libtz.open`; `names`: see `Checkpoint.load`."""
+    """Loads the tensors of a file as arrays, which own their memory. For `source`, `digest` and the
+    errors raised, see `libtz.open`; for `names`, see `Checkpoint.load`. Raises OptionError for
+    dtypes that NumPy does not have."""
     with open(source, digest=digest, options=options) as file:
         return file.load(names)
 
@@ -50,12 +52,15 @@ def save_file(
     copy_overlapping: bool = False,
     options: WriteOptions | None = None,
 ) -> str:
-    """Writes the arrays, in their order, and returns the file digest, a pin for loading.
+    """Writes arrays to a .tz file, in their order. Returns the file digest, to pin the file with.
 
-    Arrays that share memory with the same dtype, shape and start are stored once. Any other overlap
-    is an OptionError that names both, unless `copy_overlapping` asks to store each on its own.
-    An array does not tell how long its memory lives: one over memory that was freed, or made with
-    as_strided() beyond its base, ends the process here as it does everywhere.
+    Arrays that share memory and have the same dtype, shape and strides are stored once. Any other
+    overlap raises an OptionError that names both arrays, unless `copy_overlapping` is set, which
+    stores a copy of each. Raises OptionError for names and dtypes that the format cannot hold, and
+    SourceError if the target cannot be written.
+
+    An array over freed memory, or one made with as_strided() beyond its base, crashes the process,
+    as any access to it does.
     """
     dtypes = {name: _dtype_name(name, array) for name, array in arrays.items()}
     extents = [_extent(name, array) for name, array in arrays.items()]
@@ -81,7 +86,7 @@ def _dtype_name(name: str, array: Any) -> str:
     known = NAMES.get(array.dtype.newbyteorder("<"))
     if known is None:
         raise OptionError(
-            f"tensor {name!r} has dtype {array.dtype}, which the format does not have"
+            f"tensor {name!r} has dtype {array.dtype}, which the format does not support"
         )
     return known
 
@@ -90,7 +95,7 @@ def _extent(name: str, array: NDArray[Any]) -> Extent:
     return Extent(
         name=name,
         space="host",
-        kind=array.dtype.str,
+        content=array.dtype.str,
         address=array.__array_interface__["data"][0],
         itemsize=array.itemsize,
         shape=array.shape,
@@ -99,6 +104,6 @@ def _extent(name: str, array: NDArray[Any]) -> Extent:
 
 
 def _converted(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """In row-major order and little-endian. An iterable is used up at once, so there is one copy at
-    a time."""
+    """The array as row-major and little-endian. It is consumed at once, so there is only one copy
+    at a time."""
     yield np.ascontiguousarray(array, array.dtype.newbyteorder("<"))

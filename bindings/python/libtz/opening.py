@@ -1,6 +1,6 @@
-"""Opens what a source names: recognises the format and picks the kind of checkpoint.
+"""Opens a source as a checkpoint, of the class for its format.
 
-Opening reads one megabyte of the front and, for larger headers, what else the header needs.
+Opening reads the first megabyte, and the rest of the header if that is larger.
 """
 
 from __future__ import annotations
@@ -34,31 +34,33 @@ __all__ = ["open", "open_as"]
 
 T = TypeVar("T")
 
-# Holds the header of most models, and of small ones everything.
+# Enough for the header of most models, and for all of a small one.
 FRONT_SIZE = 1 << 20
 
 
 def open(
     source: SourceLike, *, digest: str | None = None, options: ReadOptions | None = None
 ) -> Checkpoint[Any]:
-    """Opens a .tz, .safetensors or .tensors file: a path, a URL (file, http, https, s3), bytes, or
-    a seekable binary file; or a sharded set, by its folder (a URL of one ends with a "/"), its
-    *.index.json, or its manifest. Use the result as a context manager.
+    """Opens a .tz, .safetensors or .tensors file, or a sharded set of files. `source` is a path, a
+    URL (file, http, https, s3), a buffer or a seekable binary file; for a set, it is the folder (a
+    URL of one ends with "/"), the *.index.json, or the manifest. Use the result as a context
+    manager.
 
     `digest` pins the file. "blake3:…" is the digest of a .tz file and covers all of it: any other
-    file is an IntegrityError before it is parsed. It is also the digest of a set, whose manifest
-    `tz digest --set` has written into the folder: then every file that is read is compared with the
-    manifest, index and shards alike. "sha256:…" is of a whole file in another format.
-    Up to half of `host_memory_max` in size (128 MiB, unless that option says more) such a file is
-    read into memory and compared before it is parsed. A larger one can only be loaded whole, by
-    `load`, `load_into` or `iter_tensors` without names: an IntegrityError comes before the last
-    tensor, and until such a load was complete, an OptionError for everything else.
+    file raises IntegrityError before it is parsed. "sha256:…" is the hash of a whole file in
+    another format. If the file has at most half of `host_memory_max` (128 MiB by default), it is
+    read into memory and compared before it is parsed. A larger file can only be loaded whole, with
+    `load`, `load_into` or `iter_tensors` without names, which raise IntegrityError before they
+    return the last tensor. Until then, everything else raises OptionError.
 
-    Raises SourceError if the source cannot be read, FormatError if the file is malformed or of
-    another format, and OptionError if source, digest and options do not go together.
+    "blake3:…" also pins a set that has a manifest, which `tz digest --set` writes into its folder.
+    Then every file that is read, including the index, is compared with the manifest.
 
-    Tensors are PyTorch's where it is installed, else NumPy's. `libtz.torch.open` and
-    `libtz.numpy.open` say which, also to type checkers.
+    Raises SourceError if the source cannot be read, FormatError if the file is malformed or in an
+    unknown format, and OptionError if source, digest and options cannot be combined.
+
+    Tensors are PyTorch tensors if PyTorch is installed, else NumPy arrays. With `libtz.torch.open`
+    and `libtz.numpy.open`, type checkers know which.
     """
     return open_as(default_framework(), source, digest=digest, options=options)
 
@@ -70,7 +72,7 @@ def open_as(
     digest: str | None = None,
     options: ReadOptions | None = None,
 ) -> Checkpoint[T]:
-    """As `open`, with tensors of this framework."""
+    """The same as `open`, with tensors of this framework."""
     options = options or ReadOptions()
     if isinstance(source, (str, os.PathLike, Location)):
         source = Location.of(source)
@@ -83,55 +85,55 @@ def open_as(
 
 def _open_file(
     framework: Framework[T],
-    place: Source,
+    source: Source,
     digest: str | None,
     options: ReadOptions,
     *,
     member: SetLocation | None = None,
 ) -> File[T]:
-    """The file that a source holds. `member`: the file of a set that it should be."""
+    """Opens one file. `member`: the file of a set that it must be."""
     algorithm, pin = parse_digest(digest) if digest is not None else (None, None)
-    place.is_proven = pin is not None
+    source.is_proven = pin is not None
     sha256 = pin if algorithm == "sha256" else None
     try:
-        place.limit(options.http.open_deadline_s)
-        front = _front(place)
+        source.limit(options.http.open_deadline_s)
+        front = _front(source)
         if member is not None:
-            member.require_size(place.size)
-        if pin is not None and place.resident(0, 0) is not None:
+            member.require_size(source.size)
+        if pin is not None and source.resident(0, 0) is not None:
             raise OptionError(
-                "a mapped file can change after it was checked, so local='map' and a digest exclude"
-                " each other; leave local='copy'"
+                "a mapped file can change after it was checked, so local='map' cannot be combined"
+                " with a digest; use local='copy'"
             )
-        if sha256 is not None and place.size <= in_memory_max(options):
-            place.limit(None)
-            place, options = whole_in_memory(place, front, sha256, options)
+        if sha256 is not None and source.size <= in_memory_max(options):
+            source.limit(None)
+            source, options = whole_in_memory(source, front, sha256, options)
             sha256 = None
         blake3 = pin if algorithm == "blake3" else None
-        header, front = _header(place, front, blake3, options.open_size_max)
-        place.limit(None)
+        header, front = _header(source, front, blake3, options.open_size_max)
+        source.limit(None)
         if algorithm == "sha256" and header.info.format == lib.FORMAT_TZ:
             raise OptionError(
-                f"{place.url} is a tz file; pin it by its own digest, as `tz digest` prints it"
+                f"{source.url} is a tz file; pin it with its own digest, which `tz digest` prints"
             )
         if options.decryption.is_given and not header.info.is_encrypted:
             raise DecryptionError(
-                f"{place.url} is not encrypted, so anybody can have written it; leave"
-                " the key or passphrase out to read it nevertheless",
+                f"{source.url} is not encrypted, so its origin cannot be verified; to read it"
+                " anyway, omit the key or passphrase",
                 code="not-encrypted",
             )
         opened = CoreweaveFile if header.info.format == lib.FORMAT_COREWEAVE else File
-        has_proof = place.is_checked or (pin is not None and sha256 is None)
+        has_proof = source.is_checked or (pin is not None and sha256 is None)
         is_pinned = has_proof and (member is None or member.is_pinned)
         return opened(
             framework,
             Catalog(header),
-            Loader(place, header, front, options),
+            Loader(source, header, front, options),
             is_pinned=is_pinned,
             sha256=sha256,
         )
     except BaseException:
-        place.close()
+        source.close()
         raise
 
 
@@ -139,15 +141,14 @@ def _open_file(
 
 
 def _is_set(location: Location) -> bool:
-    """Whether it is a folder, an index or a manifest, by its name."""
+    """Whether the location is a folder, or, by its name, an index or a manifest."""
     return location.name.endswith((INDEX_SUFFIX, MANIFEST_SUFFIX)) or location.is_folder()
 
 
 def _open_set(
     framework: Framework[T], location: Location, digest: str | None, options: ReadOptions
 ) -> Checkpoint[T]:
-    """What `libtz.open` returns for a folder, an index or a manifest: of a folder with one file,
-    that file."""
+    """Opens a folder, an index or a manifest as a set; a folder with one file, as that file."""
     name = location.name if location.name.endswith(INDEX_SUFFIX) else None
     folder = location.sibling("") if name else location
     folder = pinned_folder(folder, digest, options)
@@ -155,13 +156,14 @@ def _open_set(
     first = folder.sibling(names[0])
     is_index = first.name.endswith(INDEX_SUFFIX)
     if isinstance(folder, SetLocation):
-        digest = None  # it was compared
+        digest = None  # it has already been compared
     if len(names) == 1 and not is_index:
         return open_as(framework, first, digest=digest, options=options)
     if digest is not None:
         raise OptionError(
-            f"{first} is one of several files, and beside it is no {MANIFEST_NAME} that a digest"
-            " could pin; `tz digest --set` writes it, and prints the digest of the set"
+            f"{first} is one of several files, and a digest can only pin them with a"
+            f" {MANIFEST_NAME} beside it; `tz digest --set` writes it, and prints the digest of the"
+            " set"
         )
     open_file = partial(open_as, framework, options=options)
     if not is_index:
@@ -173,7 +175,7 @@ def _open_set(
 def _open_member(
     framework: Framework[T], location: SetLocation, options: ReadOptions
 ) -> Checkpoint[T]:
-    """A file of a set."""
+    """Opens a file of a set."""
     source = location.source(options)
     digest = None if location.file is None else location.file.digest
     try:
@@ -185,7 +187,7 @@ def _open_member(
 
 
 def _front(source: Source) -> memoryview:
-    """Opens the source; its first bytes."""
+    """Opens the source and returns its first bytes."""
     front = memoryview(bytearray(FRONT_SIZE))
     return front[: source.open(front)]
 
@@ -193,15 +195,15 @@ def _front(source: Source) -> memoryview:
 def _header(
     source: Source, front: memoryview, pin: bytes | None, size_max: int
 ) -> tuple[lib.Header, memoryview]:
-    """The header, and all of its bytes."""
+    """The header, parsed and as bytes."""
     while True:
         try:
             opened = lib.Header.open(front, source.size, label=source.url, pin=pin)
         except FormatError as error:
             if source.size == 0:
                 error.message += (
-                    "; there is nothing to read: the file is empty (0 bytes), as after an upload"
-                    " that broke off, or where it marks a folder"
+                    "; the file is empty (0 bytes): an upload may have failed, or the object may be"
+                    " a folder marker"
                 )
             elif error.code == "not-tz" and (other := describe_other_format(front)) is not None:
                 error.message += f"; {other}"
@@ -210,10 +212,10 @@ def _header(
             return opened, front[: opened.info.header_size]
         if opened > size_max:
             raise OptionError(
-                f"{source.url}: its header needs {opened} bytes to be opened, more than"
+                f"{source.url}: opening needs {opened} bytes of header, more than"
                 f" ReadOptions.open_size_max allows ({size_max})"
             )
-        # A mapping of its own takes memory only as bytes really arrive.
+        # A new mapping only takes memory as bytes arrive.
         longer = allocate(opened).view()
         longer[: len(front)] = front
         source.read_into(len(front), opened - len(front), [longer[len(front) :]])

@@ -84,6 +84,7 @@ class SecretMapping(Mapping[str, str]):
         self._items = dict(items)
 
     def __getitem__(self, key: str) -> str:
+        """The value, in clear."""
         return self._items[key]
 
     def __iter__(self) -> Iterator[str]:
@@ -321,6 +322,7 @@ class DecryptionOptions:
 
     @property
     def is_given(self) -> bool:
+        """Whether a key or passphrase is set."""
         return bool(self._given())
 
     def _given(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Memory from the system, in huge pages where it has them."""
+"""Memory from the system, in huge pages if it has them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HAS_HUGE_PAGES = sys.platform == "linux" and hasattr(mmap, "MADV_HUGEPAGE")
 
 
 def map_pages(length: int) -> mmap.mmap:
-    """Zeroed memory of `length` bytes, none of it touched; MemoryError if there is none."""
+    """Maps `length` bytes of zeroed memory without touching it. Raises MemoryError."""
     try:
         if sys.platform == "win32":
             return mmap.mmap(-1, length)
@@ -25,7 +25,7 @@ def map_pages(length: int) -> mmap.mmap:
 
 
 def ask_for_huge_pages(mapping: mmap.mmap) -> None:
-    """Without them memory is as good, and slower."""
+    """Ask for huge pages. Without them, the memory is slower to fill, but works."""
     if HAS_HUGE_PAGES:
-        with contextlib.suppress(OSError):  # a kernel that was built without
+        with contextlib.suppress(OSError):  # a kernel without huge pages
             mapping.madvise(mmap.MADV_HUGEPAGE)

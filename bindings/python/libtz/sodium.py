@@ -1,5 +1,5 @@
 """The cryptography of encrypted .tensors files: XSalsa20-Poly1305 over pieces of a tensor, and
-Argon2id for keys made from passphrases. Both are PyNaCl's, which is imported when a key is used.
+Argon2id to derive keys from passphrases. Both come from PyNaCl, imported when a key is used.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ TAG_SIZE = 16
 
 
 class WrongKeyError(Exception):
-    """A piece was not sealed with this key and nonce, or it was changed."""
+    """A piece was not encrypted with this key and nonce, or it was changed."""
 
 
 def require() -> tuple[Any, Any]:
-    """PyNaCl's functions and its exceptions; an OptionError where it is not installed."""
+    """PyNaCl's functions and its exceptions. Raises OptionError if it is not installed."""
     try:
         import nacl.bindings
         import nacl.exceptions
@@ -44,14 +44,15 @@ def require() -> tuple[Any, Any]:
 
 
 def seal_piece(plain: bytes, nonce: bytes, number: int, key: bytes) -> bytes:
-    """The tag, then as many bytes as `plain` has. `nonce` is that of the tensor's first piece."""
+    """Encrypts a piece. Returns the tag followed by the ciphertext, which is as long as `plain`.
+    `nonce` is that of the tensor's first piece."""
     bindings, _ = require()
     sealed: bytes = bindings.crypto_secretbox_easy(plain, _nonce(nonce, number), key)
     return sealed
 
 
 def open_piece(tag: bytes, sealed: memoryview, nonce: bytes, number: int, key: bytes) -> bytes:
-    """Raises WrongKeyError. Nothing is decrypted before the tag is found right."""
+    """Decrypts a piece. Raises WrongKeyError, before anything is decrypted, if the tag is wrong."""
     bindings, exceptions = require()
     try:
         plain: bytes = bindings.crypto_secretbox_open(
@@ -63,7 +64,8 @@ def open_piece(tag: bytes, sealed: memoryview, nonce: bytes, number: int, key: b
 
 
 def derive_key(passphrase: bytes, salt: bytes, opslimit: int, memlimit: int) -> bytes:
-    """By Argon2id: `opslimit` passes over `memlimit` bytes of memory."""
+    """Derives a key with Argon2id: `opslimit` passes over `memlimit` bytes of memory. Raises
+    OptionError if that is not possible."""
     bindings, exceptions = require()
     algorithm = bindings.crypto_pwhash_ALG_ARGON2ID13
     try:
@@ -72,7 +74,8 @@ def derive_key(passphrase: bytes, salt: bytes, opslimit: int, memlimit: int) -> 
         )
     except (exceptions.CryptoError, ValueError) as error:
         raise OptionError(
-            f"no key can be derived by {opslimit} passes over {memlimit} bytes of memory: {error}"
+            f"a key cannot be derived with {opslimit} passes over {memlimit} bytes of memory:"
+            f" {error}"
         ) from None
     return key
 

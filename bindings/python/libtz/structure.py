@@ -180,7 +180,7 @@ _NUMPY_SCALARS = {
     np.bool_,
     np.str_,
     np.bytes_,
-    *(np.dtype(f"{kind}{size}").type for kind in "iu" for size in (1, 2, 4, 8)),
+    *(np.dtype(f"{letter}{size}").type for letter in "iu" for size in (1, 2, 4, 8)),
     *(np.dtype(f"f{size}").type for size in (2, 4, 8)),
 }
 
@@ -217,10 +217,11 @@ def _add_node(
         flat.names.append(name)
         flat.tensors.append(value)
         return None
-    kind = type(value)
+    found = type(value)
     raise OptionError(
-        f"{_path_text(path)}: cannot save an object of type {kind.__module__}.{kind.__qualname__}; "
-        "convert it to dict, list, tuple, None, bool, int, float, str, bytes and tensors"
+        f"{_path_text(path)}: cannot save an object of type"
+        f" {found.__module__}.{found.__qualname__}; convert it to dict, list, tuple, None, bool,"
+        " int, float, str, bytes and tensors"
     )
 
 
@@ -348,10 +349,10 @@ def tensor_paths(nodes: Iterable[Node]) -> dict[str, tuple[str | int, ...]] | No
     for kind, key, value in nodes:
         path: tuple[str | int, ...] = ()
         while layers:
-            prefix, places = layers[-1]
-            place = next(places, None)
-            if place is not None:
-                path = (*prefix, place if key is None else key)
+            prefix, indices = layers[-1]
+            index = next(indices, None)
+            if index is not None:
+                path = (*prefix, index if key is None else key)
                 break
             layers.pop()
         if kind in (NodeKind.DICT, NodeKind.LIST, NodeKind.TUPLE):

@@ -1,4 +1,4 @@
-"""Text from outside (names, paths, URLs, answers of servers), made fit for a terminal."""
+"""Makes text of foreign origin (names, paths, URLs, server responses) fit for a terminal."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ __all__ = ["printable"]
 
 
 def printable(text: str) -> str:
-    """The text on one line, with everything escaped that could move a cursor, change a colour, or
-    reorder or hide letters."""
+    """The text on one line. Escapes everything that could move the cursor, change a colour, or
+    reorder or hide characters."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

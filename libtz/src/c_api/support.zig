@@ -1,4 +1,4 @@
-//! What the exports share: memory, slices of the caller's pointers, statuses.
+//! Shared by the exports: memory, slices of the caller's pointers, statuses.
 
 const std = @import("std");
 const builtin = @import("builtin");
@@ -37,7 +37,7 @@ pub fn result(outcome: status.Error!void) Status {
     return .ok;
 }
 
-/// NULL is fine for nothing.
+/// NULL is allowed if the size is 0.
 pub fn slice(comptime T: type, data: ?[*]const T, count: u64) error{Argument}![]const T {
     if (count == 0) return &.{};
     const pointer = data orelse return error.Argument;
@@ -50,10 +50,10 @@ pub fn sliceMutable(comptime T: type, data: ?[*]T, count: u64) error{Argument}![
     return @constCast(try slice(T, data, count));
 }
 
-/// No struct of this interface will ever be larger; a struct_size that was never set usually is.
+/// No struct of this interface will ever be larger. A struct_size that was never set usually is.
 const struct_size_max = 4096;
 
-/// The least struct_size that a caller may have: that of the first release.
+/// The smallest struct_size that a caller may have: that of the first release.
 fn sizeMin(comptime T: type) usize {
     return if (@hasDecl(T, "size_min")) T.size_min else @sizeOf(T);
 }
@@ -77,7 +77,7 @@ fn takeBytes(comptime T: type, given: []const u8) error{Argument}!T {
     return known;
 }
 
-/// Fills an output struct as far as the caller knows it, and with 0 behind what the library knows.
+/// Fills an output struct as far as the caller knows it, with 0 after what the library knows.
 pub fn give(out: anytype, value: @typeInfo(@TypeOf(out)).pointer.child) error{Argument}!void {
     const T = @TypeOf(value);
     try checkSize(T, out.struct_size);
@@ -92,8 +92,8 @@ fn giveBytes(out: []u8, value: anytype) void {
     @memset(out[common..], 0);
 }
 
-/// A caller's array of structs that may grow: the struct_size of the first is the distance between
-/// all of them.
+/// A caller's array of structs that may grow. The struct_size of the first element is the distance
+/// between elements.
 pub fn Array(comptime T: type) type {
     return struct {
         memory: []u8 = &.{},
@@ -126,7 +126,7 @@ pub fn Array(comptime T: type) type {
     };
 }
 
-/// The diagnostic of a call: filled inside, given to the caller when the call ends.
+/// The diagnostic of a call. It is filled inside, and copied to the caller when the call ends.
 pub const Report = struct {
     diagnostic: Diagnostic = .{},
     out: ?*c.Diagnostic,

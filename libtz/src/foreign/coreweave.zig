@@ -118,7 +118,7 @@ const FileHeader = struct {
     ) Error!FileHeader {
         const version = bytes.get(u32, front, 5);
         if (version < 1 or version > 5) {
-            return diagnostic.refuse(error.Version, 5, "the data version is none of 1 to 5");
+            return diagnostic.refuse(error.Version, 5, "the data version is not one of 1 to 5");
         }
         const flags = bytes.get(u64, front, 9);
         const known: u64 = switch (version) {
@@ -127,7 +127,7 @@ const FileHeader = struct {
             else => 0,
         };
         if (flags & ~known != 0 or !bytes.allZero(front[17..41])) {
-            return diagnostic.refuse(error.Feature, 9, "a flag is not of its data version");
+            return diagnostic.refuse(error.Feature, 9, "a flag is not part of its data version");
         }
         // An unreleased writer calls another layout version 5 too; it lacks this flag.
         const has_versioned_index = flags & flag_versioned_index != 0;
@@ -193,7 +193,7 @@ const Parser = struct {
             };
         }
         if (!bytes.allZero(self.index[self.at..])) {
-            const reason = "bytes follow the last entry of the index";
+            const reason = "there are bytes after the last entry of the index";
             return self.diagnostic.refuse(error.Foreign, file_header_size + self.at, reason);
         }
     }
@@ -227,7 +227,7 @@ const Parser = struct {
         const dtype = opaque_dtypes.Found.decode(dtype_text) catch |err|
             return diagnostic.because(err, switch (err) {
                 error.Foreign => "its dtype is malformed",
-                error.Feature => "its dtype is none of numbers",
+                error.Feature => "its dtype is not numeric",
             });
         const shape = try self.parseShape(has_wide_dimensions);
         const type_bytes = self.index[type_begin..self.at];
@@ -242,7 +242,7 @@ const Parser = struct {
             return diagnostic.because(error.Foreign, reason);
         }
         if (!is_meta and stored_size != size) {
-            const reason = "its size is not what its shape and dtype take";
+            const reason = "its size contradicts its shape and dtype";
             return diagnostic.because(error.Foreign, reason);
         }
         const record_size = std.math.sub(u64, data_offset, record_offset) catch
@@ -358,21 +358,21 @@ const Parser = struct {
         var sum: u64 = 0;
         for (self.entries) |entry| {
             if (entry.record.offset != end) {
-                const reason = "its record header does not begin where what is before it ends";
+                const reason = "its record header does not begin where the data before it end";
                 return self.refuse(error.Foreign, entry, reason);
             }
             end = bytes.add(entry.data_offset, entry.tensor.stored_size) orelse file_size;
             if (end > data_end) {
-                return self.refuse(error.Truncated, entry, "the file ends before its data do");
+                return self.refuse(error.Truncated, entry, "the file ends before its data end");
             }
             sum += entry.tensor.stored_size; // all lie in the file, so this is below its size
         }
         if (end < data_end) {
-            const reason = "bytes follow the data that no tensor has";
+            const reason = "there are bytes after the data that belong to no tensor";
             return self.diagnostic.refuse(error.Trailing, end, reason);
         }
         if (sum != self.file.data_size) {
-            const reason = "the data of all tensors have another size than the file header says";
+            const reason = "the size of all data differs from the one in the file header";
             return self.diagnostic.refuse(error.Foreign, 41, reason);
         }
     }

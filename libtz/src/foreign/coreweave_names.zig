@@ -1,10 +1,10 @@
-//! Names in .tensors files. Most are flat; a nested state dict has paths instead, a byte 1E and a
-//! JSON array of strings (keys of a dict) and integers (places in a list): 1E
+//! Names in .tensors files. Most are flat. A nested state dict has paths instead: a byte 1E, then a
+//! JSON array of strings (keys of a dict) and integers (indices of a list), such as
 //! ["layers",0,"weight"].
 //!
-//! In a nested file each tensor is called as a tz file would call it (its steps joined with "/",
-//! escaped as bindings/python/libtz/_structure.py describes), and the whole becomes the nodes of a
-//! structure section.
+//! In a nested file, each tensor gets the name that it would have in a tz file (its steps joined
+//! with "/", escaped as bindings/python/libtz/structure.py describes), and the whole object becomes
+//! the nodes of a structure section.
 
 const std = @import("std");
 const bytes = @import("../bytes.zig");
@@ -22,8 +22,8 @@ const path_mark = 0x1E;
 
 pub const Step = union(enum) { key: []const u8, place: u64 };
 
-/// Appends the steps of a name, one if it is flat; tells whether it is a path. Text with escapes is
-/// copied into `arena`.
+/// Appends the steps of a name, a single one if it is flat. Returns whether it is a path. Text with
+/// escapes is copied into `arena`.
 pub fn parse(
     gpa: Allocator,
     arena: Allocator,
@@ -40,11 +40,11 @@ pub fn parse(
         return false;
     }
     if (role != .state) {
-        return diagnostic.because(error.Foreign, "its name is a path, which modules do not have");
+        return diagnostic.because(error.Foreign, "its name is a path, but it belongs to a module");
     }
     // What is written is one line of ASCII.
     for (name[1..]) |byte| if (byte < 0x20 or byte > 0x7E) {
-        return diagnostic.because(error.Json, "its path is not one line of ASCII");
+        return diagnostic.because(error.Json, "its path is not a single line of ASCII");
     };
     var reader: JsonReader = .{ .text = name[1..] };
     parsePath(gpa, arena, &reader, steps) catch |err| return switch (err) {
@@ -80,13 +80,13 @@ fn isPath(name: []const u8) bool {
     return name.len > 0 and name[0] == path_mark;
 }
 
-/// A name of the file as people may see it.
+/// A name of the file, for messages.
 pub fn shown(name: []const u8) []const u8 {
     return if (isPath(name)) name[1..] else name;
 }
 
-/// Tensorizer joins a module's path and a tensor's name with a dot, also for the root, whose path
-/// is empty. PyTorch's own names, which state dicts have, lack that dot.
+/// Tensorizer joins a module's path and a tensor's name with a dot, even for the root module, whose
+/// path is empty. Names in PyTorch's state dicts do not have that dot.
 pub fn isDotted(name: []const u8, role: Role) bool {
     return role != .state and name.len > 0 and name[0] == '.';
 }
@@ -146,13 +146,13 @@ fn looksLikeNumber(key: []const u8) bool {
     return digits.len > 0;
 }
 
-/// A dict or list in a path takes two bytes in a file and, if no other path goes through it,
-/// hundreds in memory. In real files there are fewer of them than tensors.
+/// A dict or list in a path takes two bytes in a file, but hundreds in memory if no other path
+/// shares it. Real files have fewer of them than tensors.
 const container_max = 1 << 16;
 const container_tensor_max = 8;
 
-/// The nested object that the paths of a file make up. Dicts have their keys in order of first
-/// appearance, lists their elements in order of places, of which some may be missing: an element
+/// The nested object that the paths of a file form. Dicts have their keys in order of first
+/// appearance, lists their elements in order of index. Indices may be missing, since an element
 /// without tensors leaves no trace in a file.
 pub const Tree = struct {
     gpa: Allocator,
@@ -219,14 +219,14 @@ pub const Tree = struct {
             const kind = self.nodes.items[parent].kind;
             if (kind != kindAbove(step)) {
                 return self.diagnostic.because(error.Foreign, if (kind == .tensor)
-                    "its path goes on where that of another tensor ends"
+                    "its path continues where that of another tensor ends"
                 else
-                    "its path has a key where another has a place in a list, or the reverse");
+                    "its path has a key where another has a list index, or the reverse");
             }
             const found = try self.known.getOrPut(self.gpa, .{ .parent = parent, .step = step });
             const is_last = depth == path.len;
             if (found.found_existing and is_last) {
-                const reason = "its path ends where that of another tensor goes on";
+                const reason = "its path ends where that of another tensor continues";
                 return self.diagnostic.because(error.Foreign, reason);
             }
             if (!found.found_existing) {
@@ -246,7 +246,7 @@ pub const Tree = struct {
 
     fn append(self: *Tree, parent: u32, node: Node) Error!u32 {
         if (self.nodes.items.len == self.node_max) {
-            const reason = "the paths make more than 65,536 dicts and lists and 8 for each tensor";
+            const reason = "the paths form more than 65,536 dicts and lists plus 8 per tensor";
             return self.diagnostic.because(error.Limit, reason);
         }
         const number: u32 = @intCast(self.nodes.items.len);
@@ -260,7 +260,7 @@ pub const Tree = struct {
         return number;
     }
 
-    /// As a structure section's nodes.
+    /// The object as the nodes of a structure section.
     pub fn encode(self: *Tree, arena: Allocator) Error!Structure {
         var raw: std.ArrayList(u8) = .empty;
         var offsets: std.ArrayList(u32) = .empty;

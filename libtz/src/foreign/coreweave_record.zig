@@ -1,5 +1,5 @@
-//! The record header that lies before each tensor's data in a .tensors file. All but the hashes and
-//! what decrypting needs repeats the index, and must be equal to it.
+//! The record header before each tensor's data in a .tensors file. Except for the hashes and the
+//! parameters of decryption, it repeats the index and must be equal to it.
 //!
 //! Size | Field       | Rule
 //! 8    | header_size | of all of this
@@ -15,8 +15,8 @@
 //! n    | padding     | zero; other writers align the data with it
 //! 8    | data_size   |
 //!
-//! Hashes are over this header, all digests in it zero and the crypt block left out, and then the
-//! data, decrypted.
+//! Hashes cover this header, with all digests zero and without the crypt block, followed by the
+//! decrypted data.
 
 const std = @import("std");
 const bytes = @import("../bytes.zig");
@@ -131,7 +131,7 @@ const Parser = struct {
     ) status.DataError!Parsed {
         if (try self.integer(u64) != record.size) return self.differs(0, "size");
         var parsed: Parsed = .{ .module = try self.integer(u16) };
-        if (try self.integer(u8) != @backingInt(record.role)) return self.differs(10, "kind");
+        if (try self.integer(u8) != @backingInt(record.role)) return self.differs(10, "role");
         if (try self.integer(u16) != record.name.len) return self.differs(11, "name");
         try self.expect(record.name, differing("name"));
         try self.expect(record.type_bytes, differing("dtype or shape"));
@@ -160,7 +160,7 @@ const Parser = struct {
     }
 
     fn differing(comptime what: []const u8) [*:0]const u8 {
-        return "its record header has another " ++ what ++ " than the index";
+        return "its record header and the index differ in the " ++ what;
     }
 
     /// Copies what it passes to `hashed`, with digests of zero.
@@ -169,7 +169,7 @@ const Parser = struct {
         const size = try self.integer(u16);
         const end = self.at + size;
         if (end > self.raw.len or size == 0) {
-            return self.refuse(begin, "its block of hashes has an impossible size");
+            return self.refuse(begin, "its block of hashes has an invalid size");
         }
         const count = try self.integer(u8);
         @memcpy(hashed[begin..self.at], self.raw[begin..self.at]);
@@ -178,37 +178,37 @@ const Parser = struct {
             const kind = try self.integer(u8);
             const digest = try self.take(try self.integer(u8));
             if (self.at > end) {
-                return self.refuse(entry, "a hash runs out of the block of hashes");
+                return self.refuse(entry, "a hash extends beyond the block of hashes");
             }
             @memcpy(hashed[entry..][0..2], self.raw[entry..][0..2]);
             @memset(hashed[entry + 2 .. self.at], 0);
             switch (kind) {
                 0 => {
                     if (parsed.crc32 != null or digest.len != 4) {
-                        const reason = "it has two CRC-32, or one that is not of 4 bytes";
+                        const reason = "it has two CRC-32s, or one without 4 bytes";
                         return self.refuse(entry, reason);
                     }
                     parsed.crc32 = bytes.get(u32, digest, 0);
                 },
                 1 => {
                     if (parsed.sha256 != null or digest.len != 32) {
-                        const reason = "it has two SHA-256, or one that is not of 32 bytes";
+                        const reason = "it has two SHA-256s, or one without 32 bytes";
                         return self.refuse(entry, reason);
                     }
                     parsed.sha256 = digest[0..sha256_size];
                 },
-                else => return self.fail(error.Feature, entry, "it has a hash of unknown kind"),
+                else => return self.fail(error.Feature, entry, "it has a hash of an unknown type"),
             }
         }
         if (self.at != end) {
-            return self.refuse(self.at, "bytes follow the last hash in its block");
+            return self.refuse(self.at, "there are bytes after the last hash in its block");
         }
     }
 
     fn parseCrypt(self: *Parser, data_size: u64) status.DataError!Crypt {
         const size = try self.integer(u64);
         if (size > self.raw.len - self.at) {
-            return self.refuse(self.at, "its encryption block runs out of the record header");
+            return self.refuse(self.at, "its encryption block extends beyond the record header");
         }
         const end = self.at + @as(usize, @intCast(size));
         const count = try self.integer(u16);
@@ -236,23 +236,23 @@ const Parser = struct {
                     crypt.cipher = .{ .chunk_size = data_size, .nonce = nonce, .tags = tags };
                 },
                 else => {
-                    const reason = "its encryption block has a part of unknown kind";
+                    const reason = "its encryption block has a part of an unknown type";
                     return self.fail(error.Feature, begin, reason);
                 },
             }
             if (self.at != chunk_end) return self.refuse(begin, bad_chunk);
         }
         if (self.at != end) {
-            return self.refuse(self.at, "bytes follow the parts of its encryption block");
+            return self.refuse(self.at, "there are bytes after the parts of its encryption block");
         }
-        // Otherwise whoever changes the file could put in plain data without knowing the key.
+        // Otherwise, somebody could insert plain data into the file without knowing the key.
         if (data_size != 0 and crypt.cipher == null) {
-            return self.refuse(self.at, "its data are not encrypted, in an encrypted file");
+            return self.refuse(self.at, "its data are not encrypted, although the file is");
         }
         return crypt;
     }
 
-    const bad_chunk = "a part of its encryption block has a wrong size";
+    const bad_chunk = "a part of its encryption block has the wrong size";
     const two_ciphers = "its data are encrypted twice";
 
     fn parseDerivation(self: *Parser) status.DataError!Crypt.Derivation {
@@ -261,7 +261,7 @@ const Parser = struct {
         const memlimit = try self.integer(u64);
         if (try self.integer(u32) != 2) return self.fail(error.Feature, self.at, bad_derivation);
         if (try self.integer(u16) != 16) {
-            return self.refuse(self.at, "the salt of its key is not of 16 bytes");
+            return self.refuse(self.at, "the salt of its key does not have 16 bytes");
         }
         return .{
             .opslimit = opslimit,
@@ -276,13 +276,13 @@ const Parser = struct {
         const chunk_size = try self.integer(u64);
         // What the format's own library asks for.
         if (chunk_size < 1024 or chunk_size % 64 != 0) {
-            const reason = "its encrypted pieces are not of a multiple of 64 bytes, 1024 or more";
+            const reason = "the size of its encrypted pieces is not a multiple of 64, from 1024 on";
             return self.refuse(self.at, reason);
         }
         const nonce = (try self.take(24))[0..24];
         const count = try self.integer(u64);
         if (count != bytes.divCeil(data_size, chunk_size)) {
-            const reason = "the number of its encrypted pieces does not follow from its size";
+            const reason = "the number of its encrypted pieces contradicts its size";
             return self.refuse(self.at, reason);
         }
         const size = bytes.mul(count, tag_size) orelse std.math.maxInt(u64); // more than there is

@@ -1,4 +1,4 @@
-//! What a reader of a foreign format makes of the front of a file.
+//! What a reader of a foreign format returns for the beginning of a file.
 
 const Pair = @import("../metadata.zig").Pair;
 const Record = @import("../index.zig").Record;
@@ -9,16 +9,15 @@ const Tensor = @import("../index.zig").Tensor;
 pub const Decoded = struct {
     /// Sorted by name.
     tensors: []const Tensor,
-    /// Indices of `tensors` in the order of the file. Of tensors at the same place the empty ones
-    /// come first.
+    /// Indices of `tensors` in the order of the file. At equal offsets, empty tensors come first.
     order: []const u32,
-    /// One for each of `tensors`, or none at all.
+    /// One for each of `tensors`, or empty.
     records: []const Record = &.{},
     /// Sorted by key.
     metadata: []const Pair = &.{},
-    /// Nothing if all names are flat.
+    /// Empty if all names are flat.
     structure: Structure = .{},
-    /// What had to be read; where the rest of the file begins.
+    /// The number of bytes that had to be read; the rest of the file begins there.
     header_size: u64,
     is_encrypted: bool = false,
 };

@@ -1,7 +1,7 @@
-//! A strict JSON reader (RFC 8259) for headers whose shape is known: the caller pulls the tokens it
-//! expects, so there is no tree, no recursion and no depth to limit. Stricter than the RFC where it
-//! leaves readers to differ: text is well-formed UTF-8, surrogates come in pairs, and numbers are
-//! plain non-negative integers of 64 bits.
+//! A strict JSON reader (RFC 8259) for headers of a known structure. The caller asks for the tokens
+//! that it expects, so there is no tree, no recursion and no depth to limit. Where the RFC allows
+//! readers to differ, it is strict: text is well-formed UTF-8, surrogates come in pairs, and
+//! numbers are non-negative integers of 64 bits without fraction or exponent.
 
 const std = @import("std");
 const bytes = @import("../bytes.zig");
@@ -10,7 +10,7 @@ pub const Error = error{Json};
 
 pub const Reader = struct {
     text: []const u8,
-    /// Of the next byte; after an error near what is wrong.
+    /// Position of the next byte; after an error, near the cause.
     at: usize = 0,
     /// After an error, what is wrong.
     reason: [*:0]const u8 = "it is not JSON",
@@ -20,7 +20,7 @@ pub const Reader = struct {
         return .{ .text = text };
     }
 
-    /// Notes what is wrong, of what is well-formed but not expected, too.
+    /// Notes what is wrong. Also for callers, if something is well-formed but not expected.
     pub fn fail(self: *Reader, reason: [*:0]const u8) Error {
         self.reason = reason;
         return error.Json;
@@ -31,7 +31,7 @@ pub const Reader = struct {
         if (!self.take(byte)) return self.fail(std.fmt.comptimePrint("expected {c}", .{byte}));
     }
 
-    /// Passes over white space, and over `byte` if it comes next.
+    /// Skips white space, and `byte` if it comes next.
     pub fn take(self: *Reader, byte: u8) bool {
         while (self.at < self.text.len) : (self.at += 1) {
             switch (self.text[self.at]) {
@@ -88,7 +88,7 @@ pub const Reader = struct {
 
     const too_large = "a number does not fit 64 bits";
 
-    /// The text of a string: a part of `text`, or a copy when there are escapes to resolve.
+    /// The text of a string: a part of `text`, or a copy if it contains escapes.
     pub fn string(self: *Reader, arena: std.mem.Allocator) error{ Json, OutOfMemory }![]const u8 {
         const raw = try self.rawString();
         if (std.mem.indexOfScalar(u8, raw, '\\') == null) return raw;
@@ -113,7 +113,7 @@ pub const Reader = struct {
 
     const bad_escape = "a string has a malformed escape";
 
-    /// What stands between the quotes.
+    /// The part between the quotes.
     fn rawString(self: *Reader) Error![]const u8 {
         try self.expect('"');
         const begin = self.at;
@@ -131,7 +131,7 @@ pub const Reader = struct {
         return self.fail("a string does not end");
     }
 
-    /// Nothing may follow but spaces.
+    /// Only white space may follow.
     pub fn finish(self: *Reader) Error!void {
         while (self.at < self.text.len) : (self.at += 1) {
             if (self.text[self.at] != ' ') return self.fail("more than spaces follows the end");

@@ -1,11 +1,11 @@
-//! The header of a .safetensors file, read strictly: eight bytes of length, a JSON object, then the
-//! data, which the tensors fill without holes, overlap or rest.
+//! A strict reader for the header of a .safetensors file: a length of eight bytes, a JSON object,
+//! then the data, which the tensors fill without gaps, overlaps or trailing bytes.
 //!
 //!   {"__metadata__": {"key": "value", ...},
 //!    "name": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}, ...}
 //!
-//! The format's own library accepts more: duplicate names (the last one counts), fields of other
-//! names, white space before the object. Here one file has one meaning.
+//! The safetensors package accepts more: duplicate names (the last one counts), unknown fields,
+//! white space before the object. Here, a file has only one meaning.
 
 const std = @import("std");
 const bytes = @import("../bytes.zig");
@@ -185,7 +185,7 @@ const Parser = struct {
         // The format counts the numbers that the packed types hold several of in a unit.
         if (dtype.elements > 1) {
             if (shape.len == 0 or shape[shape.len - 1] % dtype.elements != 0) {
-                const reason = "its last dimension does not fill whole units of its dtype";
+                const reason = "its last dimension is not a multiple of the unit of its dtype";
                 return self.refuse(error.Foreign, name_offset, reason);
             }
             shape[shape.len - 1] /= dtype.elements;
@@ -193,7 +193,7 @@ const Parser = struct {
         const size = dtypes.sizeOf(dtype.unitSize(), shape) orelse
             return self.refuse(error.Limit, name_offset, "its shape is too large");
         if (begin > end or end - begin != size) {
-            const reason = "its data_offsets do not span what its shape and dtype take";
+            const reason = "its data_offsets contradict its shape and dtype";
             return self.refuse(error.Foreign, name_offset, reason);
         }
         try self.entries.append(self.arena, .{
@@ -282,7 +282,7 @@ const Parser = struct {
             }
             data_end = entry.end();
             if (data_end > data_size) {
-                const reason = "the file ends before its data do";
+                const reason = "the file ends before its data end";
                 return self.refuseEntry(error.Truncated, entry.*, reason);
             }
             entry.tensor.order = @intCast(place);
@@ -290,7 +290,7 @@ const Parser = struct {
             entry.tensor.data_offset = if (empty) 0 else header_size + entry.begin;
         }
         if (data_end < data_size) {
-            const reason = "bytes follow the data that no tensor has";
+            const reason = "there are bytes after the data that belong to no tensor";
             return self.refuse(error.Trailing, header_size + data_end, reason);
         }
         return order;
@@ -536,12 +536,12 @@ test "sizes, names and offsets that contradict each other" {
     const ones: [128]u8 = comptime std.mem.toBytes(@as([64][2]u8, @splat("1,".*)));
     const twice = "its name occurs twice";
     const key_twice = "a key of __metadata__ occurs twice";
-    const bad_span = "its data_offsets do not span what its shape and dtype take";
-    const bad_units = "its last dimension does not fill whole units of its dtype";
+    const bad_span = "its data_offsets contradict its shape and dtype";
+    const bad_units = "its last dimension is not a multiple of the unit of its dtype";
     const overlap = "its data overlap those of another tensor";
     const control = "its name has a control character";
-    const trailing = "bytes follow the data that no tensor has";
-    const end = "the file ends before its data do";
+    const trailing = "there are bytes after the data that belong to no tensor";
+    const end = "the file ends before its data end";
     const size = "its shape is too large";
     const rank = "it has more than 64 dimensions";
     const metadata = "__metadata__ occurs twice";

@@ -1,4 +1,4 @@
-"""The C library: `ffi` to make and read C values, `clib` to call it. See tz.h for what is there."""
+"""The C library: `ffi` creates and reads C values, `clib` calls functions. See tz.h for both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes `_cffi.py` from tz.h: cffi's out-of-line ABI mode, so that no C compiler is needed.
+"""Generates `_cffi.py` from tz.h, in cffi's out-of-line ABI mode, which needs no C compiler.
 
 Part of the build (tools/build_native.py), not of the installed package.
 """
@@ -14,7 +14,7 @@ END = "/* CFFI-END */"
 
 
 def write_cffi_module(header: Path) -> None:
-    """Writes the declarations between the markers of `header`, word for word, as a module."""
+    """Writes the declarations between the markers in `header`, unchanged, as a module."""
     _, begin, rest = header.read_text(encoding="utf-8").partition(BEGIN)
     declarations, end, _ = rest.partition(END)
     if not begin or not end:

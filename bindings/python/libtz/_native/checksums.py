@@ -9,7 +9,7 @@ from libtz._native.memory import exported
 
 __all__ = ["Blake3", "blake3", "crc32", "crc32c", "file_digest"]
 
-# How a tz file begins. Its digest is the BLAKE3 of the preamble.
+# The first bytes of a tz file. The file digest is the BLAKE3 of the preamble.
 MAGIC = b"\xf5TZF\r\n\x1a\n"
 PREAMBLE_SIZE = 128
 
@@ -20,7 +20,7 @@ def crc32c(data: Any, initial: int = 0) -> int:
 
 
 def crc32(data: Any, initial: int = 0) -> int:
-    """Same as zlib.crc32, but several times as fast."""
+    """The same as zlib.crc32, but several times faster."""
     with exported(data) as source:
         return clib.tz_crc32(initial, source, len(source))
 
@@ -33,7 +33,7 @@ def blake3(data: Any) -> bytes:
 
 
 class Blake3:
-    """BLAKE3 of a stream, in the manner of hashlib."""
+    """BLAKE3 of a stream, with an interface like that of hashlib."""
 
     def __init__(self) -> None:
         self._state = ffi.new("tz_blake3_state *")
@@ -50,7 +50,7 @@ class Blake3:
 
 
 def file_digest(front: Any) -> str | None:
-    """The digest of a tz file, as text, by its first bytes. None if they are not a tz file's."""
+    """The digest of a tz file, computed from its first bytes, as text. None for other files."""
     preamble = memoryview(front)[:PREAMBLE_SIZE]
     is_tz = len(preamble) == PREAMBLE_SIZE and preamble[: len(MAGIC)] == MAGIC
     return f"blake3:{blake3(preamble).hex()}" if is_tz else None

@@ -18,7 +18,7 @@ class DtypeInfo(NamedTuple):
 
 
 def dtype(code: int) -> DtypeInfo | None:
-    """None for a code without an entry."""
+    """Describes a dtype. None for an unknown code."""
     out = new_struct("tz_dtype_info")
     if clib.tz_dtype(code, out) != clib.TZ_OK:
         return None
@@ -27,6 +27,6 @@ def dtype(code: int) -> DtypeInfo | None:
 
 
 def dtype_code(name: str) -> int:
-    """0 when there is none."""
+    """The code of a dtype's name; 0 if there is none."""
     encoded = name.encode()
     return clib.tz_dtype_code(encoded, len(encoded))

@@ -1,8 +1,8 @@
-"""libtz for Python, one function per function of tz.h; its documentation is there.
+"""libtz for Python: one function for each function of tz.h, which documents them.
 
-Handles are classes whose objects free themselves, structs become named tuples, tables become NumPy
-arrays over the library's own memory, and a bad status becomes an exception (status.py). Only this
-package knows cffi. The writing half is in writing.py and re-exported here.
+Handles are classes whose objects free themselves. Structs become named tuples, tables become NumPy
+arrays over the library's own memory, and an error status becomes an exception (status.py). Only
+this package uses cffi. The functions for writing are in writing.py and re-exported here.
 """
 
 from __future__ import annotations
@@ -65,16 +65,16 @@ ABI_VERSION = 1
 
 
 def _check_library() -> None:
-    """Out-of-line ABI mode trusts the declarations, so they are compared with the library."""
+    """Compares the declarations with the library: in out-of-line ABI mode, cffi trusts them."""
     found = clib.tz_abi_version()
     if found != ABI_VERSION:
         raise ImportError(f"libtz: the library has ABI {found}, the bindings expect {ABI_VERSION}")
     for name in ffi.list_types()[0]:
-        kind = ffi.typeof(name)
-        if kind.kind != "struct":
+        ctype = ffi.typeof(name)
+        if ctype.kind != "struct":
             continue
         try:
-            expected = ffi.sizeof(kind)
+            expected = ffi.sizeof(ctype)
         except ffi.error:  # opaque; asking for its fields would abort the process in cffi 2.1
             continue
         size = clib.tz_struct_size(name.encode())
@@ -94,7 +94,7 @@ TENSOR_DOTTED: int = clib.TZ_TENSOR_DOTTED
 ITEM_RECORD: int = clib.TZ_ITEM_RECORD
 NODE_TENSOR: int = clib.TZ_NODE_TENSOR
 PLAN_STAGED: int = clib.TZ_PLAN_STAGED
-# As tz_segment.allocation has them.
+# Values of tz_segment.allocation.
 TO_STAGING: int = clib.TZ_TO_STAGING & 0xFFFF_FFFF
 TO_NOWHERE: int = clib.TZ_TO_NOWHERE & 0xFFFF_FFFF
 VERIFY_NONE: int = clib.TZ_VERIFY_NONE
@@ -160,10 +160,10 @@ _INDEX = ffi.typeof("uint32_t *")
 
 
 class Header:
-    """An opened file's header. `label` names the file in messages.
+    """The header of an open file. `label` names the file in messages.
 
-    While `put_runs` runs, no other thread may be in it, in `run_ranges` or `chunk`, nor make a
-    plan; plans made before may be processed, and verifiers run.
+    While one thread is in `put_entries`, no other may call `put_entries`, `entry_ranges` or
+    `chunk`, or create a plan. Existing plans may be processed, and verifiers may run.
     """
 
     def __init__(self, handle: Any, label: str) -> None:
@@ -185,8 +185,8 @@ class Header:
         format: int = 0,
         open_size_max: int = 0,
     ) -> Header | int:
-        """The header, or how many bytes from the front are needed: never more than `open_size_max`,
-        unless that is 0. `format` is FORMAT_* or 0, which recognises it."""
+        """Returns the header, or the number of bytes needed from the front of the file: at most
+        `open_size_max`, unless that is 0. `format` is FORMAT_*, or 0 to detect it."""
         digest = ffi.NULL if pin is None else ffi.new("uint8_t[32]", pin)
         options = new_struct("tz_open_options")
         options.format = format
@@ -238,7 +238,7 @@ class Header:
         return self.names([index])[0]
 
     def names(self, indices: Iterable[int]) -> list[str]:
-        """As `name`, in one pass."""
+        """The same as `name` for each index, but faster."""
         t, header, read = new_struct("tz_tensor"), self.handle, clib.tz_header_tensor
         found = []
         for index in indices:
@@ -251,7 +251,7 @@ class Header:
     def find(self, name: str) -> int | None:
         try:
             encoded = name.encode()
-        except UnicodeEncodeError:  # a lone surrogate is in no file
+        except UnicodeEncodeError:  # no file contains a lone surrogate
             return None
         index = ffi.new(_INDEX)
         status = clib.tz_header_find(self.handle, encoded, len(encoded), index)
@@ -275,7 +275,7 @@ class Header:
         return read_node(out)
 
     def content_digest(self) -> bytes | None:
-        """None for foreign formats."""
+        """None in other formats than .tz."""
         digest = ffi.new("uint8_t[32]")
         status = clib.tz_header_content_digest(self.handle, digest)
         if status == clib.TZ_E_FEATURE:
@@ -283,16 +283,16 @@ class Header:
         check(status, where=self.label)
         return bytes(digest)
 
-    def run_ranges(
+    def entry_ranges(
         self, tensors: NDArray[np.uint32] | None, gap_max: int = 0
     ) -> list[tuple[int, int]]:
-        """Offset and size of each range."""
+        """The offset and size of each range of missing chunk entries; `tensors` None: of all."""
         if tensors is None:
-            return self._run_ranges(ffi.NULL, 0, gap_max)
+            return self._entry_ranges(ffi.NULL, 0, gap_max)
         with exported(np.ascontiguousarray(tensors, np.uint32), "uint32_t[]") as indices:
-            return self._run_ranges(indices, len(indices), gap_max)
+            return self._entry_ranges(indices, len(indices), gap_max)
 
-    def _run_ranges(self, indices: Any, count: int, gap_max: int) -> list[tuple[int, int]]:
+    def _entry_ranges(self, indices: Any, count: int, gap_max: int) -> list[tuple[int, int]]:
         needed = ffi.new("size_t *")
         capacity = 16
         while True:
@@ -306,7 +306,7 @@ class Header:
         check(status, where=self.label)
         return [(out[i].offset, out[i].size) for i in range(needed[0])]
 
-    def put_runs(self, offset: int, data: Any) -> None:
+    def put_entries(self, offset: int, data: Any) -> None:
         diagnostic = new_diagnostic()
         with exported(data) as source:
             status = clib.tz_header_put_entries(
@@ -344,7 +344,8 @@ class PlanInfo(NamedTuple):
 
 
 class Plan:
-    """What to read and where it goes. Tables are structured arrays with the fields of tz.h."""
+    """The requests of a load and their destinations. Tables are structured arrays with the fields
+    of tz.h."""
 
     def __init__(
         self,
@@ -359,8 +360,8 @@ class Plan:
         slab_size_max: int = 0,
         slab_tensor_max: int = 0,
     ) -> None:
-        """`boxes` has one per tensor, None where all of it is read. `item_flags`: ITEM_RECORD and
-        the like for each."""
+        """`boxes` has one box for each tensor, or None to read all of it. `item_flags` has ITEM_*
+        flags for each."""
         self._header = header  # must outlive the plan
         items, corners = _items(tensors, boxes)
         if item_flags is not None:
@@ -375,7 +376,7 @@ class Plan:
         diagnostic = new_diagnostic()
         with exported(items, "tz_read_item[]") as table:
             status = clib.tz_plan_new(header.handle, table, len(table), options, out, diagnostic)
-        del corners  # lived until the call was over
+        del corners  # had to live until the call returned
         check(status, diagnostic, where=header.label, name_of=header.name)
         self.handle = ffi.gc(out[0], clib.tz_plan_free)
         self.info = self._get()
@@ -405,8 +406,8 @@ class Plan:
         verify: int,
         cursor: Any,
     ) -> None:
-        """`staging` is an address or 0, `allocations` has the address of each (none in staged
-        plans), `cursor` is from new_cursor(), a new one for each request."""
+        """`staging` is an address or 0. `allocations` has the address of each allocation (none in
+        staged plans). `cursor` is from new_cursor(), a new one for each request."""
         if len(allocations) != self.info.allocation_count:
             raise ValueError(f"{len(allocations)} addresses for {self.info.allocation_count}")
         diagnostic = new_diagnostic()
@@ -433,7 +434,7 @@ def _items(tensors: NDArray[np.uint32], boxes: Sequence[Box | None] | None) -> t
     items["tensor"] = tensors
     if boxes is None:
         return items, None
-    # A scalar has no corners; its only box is all of it, as it is without a box.
+    # A scalar has no corners: its only box is the whole tensor.
     bounds = [box or ((), ()) for box in boxes]
     corners = np.array([n for begin, end in bounds for n in (*begin, *end)], np.uint64)
     ranks = np.array([len(begin) for begin, _ in bounds], np.uint64)
@@ -445,5 +446,5 @@ def _items(tensors: NDArray[np.uint32], boxes: Sequence[Box | None] | None) -> t
 
 
 def new_cursor() -> Any:
-    """For Plan.process: which chunk of a request comes next."""
+    """For Plan.process: keeps track of the next chunk of a request."""
     return ffi.new("uint64_t *")

@@ -1,8 +1,8 @@
-"""Memory on both sides of the border: buffers as pointers for C, and C's memory as buffers.
+"""Memory across the language boundary: Python buffers as pointers, and C memory as buffers.
 
-A buffer is exported for the length of a call, and never longer. An export that outlives its call,
-in the frame of an exception that somebody keeps, say, can become garbage together with the
-memoryview it exports. CPython before 3.12.7 then clears the memoryview first and crashes.
+A buffer is exported for the duration of a call, and no longer. An export that outlives its call,
+for example in the frame of a stored exception, can become garbage together with the memoryview it
+exports. CPython before 3.12.7 then clears the memoryview first and crashes.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ _POINTER = ffi.typeof("uint8_t *")
 
 
 def exported(data: Any, ctype: Any = _BYTES, *, writable: bool = False) -> Any:
-    """For `with exported(data) as pointer:`. The pointer has the length of the buffer; both are
-    gone after the block, however it is left."""
+    """For `with exported(data) as pointer:`. `len(pointer)` is the length of the buffer. The export
+    ends with the block."""
     return ffi.from_buffer(ctype, data, require_writable=writable)
 
 
 def address(buffer: Any) -> int:
-    """Where the memory of a buffer lies. The caller keeps it alive."""
+    """The address of a buffer's memory. The caller keeps it alive."""
     with exported(buffer) as pointer:
         return int(ffi.cast(_ADDRESS, pointer))
 
 
 def pointer_to(start: int) -> Any:
-    """For the length of a call. The caller keeps the memory alive."""
+    """A pointer for the duration of a call. The caller keeps the memory alive."""
     return ffi.cast(_POINTER, start)
 
 
 def owned_buffer(
     start: int, size: int, owner: Any, release: Callable[[], None] = lambda: None
 ) -> Any:
-    """A writable buffer over memory at an address. It keeps `owner` alive, which the memory belongs
-    to; `release` is called when nothing holds the buffer any more."""
+    """A writable buffer over memory at an address. It keeps `owner`, which owns the memory, alive.
+    `release` is called when the buffer is no longer referenced."""
     pointer = ffi.gc(ffi.cast("char *", start), lambda _, owner=owner: release())
     return ffi.buffer(pointer, size)

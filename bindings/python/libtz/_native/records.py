@@ -19,7 +19,7 @@ class Cipher(NamedTuple):
 
     chunk_size: int
     nonce: bytes  # of the first piece
-    tags: bytes  # of all, one after another
+    tags: bytes  # of all pieces, concatenated
 
 
 class Derivation(NamedTuple):
@@ -34,7 +34,7 @@ class Record(NamedTuple):
     module: int
     crc32: int | None
     sha256: bytes | None
-    hashed: memoryview  # what the hashes cover before the data
+    hashed: memoryview  # the bytes before the data that the hashes cover
     cipher: Cipher | None
     derivation: Derivation | None
 
@@ -47,7 +47,7 @@ def record_range(header: Header, tensor: int) -> tuple[int, int]:
 
 
 def parse_record(header: Header, tensor: int, raw: Any) -> Record:
-    """`raw` is the record header. Nothing in the result shares its memory."""
+    """Parses a record header. The result does not share the memory of `raw`."""
     out = new_struct("tz_record")
     diagnostic = new_diagnostic()
     with exported(raw) as source:
@@ -57,7 +57,7 @@ def parse_record(header: Header, tensor: int, raw: Any) -> Record:
                 header.handle, tensor, source, len(source), target, out, diagnostic
             )
         check(status, diagnostic, where=header.label, name_of=header.name)
-        # Its fields point into `raw`.
+        # The fields of `out` point into `raw`.
         return Record(
             module=out.module,
             crc32=out.crc32 if out.flags & clib.TZ_RECORD_CRC32 else None,

@@ -15,20 +15,20 @@ __all__ = ["NONE32", "NONE64", "check", "new_diagnostic", "status_name", "status
 NONE32 = 0xFFFF_FFFF
 NONE64 = 0xFFFF_FFFF_FFFF_FFFF
 
-# Statuses from here on blame the data: their words are the classes of the specification (section
-# 13), and of the other formats.
+# Statuses from this one on mean bad data. Their names are the error classes of the specification
+# (section 13) and those of other formats.
 _DATA_MIN: int = clib.TZ_E_NOT_TZ
-# Bytes that are not those that were written; the others are no file at all.
+# The bytes are not the ones that were written. The other statuses mean a malformed file.
 _INTEGRITY = (clib.TZ_E_CHECKSUM, clib.TZ_E_DIGEST, clib.TZ_E_CONTENT)
 
 
 def status_name(status: int) -> str:
-    """The status as a word: "ok", "checksum", …"""
+    """The name of a status: "ok", "checksum", …"""
     return ffi.string(clib.tz_status_name(status)).decode()
 
 
 def status_text(status: int) -> str:
-    """The status as a sentence."""
+    """The sentence that explains a status."""
     return ffi.string(clib.tz_status_text(status)).decode()
 
 
@@ -44,19 +44,20 @@ def check(
     name_of: Callable[[int], str] | None = None,
     blames_caller: bool = False,
 ) -> None:
-    """Returns if `status` is TZ_OK, else raises what it means. `where` begins the message.
+    """Returns if `status` is TZ_OK; otherwise raises the error that it stands for.
 
-    `name_of` gives the name of the tensor that the diagnostic counts. With `blames_caller` bad data
-    are what the caller asked to write: an OptionError.
+    `where` is the beginning of the message. `name_of` maps the tensor index of the diagnostic to a
+    name. With `blames_caller`, bad data are data that the caller asked to write, so they raise an
+    OptionError.
     """
     if status == clib.TZ_OK:
         return
-    word = status_name(status)
+    name = status_name(status)
     if status == clib.TZ_E_MEMORY:
         raise MemoryError(f"{where}: not enough memory")
     if status < _DATA_MIN:
-        # Arguments, sequences and the like were checked above this layer.
-        raise RuntimeError(f"{where}: libtz was called wrongly ({word}); please report this")
+        # Arguments and the order of calls are checked above this layer.
+        raise RuntimeError(f"{where}: internal error in libtz ({name}); please report this")
     meaning = status_text(status)
     offset = tensor = chunk = None
     rule: str | None = None
@@ -68,16 +69,16 @@ def check(
             rule = f"TZ1-{diagnostic.rule}"
         if diagnostic.reason:
             meaning = ffi.string(diagnostic.reason).decode()
-    place = "" if tensor is None else f", tensor {tensor!r}"
-    place += "" if chunk is None else f", chunk {chunk}"
-    named = f"{word}, rule {rule}" if rule else word
+    where += "" if tensor is None else f", tensor {tensor!r}"
+    where += "" if chunk is None else f", chunk {chunk}"
+    named = f"{name}, rule {rule}" if rule else name
     if blames_caller:
-        raise OptionError(f"{where}{place}: this cannot be written: {meaning} ({named})")
-    place += "" if offset is None else f", byte {offset}"
-    kind = IntegrityError if status in _INTEGRITY else FormatError
-    raise kind(
-        f"{where}{place}: {meaning} ({named})",
-        code=cast(ErrorCode, word),
+        raise OptionError(f"{where}: this cannot be written: {meaning} ({named})")
+    where += "" if offset is None else f", byte {offset}"
+    error = IntegrityError if status in _INTEGRITY else FormatError
+    raise error(
+        f"{where}: {meaning} ({named})",
+        code=cast(ErrorCode, name),
         rule=rule,
         offset=offset,
         tensor=tensor,
@@ -86,7 +87,7 @@ def check(
 
 
 def _tensor(diagnostic: Any, name_of: Callable[[int], str] | None) -> str | None:
-    if diagnostic.name_size:  # of a file that was not opened; there may be anything in it
+    if diagnostic.name_size:  # from a file that was not opened, so it can be any bytes
         name: bytes = ffi.buffer(diagnostic.name, diagnostic.name_size)[:]
         return name.decode(errors="replace")
     index = _known(diagnostic.tensor)

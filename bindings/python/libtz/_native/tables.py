@@ -28,7 +28,7 @@ INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
 
 
 def new_struct(name: str) -> Any:
-    """A struct that begins with struct_size, all else zero."""
+    """A struct with its struct_size set and everything else zero."""
     pointer, size = _struct_type(name)
     out = ffi.new(pointer)
     out.struct_size = size
@@ -42,7 +42,7 @@ def _struct_type(name: str) -> tuple[Any, int]:
 
 
 def record_dtype(name: str) -> np.dtype[Any]:
-    """The struct as a NumPy record; pointers become their addresses."""
+    """The NumPy record type of a struct. Pointers become addresses."""
     fields = ffi.typeof(name).fields
     return np.dtype(
         {
@@ -54,17 +54,17 @@ def record_dtype(name: str) -> np.dtype[Any]:
     )
 
 
-def _format(kind: Any) -> Any:
-    if kind.kind == "array":
-        return _format(kind.item), kind.length
-    return f"u{ffi.sizeof(kind)}"
+def _format(ctype: Any) -> Any:
+    if ctype.kind == "array":
+        return _format(ctype.item), ctype.length
+    return f"u{ffi.sizeof(ctype)}"
 
 
 def view(pointer: Any, count: int, dtype: np.dtype[Any], owner: Any) -> Any:
-    """A read-only array over `count` records of the library's memory; it keeps `owner` alive."""
+    """A read-only array over `count` records in the library's memory. It keeps `owner` alive."""
     if count == 0:
         return np.empty(0, dtype)
-    # The array keeps this pointer alive, and the pointer's destructor the owner.
+    # The array keeps this pointer alive, and the pointer's destructor keeps the owner alive.
     pointer = ffi.gc(pointer, lambda _, owner=owner: None)
     array = np.frombuffer(ffi.buffer(pointer, count * dtype.itemsize), dtype)
     array.flags.writeable = False
@@ -76,8 +76,8 @@ def text(pointer: Any, size: int) -> str:
 
 
 class Node(NamedTuple):
-    """A node of the nested structure: `value` is the leaf itself, a tensor's index, or the number
-    of children."""
+    """A node of a nested structure. `kind` is a `NodeKind`. `value` is the value of a leaf, the
+    name (or index) of a tensor, or the number of a container's children."""
 
     kind: int
     key: str | int | None
@@ -110,7 +110,7 @@ def read_node(node: Any) -> Node:
 
 
 def write_node(out: Any, node: Node, keep: list[Any]) -> None:
-    """Fills a tz_node. What it points to is appended to `keep`."""
+    """Fills a tz_node. The objects that it points to are appended to `keep`."""
     kind, key, value = node
     out.kind = kind
     if isinstance(key, str):

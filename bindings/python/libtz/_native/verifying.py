@@ -15,7 +15,8 @@ __all__ = ["Verifier"]
 
 
 class Verifier:
-    """Checks everything about a tz file: `put` the bytes of what `next` names, then `finish`."""
+    """Checks every byte of a tz file. Call `next` for a range and `put` its bytes, until nothing is
+    left; then call `finish`."""
 
     def __init__(self, header: Header) -> None:
         self._header = header
@@ -24,7 +25,7 @@ class Verifier:
         self._handle = ffi.gc(out[0], clib.tz_verifier_free)
 
     def next(self) -> tuple[int, int]:
-        """Offset and size of the range to put next; size 0 when nothing is left."""
+        """The offset and size of the next range to put; size 0 if nothing is left."""
         out = ffi.new("tz_range *")
         diagnostic = new_diagnostic()
         self._check(clib.tz_verifier_next(self._handle, out, diagnostic), diagnostic)

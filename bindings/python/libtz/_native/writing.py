@@ -1,4 +1,4 @@
-"""The writing functions of tz.h."""
+"""The functions of tz.h that write files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from libtz.errors import IntegrityError, OptionError
 
 __all__ = ["ENTRY", "Builder", "BuilderInfo", "TensorSpec", "encode_chunks", "new_entries"]
 
-# Chunk entries are handed around as arrays of this record.
+# Chunk entries are passed as arrays of this record.
 ENTRY = record_dtype("tz_chunk_entry")
 
 
 class TensorSpec(NamedTuple):
-    """What a file is laid out for: `dtype` is a code, `tie` the index of another spec or None."""
+    """A tensor to lay out. `dtype` is a code; `tie` is the index of another spec, or None."""
 
     name: str
     shape: Sequence[int]
@@ -38,7 +38,7 @@ class BuilderInfo(NamedTuple):
 
 
 def new_entries(count: int) -> NDArray[Any]:
-    """An array of ENTRY, all zero."""
+    """A zeroed array of ENTRY."""
     entries = np.zeros(count, ENTRY)
     entries["struct_size"] = ENTRY.itemsize
     return entries
@@ -47,10 +47,10 @@ def new_entries(count: int) -> NDArray[Any]:
 def encode_chunks(
     dtype: int, chunk_size: int, compress: bool, source: Any, out: Any
 ) -> tuple[int, NDArray[Any]]:
-    """Encodes whole chunks of `source` into `out` (at least 64 bytes larger, writable).
+    """Encodes whole chunks of `source` into `out`, which is writable and at least 64 bytes larger.
 
-    Returns how many bytes of `out` were filled (0: every chunk is raw, and `source` itself is what
-    lies in the file) and an array of ENTRY. Thread-safe, without the GIL.
+    Returns the number of bytes filled, and an array of ENTRY. If it is 0, every chunk is raw, and
+    `source` itself is to be written to the file. Thread-safe; releases the GIL.
     """
     options = new_struct("tz_encode_options")
     options.dtype = dtype
@@ -72,8 +72,8 @@ def encode_chunks(
             )
     if status == clib.TZ_E_CODEC:
         raise IntegrityError(
-            "a compressed chunk did not decode to what went in: a fault in libtz or in this"
-            " machine's memory; nothing was written",
+            "a compressed chunk does not decode to the original data, because of a bug in libtz or"
+            " a fault of this machine's memory; nothing was written",
             code="codec",
         )
     check(status, where="encode")
@@ -81,7 +81,7 @@ def encode_chunks(
 
 
 class Builder:
-    """Lays out a file and makes its header. `label` names the target in messages."""
+    """Lays out a file and builds its header. `label` names the target in messages."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class Builder:
         nodes: Sequence[Node] = (),
         chunk_size: int | None = None,
     ) -> None:
-        """Bad names, shapes and the like are the caller's: OptionError."""
+        """Raises OptionError for invalid names, shapes and so on."""
         self._label = label
         self._names = [spec.name for spec in specs]
         keep: list[Any] = []
@@ -121,7 +121,7 @@ class Builder:
         return bool(clib.tz_builder_has_data(self._handle, spec))
 
     def put_chunks(self, spec: int, entries: NDArray[Any]) -> int:
-        """The offset in the file of the first of the chunks."""
+        """Returns the offset in the file of the first of these chunks."""
         offset = ffi.new("uint64_t *")
         with exported(entries, "tz_chunk_entry[]") as table:
             status = clib.tz_builder_put_chunks(self._handle, spec, table, len(table), offset)
@@ -145,8 +145,8 @@ class Builder:
     def _check(self, status: int, diagnostic: Any = None) -> None:
         if status == clib.TZ_E_SEQUENCE:
             raise OptionError(
-                f"{self._label}: tensors must be written in the declared order, each one whole and"
-                " once, and all of them before the file is finished"
+                f"{self._label}: tensors must be written in the declared order, each one completely"
+                " and once, and all of them before the file is finished"
             )
         check(
             status,

@@ -1,1 +1,1 @@
-"""Makes tensors of PyTorch and arrays of NumPy."""
+"""Makes PyTorch tensors and NumPy arrays."""

@@ -7,14 +7,21 @@ import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from libtz.errors import OptionError
 from libtz.format import item_size
 from libtz.memory import HostBuffer
 from libtz.transfer.upload import Upload
 
-__all__ = ["BufferFramework", "Destination", "Device", "Framework", "default_framework"]
+__all__ = [
+    "BufferFramework",
+    "Destination",
+    "Device",
+    "Framework",
+    "StreamingDevice",
+    "default_framework",
+]
 
 T = TypeVar("T")
 
@@ -37,14 +44,18 @@ class Framework(Protocol[T]):
 
 
 class Device(Protocol[T]):
-    """Memory that tensors are copied to."""
-
-    def upload(self) -> Upload | None:
-        """Streams one load to the device. None if tensors can only be copied once they are
-        complete."""
+    """Memory to which complete tensors are copied."""
 
     def copy(self, tensor: T) -> T:
         """A copy on the device of a tensor in host memory."""
+
+
+@runtime_checkable
+class StreamingDevice(Device[T], Protocol[T]):
+    """A device to which tensors are copied piece by piece, while they arrive."""
+
+    def upload(self) -> Upload:
+        """Streams one load to the device."""
 
 
 @dataclass(frozen=True)

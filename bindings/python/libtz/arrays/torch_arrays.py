@@ -15,7 +15,7 @@ from libtz.format import dtype_name
 from libtz.memory import HostBuffer
 from libtz.transfer.upload import CudaUpload, Upload
 
-__all__ = ["TorchDevice", "TorchFramework", "make_empty"]
+__all__ = ["CudaDevice", "TorchDevice", "TorchFramework", "make_empty"]
 
 
 class TorchFramework:
@@ -55,7 +55,7 @@ class TorchFramework:
             torch.empty(0, device=found)
         except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA asserts
             raise OptionError(f"device {device!r} cannot be used: {error}") from error
-        return TorchDevice(found)
+        return CudaDevice(found) if found.type == "cuda" else TorchDevice(found)
 
 
 class TorchDevice:
@@ -64,11 +64,15 @@ class TorchDevice:
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
-    def upload(self) -> Upload | None:
-        return CudaUpload(self.device, make_empty) if self.device.type == "cuda" else None
-
     def copy(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self.device)
+
+
+class CudaDevice(TorchDevice):
+    """See arrays.base.StreamingDevice."""
+
+    def upload(self) -> Upload:
+        return CudaUpload(self.device, make_empty)
 
 
 def make_empty(entry: lib.Tensor, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:

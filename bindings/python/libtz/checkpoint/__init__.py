@@ -1,1 +1,1 @@
-"""Checkpoints that are read: one interface, and a module for each kind of file or set."""
+"""Reads checkpoints: one interface, and a module for each kind of file or set."""

@@ -1,4 +1,4 @@
-"""The interface of everything that `libtz.open` opens: a mapping from names to tensors."""
+"""The interface of every checkpoint that `libtz.open` returns: a mapping from names to tensors."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class Checkpoint(Mapping[str, T], ABC):
     """An open checkpoint: a mapping from names to tensors, in the writer's order. Each lookup reads
     from the source, and every tensor owns its memory.
 
-    `T` is the type of the tensors: `libtz.torch.open` gives a `Checkpoint[torch.Tensor]`,
-    `libtz.numpy.open` one of NumPy arrays, and `libtz.open` takes PyTorch where it is installed.
+    `T` is the type of the tensors: `libtz.torch.open` returns a `Checkpoint[torch.Tensor]`,
+    `libtz.numpy.open` one of NumPy arrays. `libtz.open` uses PyTorch if it is installed.
 
-    Use it as a context manager, or call `close`. Any thread may load, and several may at once. An
-    error in the middle of a load closes the checkpoint. After a fork, parent and child may both use
-    it, provided that no load was running.
+    Use it as a context manager, or call `close`. Several threads may load at once. An error in the
+    middle of a load closes the checkpoint. After a fork, parent and child may both use it, provided
+    that no load was running.
 
     Every loading method can raise SourceError (the source cannot be read, or has changed),
-    IntegrityError (the bytes are not those that were written, or not those that are pinned),
-    FormatError (the file is malformed) and OptionError (what was asked for cannot be done).
+    IntegrityError (the bytes are not the ones that were written or pinned), FormatError (the file
+    is malformed) and OptionError (the request cannot be satisfied).
     """
 
     __eq__ = object.__eq__
@@ -47,7 +47,7 @@ class Checkpoint(Mapping[str, T], ABC):
         self._framework = framework
         self._in_host_memory = Destination(framework)
 
-    # ---- What a kind of checkpoint supplies ----
+    # ---- What each kind of checkpoint supplies ----
 
     @property
     @abstractmethod
@@ -57,34 +57,34 @@ class Checkpoint(Mapping[str, T], ABC):
     @property
     @abstractmethod
     def metadata(self) -> Mapping[str, str]:
-        """The writer's notes. Of a set of files: what all of them agree on."""
+        """The metadata: strings by name. For a set of files, the entries on which all agree."""
 
     @property
     @abstractmethod
     def digest(self) -> str | None:
-        """The file digest, "blake3:…", by which a .tz file can be pinned; None in other formats. Of
-        several files, the digest of the set, if it was opened by its manifest."""
+        """The file digest, "blake3:…", to pin a .tz file with. None in other formats. For several
+        files, the digest of the set, if it was opened by its manifest."""
 
     @property
     @abstractmethod
     def content_digest(self) -> str | None:
-        """BLAKE3 over names, types, shapes and content: the same however the file is compressed.
+        """BLAKE3 over names, dtypes, shapes and content. It does not depend on the compression.
         None in formats that do not store one."""
 
     @property
     @abstractmethod
     def verified(self) -> Verified:
-        """What loaded tensors are checked against: a "pinned" digest, a "checksum", or "none"."""
+        """What loaded tensors are checked against: a digest ("pinned"), a "checksum", or "none"."""
 
     @property
     @abstractmethod
     def stats(self) -> TransferStats:
-        """What the last load did."""
+        """Statistics of the last load."""
 
     @property
     @abstractmethod
     def closed(self) -> bool:
-        """Whether `close` was called, by the caller or after an error."""
+        """Whether the checkpoint was closed, by the caller or after an error."""
 
     @abstractmethod
     def __iter__(self) -> Iterator[str]: ...
@@ -97,67 +97,73 @@ class Checkpoint(Mapping[str, T], ABC):
 
     @abstractmethod
     def info(self, name: str) -> TensorInfo:
-        """What is stored under a name, without reading the tensor. KeyError if there is none."""
+        """Describes a tensor without reading it. Raises KeyError if there is none of that name."""
 
     def storage_order(self) -> list[str]:
-        """All names in the order in which their data lie in the file, or in the files of a set. In
-        a file that is the writer's order; the index of a set may have another."""
+        """All names in the order of their data in the file, or in the files of a set. In a file,
+        that is the writer's order; the index of a set may have another."""
         return list(self)
 
     def structure(self) -> list[Node]:
-        """The nodes of a nested object in preorder, with tensors by name; empty for a flat set of
-        tensors. `libtz.torch.load` puts the object together."""
+        """The nodes of a nested object in preorder, with tensors by name. Empty for a flat set of
+        tensors. `libtz.torch.load` builds the object from them."""
         return []
 
     @abstractmethod
     def read_items(
         self, items: Sequence[ReadItem], into: Destination[U], *, streamed: bool
     ) -> Generator[tuple[ReadItem, U], None, None]:
-        """Reads tensors and parts of tensors; the loading methods below are written in terms of it.
+        """Reads tensors and parts of tensors. The loading methods below are based on it.
 
         Yields each item with its tensor. Tied tensors read whole are one object. If `streamed`,
-        they come in file order, each as soon as it is complete and checked, with at most
-        `host_memory_max` bytes read ahead. Otherwise nothing comes before everything was checked.
-        KeyError for a name that is not there.
+        they are yielded in file order, each as soon as it is complete and checked, with at most
+        `host_memory_max` bytes read ahead. Otherwise, nothing is yielded before everything has been
+        checked. Raises KeyError for a name that does not exist.
         """
 
     def read_item(self, item: ReadItem, into: Destination[U]) -> U:
-        """One tensor or part of a tensor, as `read_items` reads it."""
+        """Reads one tensor or part of a tensor. Raises the errors of `read_items`."""
         ((_, tensor),) = self.read_items([item], into, streamed=False)
         return tensor
 
     @abstractmethod
     def load_into(self, buffers: Mapping[str, HostBuffer]) -> None:
-        """Loads tensors into memory of the caller, which must have exactly their size. Of tensors
-        that are tied to each other, ask for one.
+        """Loads tensors into memory that the caller owns, which must have exactly their size. For
+        tied tensors, pass one buffer, under any of their names.
 
-        After an error, the contents of the tensors in its `changed` are undefined.
+        Raises KeyError for a name that does not exist. After an error, the contents of the tensors
+        in its `changed` are undefined.
         """
 
     @abstractmethod
     def verify(self) -> None:
-        """Reads everything once, without loading it, and raises what is wrong with it: checksums,
-        the content of every tensor, and whether anything else is in a file. OptionError for
-        formats that have no checksums, unless a digest pins the file."""
+        """Reads everything once, without loading it, and checks the checksums, the content of every
+        tensor, and that the file holds nothing else. Raises IntegrityError or FormatError if
+        something is wrong, and OptionError for formats without checksums, unless a digest pins the
+        file."""
 
     @abstractmethod
     def close(self) -> None:
-        """Ends loads of other threads with an error. Tensors stay valid. Idempotent."""
+        """Closes the source. Loads in other threads fail; tensors stay valid. Idempotent."""
 
     # ---- Loading ----
 
     @final
     def __getitem__(self, name: str) -> T:
+        """Loads one tensor to host memory. Raises KeyError if there is none of that name, and the
+        errors of the class."""
         return self.read_item(ReadItem(name), self._in_host_memory)
 
     @final
     def load(self, names: Names = None, device: Any = "cpu") -> dict[str, T]:
-        """Tensors by name. `names` lists the ones to load, and gives their order; or it is a
-        function of a name that selects, such as `libtz.prefix("encoder.")`; None loads all. The
-        last two keep the writer's order. `device` is what PyTorch takes as one.
+        """Loads tensors, and returns them by name. `names` is a list of names, in the order of the
+        result; or a predicate on names, such as `libtz.prefix("encoder.")`; or None for all. With
+        the last two, the result has the writer's order. `device` is a PyTorch device, such as
+        "cuda:0".
 
-        Tied tensors come as one object under all their names. Nothing is returned before everything
-        was checked.
+        Tied tensors are one object under all their names. Nothing is returned before everything
+        has been checked. Raises KeyError for a name that does not exist, and the errors of the
+        class.
         """
         into = self._destination(device)
         wanted = self._select(names)
@@ -167,24 +173,26 @@ class Checkpoint(Mapping[str, T], ABC):
 
     @final
     def iter_tensors(self, names: Names = None, device: Any = "cpu") -> Iterator[tuple[str, T]]:
-        """Name and tensor, one by one in file order. `names` and `device` as in `load`.
+        """Yields names and tensors one by one, in file order. `names` and `device` as in `load`.
 
-        The next ones are read meanwhile, in at most `host_memory_max` bytes beyond those that were
-        handed out; a larger tensor is read when its turn comes. You may leave before the end and go
-        on with the checkpoint, unless the server has stalled: it is closed after five seconds.
+        Meanwhile, the next tensors are read ahead, into at most `host_memory_max` bytes; a larger
+        tensor is read when its turn comes. If you leave the loop early, the checkpoint stays open,
+        unless the server stalls for five seconds. Raises the errors of `load`.
         """
         return self._iterate(names, self._destination(device))
 
     @final
     def iter_buffers(self, names: Names = None) -> Iterator[tuple[str, memoryview]]:
-        """As `iter_tensors`, with the bytes of each tensor, row-major and little-endian. Works for
-        types that no library has."""
+        """As `iter_tensors`, but yields the bytes of each tensor, row-major and little-endian. They
+        own their memory. Works for dtypes that no framework supports. Raises the errors of
+        `load`."""
         return self._iterate(names, Destination(BufferFramework()))
 
     @final
     def get_slice(self, name: str, device: Any = "cpu") -> TensorSlice[T]:
-        """A tensor to be indexed as one of PyTorch: `f.get_slice(name)[:, 128:256]` reads only the
-        chunks that it needs. With a device, the part is assembled in host memory first."""
+        """A tensor that is read by indexing, as in PyTorch: `f.get_slice(name)[:, 128:256]` reads
+        only the chunks that it needs. With a device, the slice is assembled in host memory first.
+        Raises KeyError if there is no tensor of that name."""
         into = self._destination(device)
         return TensorSlice(
             self.info(name), lambda region: self.read_item(ReadItem(name, region), into)
@@ -192,10 +200,11 @@ class Checkpoint(Mapping[str, T], ABC):
 
     @final
     def load_slices(self, slices: Iterable[tuple[str, Any]], device: Any = "cpu") -> list[T]:
-        """As `[f.get_slice(name, device)[index] for name, index in slices]`, in one pass: every
-        chunk is read once, in file order, however many slices need it. With a device, all are
-        assembled in host memory before the first is copied: parts of rows are too small to be
-        copied one by one."""
+        """The same as `[f.get_slice(name, device)[index] for name, index in slices]`, but in one
+        pass: every chunk is read once, in file order, however many slices need it. With a device,
+        all slices are assembled in host memory before the first is copied, because parts of rows
+        are too small to be copied one by one. Raises KeyError, IndexError, and the errors of the
+        class."""
         into = self._destination(device)
         regions = [Region.of(self.info(name), index) for name, index in slices]
         items = [ReadItem(region.info.name, region) for region in regions]
@@ -214,14 +223,14 @@ class Checkpoint(Mapping[str, T], ABC):
         with closing(self.read_items(items, into, streamed=True)) as loaded:
             for item, tensor in loaded:
                 yield item.name, tensor
-                del tensor  # before the next one is waited for
+                del tensor  # before waiting for the next one
 
     # ---- The end ----
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(
-            f"{self!r} cannot be pickled or copied, since it holds an open source; open it anew in"
-            " the other process"
+            f"{self!r} cannot be pickled or copied, because it holds an open source; open the"
+            " checkpoint again in the other process"
         )
 
     def __enter__(self: Self) -> Self:

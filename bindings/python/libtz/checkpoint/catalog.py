@@ -1,4 +1,4 @@
-"""What one file says about its tensors. Nothing is done per tensor before it is asked for."""
+"""The tensors of one file according to its header. Work per tensor is done on demand."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ _FORMATS: dict[int, Format] = {
 
 
 def is_valueless(tensor: lib.Tensor) -> bool:
-    """Whether the file has a shape for the tensor but no values: it is loaded as zeros."""
+    """Whether the file stores a shape for the tensor but no values, so that it loads as zeros."""
     return bool(tensor.flags & lib.TENSOR_META)
 
 
 def memory_size(tensor: lib.Tensor) -> int:
-    """Bytes in memory."""
+    """The size of the tensor in memory, in bytes."""
     if not is_valueless(tensor):
         return tensor.decoded_size
     return math.prod(tensor.shape) * item_size(dtype_name(tensor.dtype))
 
 
 class Entry(NamedTuple):
-    """An item that was asked for, and the tensor that holds its data."""
+    """A requested item, and the tensor that holds its data."""
 
     item: ReadItem
-    order: int  # of the tensor itself, in the file
-    owner: int  # the index of the tensor with the data: the same unless tied
+    order: int  # of the requested tensor, in the file
+    owner: int  # index of the tensor that holds the data; another one only if tied
     tensor: lib.Tensor  # the owner
 
 
@@ -101,7 +101,7 @@ class Catalog:
         return isinstance(name, str) and self._find(name) is not None
 
     def index(self, name: str) -> int:
-        """The place in the tensor table. KeyError if there is no tensor of that name."""
+        """The index in the tensor table. Raises KeyError if there is no tensor of that name."""
         index = self._find(name)
         if index is None:
             raise KeyError(name)

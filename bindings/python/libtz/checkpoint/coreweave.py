@@ -1,10 +1,10 @@
-"""Files of CoreWeave's Tensorizer, opened: what they have that other files have not.
+"""An open file of CoreWeave's Tensorizer.
 
-Each tensor has a record header before its data, with hashes over both. They come with the data and
-are checked as soon as a tensor is there (transfer/record_checks.py). What hashes cover is always a
-whole tensor in host memory: so slices are cut from whole tensors, and devices get copies of what
-was checked. With `ReadOptions(verify=False)` no record header is read, slices read only what they
-need, and devices are filled directly.
+Each tensor has a record header before its data, with hashes over both. It is read along with the
+data and checked as soon as the tensor is complete (transfer/record_checks.py). The hashes cover a
+whole tensor in host memory. So slices are cut from whole tensors, and devices get copies of tensors
+that were checked. With `ReadOptions(verify=False)`, no record header is read, slices read only what
+they need, and devices are filled directly.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class CoreweaveFile(File[T]):
     end_mark = END_MARK
 
     def _prepare(self) -> None:
-        # Whether a SHA-256 is checked where there is a CRC-32, which finds accidents three times as
-        # fast. Of encrypted tensors it always is.
+        # Check SHA-256 even if there is a CRC-32 (the CRC is three times faster). The SHA-256 of an
+        # encrypted tensor is always checked.
         self.checks_every_hash = True
         self._key: Decryption | None = None
         self._log = RecordLog()
@@ -41,14 +41,14 @@ class CoreweaveFile(File[T]):
 
     @property
     def verified(self) -> Verified:
-        """See `Checkpoint.verified`. Whether a file has hashes shows when it is loaded: "checksum"
-        says that all tensors loaded so far had some, and that they were right."""
+        """See `Checkpoint.verified`. Only loading shows whether a file has hashes: "checksum" means
+        that all tensors loaded so far had correct ones."""
         if self._is_pinned:
             return "pinned"
         return "checksum" if self._loader.source.is_checked or self._log.has_hashes else "none"
 
     def module_role(self, name: str) -> Literal["parameter", "buffer", "state"]:
-        """What a tensor was when it was saved: a parameter or buffer of a module, or an entry of a
+        """Whether a tensor was saved as a parameter or buffer of a module, or as an entry of a
         state dict."""
         flags = self.catalog.tensor(name).flags
         if flags & lib.TENSOR_PARAMETER:
@@ -56,17 +56,17 @@ class CoreweaveFile(File[T]):
         return "buffer" if flags & lib.TENSOR_BUFFER else "state"
 
     def is_dotted(self, name: str) -> bool:
-        """Whether the file has a dot before the name, as it has for tensors that belong to the root
-        module itself. libtz leaves it out, as state dicts do."""
+        """Whether the name begins with a dot in the file, as those of the root module's own tensors
+        do. libtz drops the dot, as state dicts do."""
         return bool(self.catalog.tensor(name).flags & lib.TENSOR_DOTTED)
 
     def note(self, name: str) -> RecordNote:
-        """Of a tensor that was loaded."""
+        """The facts in the record header of a tensor that was loaded."""
         return self._log.notes[self.catalog.index(name)]
 
     def verify(self) -> None:
-        """See `Checkpoint.verify`. Tensors without hashes are not wrong, but then `verified` is
-        "none". A tensor is in memory as a whole."""
+        """See `Checkpoint.verify`. Tensors without hashes pass, but then `verified` is "none".
+        Holds one whole tensor in memory at a time."""
         self._check_all(self._record_checks(verify=True))
 
     def _verification(self) -> Verification:
@@ -91,9 +91,9 @@ class CoreweaveFile(File[T]):
         options, url = self._loader.options.decryption, self._loader.source.url
         if not options.is_given:
             raise DecryptionOptionError(
-                f"{url} is encrypted; give its key with ReadOptions.decryption.key_file, or its"
-                " passphrase with ReadOptions.decryption.passphrase_file"
+                f"{url} is encrypted; set ReadOptions.decryption.key_file to its key, or"
+                " ReadOptions.decryption.passphrase_file to its passphrase"
             )
-        if self._key is None:  # kept, since deriving a key costs much
+        if self._key is None:  # kept, because deriving a key is expensive
             self._key = Decryption(options, url)
         return self._key

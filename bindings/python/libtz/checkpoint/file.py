@@ -28,9 +28,9 @@ U = TypeVar("U")
 
 
 class File(Checkpoint[T]):
-    """One file: a catalog of what its header says, and a loader."""
+    """One file: a catalog of its header, and a loader."""
 
-    # The bytes after those of the last tensor.
+    # The bytes after the last tensor.
     end_mark = b""
 
     def __init__(
@@ -57,14 +57,15 @@ class File(Checkpoint[T]):
 
     @property
     def catalog(self) -> Catalog:
-        """What the header says. OptionError before a pinned file was compared with its digest."""
+        """The contents of the header. Raises OptionError before a file pinned by `sha256:` has been
+        compared with its digest."""
         if self._sha256 is not None and not self._is_pinned:
-            raise self._too_large("nothing is known of it before all of it was loaded")
+            raise self._too_large("nothing in it can be used before all of it has been loaded")
         return self._catalog
 
     @property
     def header_bytes(self) -> memoryview:
-        """The header as the file has it. OptionError as of `catalog`."""
+        """The bytes of the header. Raises OptionError as `catalog` does."""
         return self._loader.front[: self.catalog.header.info.header_size]
 
     @property
@@ -164,7 +165,7 @@ class File(Checkpoint[T]):
     def _checks(
         self, entries: Sequence[Entry], verification: Verification | None = None
     ) -> Verification:
-        """What one load checks: all of the file besides, if its SHA-256 pins it."""
+        """The checks of one load. They cover the whole file if it is pinned by its SHA-256."""
         verification = verification or self._verification()
         if self._sha256 is None:
             return verification
@@ -179,8 +180,8 @@ class File(Checkpoint[T]):
     def _too_large(self, consequence: str) -> OptionError:
         url, size = self._loader.source.url, self._loader.source.size
         return OptionError(
-            f"{url} is pinned by the SHA-256 of all of it, and too large ({size} bytes) to be read"
-            f" into memory and compared first, so {consequence}; raise ReadOptions.host_memory_max"
+            f"{url} is pinned by the SHA-256 of the whole file and, with {size} bytes, is too large"
+            f" to be compared in memory first, so {consequence}; raise ReadOptions.host_memory_max"
             f" to {2 * size}, or convert the file to .tz, whose digest covers every part"
         )
 
@@ -220,7 +221,7 @@ class File(Checkpoint[T]):
         self._loader.close()
 
     def __del__(self) -> None:
-        loader = getattr(self, "_loader", None)  # none if it was not made
+        loader = getattr(self, "_loader", None)  # None if the constructor failed
         if loader is None or loader.is_closed:
             return
         try:

@@ -1,4 +1,4 @@
-"""Loads from one file: which bytes are planned, what is made of them, and what an error does."""
+"""Loads tensors from one file: plans the reads, makes tensors of the bytes, and handles errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from libtz._native import lib
-from libtz.arrays.base import Destination
+from libtz.arrays.base import Destination, StreamingDevice
 from libtz.checkpoint.catalog import Entry, is_valueless, memory_size
 from libtz.checkpoint.slices import ReadItem, cut, thin
 from libtz.checkpoint.small_reads import SmallReads
@@ -22,9 +22,9 @@ from libtz.format import dtype_name, item_size
 from libtz.memory import HostBuffer, allocate
 from libtz.options import ReadOptions
 from libtz.sources.base import Source
+from libtz.transfer.chunk_entries import fetch_chunk_entries
 from libtz.transfer.items import LoadItems
 from libtz.transfer.load import Load, LoadOptions
-from libtz.transfer.runs import fetch_runs
 from libtz.transfer.stats import TransferStats
 from libtz.transfer.verification import Verification
 
@@ -34,7 +34,7 @@ U = TypeVar("U")
 
 
 class _Reads:
-    """What entries need: the data of each owner once, and every region for itself."""
+    """The reads that entries need: one for the data of each owner, and one for each region."""
 
     def __init__(self, entries: Sequence[Entry], *, whole: bool = False) -> None:
         """`whole`: read the whole tensor for every region."""
@@ -68,12 +68,12 @@ class _Reads:
 
 
 class Loader:
-    """The way from one source to tensors. An error in the middle of a load closes the source."""
+    """Loads tensors from one source. An error in the middle of a load closes the source."""
 
     def __init__(
         self, source: Source, header: lib.Header, front: memoryview, options: ReadOptions
     ) -> None:
-        """`front` is what is known of the beginning of the file."""
+        """`front` holds the bytes read so far from the beginning of the file."""
         self.source = source
         self.options = options
         self._stats: Callable[[], TransferStats] = TransferStats
@@ -102,10 +102,11 @@ class Loader:
         has_regions = any(item.region is not None for item, _, _, _ in entries)
         is_cut = has_regions and verification.covers_tensors
         upload = None
-        if into.device is not None and not has_regions and not verification.covers_tensors:
+        is_streamable = not has_regions and not verification.covers_tensors
+        if is_streamable and isinstance(into.device, StreamingDevice):
             upload = into.device.upload()
         is_copied = into.device is not None and upload is None
-        # Whole tensors that are only cut or copied from need not be in host memory all at once.
+        # Whole tensors that are cut or copied need not be in host memory all at once.
         is_one_by_one = streamed or is_copied or is_cut
         if is_one_by_one:
             # Tied tensors follow their owner.
@@ -122,13 +123,13 @@ class Loader:
             yield from zip(items, all_tensors, strict=True)
 
     def is_small(self, entry: Entry, into: Destination[Any]) -> bool:
-        """Whether `read_small` may be asked for it."""
+        """Whether `read_small` can be used for it."""
         return into.device is None and self._small_reads.can_read(entry)
 
     def read_small(
         self, entry: Entry, into: Destination[U], verification: Verification
     ) -> tuple[U] | None:
-        """The tensor of an entry that `is_small`; None if `read` has to be asked."""
+        """The tensor of an entry that `is_small`; None if `read` is needed."""
         if verification.covers_tensors or verification.observe is not None:
             return None
         dtype = dtype_name(entry.tensor.dtype)
@@ -183,7 +184,7 @@ class Loader:
                     made.append((entry.item, tensor))
                     del tensor
                 load.release(number)
-                while made:  # nothing of it is held while the next one is waited for
+                while made:  # hold no reference while waiting for the next one
                     yield made.pop(0)
 
     def fill(
@@ -196,8 +197,8 @@ class Loader:
             buffer, size = buffers[entry.item.name], memory_size(entry.tensor)
             if buffer.size != size or existing[number] is not None:
                 raise OptionError(
-                    f"tensor {entry.item.name!r} needs memory of {size} bytes, once for all that"
-                    " are tied to it"
+                    f"tensor {entry.item.name!r} needs a buffer of {size} bytes, and only one for"
+                    " all tensors tied to it"
                 )
             existing[number] = None if is_valueless(entry.tensor) else buffer
         options = LoadOptions(self.options, existing=existing)
@@ -216,7 +217,8 @@ class Loader:
                 np.frombuffer(buffers[entry.item.name].view(), np.uint8)[:] = 0
 
     def check(self, entries: list[Entry], verification: Verification) -> None:
-        """Reads and verifies tensors, one at a time, and keeps nothing. They are in file order."""
+        """Reads and verifies tensors one at a time, and keeps nothing. `entries` are in file
+        order."""
         reads = _Reads(entries)
         options = LoadOptions(self.options, is_streamed=True)
         with self._load(reads, options, verification) as load:
@@ -234,7 +236,7 @@ class Loader:
         with self._planning:
             # np.unique imports numpy.ma at its first call, which takes 6 ms.
             owners = np.flatnonzero(np.bincount(items.indices)).astype(np.uint32)
-            read = fetch_runs(self.source, self._header, owners, self.front)
+            read = fetch_chunk_entries(self.source, self._header, owners, self.front)
             load = Load(self.source, self._header, items, verification, options)
         try:
             with load:
@@ -256,8 +258,8 @@ class Loader:
         size = sum(memory_size(each.tensor) for each in entries if is_valueless(each.tensor))
         if size > self.options.meta_size_max:
             raise OptionError(
-                f"{self.source.url}: tensors of {size} bytes in all have a shape but no values;"
-                " zeros in their place are more than ReadOptions.meta_size_max allows"
+                f"{self.source.url}: tensors with {size} bytes in all have a shape but no values,"
+                " and would load as zeros; that is more than ReadOptions.meta_size_max"
             )
 
     def close(self) -> None:
@@ -266,14 +268,14 @@ class Loader:
 
 
 def _require_dtypes(entries: Sequence[Entry], into: Destination[Any]) -> None:
-    """Refuses types that the framework does not have; each is asked about once."""
+    """Raises OptionError for dtypes that the framework does not support. Checks each one once."""
     names = {tensor.dtype: item.name for item, _, _, tensor in reversed(entries)}
     for dtype, name in names.items():
         into.framework.require(dtype_name(dtype), name)
 
 
 def _make(load: Load, reads: _Reads, number: int, entry: Entry, into: Destination[U]) -> U:
-    """The tensor of an entry whose data have arrived."""
+    """Makes the tensor of an entry whose data have arrived."""
     (_, region), _, _, described = entry
     if load.is_on_device and not is_valueless(described):
         uploaded: U = load.device_tensor(number)
@@ -290,7 +292,7 @@ def _make(load: Load, reads: _Reads, number: int, entry: Entry, into: Destinatio
 def _values(
     load: Load, reads: _Reads, number: int, entry: Entry
 ) -> tuple[HostBuffer | None, int, tuple[int, ...]]:
-    """The bytes of an entry in host memory: a buffer, the place in it, and the shape."""
+    """The data of an entry in host memory: a buffer, the position in it, and the shape."""
     region = entry.item.region
     shape = entry.tensor.shape if region is None else region.shape
     if is_valueless(entry.tensor):
@@ -304,7 +306,7 @@ def _values(
     if reads.boxes[number] is None:  # the whole tensor was read
         data = buffer.view()[position : position + entry.tensor.decoded_size]
         return cut(data, region), 0, shape
-    # Scalars are always read whole, and so share memory.
+    # Scalars are always read whole, so they share memory.
     if region.is_thinned or not region.info.shape:
         return thin(buffer, position, region), 0, shape
     return buffer, position, shape

@@ -1,18 +1,16 @@
-"""Files that are not checkpoints but stand where people expect one, recognised by their first
-bytes: what they are, and what to do.
-"""
+"""Recognises files that are not checkpoints by their first bytes, and says what to do with them."""
 
 from __future__ import annotations
 
 __all__ = ["describe_other_format"]
 
-_PICKLE_HINT = "convert it once with `tz convert`, which reads it by PyTorch's restricted loader"
+_PICKLE_HINT = "convert it once with `tz convert`, which uses PyTorch's restricted loader"
 
-# First bytes, what they belong to, what to do.
+# First bytes, what they identify, what to do.
 _SIGNATURES = (
     (
         b"version https://git-lfs.github.com/spec/",
-        "a Git LFS pointer instead of the file itself",
+        "a Git LFS pointer, not the file itself",
         "fetch the file with `git lfs pull`",
     ),
     (b"GGUF", "a GGUF file", "use the model's .safetensors files"),
@@ -27,14 +25,14 @@ _SIGNATURES = (
     (b"\x7fELF", "a program or library", "check the path"),
     (b"%PDF-", "a PDF document", "check the path"),
 )
-_TAR_MARK = 257  # where a tar archive says that it is one
+_TAR_MARK = 257  # offset of the signature of a tar archive
 _MARKUP_SIZE = 1024  # white space and comments may precede the first element
 
 
 def describe_other_format(front: memoryview) -> str | None:
-    """What a file is, and the way on, from its first bytes; None for what is not known here.
+    """What a file is, judging by its first bytes, and what to do. None if it is not recognised.
 
-    Meant for files that were refused already: short signatures may also begin other files.
+    Only for files that were already refused: a short signature may also begin another file.
     """
     head = bytes(front[:_MARKUP_SIZE])
     found = _archive(front, head) or _markup(head)
@@ -52,12 +50,12 @@ def _archive(front: memoryview, head: bytes) -> tuple[str, str] | None:
     if head[:4] == b"PK\x03\x04":
         names = bytes(front[: 1 << 16])
         if b"data.pkl" in names or b".format_version" in names:
-            return "a file of torch.save", _PICKLE_HINT
+            return "a file written by torch.save", _PICKLE_HINT
         if b".npy" in head:
             return "a NumPy .npz archive", "load it with numpy.load and save it again"
         return "a zip archive", "unpack it first"
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return "a pickle, as torch.save wrote it before PyTorch 1.6", _PICKLE_HINT
+        return "a pickle, as written by torch.save before PyTorch 1.6", _PICKLE_HINT
     if head[_TAR_MARK : _TAR_MARK + 5] == b"ustar":
         return "a tar archive", "unpack it first"
     if head[:1] == b"\x08" and any(mark in head[:64] for mark in (b"onnx", b"pytorch")):
@@ -72,5 +70,5 @@ def _markup(head: bytes) -> tuple[str, str] | None:
     if text.startswith((b"<?xml", b"<error")):
         return "an XML document, such as a store's error", "check the URL and the credentials"
     if text.startswith((b"{", b"[")):
-        return "a JSON text", "name the index of a sharded set *.index.json, or check the URL"
+        return "a JSON file", "the index of a sharded set must be named *.index.json"
     return None

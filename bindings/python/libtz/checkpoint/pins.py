@@ -1,9 +1,9 @@
-"""What `sha256:` means: the pin of a whole file in a format that has no digest of its own.
+"""The pin `sha256:`, of a whole file in a format that has no digest of its own.
 
-Nothing of the file is believed before the hash of all of it was compared. A file that fits into
-memory is read whole, hashed, and from then on read from that memory. A larger one is hashed while
-it is loaded (transfer/verification.py): so it can only be loaded whole, and until that has been
-done, names and metadata are refused.
+Nothing in the file is trusted before its whole hash has been compared. A file that fits in memory
+is read whole and hashed, and then loaded from that memory. A larger one is hashed while it is
+loaded (transfer/verification.py). So it can only be loaded whole, and until then its names and
+metadata are not available.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ __all__ = ["in_memory_max", "whole_in_memory"]
 
 
 def in_memory_max(options: ReadOptions) -> int:
-    """Bytes of the largest pinned file that is read whole: half of `host_memory_max`. The rest is
-    for the loads from it."""
+    """The size of the largest pinned file that is read whole: half of `host_memory_max`. The other
+    half is for loads from it."""
     return min(options.host_memory_max // 2, options.host_memory_max - HOST_MEMORY_MIN)
 
 
 def whole_in_memory(
     source: Source, front: memoryview, pin: bytes, options: ReadOptions
 ) -> tuple[Source, ReadOptions]:
-    """The bytes of an open source, once their hash was compared, as a source, and options that
-    leave room for them. `front` is what is known of the beginning. Closes the source that was
-    given. IntegrityError if it is another file."""
+    """Reads an open source into memory, compares its hash with `pin`, and closes it. Returns a
+    source of these bytes, and options reduced by the memory they take. `front` holds the bytes read
+    so far. Raises IntegrityError if the hash differs."""
     data = allocate(source.size).view()
     data[: len(front)] = front
     rest = data[len(front) :]

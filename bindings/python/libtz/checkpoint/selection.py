@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint are wanted, and which parts of them."""
+"""Selects tensors of a checkpoint by name."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ Names = Iterable[str] | Callable[[str], bool] | None
 
 
 def prefix(*prefixes: str) -> Callable[[str], bool]:
-    """Wants the tensors whose name begins with one of these: `f.load(libtz.prefix("encoder."))`."""
+    """Selects the tensors whose name begins with one of these: `f.load(libtz.prefix("encoder."))`.
+    Raises OptionError if they are not strings."""
     if not prefixes or not all(isinstance(each, str) for each in prefixes):
-        raise OptionError(f"prefix() takes the beginnings of names; got {prefixes!r}")
+        raise OptionError(f"prefix() takes one or more strings; got {prefixes!r}")
     return lambda name: name.startswith(prefixes)
 
 
 def select(names: Names, known: Iterable[str]) -> list[str]:
-    """The wanted names, each once: in their own order if they are listed, else in that of
-    `known`."""
+    """The selected names, each once: in the order of `names` if that is a list, else in the order
+    of `known`."""
     if names is None:
         return list(known)
     if isinstance(names, str):
         raise OptionError(
-            f"names is a collection of names, or a function of a name; got the string {names!r}"
+            f"names must be a collection of names or a predicate; got the string {names!r}"
         )
     if callable(names):
         return [name for name in known if names(name)]

@@ -1,7 +1,7 @@
-"""Finds the files of a sharded set: by its index, or by what a folder holds.
+"""Finds the files of a sharded set, by its index or by the contents of a folder.
 
-An index comes from where the files come from, so it is no more trusted than they are. It can only
-name files in its own folder.
+An index has the same origin as the files, so it is not trusted more than they are. It can only name
+files in its own folder.
 """
 
 from __future__ import annotations
@@ -36,41 +36,42 @@ USUAL_NAMES = (
 
 # Indexes of the largest models, with some 200,000 tensors, have about 20 MB.
 INDEX_SIZE_MAX = 64 << 20
-# Of tensors, and of containers. What a JSON parser makes of a text depends on these, and it must
-# not be a hundred times the text.
+# Limit on tensors, and on containers. They determine the memory that a JSON parser uses, which
+# could otherwise be a hundred times the size of the text.
 INDEX_ITEMS_MAX = 1_000_000
-# How many parts are looked for by name before one more is too many to be true.
+# If more parts than this are missing, they are not looked for by name.
 MISSING_MAX = 1000
 
 _NUMBERED = re.compile(r"(.+)-(\d{1,9})-of-(\d{1,9})(\.[a-z]+)", re.ASCII)
 
 
 def weights_in(folder: Location, options: ReadOptions) -> list[str]:
-    """The index of a folder, or the files of its weights in order if it has none. Where folders
-    cannot be listed, as over HTTP, their manifest comes first, and then only `USUAL_NAMES`."""
+    """The name of the index of a folder, or, if there is none, the names of its weights files in
+    order. If the folder cannot be listed, as over HTTP, looks for its manifest, then for
+    `USUAL_NAMES`. Raises OptionError."""
     names = folder.files(options)
     if names is None:
-        if _is_there(folder.sibling(MANIFEST_NAME), options):
+        if _exists(folder.sibling(MANIFEST_NAME), options):
             return [MANIFEST_NAME]
-        names = [name for name in USUAL_NAMES if _is_there(folder.sibling(name), options)]
+        names = [name for name in USUAL_NAMES if _exists(folder.sibling(name), options)]
         if not names:
             listed = ", ".join((MANIFEST_NAME, *USUAL_NAMES))
             raise SourceNotFoundError(
-                f"{folder} cannot be listed, and the files that it usually has are not there, or"
-                f" may not be read: {listed}; open a file by its name",
+                f"{folder} cannot be listed, and none of the usual files exists or may be read:"
+                f" {listed}; open a file by its name",
                 url=str(folder),
                 errno=errno.ENOENT,
             )
     return _weights_among(str(folder), names)
 
 
-def _is_there(location: Location, options: ReadOptions) -> bool:
+def _exists(location: Location, options: ReadOptions) -> bool:
     source = location.source(options)
     source.limit(options.http.open_deadline_s)
     try:
         source.open(memoryview(bytearray(1)))
     except SourceError as error:
-        # Of what the caller may not list, S3 forbids what is not there.
+        # For a missing object, S3 returns "forbidden" if the caller may not list the bucket.
         if isinstance(error, (SourceNotFoundError, SourcePermissionError)):
             return False
         raise
@@ -80,9 +81,8 @@ def _is_there(location: Location, options: ReadOptions) -> bool:
 
 
 def _weights_among(folder: str, names: list[str]) -> list[str]:
-    """Hidden files are not among the names, such as those that macOS makes beside others on foreign
-    disks."""
-    for suffix in SUFFIXES:  # as transformers would choose, whatever else lies there
+    """`names` contains no hidden files, such as those that macOS creates on foreign disks."""
+    for suffix in SUFFIXES:  # transformers makes the same choice, whatever else is there
         if f"model{suffix}{INDEX_SUFFIX}" in names:
             return [f"model{suffix}{INDEX_SUFFIX}"]
     found = {
@@ -92,9 +92,9 @@ def _weights_among(folder: str, names: list[str]) -> list[str]:
     listed = ", ".join([name for group in found.values() for name in group][:4])
     suffixes = [suffix for suffix, group in found.items() if group]
     if not suffixes:
-        raise OptionError(f"{folder} holds no .safetensors file, no .tz file and no index of such")
+        raise OptionError(f"{folder} contains no .safetensors or .tz file and no index of any")
     if len(suffixes) > 1:
-        raise OptionError(f"{folder} holds models in two formats; open one by its name: {listed}")
+        raise OptionError(f"{folder} contains models in two formats; open one by name: {listed}")
     (suffix,) = suffixes
     indexes = [name for name in found[suffix] if name.endswith(INDEX_SUFFIX)]
     if len(indexes) > 1:
@@ -103,12 +103,12 @@ def _weights_among(folder: str, names: list[str]) -> list[str]:
 
 
 def _without_index(folder: str, names: list[str], listed: str) -> list[str]:
-    """The one file of a folder, or all parts of one model, which say so in their names."""
+    """The only file of a folder, or all parts of one model, judging by their names."""
     parts = [_NUMBERED.fullmatch(name) for name in names]
     models = {(part[1], int(part[3])) if part else None for part in parts}
     if len(models) > 1 or (None in models and len(names) > 1):
         raise OptionError(
-            f"{folder} holds files of different models and no index; open one by its name: {listed}"
+            f"{folder} contains files of different models and no index; open one by name: {listed}"
         )
     if None not in models:
         _require_complete(folder, names)
@@ -116,21 +116,21 @@ def _without_index(folder: str, names: list[str], listed: str) -> list[str]:
 
 
 def _require_complete(where: str, names: Iterable[str]) -> None:
-    """That no part is missing, as far as the names say how many there are."""
+    """Raises FormatError if, according to the names, a part is missing."""
     parts = [part for name in names if (part := _NUMBERED.fullmatch(name))]
     found = {(part[1], part[3], part[4], int(part[2])) for part in parts}
     for before, count, suffix, _ in sorted(found):
         if int(count) > len(parts) + MISSING_MAX:
             raise FormatError(
-                f"{where}: files say that they are parts of {count}, and most are missing",
+                f"{where}: most files are missing; by the names of the others there are {count}",
                 code="bad-set",
             )
         for number in range(1, int(count) + 1):
             if (before, count, suffix, number) not in found:
                 name = f"{before}-{number:0{len(count)}}-of-{count}{suffix}"
                 raise FormatError(
-                    f"{where}: {name} is missing: the names of the others say that there are"
-                    f" {int(count)}",
+                    f"{where}: {name} is missing; by the names of the others there are"
+                    f" {int(count)} files",
                     code="bad-set",
                 )
 
@@ -138,7 +138,7 @@ def _require_complete(where: str, names: Iterable[str]) -> None:
 def read_index(
     location: Location, options: ReadOptions, *, suffixes: tuple[str, ...] = SUFFIXES
 ) -> dict[str, str]:
-    """File names by tensor name."""
+    """Reads an index: file names by tensor name. Raises FormatError if it is malformed."""
 
     def broken(reason: str) -> FormatError:
         return FormatError(f"{location}: {reason}", code="bad-index")
@@ -147,7 +147,7 @@ def read_index(
         members: dict[str, Any] = {}
         for key, value in pairs:
             if key in members:
-                raise broken(f"{key!r} is in it twice")
+                raise broken(f"it contains {key!r} twice")
             members[key] = value
         return members
 
@@ -178,7 +178,7 @@ def read_index(
             continue
         if not isinstance(file, str) or not is_plain_name(file) or not file.endswith(suffixes):
             raise broken(
-                f"tensor {name!r} is said to be in {file!r}, which is not the name of a"
+                f"the file of tensor {name!r} is {file!r}, which is not the name of a"
                 f" {' or '.join(suffixes)} file in the folder of the index"
             )
         known.add(file)

@@ -1,7 +1,7 @@
-"""Sharded models: several files that an index, or their folder, makes one set of tensors.
+"""Sharded models: several files that form one set of tensors, by an index or by their folder.
 
-Every file must hold what the index says: a tensor is never looked up in a file that another file
-could have replaced. What a file holds beyond that is not part of the set.
+Every file must contain the tensors that the index lists for it. A tensor is only looked up in its
+own file. Other tensors in a file are not part of the set.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ U = TypeVar("U")
 
 
 def check_shard(where: str, found: Collection[str], expected: Set[str]) -> None:
-    """That a file has the tensors that its index says. Others in it are not part of the set, as
-    other loaders have it; a warning names the first."""
+    """Raises FormatError if a file lacks a tensor that the index lists for it. If it has others,
+    they are left out, as other loaders do, and a warning names the first."""
     missing = next((tensor for tensor in expected if tensor not in found), None)
     if missing is not None:
-        reason = f"it has no tensor {missing!r}, which the index says is in it"
+        reason = f"tensor {missing!r} is missing, although the index lists it for this file"
         raise FormatError(f"{where}: {reason}", code="bad-set", tensor=missing)
     count = len(found) - len(expected)
     if count:
@@ -60,11 +60,11 @@ def check_shard(where: str, found: Collection[str], expected: Set[str]) -> None:
 
 
 class Sharded(Checkpoint[T]):
-    """Several files as one checkpoint. Each is opened when something of it is wanted.
+    """Several files as one checkpoint. Each file is opened, and checked, when it is first needed;
+    without an index, all are opened at once.
 
-    Names are in the order of the index. What each file must hold is checked when it is opened, and
-    without an index all are opened at once. `stats` sums over the files, and tensors are read file
-    by file in order of their names.
+    Tensor names are in the order of the index. Tensors are read file by file, in the order of the
+    file names. `stats` is the sum over the files.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Sharded(Checkpoint[T]):
             for tensor in self._file(name):
                 if tensor in index:
                     raise FormatError(
-                        f"{self._shown(name)}: tensor {tensor!r} is in {index[tensor]!r} too",
+                        f"{self._shown(name)}: tensor {tensor!r} is also in {index[tensor]!r}",
                         code="bad-set",
                         tensor=tensor,
                     )
@@ -131,13 +131,13 @@ class Sharded(Checkpoint[T]):
             return file
 
     def _check(self, name: str, file: Checkpoint[T]) -> None:
-        """That the file is what the set needs."""
+        """Raises FormatError if the file cannot be part of the set."""
 
         def broken(reason: str) -> FormatError:
             return FormatError(f"{self._shown(name)}: {reason}", code="bad-set")
 
         if file.structure():
-            raise broken("it holds a nested object, which cannot be part of a set")
+            raise broken("it contains a nested object, which cannot be part of a set")
         formats = {other.format for other in self._files.values() if other is not None}
         if formats - {file.format}:
             raise broken(f"it is a {file.format} file in a set of another format")
@@ -148,18 +148,18 @@ class Sharded(Checkpoint[T]):
         return [self._file(name) for name in self._files]
 
     def _by_file(self, names: Iterable[str]) -> list[tuple[Checkpoint[T], list[int]]]:
-        """The places in `names` of what each file holds, in order of the files. Opens, and thereby
+        """For each file, in order, the positions in `names` of its tensors. Opens, and thereby
         checks, the files."""
         groups: dict[str, list[int]] = {name: [] for name in self._files}
-        for place, tensor in enumerate(names):
-            groups[self._index[tensor]].append(place)
-        return [(self._file(name), places) for name, places in groups.items() if places]
+        for position, tensor in enumerate(names):
+            groups[self._index[tensor]].append(position)
+        return [(self._file(name), positions) for name, positions in groups.items() if positions]
 
     # ---- What is in the set ----
 
     @property
     def format(self) -> Format:
-        """That of the files: all have the same."""
+        """The format of the files; all have the same."""
         return self._file(next(iter(self._files))).format
 
     @property
@@ -169,7 +169,7 @@ class Sharded(Checkpoint[T]):
 
     @property
     def content_digest(self) -> str | None:
-        """None; the tensors' own are in `info`."""
+        """None. `info` has the content digest of each tensor."""
         return None
 
     @property
@@ -178,7 +178,7 @@ class Sharded(Checkpoint[T]):
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """What all files agree on."""
+        """The entries on which all files agree."""
         first, *rest = [file.metadata for file in self._all()]
         return MappingProxyType(
             {
@@ -224,7 +224,7 @@ class Sharded(Checkpoint[T]):
         file = self._index[name]
         info = self._file(file).info(name)
         if info.tied_to is not None and self._index.get(info.tied_to) != file:
-            info = replace(info, tied_to=None)  # to one that is not part of the set
+            info = replace(info, tied_to=None)  # the other one is not part of the set
         return info
 
     # ---- Loading ----
@@ -234,15 +234,15 @@ class Sharded(Checkpoint[T]):
     ) -> Generator[tuple[ReadItem, U], None, None]:
         self._stats = TransferStats()
         if not streamed and into.device is None:
-            # Each file checks this for itself, but all of them are in memory in the end.
+            # Each file checks its own size, but in the end all of them are in memory.
             whole = [self.info(item.name) for item in items if item.region is None]
             size = sum(info.nbytes for info in whole if info.tied_to is None)
             check_decoded_size(size, self._options, str(self._location))
-        for file, places in self._by_file(item.name for item in items):
+        for file, positions in self._by_file(item.name for item in items):
             before = self._stats
             try:
                 yield from file.read_items(
-                    [items[place] for place in places], into, streamed=streamed
+                    [items[position] for position in positions], into, streamed=streamed
                 )
             finally:
                 self._stats = _sum(before, file.stats)
@@ -258,12 +258,12 @@ class Sharded(Checkpoint[T]):
         for name, buffer in buffers.items():
             size = self.info(name).nbytes
             if buffer.size != size:
-                raise OptionError(f"tensor {name!r} needs memory of {size} bytes")
+                raise OptionError(f"tensor {name!r} needs a buffer of {size} bytes")
         self._stats = TransferStats()
         names = list(buffers)
         done: list[str] = []
-        for file, places in self._by_file(names):
-            part = [names[place] for place in places]
+        for file, positions in self._by_file(names):
+            part = [names[position] for position in positions]
             try:
                 file.load_into({name: buffers[name] for name in part})
             except Error as error:
@@ -284,7 +284,7 @@ class Sharded(Checkpoint[T]):
 
 
 def _sum(one: TransferStats, other: TransferStats) -> TransferStats:
-    """Loads one after the other: times and counts add up, what they held does not."""
+    """Statistics of two consecutive loads: times and counts add up; threads and memory do not."""
     largest = ("threads", "host_memory")
     added = {
         name: max(getattr(one, name), value) if name in largest else getattr(one, name) + value

@@ -1,4 +1,4 @@
-"""Parts of tensors: what an index selects of a tensor that is still in its file."""
+"""Parts of tensors: what an index selects from a tensor that is still in its file."""
 
 from __future__ import annotations
 
@@ -22,30 +22,36 @@ T = TypeVar("T")
 
 
 class Described(Protocol):
-    """What has to be known of a tensor to index it."""
+    """The facts about a tensor that indexing needs."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The tensor's name."""
+        ...
 
     @property
-    def dtype(self) -> str: ...
+    def dtype(self) -> str:
+        """The format's name of the dtype, such as "bf16"."""
+        ...
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """The shape in storage units."""
+        ...
 
 
 class Region(NamedTuple):
-    """What an index selects of a tensor: along each dimension every `steps`-th of a box, as a
-    tensor of this shape."""
+    """What an index selects from a tensor: every `steps`-th element of a box along each dimension.
+    `shape` is that of the result."""
 
     info: Described
-    box: lib.Box
+    box: tuple[Sequence[int], Sequence[int]]  # begin and end, per dimension
     steps: tuple[int, ...]
     shape: tuple[int, ...]
 
     @classmethod
     def of(cls, info: Described, index: Any) -> Region:
-        """`index` as in PyTorch: integers, slices and `...`."""
+        """`index` as in PyTorch: integers, slices and `...`. Raises IndexError and OptionError."""
         if index is Ellipsis or (info.shape and _is_full(index)):  # a scalar has no [:]
             rank = len(info.shape)
             return cls(info, ([0] * rank, list(info.shape)), (1,) * rank, info.shape)
@@ -67,10 +73,12 @@ class Region(NamedTuple):
 
     @property
     def is_thinned(self) -> bool:
+        """Whether elements of the box are left out."""
         return any(step > 1 for step in self.steps)
 
     @property
     def is_whole(self) -> bool:
+        """Whether it is the whole tensor."""
         return self.shape == self.info.shape and not self.is_thinned
 
 
@@ -82,10 +90,10 @@ class ReadItem(NamedTuple):
 
 
 class TensorSlice(Generic[T]):
-    """What `Checkpoint.get_slice` returns. Index it with integers, slices and `...` as a tensor of
-    PyTorch. Each use reads, and returns a tensor that owns its memory. Steps other than 1 read the
-    box that they lie in. Raises IndexError and OptionError for an index that does not fit, and
-    what loading raises."""
+    """A tensor that is read by indexing, from `Checkpoint.get_slice`. Index it with integers,
+    slices and `...`, as in PyTorch. Each use reads from the source, and returns a tensor that owns
+    its memory. With a step other than 1, the whole range of the slice is read. Raises IndexError
+    and OptionError for an invalid index, and the errors of `Checkpoint.load`."""
 
     def __init__(self, info: TensorInfo, load: Callable[[Region], T]) -> None:
         """Called by `Checkpoint.get_slice`."""
@@ -94,15 +102,16 @@ class TensorSlice(Generic[T]):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the whole tensor."""
+        """The shape of the whole tensor."""
         return self.info.shape
 
     @property
     def dtype(self) -> str:
-        """The format's name for it, such as "bf16"."""
+        """The format's name of the dtype, such as "bf16"."""
         return self.info.dtype
 
     def __getitem__(self, index: Any) -> T:
+        """Reads a part of the tensor. See the class for `index` and the errors raised."""
         return self._load(Region.of(self.info, index))
 
 
@@ -112,17 +121,17 @@ def _is_full(index: Any) -> bool:
 
 
 def _per_axis(index: Any, shape: Sequence[int]) -> list[tuple[Any, int]]:
-    """The index of each axis, with its size."""
+    """The index along each axis, with the size of the axis."""
     parts = list(index) if isinstance(index, tuple) else [index]
-    dots = [place for place, part in enumerate(parts) if part is Ellipsis]
+    dots = [position for position, part in enumerate(parts) if part is Ellipsis]
     if len(dots) > 1:
         raise IndexError("an index can have only one '...'")
     given = len(parts) - len(dots)
     if given > len(shape):
         raise IndexError(f"too many indices: {given} for a tensor of {len(shape)} dimensions")
-    place = dots[0] if dots else len(parts)
+    dot = dots[0] if dots else len(parts)
     fill = [slice(None)] * (len(shape) - given)
-    return list(zip(parts[:place] + fill + parts[place + 1 :], shape, strict=True))
+    return list(zip(parts[:dot] + fill + parts[dot + 1 :], shape, strict=True))
 
 
 def _bounds(part: slice, size: int) -> tuple[int, int, int]:
@@ -137,14 +146,14 @@ def _bounds(part: slice, size: int) -> tuple[int, int, int]:
 
 def _position(part: Any, size: int, axis: int) -> int:
     try:
-        # One element of a vector, or a truth value, would pass as an index of another meaning.
+        # A boolean, or a vector of one element, can be an integer, but would mean something else.
         if isinstance(part, (bool, np.bool_)) or _rank_or_mask(part):
             raise TypeError
         position = operator.index(part)
     except TypeError:
         raise OptionError(
-            f"slices of files take integers, slices and '...'; got {type(part).__name__}. Load the"
-            " tensor, or a box of it, and index that"
+            f"a tensor in a file can be indexed with integers, slices and '...'; got"
+            f" {type(part).__name__}. Load the tensor, or a part of it, and index that"
         ) from None
     if not -size <= position < size:
         raise IndexError(f"index {position} is out of range for dimension {axis} of size {size}")
@@ -156,7 +165,7 @@ def _rank_or_mask(part: Any) -> bool:
 
 
 def thin(buffer: HostBuffer, position: int, region: Region) -> HostBuffer:
-    """The elements of a region from its box, in memory of their own."""
+    """A copy of the elements of a region, taken from its box."""
     extent = [end - begin for begin, end in zip(*region.box, strict=True)]
     item = item_size(region.info.dtype)
     size = math.prod(extent) * item
@@ -166,7 +175,7 @@ def thin(buffer: HostBuffer, position: int, region: Region) -> HostBuffer:
 
 
 def cut(data: memoryview, region: Region) -> HostBuffer:
-    """The elements of a region from its whole tensor's bytes, in memory of their own."""
+    """A copy of the elements of a region, taken from the bytes of the whole tensor."""
     units = np.frombuffer(data, np.uint8).reshape(*region.info.shape, item_size(region.info.dtype))
     bounds = zip(*region.box, region.steps, strict=True)
     return _owned(units[tuple(slice(*each) for each in bounds)])

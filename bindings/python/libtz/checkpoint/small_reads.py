@@ -1,5 +1,5 @@
-"""One small tensor, or a part of it, read without a plan and threads: to set those up takes many
-times longer than the read. What does not depend on the tensor is prepared when the file is opened.
+"""Reads one small tensor, or a part of it, without a plan or threads: setting those up takes much
+longer than reading. What does not depend on the tensor is prepared when the file is opened.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from libtz.format import dtype_name, item_size
 from libtz.memory import HostBuffer, allocate, check_decoded_size
 from libtz.options import ReadOptions
 from libtz.sources.base import Source
-from libtz.transfer.runs import fetch_runs
+from libtz.transfer.chunk_entries import fetch_chunk_entries
 from libtz.transfer.stats import TransferStats
 
 __all__ = ["SmallReads"]
@@ -179,11 +179,11 @@ class SmallReads:
             if chunk is not None:
                 return chunk, 0
             owner = np.array([tensor], np.uint32)
-            for offset, _ in self._header.run_ranges(owner):
+            for offset, _ in self._header.entry_ranges(owner):
                 # An error may be another tensor's. If it is this one's, it is raised below.
                 with contextlib.suppress(Error):
-                    self._header.put_runs(offset, self._front[offset : offset + ENTRIES_SIZE])
-            read = fetch_runs(self._source, self._header, owner, self._front)
+                    self._header.put_entries(offset, self._front[offset : offset + ENTRIES_SIZE])
+            read = fetch_chunk_entries(self._source, self._header, owner, self._front)
             chunk = only_chunk(self._header, tensor)
         if chunk is None:
             raise RuntimeError(f"{self._header.label}: tensor {tensor} has no chunk entries")

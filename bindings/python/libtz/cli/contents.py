@@ -52,16 +52,16 @@ class SourceContents:
 
     def _runs(self, names: Iterable[str]) -> Iterator[list[str]]:
         """Splits the names where they go back in the file, which is read in its own order."""
-        places = {name: place for place, name in enumerate(self.infos)}
+        positions = {name: position for position, name in enumerate(self.infos)}
         run: list[str] = []
         before = -1
         for name in names:
-            place = places[self.infos[name].tied_to or name]
-            if place < before:
+            position = positions[self.infos[name].tied_to or name]
+            if position < before:
                 yield run
                 run = []
             run.append(name)
-            before = place
+            before = position
         if run:
             yield run
 

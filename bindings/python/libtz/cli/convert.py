@@ -1,4 +1,4 @@
-"""`tz convert`: from any format that is read to .tz, .safetensors or .tensors, tensor by tensor."""
+"""`tz convert`: converts any readable format to .tz, .safetensors or .tensors, tensor by tensor."""
 
 from __future__ import annotations
 
@@ -31,11 +31,12 @@ from libtz.writing.formats import writer_class_of
 __all__ = ["add_to"]
 
 DESCRIPTION = """\
-Convert between formats, or write a .tz file anew with other options. SRC and DST are paths or URLs;
-the ending of DST says the format. Memory holds a few tensors at a time, never the whole file. The
-result is read again and compared with SRC, tensor by tensor, and its digest, which pins it for
-loading, is printed. A local file gets its name when that is done: until then, and if the comparison
-fails, a file that was there before stays, even if it is SRC. In S3, the object is replaced first.
+Convert between formats, or rewrite a .tz file with other options. SRC and DST are paths or URLs;
+the suffix of DST selects the format. Only a few tensors are in memory at a time, never the whole
+file. The result is read back and compared with SRC, tensor by tensor. Then its digest is printed,
+to pin it when loading. A local file appears under its name after the comparison: until then, and if
+the comparison fails, an existing file is kept, even if it is SRC. In S3, the object is replaced
+first.
 
   tz convert model.safetensors model.tz
   tz convert model.tz model.safetensors
@@ -45,11 +46,11 @@ fails, a file that was there before stays, even if it is SRC. In S3, the object 
   tz convert model.safetensors.index.json model.tz     all shards, into one file
   tz convert pytorch_model.bin model.tz
 
-Names, types, shapes, values and metadata stay. The other formats have no ties: tied tensors are
-stored once for each name. A .safetensors file has no nested objects, which are refused; a .tensors
-file has dicts and lists of tensors, but no metadata, which are left out.
+Names, dtypes, shapes, values and metadata are preserved. Formats other than .tz have no ties, so
+tied tensors are stored once for each name. A .safetensors file cannot hold nested objects. A
+.tensors file can hold dicts and lists of tensors, but no metadata, which are dropped.
 
-Files of torch.save (.pt, .pth, .ckpt, .bin, .bin.index.json; local ones) are read by PyTorch with
+Local files written by torch.save (.pt, .pth, .ckpt, .bin, .bin.index.json) are read by PyTorch with
 weights_only=True.
 """
 
@@ -58,7 +59,7 @@ PICKLED_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 
 def add_to(commands: Any) -> None:
     parser = add_command(commands, "convert", "write a file in another format", DESCRIPTION, run)
-    parser.add_argument("source", metavar="SRC", help="file of any format, folder or index to read")
+    parser.add_argument("source", metavar="SRC", help="file in any format, folder or index to read")
     parser.add_argument(
         "target", metavar="DST", help="file to write, .tz, .safetensors or .tensors"
     )
@@ -91,7 +92,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class _Compared(Location):
-    """A path where a file appears only after it was compared."""
+    """A path where a file only appears after it has been compared."""
 
     compare: Callable[[Path], None]
 
@@ -102,26 +103,29 @@ class _Compared(Location):
 def _convert(
     contents: SourceContents, target: Location, read: ReadOptions, write: WriteOptions
 ) -> dict[str, Any]:
-    """Writes and compares; digests and times. A local file is compared before it gets its name."""
+    """Writes the target and compares it with the source. Returns digests and times. A local file is
+    compared before it appears under its name."""
     begin = time.perf_counter()
-    read = replace(read, decryption=DecryptionOptions())  # what is written is not encrypted
+    read = replace(read, decryption=DecryptionOptions())  # the written file is not encrypted
     times: dict[str, float] = {}
     advice = f"{target} was left as it was" if target.is_local else "do not use the file"
 
-    def compare(place: Path | Location) -> None:
+    def compare(written_at: Path | Location) -> None:
         times["write_s"] = time.perf_counter() - begin
         pin = writer.digest if writer.digest.startswith("blake3:") else None
         try:
-            with opening.open_as(default_framework(), place, digest=pin, options=read) as written:
+            with opening.open_as(
+                default_framework(), written_at, digest=pin, options=read
+            ) as written:
                 contents.compare(written, str(target))
-            if pin is None and (found := sha256_of(place, read)) != writer.digest:
+            if pin is None and (found := sha256_of(written_at, read)) != writer.digest:
                 raise IntegrityError.wrong_pin(str(target), writer.digest, found)
         except (FormatError, IntegrityError) as error:
             error.message += f"; the conversion failed, {advice}"
             raise
 
-    place = _Compared(target.text, target.scheme, compare) if target.is_local else target
-    writer = _writer(contents, place, write)
+    written_at = _Compared(target.text, target.scheme, compare) if target.is_local else target
+    writer = _writer(contents, written_at, write)
     with writer:
         _copy(contents, writer)
     if not target.is_local:
@@ -131,7 +135,7 @@ def _convert(
 
 
 def _copy(contents: SourceContents, writer: CheckpointWriter) -> None:
-    """When this returns, no tensor is in memory any more."""
+    """Copies all tensors. When this returns, none is in memory."""
     for name, data in contents.iter_buffers(writer.pending):
         writer.write_later(name, data)
     writer.drain()
@@ -141,9 +145,9 @@ def _open(source: str, digest: str | None, options: ReadOptions) -> Checkpoint[A
     if not source.lower().removesuffix(INDEX_SUFFIX).endswith(PICKLED_SUFFIXES):
         return opening.open(source, digest=digest, options=options)
     if digest is not None:
-        raise OptionError("files of torch.save have no digest that could be checked")
+        raise OptionError("files written by torch.save have no digest to check")
     if importlib.util.find_spec("torch") is None:
-        raise OptionError(f"{shown(source)} is read by PyTorch, which is not installed")
+        raise OptionError(f"reading {shown(source)} needs PyTorch, which is not installed")
     from libtz.torch.pickled import Pickled
 
     return Pickled(source, options)
@@ -158,7 +162,7 @@ def _writer(source: SourceContents, target: Location, options: WriteOptions) -> 
     metadata = source.file.metadata or None
     if metadata and not writer_class.holds_metadata:
         left_out = ", ".join(metadata)
-        note(f"metadata are left out, {target} cannot hold them: {left_out}")
+        note(f"{target} cannot hold metadata; these entries are dropped: {left_out}")
         metadata = None
     structure = source.file.structure()
     return writer_class(target, specs, metadata=metadata, structure=structure, options=options)

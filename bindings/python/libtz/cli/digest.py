@@ -37,7 +37,7 @@ them with their digests. Of a folder, the digest of its manifest is printed; 'tz
 the files with it. If there is no manifest, it is the digest of the one that '--set' would write.
 """
 
-BLOCK_SIZE = 4 * 1024 * 1024
+BUFFER_SIZE = 4 * 1024 * 1024
 
 
 def add_to(commands: Any) -> None:
@@ -86,21 +86,21 @@ def _of_file(arguments: argparse.Namespace, options: ReadOptions) -> tuple[str |
 
 def sha256_of(source: Any, options: ReadOptions) -> str:
     """The SHA-256 digest of a whole file, in any format."""
-    block = memoryview(bytearray(BLOCK_SIZE))
-    place = resolve_source(source, options)
+    buffer = memoryview(bytearray(BUFFER_SIZE))
+    resolved = resolve_source(source, options)
     try:
-        filled = place.open(block)
-        state = hashlib.sha256(block[:filled])
-        progress = Progress(place.size, "hash", options.progress)
+        filled = resolved.open(buffer)
+        state = hashlib.sha256(buffer[:filled])
+        progress = Progress(resolved.size, "hash", options.progress)
         try:
-            for offset in range(filled, place.size, BLOCK_SIZE):
-                part = block[: min(BLOCK_SIZE, place.size - offset)]
-                place.read_into(offset, len(part), [part])
+            for offset in range(filled, resolved.size, BUFFER_SIZE):
+                part = buffer[: min(BUFFER_SIZE, resolved.size - offset)]
+                resolved.read_into(offset, len(part), [part])
                 state.update(part)
                 progress.show(offset + len(part))
         finally:
             progress.close()
-        place.check_unchanged()
+        resolved.check_unchanged()
     finally:
-        place.close()
+        resolved.close()
     return f"sha256:{state.hexdigest()}"

@@ -1,1 +1,1 @@
-"""Modules with the names and signatures of other libraries: code runs after an import swap."""
+"""Modules with the names and signatures of other libraries, to use libtz by changing an import."""

@@ -1,5 +1,4 @@
-"""Errors of libtz that are Python's own too, as code written for the two other libraries catches
-them."""
+"""Errors of libtz that are also Python's own, since code for the other libraries catches those."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What connects libtz to frameworks that load models. None is imported before it is used."""
+"""Connects libtz to frameworks that load models. Each is imported only when it is used."""

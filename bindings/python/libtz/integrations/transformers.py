@@ -1,4 +1,4 @@
-"""Models of the transformers library, from a folder, a web server or S3.
+"""Loads models of the transformers library from a folder, a web server or S3.
 
     from libtz.integrations.transformers import fetch_tokenizer, load_pretrained
 
@@ -7,9 +7,8 @@
     folder = fetch_tokenizer("https://host/models/bert", "./bert", digest=digest)
     tokenizer = AutoTokenizer.from_pretrained(folder)
 
-The folder is what `save_pretrained` writes, and its weights may be in a .tz file. Nothing of
-transformers is patched. No code comes from the folder, and the folder does not choose code that
-comes from elsewhere.
+The folder is one that `save_pretrained` wrote; its weights may also be in a .tz file. transformers
+is not patched. No code is taken from the folder, and the folder cannot select code from elsewhere.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ from libtz.torch.cast import check_dtype, load_as
 
 __all__ = ["fetch_tokenizer", "load_pretrained"]
 
-# Elsewhere than in local folders, the first that is there is taken.
+# For URLs, the first one that exists is used.
 WEIGHTS = (
     "model.tz",
     "model.safetensors",
@@ -66,10 +65,8 @@ TOKENIZER_FILES = (
     "vocab.txt",
 )
 
-TOKENIZER_SIZE_MAX = 256 << 20  # the largest have some 40 MB
+TOKENIZER_SIZE_MAX = 256 << 20  # the largest have about 40 MB
 NAMES_SHOWN_MAX = 20
-
-_DEFAULTS = ReadOptions()
 
 
 def load_pretrained(
@@ -80,36 +77,38 @@ def load_pretrained(
     model_class: Any = None,
     weights: str | None = None,
     digest: str | None = None,
-    options: ReadOptions = _DEFAULTS,
+    options: ReadOptions | None = None,
 ) -> Any:
-    """The model of a folder or URL prefix, on `device`, in evaluation mode.
+    """Loads the model in a folder or under a URL prefix, on `device`, in evaluation mode.
 
-    `model_class` is a class of transformers, an Auto class too; by default the one that config.json
-    names. Floating-point weights become `dtype`, or stay what they are in the file.
+    `model_class` is a class of transformers, possibly an Auto class; by default, the one that
+    config.json names. Floating-point weights are cast to `dtype`; None keeps the dtypes of the
+    file.
 
-    `digest` is that of a set (see `libtz.sets`): it pins weights, config.json and everything else
-    that is read. The digest of the weights alone is refused. config.json says what the weights mean
-    (how many layers there are, which activation, which constants), so whoever can change it gets
-    another model out of the same weights. With a digest, `source` may be the manifest.
+    `digest` is the digest of a set (see `libtz.sets`): it pins the weights, config.json and every
+    other file that is read. With it, `source` may be the manifest. The digest of the weights alone
+    is refused: config.json determines what the weights mean (the number of layers, the activation,
+    constants), so a changed config.json could make a different model of the same weights.
 
-    `weights` is the name of the weights' file in the folder; by default model.tz, model.safetensors
-    or an index of shards. A local folder that has them in two formats is refused, as by
-    `libtz.open`, since one may be older; of a URL, model.tz comes first.
+    `weights` is the name of the weights file in the folder; by default model.tz, model.safetensors
+    or an index of shards. A local folder with weights in two formats is refused, as by
+    `libtz.open`, because one may be older. Under a URL, model.tz comes first.
 
-    Weights whose names are the model's go straight to the device. Older or converted checkpoints
-    are handed, loaded, to `from_pretrained(state_dict=…)`, which knows how to rename and merge
-    them. A tensor of the model that the file does not have is an error: nothing is filled with
-    random numbers.
+    If the names in the file are those of the model, the weights are loaded straight to the device.
+    Older or converted checkpoints are loaded and passed to `from_pretrained(state_dict=…)`, which
+    can rename and merge them. A tensor of the model that the file does not have is an error:
+    nothing is initialised with random numbers.
 
-    What config.json says about code is ignored: kernels (`attn_implementation`), modules
+    Keys of config.json that select code are ignored: kernels (`attn_implementation`), modules
     (`auto_map`) and repositories.
 
     Raises:
         OptionError: the file lacks tensors of the model, the model is quantized, this version of
             transformers has no class for it, or the folder has no manifest for the digest.
-        FormatError: config.json is not valid, or describes a model that the file is too small for.
+        FormatError: config.json is invalid, or describes a model that is too large for the file.
         IntegrityError, SourceError: as `libtz.open` and `libtz.torch.load_file`.
     """
+    options = options or ReadOptions()
     check_dtype(dtype)
     folder = _folder_of(source, digest, options)
     location = folder.sibling("config.json")
@@ -135,28 +134,30 @@ def fetch_tokenizer(
     folder: str | os.PathLike[str],
     *,
     digest: str | None = None,
-    options: ReadOptions = _DEFAULTS,
+    options: ReadOptions | None = None,
 ) -> Path:
-    """Copies config.json and the tokenizer's files into a local folder, which is returned, for
-    `AutoTokenizer.from_pretrained`. `digest`, that of a set, pins them all.
+    """Copies config.json and the tokenizer's files into a local folder, for
+    `AutoTokenizer.from_pretrained`. Returns the folder. `digest`, that of a set, pins all files.
 
-    Each is a plain file of the folder when it is complete. A file or symbolic link of the same name
-    is replaced, and what a link points to stays as it is. The files are copied unchanged: they may
-    name code, which transformers runs only with `trust_remote_code=True`.
+    Each file appears when it is complete. An existing file or symbolic link of the same name is
+    replaced; the target of the link is not modified. The files are copied unchanged: they may name
+    code, which transformers only runs with `trust_remote_code=True`.
 
     Raises:
         SourceError: a file could not be read or written.
-        OptionError: a folder is where a file should be, or the source has no manifest for the
-            digest.
+        OptionError: there is a folder in the place of a file, or the source has no manifest for
+            the digest.
         IntegrityError: a file is not the one that the digest pins.
     """
+    options = options or ReadOptions()
     origin = _folder_of(source, digest, options)
     target = Path(folder)
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SourceError(
-            f"{target} cannot be made: {error.strerror or type(error).__name__}", url=str(target)
+            f"{target} cannot be created: {error.strerror or type(error).__name__}",
+            url=str(target),
         ) from error
     for name in ("config.json", *TOKENIZER_FILES):
         with absence_of(origin.sibling(name), optional=name != "config.json"):
@@ -192,21 +193,22 @@ def _open_weights(
 ) -> Checkpoint[torch.Tensor]:
     if weights is not None:
         if not is_plain_name(weights):
-            raise OptionError(f"weights is the name of a file in the folder, not {weights!r}")
+            raise OptionError(f"weights must be the name of a file in the folder, not {weights!r}")
         return open_as(TorchFramework(), folder.sibling(weights), options=options)
     if folder.is_local or isinstance(folder, SetLocation):
         names = folder.files(options) or ()
         found = [name for name in WEIGHTS if name in names]
         if len({".tz" in name for name in found}) > 1:
             raise OptionError(
-                f"{folder} holds weights in two formats; give weights=, one of {', '.join(found)}"
+                f"{folder} contains weights in two formats; set weights= to one of"
+                f" {', '.join(found)}"
             )
     for name in WEIGHTS:
         location = folder.sibling(name)
         with absence_of(location, optional=True):
             return open_as(TorchFramework(), location, options=options)
     raise SourceError(
-        f"{folder} has no weights (or they may not be read): {', '.join(WEIGHTS)}",
+        f"{folder} contains none of {', '.join(WEIGHTS)}, or does not allow reading them",
         url=str(folder),
         errno=errno.ENOENT,
     )
@@ -221,13 +223,13 @@ def _fill(
     device: torch.device | str,
     dtype: torch.dtype | None,
 ) -> bool:
-    """Makes the file's tensors the model's own; False, with nothing done, if names, shapes or types
-    have to be changed by transformers."""
+    """Assigns the file's tensors to the model. Returns False, and does nothing, if transformers has
+    to convert names, shapes or dtypes."""
     if dtype is not None and getattr(model, "_keep_in_fp32_modules", None):
         return False
     infos = {name: file.info(name) for name in file}
     state = model.state_dict(keep_vars=True)
-    # Old files hold buffers that models now make themselves.
+    # Old files contain buffers that models now create themselves.
     own = {name for name, _ in model.named_buffers()} - state.keys()
     names = [name for name in infos if name not in own]
     if any(name not in state or infos[name].shape != tuple(state[name].shape) for name in names):
@@ -249,14 +251,14 @@ def _fill(
 
 
 def _data_name(info: TensorInfo) -> str:
-    """Whose data a tensor has."""
+    """The name of the tensor that holds the data."""
     return info.tied_to or info.name
 
 
 def _converted(
     file: Checkpoint[torch.Tensor], framework: type[Any], config: Any, dtype: torch.dtype | None
 ) -> Any:
-    """A model that transformers fills with the file's tensors, if they are all that it needs."""
+    """Lets transformers convert the file's tensors. Raises OptionError if tensors are missing."""
     state = file.load()
     try:
         model, report = framework.from_pretrained(
@@ -275,8 +277,8 @@ def _converted(
         more = len(missing) - NAMES_SHOWN_MAX
         names = ", ".join(map(repr, missing[:NAMES_SHOWN_MAX]))
         raise OptionError(
-            f"{file!r} has no tensors for {len(missing)} of those of {framework.__name__}: {names}"
-            f"{f' and {more} more' if more > 0 else ''}; give model_class= a class that the file"
-            " has all tensors of"
+            f"{file!r} lacks {len(missing)} tensors of {framework.__name__}: {names}"
+            f"{f' and {more} more' if more > 0 else ''}; set model_class= to a class whose tensors"
+            " are all in the file"
         )
     return model

@@ -1,4 +1,4 @@
-"""Models of transformers without weights, no larger than the file of the weights explains."""
+"""Builds transformers models without weights, and refuses those too large for their file."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from libtz.torch.no_init import no_init
 
 __all__ = ["empty_model"]
 
-# A layer has a few modules, such as activations, for each of its tensors. Tensors that a file holds
-# merged are the reason for the generous factor.
+# A layer has a few modules, such as activations, for each of its tensors. The factor is generous
+# because a file may store several tensors merged into one.
 PARTS_PER_TENSOR = 16
 PARTS_MIN = 4096
 ELEMENTS_MIN = 1 << 20
 BUFFERS_SIZE_MIN = 256 << 20
 
-# What PyTorch takes for the dtype of new tensors.
+# The dtypes that PyTorch accepts as the default of new tensors.
 _DEFAULT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -39,15 +39,15 @@ def empty_model(
     dtype: torch.dtype | None,
     location: Location,
 ) -> Any:
-    """The model that the configuration from `location` describes, its parameters on the meta
-    device. FormatError if it cannot be built, or asks for much more than `file` holds."""
-    kinds = [TORCH_DTYPES.get(file.info(name).dtype) for name in file]
-    floating = [kind for kind in kinds if kind is not None and kind.is_floating_point]
+    """Builds the model that the configuration from `location` describes, with its parameters on the
+    meta device. Raises FormatError if that fails, or if the model is much larger than `file`."""
+    dtypes = [TORCH_DTYPES.get(file.info(name).dtype) for name in file]
+    floating = [each for each in dtypes if each is not None and each.is_floating_point]
     with (
         typed_errors(location, "no model can be built"),
         _default_dtype(dtype or next(iter(floating), None)),
     ):
-        # On the meta device first, where sizes that config.json asks for take no memory.
+        # On the meta device first, where the sizes in config.json take no memory.
         with torch.device("meta"), _bounded_building(location, len(file)):
             outline = _new(framework, copy.deepcopy(config))
         _check_sizes(outline, file, location)
@@ -56,15 +56,15 @@ def empty_model(
 
 
 def _new(framework: Any, config: Any) -> Any:
-    # Auto classes are made from a configuration by a function of theirs.
+    # Auto classes have a function to make models from a configuration.
     is_model = isinstance(framework, type) and issubclass(framework, transformers.PreTrainedModel)
     return framework(config) if is_model else framework.from_config(config)
 
 
 @contextmanager
 def _bounded_building(location: Location, tensor_count: int) -> Iterator[None]:
-    """Stops the building of a model that has far more modules than the file has tensors. Only for
-    models built by the same thread."""
+    """Raises FormatError during the construction of a model, in this thread, that has far more
+    modules than the file has tensors."""
     thread = threading.get_ident()
     parts_max = PARTS_PER_TENSOR * tensor_count + PARTS_MIN
     count = 0
@@ -77,8 +77,8 @@ def _bounded_building(location: Location, tensor_count: int) -> Iterator[None]:
         if count > parts_max:
             raise bad_config(
                 location,
-                f"describes a model of more than {parts_max} modules and tensors; the file of the"
-                f" weights has {tensor_count} tensors",
+                f"describes a model of more than {parts_max} modules and tensors; the weights file"
+                f" has {tensor_count} tensors",
             )
 
     hooks = [
@@ -103,13 +103,13 @@ def _check_sizes(outline: Any, file: Checkpoint[torch.Tensor], location: Locatio
     if elements > elements_max:
         raise bad_config(
             location,
-            f"describes a model of {elements:,} parameters, more than the file of the weights has",
+            f"describes a model of {elements:,} parameters, more than the weights file contains",
         )
     if size > size_max:
         raise bad_config(
             location,
-            f"describes a model with {size:,} bytes of buffers; the file of the weights explains"
-            f" {size_max:,} at most",
+            f"describes a model with {size:,} bytes of buffers; {size_max:,} are allowed for this"
+            " weights file",
         )
 
 

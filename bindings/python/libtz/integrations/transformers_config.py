@@ -1,7 +1,8 @@
-"""config.json of a model folder: the values that describe a model, and nothing that names code.
+"""Reads config.json of a model folder: the values that describe a model, without those that name
+code.
 
 transformers takes kernels, modules and repositories from the same file, and would download and run
-them. Such keys are left out here, at every depth, or the folder is refused.
+them. Such keys are dropped here, at every depth, or the folder is refused.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ __all__ = [
 
 CONFIG_SIZE_MAX = 16 << 20  # the largest, with long label lists, have a few MB
 DEPTH_MAX = 32  # nested configurations of configurations have five levels
-INTEGER_MAX = 1 << 24  # the longest contexts are 10 million positions, vocabularies are shorter
+INTEGER_MAX = 1 << 24  # the longest contexts have 10 million positions; vocabularies are smaller
 LABELS_MAX = 1 << 16  # ImageNet-21k has 21,841
-LAYERS_MIN = 256  # some models use the same layer many times, so files may have fewer tensors
+LAYERS_MIN = 256  # some models reuse a layer many times, so files may have fewer tensors
 
-# S3 answers 403 for an object that is not there when the caller may not list the bucket.
+# S3 returns 403 for a missing object if the caller may not list the bucket.
 _ABSENT = (HTTPStatus.NOT_FOUND, HTTPStatus.FORBIDDEN)
 
-# Where code comes from, how it is dispatched, or which attribute of a configuration another key
-# stands for. Keys that begin with an underscore are left out too: they set private attributes, such
-# as `_attn_implementation`.
+# Keys that say where code comes from, how it is dispatched, or which attribute another key stands
+# for. Keys that begin with an underscore are dropped too: they set private attributes, such as
+# `_attn_implementation`.
 _CODE_KEYS = frozenset(
     {
         "adapter_kwargs",
@@ -68,13 +69,13 @@ _CODE_KEYS = frozenset(
 _QUANTIZATION_KEYS = ("quantization_config", "compression_config")
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 _TIMM_TYPES = ("timm_backbone", "timm_wrapper")
-# Names with a slash or colon are repositories and folders to timm.
+# To timm, names with a slash or colon are repositories and folders.
 _TIMM_NAME = re.compile(r"[A-Za-z0-9_.]+")
 
 _LAYER_COUNT = re.compile(r"(layers|blocks|depth|depths|^n_layer|^num_layer)$")
-# Rotary embeddings: a base of 10^9 is usual, and no size.
+# Not sizes: the bases of rotary embeddings, which may be 10^9.
 _NO_SIZE = re.compile(r"(theta|base)$")
-# What transformers chooses by itself, too.
+# The implementations that transformers also chooses by itself.
 _PLAIN_ATTENTION = (None, "eager", "sdpa")
 
 
@@ -83,7 +84,7 @@ _PLAIN_ATTENTION = (None, "eager", "sdpa")
 
 @contextmanager
 def absence_of(location: Location, *, optional: bool) -> Iterator[None]:
-    """Passes over a file that is not there."""
+    """Ignores the error for a file that does not exist, if it is optional."""
     try:
         yield
     except SourceError as error:
@@ -121,7 +122,7 @@ def bad_config(location: Location, reason: str) -> FormatError:
 
 @contextmanager
 def typed_errors(location: Location, reason: str) -> Iterator[None]:
-    """Whatever transformers raises on odd values becomes a FormatError."""
+    """Turns the errors that transformers raises for odd values into a FormatError."""
     try:
         yield
     except (Error, MemoryError):
@@ -134,13 +135,13 @@ def typed_errors(location: Location, reason: str) -> Iterator[None]:
 
 
 def checked_config(values: dict[str, Any], location: Location, tensor_count: int) -> Any:
-    """The configuration of transformers that `values`, read from `location`, describe. The file
-    of the weights has `tensor_count` tensors, which bounds the number of layers."""
+    """Makes a transformers configuration of `values`, which were read from `location`.
+    `tensor_count`, of the weights file, limits the number of layers."""
     model_type = values.get("model_type")
     if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
         raise OptionError(
-            f"{location}: this transformers has no model type {model_type!r}; models that"
-            " bring their own code are not loaded"
+            f"{location}: the installed transformers has no model type {model_type!r}; models"
+            " with their own code are not loaded"
         )
     described = _Cleaner(location, max(tensor_count, LAYERS_MIN)).clean(values)
     with typed_errors(location, f"not a configuration of {model_type}"):
@@ -150,7 +151,7 @@ def checked_config(values: dict[str, Any], location: Location, tensor_count: int
 
 
 class _Cleaner:
-    """Copies the values of a configuration without what names code, and checks sizes."""
+    """Copies the values of a configuration, except those that name code, and checks sizes."""
 
     def __init__(self, location: Location, layers_max: int) -> None:
         self._location = location
@@ -175,12 +176,12 @@ class _Cleaner:
         return values
 
     def _refuse_builders(self, values: dict[str, Any]) -> None:
-        """What only transformers itself can build, with code or settings from elsewhere."""
+        """Refuses models that only transformers can build, with code or settings from elsewhere."""
         for key in _QUANTIZATION_KEYS:
             if values.get(key) is not None:
                 raise OptionError(
-                    f"{self._location}: quantized models are built by transformers alone;"
-                    " load the weights by libtz.torch.load_file"
+                    f"{self._location}: only transformers can build quantized models; load the"
+                    " weights with libtz.torch.load_file"
                 )
         is_timm = values.get("model_type") in _TIMM_TYPES
         names = [values.get("backbone"), values.get("architecture") if is_timm else None]
@@ -188,13 +189,13 @@ class _Cleaner:
             is_plain = isinstance(name, str) and _TIMM_NAME.fullmatch(name) is not None
             if not (is_timm and is_plain):
                 raise OptionError(
-                    f"{self._location}: names a model of another repository,"
-                    f" {str(name)[:80]!r}; load the weights by libtz.torch.load_file"
+                    f"{self._location}: refers to a model of another repository,"
+                    f" {str(name)[:80]!r}; load the weights with libtz.torch.load_file"
                 )
         if is_timm and values.get("model_args"):
             raise OptionError(
-                f"{self._location}: gives arguments to a function of timm (model_args); load"
-                " the weights by libtz.torch.load_file"
+                f"{self._location}: passes arguments to a function of timm (model_args); load"
+                " the weights with libtz.torch.load_file"
             )
 
     def _check_size(self, key: str, value: int) -> None:
@@ -209,24 +210,24 @@ class _Cleaner:
             reason = " for the tensors in the file" if limit == self._layers_max else ""
             raise bad_config(
                 self._location,
-                f"{key[:80]} is {_short(value)}; at most {limit} is possible{reason}",
+                f"{key[:80]} is {_short(value)}; the limit is {limit}{reason}",
             )
 
     def _check_dtype(self, value: Any) -> None:
         name = value.removeprefix("torch.") if isinstance(value, str) else ""
         if name != "auto" and not isinstance(getattr(torch, name, None), torch.dtype):
             raise bad_config(
-                self._location, f"dtype is {str(value)[:80]!r}, which is no type of PyTorch"
+                self._location, f"dtype is {str(value)[:80]!r}, which is not a PyTorch dtype"
             )
 
 
 def _short(value: int) -> str:
-    """Python refuses to print integers of more than 4,300 digits."""
+    """The number as text. Python refuses to print integers of more than 4,300 digits."""
     return str(value) if value.bit_length() < 128 else f"a number of {value.bit_length()} bits"
 
 
 def _check_attention(config: Any, location: Location) -> None:
-    """No value may have come to be the name of a kernel, by whatever way."""
+    """Raises FormatError if any value of the configuration selects a kernel."""
     pending, seen = [config], set()
     while pending:
         value = pending.pop()
@@ -245,7 +246,7 @@ def _check_attention(config: Any, location: Location) -> None:
 
 
 def generation_config(values: dict[str, Any], location: Location) -> Any:
-    """Settings of text generation; keys that transformers does not know are left out."""
+    """The settings of text generation. Keys that transformers does not know are dropped."""
     known = vars(transformers.GenerationConfig())  # type: ignore[no-untyped-call]
     with typed_errors(location, "not a configuration of text generation"):
         return transformers.GenerationConfig.from_dict(
@@ -261,20 +262,21 @@ def generation_config(values: dict[str, Any], location: Location) -> Any:
 
 
 def model_class_of(values: dict[str, Any], config: Any, location: Location) -> Any:
-    """The class of transformers that config.json names, if it is one for this configuration."""
+    """The model class that config.json names. Raises OptionError if it does not suit `config`."""
     names = values.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
     found = None
-    # The name comes with the files: nothing but a model is made by it.
+    # The name is not trusted: it may only select a model class.
     if isinstance(name, str):
         with typed_errors(location, f"transformers cannot import {name}"):
             found = getattr(transformers, name, None)
     if not isinstance(found, type) or not issubclass(found, transformers.PreTrainedModel):
         raise OptionError(
-            f"{location}: names no model of transformers ({str(names)[:80]}); give model_class"
+            f"{location}: does not name a model class of transformers ({str(names)[:80]}); set"
+            " model_class"
         )
     if found.config_class is None or not isinstance(config, found.config_class):
         raise OptionError(
-            f"{location}: {name} is no model of the type {config.model_type}; give model_class"
+            f"{location}: {name} is not a model of type {config.model_type}; set model_class"
         )
     return found

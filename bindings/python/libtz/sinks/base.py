@@ -25,12 +25,12 @@ class Sink(Protocol):
         """Write bytes. The caller may reuse `data` as soon as this returns.
 
         Offsets ascend from call to call, but the header's bytes, [0, header_size), may be written
-        at any time. Bytes that are never written are zero.
+        at any time. Bytes that are never written are zero. Raises SourceError.
         """
         ...
 
     def commit(self, size: int) -> None:
-        """Make the file of `size` bytes durable, and visible at the target."""
+        """Make the file of `size` bytes durable, and visible at the target. Raises SourceError."""
         ...
 
     def abort(self) -> None:

@@ -1,1 +1,1 @@
-"""Where bytes come from: one seam (`base.Source`), one module for each kind of place."""
+"""Where bytes come from: one protocol (`base.Source`), one module per kind of source."""

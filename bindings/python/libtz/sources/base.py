@@ -67,7 +67,7 @@ class SourceStats:
         self.requests = 0  # requests sent, including retries and redirects
         self.retries = 0  # attempts that failed and were repeated
         self.throttled = 0  # responses that asked us to slow down (429, 503)
-        self.starved = 0  # consecutive failed attempts with nothing received in between
+        self.repeated_failures = 0  # consecutive failed attempts with nothing received in between
         self.restarts = 0  # requests far slower than others, restarted on another connection
         self.bytes = 0  # bytes delivered into buffers
         self.bytes_direct = 0  # of those, bytes read around the page cache
@@ -117,7 +117,7 @@ class Source(Protocol):
     def open(self, front: memoryview) -> int:
         """Read the first min(size, len(front)) bytes in one request; set size and identity.
 
-        `front` must not be empty. Returns the number of bytes filled.
+        `front` must not be empty. Returns the number of bytes filled. Raises `SourceError`.
         """
         ...
 

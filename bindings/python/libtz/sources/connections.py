@@ -1,7 +1,8 @@
-"""HTTP connections, kept and used again, that another thread can shut down.
+"""Reusable HTTP connections that another thread can shut down.
 
-requests and urllib3 bring TLS, proxies, certificates and pooling. requests' own layer costs more
-than all the rest of a request (0.4 of 0.7 ms), so it is asked once per host, urllib3 per request.
+requests and urllib3 supply TLS, proxies, certificates and pooling. The layer of requests takes more
+time than the rest of a request (0.4 of 0.7 ms), so it is used once per host; after that, requests
+go through urllib3.
 """
 
 from __future__ import annotations
@@ -25,26 +26,26 @@ import urllib3.exceptions
 from libtz.errors import OptionError
 from libtz.options import HttpOptions
 from libtz.sources.base import SourceStats
+from libtz.sources.deadlines import DeadlineResponse
 from libtz.sources.failures import failure
-from libtz.sources.floor import Floor
-from libtz.sources.logs import discreet
-from libtz.sources.reply import Reply
+from libtz.sources.logs import quiet_libraries
+from libtz.sources.minimum_rate import MinimumRate
+from libtz.sources.response import Response
 from libtz.sources.sockets import Sockets
 from libtz.sources.stragglers import Stragglers
-from libtz.sources.timed import TimedResponse
 from libtz.sources.tls import accept_unverified, authorities, check_certificates, proxies_for
 
 __all__ = ["Connections"]
 
-# Redirects may lead to ever new hosts; past this many, all that is known of them is dropped.
+# Redirects may lead to more and more hosts. Beyond this number, the known ones are forgotten.
 HOSTS_MAX = 64
 _READ_TIMED_OUT = urllib3.exceptions.ReadTimeoutError
 
 
 class _WatchedConnection:
-    """Mixed into urllib3's connections: opens its socket through `Sockets`."""
+    """A mixin for urllib3's connections that opens their sockets through `Sockets`."""
 
-    response_class: Any = TimedResponse
+    response_class: Any = DeadlineResponse
 
     def __init__(self, *args: Any, sockets: Sockets, **named: Any) -> None:
         super().__init__(*args, **named)
@@ -77,11 +78,11 @@ class _Route:
     """Everything about one host that does not change from request to request."""
 
     pool: Any
-    is_forwarded: bool  # by a proxy that wants the absolute URL in the request line
+    is_forwarded: bool  # by a proxy that expects the absolute URL in the request line
 
 
 class Connections:
-    """Sends GET requests and hands out replies. Connections are kept and used again."""
+    """Sends GET requests and returns the responses. Reuses connections."""
 
     def __init__(self, options: HttpOptions, connections_max: int, stats: SourceStats) -> None:
         self.verify: bool | str = options.verify
@@ -89,15 +90,16 @@ class Connections:
         self._stats = stats
         self._sockets = Sockets(stats)
         self._stragglers = Stragglers()
-        self.floor = Floor(options)
+        self.minimum_rate = MinimumRate(options)
         self._adapter = requests.adapters.HTTPAdapter(
             pool_connections=HOSTS_MAX, pool_maxsize=connections_max, max_retries=0
         )
         self._routes: dict[tuple[str, str], _Route] = {}
         self._lock = threading.Lock()
 
-    def get(self, url: str, headers: Mapping[str, str]) -> Reply:
-        """Send a GET and return when the response's head is there. `TryFailed` if none comes."""
+    def get(self, url: str, headers: Mapping[str, str]) -> Response:
+        """Send a GET request, and return as soon as the head of the response has arrived. Raises
+        `TryFailed` if none arrives."""
         parts = urlsplit(url)
         route = self._route(parts.scheme, parts.netloc)
         target = parts.path or "/"
@@ -105,13 +107,13 @@ class Connections:
             target += "?" + parts.query
         if route.is_forwarded:
             target = f"{parts.scheme}://{parts.netloc}{target}"
-        self.floor.check()
+        self.minimum_rate.check()
         self._stats.add(requests=1)
         timeout_s = self._stragglers.head_timeout_s(self._options.timeout_s)
         timeout = urllib3.Timeout(connect=self._options.connect_timeout_s, read=timeout_s)
         started_s = time.monotonic()
         try:
-            with discreet():
+            with quiet_libraries():
                 response = route.pool.urlopen(
                     "GET",
                     target,
@@ -124,8 +126,8 @@ class Connections:
                     decode_content=False,
                 )
         except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError) as error:
-            self.floor.note(0, time.monotonic() - started_s)
-            # "from None": the chain could show a URL with a signature in it.
+            self.minimum_rate.note(0, time.monotonic() - started_s)
+            # "from None": a chained error could show a URL that contains a signature.
             failed = failure(error, timeout_s)
             if timeout_s < self._options.timeout_s and isinstance(error, _READ_TIMED_OUT):
                 failed.is_restart = True
@@ -133,14 +135,16 @@ class Connections:
             raise failed from None
         waited_s = time.monotonic() - started_s
         self._stragglers.note_head(waited_s)
-        self.floor.note(0, waited_s)
-        return Reply(response, self._sockets, self._stragglers, self.floor, self._options.timeout_s)
+        self.minimum_rate.note(0, waited_s)
+        return Response(
+            response, self._sockets, self._stragglers, self.minimum_rate, self._options.timeout_s
+        )
 
     def abort(self) -> None:
-        """Wake every thread that waits for the network; their calls fail. Later ones do too."""
+        """Wake every thread that waits for the network. Their calls and all later ones fail."""
         self._sockets.abort()
-        # The adapter only forgets its pools, and routes keep them: a connection that came back
-        # would stay open as long as the source. A closed pool closes it.
+        # The adapter only forgets its pools, which the routes still hold: a connection returned to
+        # one of them would stay open as long as the source. A closed pool closes it.
         for route in list(self._routes.values()):
             route.pool.close()
         self._adapter.close()
@@ -176,17 +180,17 @@ class Connections:
             )
             adapter.cert_verify(pool, url, verify, options.cert)
         except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError) as error:
-            # Its message may repeat a proxy's password.
+            # The message of the error may contain the proxy's password.
             reason = f"the proxy for {url} cannot be used ({type(error).__name__})"
             raise OptionError(f"{reason}; see ReadOptions.http.proxies and *_PROXY") from None
-        except OSError as error:  # a CA bundle or client certificate that is not there
+        except OSError as error:  # a CA bundle or client certificate that does not exist
             raise OptionError(f"TLS settings for {url}: {error}") from None
         for plain, watched in (
             (urllib3.connection.HTTPConnection, _HttpConnection),
             (urllib3.connection.HTTPSConnection, _HttpsConnection),
         ):
-            # SOCKS pools bring a class of their own, and packages that replace urllib3 bring all
-            # their own; there only time-outs end a wait for a connection or for an answer.
+            # SOCKS pools have their own connection class, and so do packages that replace urllib3.
+            # With those, only time-outs end a wait for a connection or a response.
             if pool.ConnectionCls is plain and issubclass(plain, http.client.HTTPConnection):
                 pool.ConnectionCls = functools.partial(watched, sockets=self._sockets)
         target = adapter.request_url(request, proxies)

@@ -80,13 +80,13 @@ class DirectFile:
     def _cached_share(self, offset: int, size: int) -> float:
         """An estimate from samples: checking every page would cost an eighth of copying it."""
         step = max(mmap.PAGESIZE, size // SAMPLES)
-        places = range(offset + step // 2, offset + size, step)
-        answers = ctypes.create_string_buffer(len(places))
-        for index, place in enumerate(places):
-            page = self._address + place - place % mmap.PAGESIZE
-            if _mincore()(page, 1, ctypes.addressof(answers) + index):
+        samples = range(offset + step // 2, offset + size, step)
+        is_cached = ctypes.create_string_buffer(len(samples))
+        for index, sample in enumerate(samples):
+            page = self._address + sample - sample % mmap.PAGESIZE
+            if _mincore()(page, 1, ctypes.addressof(is_cached) + index):
                 return 1.0  # the kernel does not say
-        return sum(byte & 1 for byte in answers.raw) / max(1, len(places))
+        return sum(byte & 1 for byte in is_cached.raw) / max(1, len(samples))
 
     def read(self, offset: int, buffer: memoryview) -> int:
         """Reads some bytes into the front of the buffer, and returns their number: 0 at the end of

@@ -1,6 +1,6 @@
-"""What the libraries' errors on connections mean: in words, and for trying again.
+"""What the libraries' connection errors mean: a message, and whether to try again.
 
-What a server chose to say is not repeated: it could be anything, secrets included.
+Text that a server chose is not repeated: it could be anything, secrets included.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from libtz.sources.retry import TryFailed
 
 __all__ = ["describe", "failure"]
 
-_NO_TLS = "this port does not speak TLS; use http:// if that is meant"
+_NO_TLS = "this port does not speak TLS; if that is intended, use http://"
 _WANTS_TLS = "this port speaks TLS; use https://"
-_HTTP2_ONLY = "this port speaks HTTP/2 only, libtz HTTP/1.1; switch HTTP/1.1 on for it"
-_CLIENT_CERTIFICATE = "the server wants a client certificate; name one in ReadOptions.http.cert"
+_HTTP2_ONLY = "this port only speaks HTTP/2, and libtz only HTTP/1.1; enable HTTP/1.1 for it"
+_CLIENT_CERTIFICATE = "the server requires a client certificate; set ReadOptions.http.cert"
 _CLIENT_REFUSED = "the server refused the client certificate of ReadOptions.http.cert"
 
-# What OpenSSL reports while a connection is made, where another try would bring the same.
+# What OpenSSL may report while connecting, if another attempt would have the same result.
 _TLS_REASONS: Mapping[str, str] = {
     "HTTP_REQUEST": _NO_TLS,
     "PACKET_LENGTH_TOO_LONG": _NO_TLS,
@@ -39,27 +39,27 @@ _TLS_REASONS: Mapping[str, str] = {
     "SSLV3_ALERT_CERTIFICATE_REVOKED": _CLIENT_REFUSED,
     "SSLV3_ALERT_CERTIFICATE_UNKNOWN": _CLIENT_REFUSED,
     "TLSV1_ALERT_UNKNOWN_CA": _CLIENT_REFUSED,
-    "SSLV3_ALERT_HANDSHAKE_FAILURE": "the server ended the TLS handshake; it may want a client"
-    " certificate (ReadOptions.http.cert), or ciphers that are switched off here",
+    "SSLV3_ALERT_HANDSHAKE_FAILURE": "the server ended the TLS handshake; it may require a client"
+    " certificate (ReadOptions.http.cert), or ciphers that are disabled here",
     "NO_PROTOCOLS_AVAILABLE": "client and server have no version of TLS in common",
     "TLSV1_ALERT_PROTOCOL_VERSION": "client and server have no version of TLS in common",
     "UNSUPPORTED_PROTOCOL": "client and server have no version of TLS in common",
 }
 
-# The first bytes of answers that are not HTTP/1: an alert or handshake of TLS (record type, major
-# version 3), a SETTINGS frame of HTTP/2 (24 bits of length, type 4).
+# How responses begin that are not HTTP/1: with an alert or handshake of TLS (record type, major
+# version 3), or a SETTINGS frame of HTTP/2 (24-bit length, type 4).
 _TLS_RECORD = re.compile(r"[\x15\x16]\x03", re.DOTALL)
 _HTTP2_FRAME = re.compile(r"\x00..\x04", re.DOTALL)
 
 
 def failure(error: BaseException, timeout_s: float, *, is_connecting: bool = True) -> TryFailed:
-    """What a library's error on a connection means. In the middle of a body, where
-    `is_connecting` is False, the same words of TLS mean damage on the way."""
+    """The failure that a library's connection error stands for. Pass `is_connecting=False` in the
+    middle of a body, where the same TLS errors mean that data was damaged on the way."""
     if isinstance(error, (urllib3.exceptions.ReadTimeoutError, TimeoutError)):
         return TryFailed(f"the server sent nothing for {timeout_s:g} s")
     if isinstance(error, urllib3.exceptions.ProxyError):
         reason = describe(_innermost(error.original_error))
-        # A proxy that answers 4xx means it; one that cannot be reached may come back.
+        # A 4xx response of a proxy is final. A proxy that cannot be reached may come back.
         is_final = re.search(r"failed: 4[0-9][0-9]", reason) is not None
         return TryFailed(f"the proxy failed: {reason}", retryable=not is_final)
     cause = _innermost(error)
@@ -73,7 +73,8 @@ def failure(error: BaseException, timeout_s: float, *, is_connecting: bool = Tru
 
 
 def describe(error: BaseException) -> str:
-    """An error's own words where they are the system's, its name where a server chose them."""
+    """The text of a system error; of any other error only the name, since a server may have chosen
+    its text."""
     if isinstance(error, TimeoutError):
         return "timed out"
     if isinstance(error, http.client.HTTPException) or not isinstance(error, OSError):
@@ -82,11 +83,11 @@ def describe(error: BaseException) -> str:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """urllib3 wraps errors of the system once or twice."""
+    """The system error that urllib3 has wrapped once or twice."""
     for _ in range(4):
         wrapped: Any = error.args[-1] if error.args else None
         if not isinstance(wrapped, Exception):
-            wrapped = error.__cause__  # of connections that were not made
+            wrapped = error.__cause__  # for connections that could not be made
         if not isinstance(wrapped, Exception):
             break
         error = wrapped
@@ -108,10 +109,10 @@ def _known_reason(cause: BaseException) -> str | None:
 def _certificate_text(error: ssl.SSLCertVerificationError) -> str:
     text = f"the server's certificate was refused: {plain_text(error.verify_message)}"
     if error.verify_code in (_NOT_YET_VALID, _EXPIRED):
-        return f"{text}; renew it, or set this machine's clock if that is wrong"
+        return f"{text}; renew it, or correct this machine's clock if that is wrong"
     if error.verify_code in (_WRONG_HOST, _WRONG_ADDRESS):
-        return f"{text}; use the name that the certificate is for"
-    return f"{text}; if it is to be trusted, name its authority in ReadOptions.http.verify"
+        return f"{text}; use a host name that the certificate covers"
+    return f"{text}; to trust it, set ReadOptions.http.verify to a file with its authority"
 
 
 # X509_V_ERR_* of OpenSSL.

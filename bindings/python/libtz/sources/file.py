@@ -75,8 +75,8 @@ class FileSource(Source):
         if not stat.S_ISREG(status.st_mode):
             self.close()
             is_folder = stat.S_ISDIR(status.st_mode)
-            kind = "a directory" if is_folder else "not a regular file"
-            text = f"{self.url} cannot be opened: it is {kind}"
+            what = "a directory" if is_folder else "not a regular file"
+            text = f"{self.url} cannot be opened: it is {what}"
             raise SourceError(text, url=self.url, errno=errno.EISDIR if is_folder else None)
         self.size = status.st_size
         self._status = _identity(status)

@@ -1,10 +1,10 @@
-"""An object behind HTTP or HTTPS, read by ranges, whatever the network does in between.
+"""An object behind HTTP or HTTPS, read by ranges over an unreliable network.
 
-Every answer is held against what was asked: 206 with exactly the range, no content coding, and the
-identity (strong ETag, else Last-Modified, and always the size) that the first answer had. A failed
-try is repeated from the byte reached, within the same buffer, and so is one that is far slower than
-most, at once (`stragglers.py`). A server without ranges is read as
-one stream. Redirects are followed here, since credentials must not follow them to another host.
+Every response is checked against the request: status 206 with exactly the range, no content coding,
+and the identity of the first response (strong ETag, else Last-Modified, and always the size). A
+failed request is resumed at the byte reached, within the same buffer. One that is far slower than
+the others is resumed at once (`stragglers.py`). A server without ranges is read as one stream.
+Redirects are followed here, because credentials must not be sent to another host.
 """
 
 from __future__ import annotations
@@ -19,14 +19,6 @@ from typing import TypeVar
 
 from libtz.errors import SourceError
 from libtz.options import HttpOptions, ReadOptions
-from libtz.sources.answer import (
-    Identity,
-    changed,
-    check_coding,
-    check_range_answer,
-    is_empty_object,
-    read_unsized,
-)
 from libtz.sources.base import (
     BufferCursor,
     Profile,
@@ -39,37 +31,46 @@ from libtz.sources.connections import Connections
 from libtz.sources.logs import logger
 from libtz.sources.origin import HttpOrigin, Origin, Refusal
 from libtz.sources.redirects import REDIRECT_STATUSES, followed
-from libtz.sources.reply import Reply
+from libtz.sources.response import Response
+from libtz.sources.response_checks import (
+    Identity,
+    changed,
+    check_coding,
+    check_range_answer,
+    is_empty_object,
+    read_unsized,
+)
 from libtz.sources.retry import Tries, TryFailed, retry_after_s
 from libtz.sources.url import origin_of, shown
 
 __all__ = ["HttpSource"]
 
-# A few connections fill most links; the transfer adds more while they help.
+# A few connections fill most links. The transfer adds more as long as that helps.
 CONNECTIONS_FIRST = 4
 
 THROTTLE_STATUSES = frozenset({429, 503})
-# Answers by which the target of a redirect says that its signed URL has expired or moved on.
+# Statuses that the target of a redirect may send when its signed URL has expired.
 EXPIRED_STATUSES = frozenset({400, 401, 403, 404, 410}) | REDIRECT_STATUSES
-# Error pages are read for their error code and to keep the connection; beyond this, neither counts.
+# An error page is read for its error code, and so that the connection can be reused. Larger ones
+# are cut off here.
 ERROR_BODY_SIZE_MAX = 16 * 1024
-NO_RANGES = "the server ignores ranges; reading all of it over one connection"
-# A stream that must go forward does so in steps of this size.
+NO_RANGES = "the server ignores ranges; reading everything over one connection"
+# Bytes of a stream that nobody needs are skipped in steps of this size.
 SKIP_SIZE = 256 * 1024
 
 _Result = TypeVar("_Result")
 
 
 class _Stream:
-    """The one body that a server without ranges sends, and how far it was read."""
+    """The single body that a server without ranges sends, and the position reached in it."""
 
-    def __init__(self, reply: Reply, position: int) -> None:
-        self.reply = reply
+    def __init__(self, response: Response, position: int) -> None:
+        self.response = response
         self.position = position
 
 
 class HttpSource(Source):
-    """See `base.Source`. `connections_max` is how many threads are expected to read at once."""
+    """See `base.Source`. `connections_max` is the number of threads expected to read at once."""
 
     size: int = 0
     identity: str | None = None
@@ -91,17 +92,17 @@ class HttpSource(Source):
         self._connections_max = connections_max
         self._connections = Connections(options, connections_max, self.stats)
         self._identity: Identity | None = None
-        # Where redirects led last, with the headers that may be sent there; None: to nowhere else.
+        # The last target of redirects and the headers that may be sent there. None: no redirect.
         self._target: tuple[str, Mapping[str, str]] | None = None
-        self._whole: bytes | None = None  # all of a small object of unknown size
+        self._whole: bytes | None = None  # contents of a small object whose size was not announced
         self._stream: _Stream | None = None
         self._stream_lock = threading.Lock()
         self._closed = threading.Event()
         _sources.add(self)
 
     def leave_parent(self) -> None:
-        """In a forked process: two that read from one connection would get each other's bytes, and
-        shutting one down ends it for both."""
+        """Drop the parent's connections in a forked process. Two processes that read from one
+        connection would get each other's bytes, and shutting it down would end it for both."""
         verify = self._connections.verify
         self._connections = Connections(self._options, self._connections_max, self.stats)
         self._connections.verify = verify
@@ -110,28 +111,28 @@ class HttpSource(Source):
         self._stream = None
         self._stream_lock = threading.Lock()
 
-    # The seam.
+    # The interface `Source`.
 
     def open(self, front: memoryview) -> int:
         if not front.nbytes:
             raise ValueError("open() needs a buffer for the front")
-        reply = self._persist(lambda: self._first_reply(len(front)), lambda: 0)
+        response = self._persist(lambda: self._first_response(len(front)), lambda: 0)
         count = min(self.size, len(front))
         if self._whole is not None:
-            reply.close()
+            response.close()
             front[:count] = self._whole[:count]
-        elif reply.status == HTTPStatus.OK:
+        elif response.status == HTTPStatus.OK:
             self.sequential = True
             if self.size > count:
                 self._note(NO_RANGES)
-            self._stream = _Stream(reply, 0)
+            self._stream = _Stream(response, 0)
             self._read(BufferCursor(0, count, [front[:count]]))
         else:
-            self._read(BufferCursor(0, count, [front[:count]]), reply)
+            self._read(BufferCursor(0, count, [front[:count]]), response)
         return count
 
     def limit(self, seconds: float | None) -> None:
-        self._connections.floor.limit(seconds)
+        self._connections.minimum_rate.limit(seconds)
 
     def read_into(self, offset: int, size: int, buffers: Iterable[memoryview]) -> None:
         check_range(offset, size, self.size)
@@ -149,31 +150,31 @@ class HttpSource(Source):
         return Profile(min(CONNECTIONS_FIRST, connections), connections, ramps=True)
 
     def check_unchanged(self) -> None:
-        """Nothing to do: every answer was held against the first one's identity."""
+        """Nothing to do: every response was checked against the identity of the first one."""
 
     def close(self) -> None:
         self._closed.set()
         self._connections.abort()
-        # A thread inside the stream was woken just now, and drops the stream itself.
+        # A thread that was reading the stream has just been woken; it drops the stream itself.
         if self._stream_lock.acquire(blocking=False):
             try:
                 self._drop_stream()
             finally:
                 self._stream_lock.release()
 
-    # Trying again.
+    # Retries.
 
-    def _read(self, cursor: BufferCursor, reply: Reply | None = None) -> None:
+    def _read(self, cursor: BufferCursor, response: Response | None = None) -> None:
         def step() -> None:
-            nonlocal reply
-            first, reply = reply, None
+            nonlocal response
+            first, response = response, None
             if self.sequential:
                 self._receive_from_stream(cursor)
             else:
                 self._receive_range(cursor, first)
 
-        # More than one successful step is needed where the server turns out to have no ranges.
-        while cursor.remaining or reply is not None:
+        # It takes more than one successful step if the server turns out not to support ranges.
+        while cursor.remaining or response is not None:
             self._persist(step, lambda: cursor.offset)
 
     def _persist(self, step: Callable[[], _Result], position: Callable[[], int]) -> _Result:
@@ -185,24 +186,24 @@ class HttpSource(Source):
             try:
                 return step()
             except TryFailed as failed:
-                # Its frames hold this one, and the caller's buffers: break the cycle.
+                # Its frames refer to this one and to the caller's buffers: break the cycle.
                 failure = failed.with_traceback(None)
             if self._closed.is_set():
                 raise source_closed(self.url)
             if failure.is_restart:
                 self.stats.add(restarts=1)
-                self._note(f"{failure.reason}; going on over another connection")
+                self._note(f"{failure.reason}; continuing over another connection")
                 continue
             wait_s = tries.wait_after(failure, position())
             if wait_s is None:
                 raise self._error(failure, tries.count)
-            self.stats.add(retries=1, starved=int(tries.count > 1))
+            self.stats.add(retries=1, repeated_failures=int(tries.count > 1))
             where = f"resuming at byte {position()}" if position() else "trying again"
             self._note(f"{failure.reason}; {where} in {wait_s:.1f} s", tries.count)
             self._closed.wait(wait_s)
 
     def _note(self, text: str, tries: int = 0) -> None:
-        """Tell the log, and whoever watches, why this takes longer."""
+        """Say why this takes longer, in the log and in the progress bar."""
         count = f" (try {tries + 1} of {self._options.retry.attempts})" if tries else ""
         logger.log(WARNING if tries else INFO, "%s: %s%s", self.url, text, count)
         self.stats.note_trouble(text)
@@ -218,46 +219,46 @@ class HttpSource(Source):
 
     # Ranges.
 
-    def _first_reply(self, front_size: int) -> Reply:
-        reply = self._request(0, front_size)
+    def _first_response(self, front_size: int) -> Response:
+        response = self._request(0, front_size)
         try:
-            if reply.status == HTTPStatus.OK:
-                check_coding(reply)
-                size = reply.length
+            if response.status == HTTPStatus.OK:
+                check_coding(response)
+                size = response.length
                 if size is None:
-                    self._whole = read_unsized(reply)
+                    self._whole = read_unsized(response)
                     size = len(self._whole)
-            elif reply.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            elif response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 size = 0
             else:
-                size = check_range_answer(reply, 0, front_size)
+                size = check_range_answer(response, 0, front_size)
         except BaseException:
-            reply.close()
+            response.close()
             raise
-        self._identity = Identity(reply.headers)
+        self._identity = Identity(response.headers)
         self.size = size
         self.identity = self._identity.text(size)
-        return reply
+        return response
 
-    def _receive_range(self, cursor: BufferCursor, reply: Reply | None) -> None:
+    def _receive_range(self, cursor: BufferCursor, response: Response | None) -> None:
         begin, end = cursor.offset, cursor.offset + cursor.remaining
-        with reply or self._request(begin, end) as reply:
-            if reply.status == HTTPStatus.OK:
-                self.sequential = True  # some server behind this URL has no ranges; _read goes on
+        with response or self._request(begin, end) as response:
+            if response.status == HTTPStatus.OK:
+                self.sequential = True  # this server has no ranges; _read continues with a stream
                 self._note(NO_RANGES)
                 return
             if cursor.remaining:
-                self._check_identity(reply, check_range_answer(reply, begin, end))
-                self._receive(reply, cursor)
+                self._check_identity(response, check_range_answer(response, begin, end))
+                self._receive(response, cursor)
 
-    def _receive(self, reply: Reply, cursor: BufferCursor) -> None:
+    def _receive(self, response: Response, cursor: BufferCursor) -> None:
         before = cursor.remaining
         try:
             while cursor.remaining:
-                cursor.advance(_some(reply, cursor.free()))
+                cursor.advance(_some(response, cursor.free()))
         finally:
             self.stats.add(bytes=before - cursor.remaining)
-        if reply.length is None and reply.read_rest(1):
+        if response.length is None and response.read_rest(1):
             raise TryFailed("the server sent more bytes than were asked for", retryable=False)
 
     # One stream, for servers without ranges.
@@ -269,75 +270,76 @@ class HttpSource(Source):
                 before = cursor.offset
                 try:
                     while cursor.remaining:
-                        cursor.advance(_some(stream.reply, cursor.free()))
+                        cursor.advance(_some(stream.response, cursor.free()))
                 finally:
                     stream.position += cursor.offset - before
                     self.stats.add(bytes=cursor.offset - before)
             except BaseException:
-                # Interrupted anywhere, the position may no longer be that of the body.
+                # After an interruption, the position may no longer match the body.
                 self._drop_stream()
                 raise
             if stream.position == self.size:
                 self._drop_stream()
         if self._closed.is_set():
-            self.close()  # it could not take the lock before
+            self.close()  # that call could not take the lock
 
     def _stream_at(self, offset: int) -> _Stream:
-        """The stream, brought to `offset`: forward by reading on, backward by starting anew."""
+        """The stream at `offset`. Reads on to go forward; starts again to go backward."""
         stream = self._stream
         if stream is None or stream.position > offset:
             self._drop_stream()
-            reply = self._request(offset, self.size)
-            self._stream = stream = _Stream(reply, 0)
-            check_coding(reply)
-            if reply.status == HTTPStatus.OK:
-                self._check_identity(reply, reply.length)
-            else:  # ranges after all, at least this once
-                self._check_identity(reply, check_range_answer(reply, offset, self.size))
+            response = self._request(offset, self.size)
+            self._stream = stream = _Stream(response, 0)
+            check_coding(response)
+            if response.status == HTTPStatus.OK:
+                self._check_identity(response, response.length)
+            else:  # this time, the server did send a range
+                self._check_identity(response, check_range_answer(response, offset, self.size))
                 stream.position = offset
         scratch = memoryview(bytearray(min(SKIP_SIZE, offset - stream.position)))
         while stream.position < offset:
             step = min(len(scratch), offset - stream.position)
-            stream.position += _some(stream.reply, scratch[:step])
+            stream.position += _some(stream.response, scratch[:step])
         return stream
 
     def _drop_stream(self) -> None:
         if self._stream is not None:
-            self._stream.reply.close()
+            self._stream.response.close()
             self._stream = None
 
     # Requests.
 
-    def _request(self, begin: int, end: int) -> Reply:
-        """Ask for [begin, end): a reply with 200, 206, or 416 for an empty object on opening."""
+    def _request(self, begin: int, end: int) -> Response:
+        """Ask for [begin, end). Returns a response with status 200 or 206, or, for an empty object
+        during `open`, 416."""
         target = self._target
         if target is not None:
             try:
-                reply = self._send(*target, begin, end)
+                response = self._send(*target, begin, end)
             except TryFailed:
                 self._forget_target(target)
                 raise
-            if not self._is_refusal(reply):
-                return reply
+            if not self._is_refusal(response):
+                return response
             self._forget_target(target)
-            refusal = self._refusal(reply)
+            refusal = self._refusal(response)
             if refusal.status not in EXPIRED_STATUSES:
                 raise self._explained(refusal, target)
-            # Once, back to where it all started: there it may be signed anew.
+            # Go back to the origin once: it may issue a new signed URL.
         return self._request_at_origin(begin, end)
 
-    def _request_at_origin(self, begin: int, end: int) -> Reply:
+    def _request_at_origin(self, begin: int, end: int) -> Response:
         can_renew = True
         url, headers = self._origin.sign()
         hops = 0
         while True:
-            reply = self._send(url, headers, begin, end)
+            response = self._send(url, headers, begin, end)
             target = (url, headers) if hops else None
-            if not self._is_refusal(reply):
+            if not self._is_refusal(response):
                 self._target = target
-                return reply
-            refusal = self._refusal(reply)
-            # Only the first host's refusal is a reason to sign again, and only once.
+                return response
+            refusal = self._refusal(response)
+            # Sign again only if the first host refuses, and only once.
             if can_renew and not hops and self._origin.renew(headers, refusal):
                 can_renew = False
                 url, headers = self._origin.sign()
@@ -347,18 +349,19 @@ class HttpSource(Source):
             else:
                 raise self._explained(refusal, target)
 
-    def _send(self, url: str, headers: Mapping[str, str], begin: int, end: int) -> Reply:
+    def _send(self, url: str, headers: Mapping[str, str], begin: int, end: int) -> Response:
         own = {"Accept-Encoding": "identity", "Range": f"bytes={begin}-{end - 1}"}
         if not any(name.lower() == "user-agent" for name in headers):
             own["User-Agent"] = "libtz"
         conditions = self._identity.conditions if self._identity is not None else {}
         if self.is_proven or not conditions:
             return self._connections.get(url, {**headers, **own})
-        reply = self._connections.get(url, {**headers, **own, **conditions})
-        if reply.status != HTTPStatus.PRECONDITION_FAILED:
-            return reply
-        # Servers that know the ETag as a weak one take it for another: look at it ourselves.
-        self._refusal(reply)
+        response = self._connections.get(url, {**headers, **own, **conditions})
+        if response.status != HTTPStatus.PRECONDITION_FAILED:
+            return response
+        # A server that considers the ETag weak reports a mismatch. So ask without a condition, and
+        # compare the ETags here.
+        self._refusal(response)
         return self._connections.get(url, {**headers, **own})
 
     def _redirected(
@@ -374,25 +377,25 @@ class HttpSource(Source):
             logger.info("%s: redirected to %s", self.url, shown(target[0]))
         return target
 
-    def _is_refusal(self, reply: Reply) -> bool:
-        """Whether the reply brings no bytes, nor says that there are none."""
-        is_empty = self._identity is None and is_empty_object(reply)
-        return reply.status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT) and not is_empty
+    def _is_refusal(self, response: Response) -> bool:
+        """Whether the response carries no data and does not say that the object is empty."""
+        is_empty = self._identity is None and is_empty_object(response)
+        return response.status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT) and not is_empty
 
-    def _refusal(self, reply: Reply) -> Refusal:
-        with reply:
-            body = reply.read_rest(ERROR_BODY_SIZE_MAX)
-        return Refusal(reply.status, reply.headers, body)
+    def _refusal(self, response: Response) -> Refusal:
+        with response:
+            body = response.read_rest(ERROR_BODY_SIZE_MAX)
+        return Refusal(response.status, response.headers, body)
 
     def _explained(
         self, refusal: Refusal, target: tuple[str, Mapping[str, str]] | None
     ) -> TryFailed:
-        """The failure that a refusal stands for."""
+        """The failure for a refusal."""
         status = refusal.status
         if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and self._identity is not None:
-            return changed("it is shorter now")
+            return changed("it is now shorter")
         if status == HTTPStatus.PRECONDITION_FAILED and self._identity is not None:
-            return changed("another version is there now")
+            return changed("the server now has another version")
         if status in THROTTLE_STATUSES:
             self.stats.add(throttled=1)
         reason, retryable = self._origin.explain(refusal)
@@ -404,19 +407,19 @@ class HttpSource(Source):
         return TryFailed(reason, status=status, retryable=retryable, retry_after_s=wait_s)
 
     def _forget_target(self, target: tuple[str, Mapping[str, str]]) -> None:
-        if self._target is target:  # else another thread has been there and knows better
+        if self._target is target:  # otherwise another thread has already replaced it
             self._target = None
 
     # Checks.
 
-    def _check_identity(self, reply: Reply, size: int | None) -> None:
+    def _check_identity(self, response: Response, size: int | None) -> None:
         if size != self.size:
             raise changed(f"{self.size} bytes became {'unknown' if size is None else size}")
-        if self._identity is None or self._identity.matches(reply.headers):
+        if self._identity is None or self._identity.matches(response.headers):
             return
         if not self.is_proven:
             raise changed("its ETag or Last-Modified differs")
-        logger.info("%s: another copy, with another ETag; the pinned digest decides", self.url)
+        logger.info("%s: a copy with another ETag; the pinned digest will verify it", self.url)
 
 
 _sources: weakref.WeakSet[HttpSource] = weakref.WeakSet()
@@ -431,9 +434,9 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_parents)
 
 
-def _some(reply: Reply, buffer: memoryview) -> int:
-    """Receive one or more bytes of a body that still owes them."""
-    count = reply.readinto(buffer)
+def _some(response: Response, buffer: memoryview) -> int:
+    """Receive one or more bytes of a body that is not complete."""
+    count = response.readinto(buffer)
     if count == 0:
-        raise TryFailed("the body ended before the range did")
+        raise TryFailed("the body is shorter than the range")
     return count

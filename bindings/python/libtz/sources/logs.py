@@ -1,8 +1,8 @@
-"""The logger `libtz`, and silence where the libraries below would log secrets.
+"""The logger `libtz`, and a filter for libraries that would log secrets.
 
-What is worth knowing of a load that goes on (retries, throttling, redirects, fallbacks) goes to
-`logging.getLogger("libtz")`. urllib3 logs whole URLs, with the signatures in their queries, and
-botocore logs what it signs, session tokens and the answers of credential services included.
+Events worth knowing about while a load continues (retries, throttling, redirects, fallbacks) go to
+`logging.getLogger("libtz")`. urllib3 logs whole URLs, including signatures in their queries.
+botocore logs what it signs, including session tokens and responses of credential services.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import logging
 import threading
 from collections.abc import Iterator
 
-__all__ = ["discreet", "logger", "plain_text"]
+__all__ = ["logger", "plain_text", "quiet_libraries"]
 
 logger = logging.getLogger("libtz")
-# Without it, Python prints warnings of programs that never asked for a log.
+# Without a handler, Python would print warnings in programs that never set up logging.
 logger.addHandler(logging.NullHandler())
 
 TEXT_SIZE_MAX = 200
 
-# Those of the libraries' loggers whose records hold URLs, headers or bodies.
-_TALKATIVE = (
+# The libraries' loggers whose records hold URLs, headers or bodies.
+_SECRET_LOGGERS = (
     "botocore.auth",
     "botocore.credentials",
     "botocore.endpoint",
@@ -40,8 +40,8 @@ _TALKATIVE = (
 )
 
 
-class _Discretion(logging.Filter):
-    """Drops the records of threads that talk for libtz; everybody else's pass."""
+class _LibraryFilter(logging.Filter):
+    """Drops records from threads that are inside `quiet_libraries`; passes all others."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,17 +59,18 @@ class _Discretion(logging.Filter):
             self._own.depth -= 1
 
 
-_discretion = _Discretion()
-for _name in _TALKATIVE:
-    logging.getLogger(_name).addFilter(_discretion)
+_library_filter = _LibraryFilter()
+for _name in _SECRET_LOGGERS:
+    logging.getLogger(_name).addFilter(_library_filter)
 
 
-def discreet() -> contextlib.AbstractContextManager[None]:
-    """While this lasts, the libraries below log nothing of what this thread does."""
-    return _discretion.active()
+def quiet_libraries() -> contextlib.AbstractContextManager[None]:
+    """A context in which urllib3 and botocore log nothing of what this thread does."""
+    return _library_filter.active()
 
 
 def plain_text(text: str, size_max: int = TEXT_SIZE_MAX) -> str:
-    """Words that somebody else chose, fit for a line of a message: printable ASCII, cut."""
+    """Text of foreign origin made fit for one line of a message: printable ASCII, at most
+    `size_max` characters."""
     shown = "".join(c if " " <= c <= "~" else "?" for c in text)
     return shown if len(shown) <= size_max else shown[: size_max - 1] + "…"

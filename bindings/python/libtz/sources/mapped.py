@@ -25,8 +25,8 @@ PIECE_SIZE = 1 << 24
 class MappedSource(Source):
     """A local file that is mapped into memory.
 
-    A buffer that is part of the mapping needs no read: checking it faults in its pages. (To
-    prefetch them was measured to be no faster.) Any other buffer is read as usual.
+    A buffer that is part of the mapping needs no read: checking it faults in its pages. Prefetching
+    them was measured to be no faster. Any other buffer is read as usual.
     """
 
     size: int = 0

@@ -30,7 +30,7 @@ class MemorySource(Source):
     holds_resources: bool = False
 
     def __init__(self, data: Any, *, url: str = "<memory>") -> None:
-        """`url` says in messages where the bytes came from."""
+        """`url` is where the bytes came from, for messages."""
         self.url = url
         view = memoryview(data)
         if not view.c_contiguous:

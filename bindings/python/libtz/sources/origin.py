@@ -1,4 +1,4 @@
-"""Where requests start: a URL, proof of who asks, and what refusals mean there."""
+"""Where requests start: a URL, credentials, and the meaning of refusals."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ RETRYABLE_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
 
 class Refusal(NamedTuple):
-    """An answer that brings no bytes."""
+    """A response that carries no data: an error or a redirect."""
 
     status: int
     headers: Mapping[str, str]
-    body: bytes  # its beginning
+    body: bytes  # the beginning of it
 
 
 class Origin(Protocol):
-    """The place a source's requests go to first. Safe to use from many threads."""
+    """The first address of a source's requests. Thread-safe."""
 
     shown_url: str
 
@@ -32,22 +32,22 @@ class Origin(Protocol):
         ...
 
     def renew(self, headers: Mapping[str, str], refusal: Refusal) -> bool:
-        """Whether signing again gives a request that may fare better than the one with these
-        headers, just refused."""
+        """Whether it is worth signing again after the request with these headers was refused."""
         ...
 
     def explain(self, refusal: Refusal) -> tuple[str, bool]:
-        """What a refusal means, for the message, and whether the same request may succeed later."""
+        """What a refusal means, for a message, and whether the same request may succeed later."""
         ...
 
 
-# Words of common servers by which they tell what was wrong with the connection itself.
+# Phrases of common servers that say what was wrong with the connection itself.
+_NEEDS_HTTPS = "this port requires https://"
 _BAD_REQUESTS = {
-    b"plain HTTP request was sent to HTTPS port": "this port wants https://",  # nginx
-    b"speaking plain HTTP to an SSL-enabled": "this port wants https://",  # Apache
-    b"HTTP request to an HTTPS server": "this port wants https://",  # Go
-    b"This combination of host and port requires TLS": "this port wants https://",  # Tomcat
-    b"No required SSL certificate was sent": "the server wants a client certificate; name one in"
+    b"plain HTTP request was sent to HTTPS port": _NEEDS_HTTPS,  # nginx
+    b"speaking plain HTTP to an SSL-enabled": _NEEDS_HTTPS,  # Apache
+    b"HTTP request to an HTTPS server": _NEEDS_HTTPS,  # Go
+    b"This combination of host and port requires TLS": _NEEDS_HTTPS,  # Tomcat
+    b"No required SSL certificate was sent": "the server requires a client certificate; set"
     " ReadOptions.http.cert",
     b"The SSL certificate error": "the server refused the client certificate of"
     " ReadOptions.http.cert",
@@ -76,9 +76,9 @@ class HttpOrigin:
         status = refusal.status
         hint = {
             401: "give credentials in ReadOptions.http.headers or in the URL",
-            403: "the credentials do not suffice, or a signed URL has expired",
+            403: "the credentials are not sufficient, or a signed URL has expired",
             404: "there is no such object",
-            407: "the proxy wants credentials, see ReadOptions.http.proxies",
+            407: "the proxy requires credentials; see ReadOptions.http.proxies",
         }.get(status, "")
         if status in (400, 495, 496, 497):
             said = (text for words, text in _BAD_REQUESTS.items() if words in refusal.body)
@@ -88,7 +88,7 @@ class HttpOrigin:
 
 
 def status_text(status: int) -> str:
-    """A status with its standard name: the server's own wording is not repeated."""
+    """A status with its standard name. The server's own wording is not repeated."""
     try:
         return f"{status} {HTTPStatus(status).phrase}"
     except ValueError:

@@ -1,4 +1,4 @@
-"""Where a redirect may lead, and what may be sent there."""
+"""Which redirects are followed, and which headers may be sent to the target."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 def followed(
     url: str, headers: Mapping[str, str], location: str, hops: int
 ) -> tuple[str, Mapping[str, str]]:
-    """The next URL after `hops` redirects, this one included, and the headers for it."""
+    """The target of a redirect and the headers for it. `hops` counts redirects, including this
+    one. Raises `TryFailed` if it must not be followed."""
     if hops > REDIRECTS_MAX:
         raise TryFailed(f"more than {REDIRECTS_MAX} redirects", retryable=False)
     try:
         target = redirect_url(url, location)
         before, after = origin_of(url), origin_of(target)
     except ValueError:
-        raise TryFailed("a redirect to something that is no HTTP URL", retryable=False) from None
+        raise TryFailed("a redirect to something other than an HTTP URL", retryable=False) from None
     if before[0] == "https" and after[0] == "http":
         raise TryFailed(
-            f"a redirect from https to {shown(target)}, which is not encrypted, was refused",
+            f"refused a redirect from https to {shown(target)}, which is not encrypted",
             retryable=False,
         )
-    # All headers of the caller count as credentials. Once dropped they stay dropped, even if a
+    # All of the caller's headers count as credentials. Once dropped, they stay dropped, even if a
     # later redirect leads back.
     return target, headers if before == after else {}

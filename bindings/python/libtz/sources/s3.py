@@ -1,12 +1,12 @@
-"""Objects in S3 and its likes: signed requests, sent by the HTTP source.
+"""Objects in S3 and compatible stores: signed requests, sent by the HTTP source.
 
-botocore makes and signs a GetObject, which knows all about endpoints, addressing styles, access
-points, S3 Express and versions; instead of sending it, its address and headers are taken. They
-serve many ranges, since a range is not signed, and are made anew every minute, or as soon as the
-credentials differ. The HTTP source does everything else.
+botocore builds and signs a GetObject request, since it knows about endpoints, addressing styles,
+access points, S3 Express and versions. The request is not sent: its URL and headers are taken. The
+range is not signed, so they serve many ranges. They are renewed every minute, and as soon as the
+credentials change. The HTTP source does everything else.
 
-Requests are signed by header. Signed addresses would stand in the logs of proxies and servers, and
-many buckets forbid them.
+Requests are signed by header. Signed URLs would appear in the logs of proxies and servers, and many
+buckets forbid them.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from libtz.sources.url import shown
 
 __all__ = ["S3Source"]
 
-# Stores take a signature for a quarter of an hour: the rest is slack for wrong clocks.
+# Stores accept a signature for 15 minutes. The rest is slack for wrong clocks.
 SIGNATURE_USED_S = 60
 
-# The names of what only HTTP clients of AWS's own add to each try, and of what is ours to say.
+# Prefixes of headers not taken from botocore: its count of attempts, and its name.
 _NOT_TAKEN = ("amz-sdk-", "user-agent")
 
 
 class S3Origin:
-    """Signs requests for one object, with whatever credentials are valid at the time."""
+    """Signs requests for one object with the credentials valid at the time."""
 
     def __init__(self, url: str, s3: S3Options, http: HttpOptions) -> None:
         bucket, key = parse_s3_url(url)
@@ -45,7 +45,7 @@ class S3Origin:
         self._object = {"Bucket": bucket, "Key": key}
         self._s3 = s3
         self._http = http
-        # What the store says of a checksum is of whole objects; libtz reads parts.
+        # The store's checksums are of whole objects; libtz reads parts.
         self._access = S3Access(
             self.shown_url,
             s3,
@@ -80,7 +80,7 @@ class S3Origin:
     def renew(self, headers: Mapping[str, str], refusal: Refusal) -> bool:
         with self._lock:
             if self._signed is None or headers is not self._signed[1]:
-                return True  # another thread has renewed it meanwhile
+                return True  # another thread has already renewed it
             client = self._signed_by[0] if self._signed_by is not None else None
             if not self._access.renew(client, refusal.status, refusal.headers, refusal.body):
                 return False
@@ -110,7 +110,7 @@ class S3Origin:
             return AWSResponse(request.url, 200, HTTPHeaders(), _NoBody())
 
         def name_operation(params: Any, **_: Any) -> None:
-            # As other SDKs of Amazon's do: it tells servers' logs what the request was.
+            # Other AWS SDKs do this too: it names the operation in the server's logs.
             separator = "&" if "?" in params["url"] else "?"
             params["url"] += f"{separator}x-id=GetObject"
 
@@ -134,7 +134,7 @@ class S3Origin:
 
 
 class _NoBody:
-    """The body of an answer that nobody sent."""
+    """The body of a response that was never sent."""
 
     def stream(self, *_: object, **__: object) -> Any:
         return iter(())
@@ -145,7 +145,7 @@ def _text(value: str | bytes) -> str:
 
 
 class S3Source(HttpSource):
-    """See `base.Source`. Takes s3://bucket/key."""
+    """See `base.Source`. For s3://bucket/key."""
 
     def __init__(
         self,

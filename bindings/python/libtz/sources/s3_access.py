@@ -1,4 +1,4 @@
-"""Who asks a store: keys, region and client, looked for anew when the store refuses them."""
+"""Access to a store: keys, region and client, looked up again when the store refuses them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["S3Access"]
 
 _REGION = re.compile(r"[a-z0-9-]{1,32}")
 _BODY_REGION = re.compile(rb"<Region>([a-z0-9-]{1,32})</Region>")
-# Answers that other keys, or another region, may change.
+# Statuses that may change with other keys or in another region.
 _REFUSALS = frozenset({400, 401, 403})
 
 
 class S3Access:
-    """A botocore client and the credentials it was made with. Any thread may use it."""
+    """A botocore client and the credentials it was made with. Thread-safe."""
 
     def __init__(
         self,
@@ -42,8 +42,9 @@ class S3Access:
         self._lock = threading.RLock()
         self._session: Any = None
         self._client: Any = None
-        self._keys: Any = None  # that the client was made with
-        # What the bucket's own name says of it, or the store, where that differs from ours.
+        self._keys: Any = None  # those that the client was made with
+        # The region according to the bucket's name or to the store, if it is not the configured
+        # one.
         self._region = region if s3.region is None else None
         self._retired: list[Any] = []  # clients that threads may still be using
 
@@ -57,27 +58,28 @@ class S3Access:
         """The client to use now."""
         with self._lock:
             if self._client is None:
-                self.keys()  # without any, there is no need to begin
+                self.keys()  # raises if there are none
                 self._client = make_client(
                     self._session, self._s3, self._http, region=self._region, **self._config
                 )
             return self._client
 
     def keys(self) -> Any:
-        """The keys valid now, None for anonymous access; asking renews those that expire."""
+        """The keys valid now; None for anonymous access. Renews keys that expire."""
         with self._lock, s3_errors(self._url, is_write=self._is_write):
             self._keys = _keys_of(self.session(), self._s3)
             return self._keys
 
     def renew(self, refused: Any, status: int, headers: Mapping[str, str], body: bytes) -> bool:
-        """Whether another client than the `refused` one may fare better, after this answer."""
+        """Whether it is worth trying again with another client than the `refused` one. The other
+        arguments are those of the store's response."""
         with self._lock:
             if refused is not self._client:
-                return True  # another thread has renewed it meanwhile
+                return True  # another thread has already renewed it
             region = _region_in(headers, body)
             may_move = 300 <= status < 400 or status in _REFUSALS
             if may_move and region not in (None, self._client.meta.region_name):
-                logger.info("%s: the bucket is in %s; asking there", self._url, region)
+                logger.info("%s: the bucket is in region %s; trying there", self._url, region)
                 self._region = region
                 self._retire()
                 return True
@@ -106,16 +108,16 @@ class S3Access:
             self._retired.clear()
 
     def _find_other_keys(self) -> bool:
-        """Look for keys from scratch: files, environment and services may have changed."""
+        """Look for keys again: files, environment and services may have changed."""
         try:
             session = make_session(self._s3)
             with s3_errors(self._url, is_write=self._is_write):
                 keys = _keys_of(session, self._s3)
         except Error:
-            return False  # there are no better ones now, and the refusal itself says more
+            return False  # there are no other keys, and the refusal says more than this error
         if keys == self._keys:
             return False
-        logger.info("%s: refused, trying again with the credentials of now", self._url)
+        logger.info("%s: refused; trying again with the current credentials", self._url)
         self._session = session
         self._retire()
         return True

@@ -1,7 +1,7 @@
 """Names of objects in S3, and botocore's sessions and clients for them.
 
-botocore, which boto3 is a layer on, decides on credentials, region, endpoint, addressing and the
-way of signing; options only override it. It is imported on first use.
+botocore, the layer under boto3, decides on credentials, region, endpoint, addressing and signing.
+Options only override its decisions. It is imported on first use.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
     "region_of",
 ]
 
-# What stands for a bucket in ARNs; their last colon may be a slash.
+# ARNs that may stand in place of a bucket. Their last colon may be a slash.
 _ARN_URL = re.compile(
     r"s3://(arn:aws[a-z-]*:(?:"
     r"(?:s3|s3-object-lambda):[a-z0-9-]*:[0-9]{12}:accesspoint[:/][A-Za-z0-9.-]{1,63}"
@@ -46,22 +46,22 @@ _BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
 
 
 def parse_s3_url(url: str) -> tuple[str, str]:
-    """Bucket (or the ARN of an access point) and key of s3://bucket/key. The key is taken as it
-    stands: no quoting, no query."""
+    """The bucket (or the ARN of an access point) and the key of s3://bucket/key. The key is taken
+    literally, without quoting or a query. Raises `OptionError`."""
     match = _ARN_URL.fullmatch(url)
     if match is not None:
         return match[1], match[2]
     bucket, separator, key = url.removeprefix("s3://").partition("/")
     if "@" in bucket or (":" in bucket and not bucket.startswith("arn:")):
         raise OptionError(
-            f"{shown(url)}: an s3:// URL holds no credentials; set up boto3's (AWS_ACCESS_KEY_ID"
-            " …), or name a profile in S3Options.profile"
+            f"{shown(url)}: an s3:// URL cannot contain credentials; set them up as for boto3"
+            " (AWS_ACCESS_KEY_ID …), or name a profile in S3Options.profile"
         )
     if not url.startswith("s3://") or not bucket or not separator or not key:
         raise OptionError(f"{shown(url)} is not of the form s3://bucket/key")
     if not _BUCKET.fullmatch(bucket):
         raise OptionError(
-            f"{shown(url)}: {bucket!r} is no name of a bucket, nor the ARN of an access point"
+            f"{shown(url)}: {bucket!r} is not the name of a bucket or the ARN of an access point"
         )
     return bucket, key
 
@@ -73,12 +73,12 @@ def parse_s3_folder(url: str) -> tuple[str, str]:
 
 
 def region_of(bucket: str) -> str | None:
-    """The region in the ARN of an access point; None in other buckets' names."""
+    """The region in the ARN of an access point; None for the name of a bucket."""
     return bucket.split(":")[3] or None if bucket.startswith("arn:") else None
 
 
 def make_session(options: S3Options) -> Any:
-    """A fresh botocore session: it looks for credentials and configuration anew."""
+    """A new botocore session, which looks up credentials and configuration again."""
     try:
         import botocore.session
     except ImportError:
@@ -86,21 +86,21 @@ def make_session(options: S3Options) -> Any:
             "s3:// needs boto3, which is not installed; run: pip install libtz[s3]"
         ) from None
     with s3_errors("S3 configuration"):
-        # A profile of the caller's wins over AWS_PROFILE; None leaves it to the environment.
+        # The caller's profile takes precedence over AWS_PROFILE. None: use the environment.
         session = botocore.session.Session(profile=options.profile)
         session.register_component("data_loader", _data_loader())
         if options.access_key_id is not None and options.secret_access_key is not None:
             session.set_credentials(
                 options.access_key_id, options.secret_access_key, options.session_token
             )
-        # Wrong profiles and broken configuration files show here, with a message of their own.
+        # Raises for wrong profiles and broken configuration files.
         session.get_scoped_config()
     return session
 
 
 @functools.cache
 def _data_loader() -> Any:
-    """botocore's description of S3: parsing it takes a quarter of a second, so once is enough."""
+    """botocore's description of S3. Parsing it takes a quarter of a second, so it is kept."""
     import botocore.loaders
 
     return botocore.loaders.create_loader()
@@ -109,7 +109,7 @@ def _data_loader() -> Any:
 def make_client(
     session: Any, s3: S3Options, http: HttpOptions, *, region: str | None = None, **config: Any
 ) -> Any:
-    """An S3 client of that session. `region` overrides what options and configuration say."""
+    """An S3 client of this session. `region` overrides options and configuration."""
     import botocore
     from botocore.config import Config
 
@@ -125,14 +125,14 @@ def make_client(
     if http.cert is not None:
         settings["client_cert"] = http.cert
     named = {
-        # Stores other than Amazon's need none; for Amazon's, answers name the right one.
+        # Stores other than AWS do not need a region. AWS names the right one in its responses.
         "region_name": region or s3.region or session.get_config_variable("region") or "us-east-1",
         "endpoint_url": s3.endpoint,
         "verify": _verify(session, http),
     }
     with s3_errors("S3 configuration"):
         client = session.create_client("s3", config=Config(proxies={}, **settings), **named)
-        # By the rules that hold for reading, which need the address to be known.
+        # The rules for proxies need the endpoint, which the client has resolved.
         proxies = _proxies(client.meta.endpoint_url, http)
         if proxies:
             client.close()
@@ -144,7 +144,7 @@ def make_client(
     if s3.sse_customer_key is not None and client.meta.endpoint_url.startswith("http:"):
         client.close()
         raise OptionError(
-            "S3Options.sse_customer_key would be sent in clear: the endpoint must be https://"
+            "S3Options.sse_customer_key would be sent unencrypted; use an https:// endpoint"
         )
     client.meta.events.register("before-call.s3", functools.partial(_add_headers, http))
     client.meta.events.register("needs-retry.s3", _log_failed_try)
@@ -162,7 +162,7 @@ def _verify(session: Any, http: HttpOptions) -> bool | str:
 
 @functools.cache
 def _bundle_of(folder: str) -> Path:
-    """The certificates of a folder in one file, since botocore takes nothing else."""
+    """The certificates of a folder in one file: botocore does not accept folders."""
     found = [path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.is_file()]
     bundle = Path(_temporary_folder().name) / f"{len(_bundles)}.pem"
     bundle.write_bytes(b"\n".join(data for data in found if b"BEGIN CERTIFICATE" in data))
@@ -184,7 +184,7 @@ def _proxies(url: str, http: HttpOptions) -> dict[str, str]:
 
 
 def _add_headers(http: HttpOptions, params: Any, **_: Any) -> None:
-    """The caller's headers, before the request is signed: those of S3 must be."""
+    """Add the caller's headers before the request is signed: S3 headers must be signed."""
     for name, value in http.headers.items():
         params["headers"][name] = value
 
@@ -192,18 +192,18 @@ def _add_headers(http: HttpOptions, params: Any, **_: Any) -> None:
 def _log_failed_try(
     response: Any, operation: Any, attempts: int, caught_exception: Any, **_: Any
 ) -> None:
-    """botocore asks after each try whether there is to be another, and repeats in silence."""
+    """Log failed attempts. botocore calls this after each one, and itself repeats silently."""
     if caught_exception is not None:
         reason = type(caught_exception).__name__
     elif response is not None and (status := response[0].status_code) in RETRYABLE_STATUSES:
         reason = f"the store answered {status}"
     else:
         return
-    logger.warning("S3 %s, try %d failed: %s", operation.name, attempts, reason)
+    logger.warning("S3 %s, attempt %d failed: %s", operation.name, attempts, reason)
 
 
 def object_parameters(client: Any, s3: S3Options, operation: str) -> dict[str, Any]:
-    """Those of the options that this operation (by its name in S3's model) takes."""
+    """The options that this operation, given by its name in S3's model, accepts."""
     given = {
         "RequestPayer": "requester" if s3.requester_pays else None,
         "ServerSideEncryption": s3.sse,

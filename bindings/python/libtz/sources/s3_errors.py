@@ -1,6 +1,6 @@
-"""Errors of stores and of botocore as ours: what happened, and what to do about it.
+"""Turns errors of stores and of botocore into ours: what happened, and what to do about it.
 
-Of what a store says only its error code is repeated, and only where it looks like one: other parts
+Only the error code of a store's response is repeated, and only if it looks like one. Other parts
 may hold keys, signatures or anything else.
 """
 
@@ -15,24 +15,23 @@ from typing import Any
 
 from libtz.errors import Error, OptionError, SourceError
 from libtz.sources.failures import failure
-from libtz.sources.logs import discreet, plain_text
+from libtz.sources.logs import plain_text, quiet_libraries
 from libtz.sources.url import shown
 
 __all__ = ["RETRYABLE_CODES", "clock_text", "code_of", "hint_for", "s3_errors"]
 
-# Error codes of stores that ask for patience, some of them under a status that does not.
+# Error codes that ask to try again later. Some stores send them with other statuses than 5xx.
 RETRYABLE_CODES = frozenset(
     {"InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown", "Throttling"}
 )
 
 _ENCRYPTED = (
-    "if the object is encrypted with a key of your own (SSE-C), give the key in"
-    " ReadOptions.s3.sse_customer_key"
+    "if the object is encrypted with your own key (SSE-C), set ReadOptions.s3.sse_customer_key"
 )
 _REGION = "the bucket is in another region; name it in ReadOptions.s3.region"
 _EXPIRED = "the session's credentials have expired; renew them"
 _HINTS = {
-    "AccessDenied": "these credentials may not do this, or there is no such object",
+    "AccessDenied": "the credentials do not permit this, or there is no such object",
     "AuthorizationHeaderMalformed": _REGION,
     "ExpiredToken": _EXPIRED,
     "ExpiredTokenException": _EXPIRED,
@@ -41,18 +40,17 @@ _HINTS = {
     "InvalidArgument": _ENCRYPTED,
     "InvalidObjectState": "the object is archived; restore it first",
     "InvalidRequest": _ENCRYPTED,
-    "InvalidToken": "the session token is not one of the store's; it belongs to other keys, or to"
-    " keys that it was left behind by",
-    "KMS.DisabledException": "the key that encrypts the object is switched off",
-    "KMS.NotFoundException": "the key that encrypts the object is gone",
+    "InvalidToken": "the session token does not belong to these keys, or is left over from others",
+    "KMS.DisabledException": "the key that encrypts the object is disabled",
+    "KMS.NotFoundException": "the key that encrypts the object no longer exists",
     "NoSuchBucket": "there is no such bucket at this endpoint",
     "NoSuchKey": "there is no such object (the URL of a folder ends with a slash)",
     "NoSuchVersion": "the object has no such version",
     "PermanentRedirect": _REGION,
-    "RequestTimeTooSkewed": "this machine's clock is wrong; set it",
+    "RequestTimeTooSkewed": "this machine's clock is wrong; correct it",
     "SignatureDoesNotMatch": "the secret key does not belong to the access key",
 }
-# Codes by which stores that do not know boto3's checksums refuse them.
+# Error codes of stores that do not support boto3's checksums.
 _CHECKSUM_CODES = frozenset(
     {
         "BadDigest",
@@ -69,11 +67,11 @@ _CHECKSUM_CODES = frozenset(
     }
 )
 _CHECKSUM_HINT = (
-    "the store may not know the checksums that boto3 adds: try with the environment variable"
+    "the store may not support the checksums that boto3 adds; if so, set the environment variable"
     " AWS_REQUEST_CHECKSUM_CALCULATION=when_required"
 )
 _WRITE_HINTS = {
-    "AccessDenied": "these credentials may not do this, or the bucket wants every object encrypted"
+    "AccessDenied": "the credentials do not permit this, or the bucket requires encryption"
     " (WriteOptions.s3.sse)",
     "InvalidArgument": "",
     "InvalidRequest": "",
@@ -82,18 +80,18 @@ _WRITE_HINTS = {
 _CODE = re.compile(r"[A-Za-z0-9.]{1,64}")
 _BODY_CODE = re.compile(rb"<Code>([A-Za-z0-9.]{1,64})</Code>")
 _URL = re.compile(r"\w+://\S+")
-# More than this, and stores refuse what was signed; less is noise.
+# Stores refuse signatures made with a clock that is further off than this.
 CLOCK_SLACK_S = 300
 
 
 def code_of(body: bytes) -> str:
-    """The error code in a store's answer, "" if there is none that looks like one."""
+    """The error code in the body of a store's response, "" if there is none."""
     match = _BODY_CODE.search(body)
     return match[1].decode("ascii") if match is not None else ""
 
 
 def hint_for(code: str, *, is_write: bool = False, has_checksum: bool = False) -> str:
-    """What an error code asks the caller to do, as the end of a sentence; often nothing."""
+    """What to do about an error code, as the end of a sentence. Often empty."""
     hint = _WRITE_HINTS.get(code) if is_write else None
     if hint is None:
         hint = _HINTS.get(code, "")
@@ -103,7 +101,7 @@ def hint_for(code: str, *, is_write: bool = False, has_checksum: bool = False) -
 
 
 def clock_text(headers: Mapping[str, str]) -> str:
-    """How far this machine's clock is from the store's, as the end of a sentence, if it is far."""
+    """How far this machine's clock is off the store's, as the end of a sentence. Empty if not."""
     try:
         date = email.utils.parsedate_to_datetime(headers.get("Date") or headers.get("date") or "")
         ahead_s = time.time() - date.timestamp()
@@ -114,7 +112,7 @@ def clock_text(headers: Mapping[str, str]) -> str:
     side = "ahead of" if ahead_s > 0 else "behind"
     minutes = abs(ahead_s) / 60
     size = f"{minutes:.0f} minutes" if minutes < 100 else f"{minutes / 60:.0f} hours"
-    return f"; this machine's clock is {size} {side} the store's: set it, and try again"
+    return f"; this machine's clock is {size} {side} the store's: correct it, and try again"
 
 
 def _for_writing(text: str) -> str:
@@ -125,12 +123,12 @@ def _for_writing(text: str) -> str:
 def s3_errors(
     url: str, *, is_write: bool = False, has_checksum: bool = False, timeout_s: float = 0.0
 ) -> Iterator[None]:
-    """Turn what botocore raises, and what the store answers to it, into ours."""
+    """Turn errors of botocore and of the store into libtz's. `url` must be fit for messages."""
     from botocore import exceptions
 
     error: Error
     try:
-        with discreet():
+        with quiet_libraries():
             yield
         return
     except Error:
@@ -140,7 +138,7 @@ def s3_errors(
     except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError) as caught:
         error = OptionError(
             f"{url}: {type(caught).__name__}: set up credentials as for boto3, name a profile"
-            " in S3Options.profile, or set S3Options.anonymous for public objects"
+            " in S3Options.profile, or, for public objects, set S3Options.anonymous"
         )
     except exceptions.CredentialRetrievalError as caught:
         error = _credentials_error(url, str(caught.kwargs.get("provider", "")))
@@ -149,10 +147,10 @@ def s3_errors(
         error = SourceError(text, url=url, retryable=True)
     except (exceptions.ConnectionError, exceptions.HTTPClientError) as caught:
         error = _network_error(url, caught, timeout_s)
-    except RuntimeError:  # botocore's only sign that what it fetched is out of date already
+    except RuntimeError:  # botocore's only sign that the credentials it fetched have expired
         error = SourceError(
-            f"{url}: the credential service gave credentials that have expired, or this machine's"
-            " clock is wrong",
+            f"{url}: the credential service returned expired credentials, or this machine's clock"
+            " is wrong",
             url=url,
             retryable=True,
         )
@@ -163,7 +161,7 @@ def s3_errors(
     if is_write:
         error.args = (_for_writing(str(error)),)
         error.message = error.args[0]
-    raise error from None  # the cause would show what the message leaves out
+    raise error from None  # a chained cause would show what the message leaves out
 
 
 def _client_error(url: str, caught: Any, *, is_write: bool, has_checksum: bool) -> SourceError:
@@ -184,15 +182,15 @@ def _client_error(url: str, caught: Any, *, is_write: bool, has_checksum: bool) 
 
 
 def _credentials_error(url: str, provider: str) -> SourceError:
-    # Their messages repeat what a service answered, or what a process printed.
+    # botocore's messages repeat what a service responded or a process printed.
     if provider == "custom-process":
         return SourceError(
-            f"{url}: the credential_process of the AWS configuration failed, or printed no"
+            f"{url}: the credential_process in the AWS configuration failed or printed no"
             " credentials (CredentialRetrievalError); run it by hand to see why",
             url=url,
         )
     return SourceError(
-        f"{url}: no credentials came from {plain_text(provider) or 'the credential service'}"
+        f"{url}: {plain_text(provider) or 'the credential service'} returned no credentials"
         " (CredentialRetrievalError)",
         url=url,
         retryable=True,
@@ -213,22 +211,22 @@ def _network_error(url: str, caught: Any, timeout_s: float) -> SourceError:
 
 def _option_text(caught: Exception) -> str:
     if type(caught).__name__ == "MissingDependencyException":
-        return "signatures for this bucket need another package; run: pip install awscrt"
-    words = _URL.sub(lambda match: shown(match[0]), str(caught))
-    if words.startswith("Invalid endpoint"):  # what follows may be anything
-        words = "the endpoint is no URL; it begins with http:// or https://"
-    return f"{type(caught).__name__}: {plain_text(words, 400)}"
+        return "signing for this bucket needs another package; run: pip install awscrt"
+    text = _URL.sub(lambda match: shown(match[0]), str(caught))
+    if text.startswith("Invalid endpoint"):  # the rest could be anything
+        text = "the endpoint is not a URL; it must begin with http:// or https://"
+    return f"{type(caught).__name__}: {plain_text(text, 400)}"
 
 
 def _configuration_text(caught: Exception) -> str:
-    """Of errors that botocore lets through from files, processes and services it asks."""
+    """The message for errors of files, processes and services that botocore lets through."""
     if isinstance(caught, EOFError):
-        return "the role wants an MFA code, and there is no terminal to ask for it at"
+        return "the role requires an MFA code, and there is no terminal to ask for it"
     if isinstance(caught, OSError):
         path = caught.filename if isinstance(caught.filename, str) else ""
         where = f" ({plain_text(path)})" if path else ""
         return (
-            f"the credentials that AWS configuration names cannot be read{where}:"
+            f"the credentials named in the AWS configuration cannot be read{where}:"
             f" {caught.strerror or type(caught).__name__}"
         )
-    return f"the AWS configuration or its credentials make no sense ({type(caught).__name__})"
+    return f"the AWS configuration or its credentials are invalid ({type(caught).__name__})"

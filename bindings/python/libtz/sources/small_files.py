@@ -1,4 +1,4 @@
-"""Small files beside the large ones: indexes and configurations, read whole."""
+"""Reads small files whole: indexes and configurations beside the weights."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ FIRST_SIZE = 1 << 20  # most such files arrive with the first request
 
 
 def read_whole(source: Source, *, size_max: int) -> bytes:
-    """All of a source of at most `size_max` bytes, which is opened and closed. A larger one is a
-    FormatError."""
+    """Open a source, read all of it, and close it. Raises FormatError if it has more than
+    `size_max` bytes."""
     try:
         front = memoryview(bytearray(min(FIRST_SIZE, size_max + 1)))
         filled = source.open(front)

@@ -1,4 +1,4 @@
-"""Sockets that another thread can wake up."""
+"""Sockets on which a waiting thread can be woken by another."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["Sockets"]
 
 
 class Sockets:
-    """The sockets in use, so that `abort` can wake whoever waits on one of them.
+    """The sockets in use, so that `abort` can wake the threads that wait on them.
 
-    Each entry is a duplicate of the connection's descriptor: it works while the connection is still
-    being made and after TLS has wrapped it, and nobody can close it and reuse its number meanwhile.
+    Each entry is a duplicate of the connection's descriptor. It works while the connection is being
+    made and after TLS has wrapped it, and its number cannot be reused in the meantime.
     """
 
     def __init__(self, stats: SourceStats) -> None:
@@ -28,12 +28,13 @@ class Sockets:
         self.is_aborted = False
 
     def watch(self, owner: object, descriptor: int) -> None:
-        """Make `abort` reach this socket until `forget(owner)`."""
+        """Let `abort` shut this socket down, until `forget(owner)`. Raises `TryFailed` after
+        `abort`."""
         self.forget(owner)
         with self._lock:
             if self.is_aborted:
                 raise TryFailed("the source was closed", retryable=False)
-            # Family and type do not matter for shutting down, and asking for them costs calls.
+            # The family and type do not matter for a shutdown, and finding them out costs calls.
             handle = socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM)
             self._handles[id(owner)] = handle
 
@@ -49,7 +50,7 @@ class Sockets:
         with self._lock:
             self.is_aborted = True
             for handle in self._handles.values():
-                with contextlib.suppress(OSError):  # not connected any more
+                with contextlib.suppress(OSError):  # no longer connected
                     handle.shutdown(socket.SHUT_RDWR)
                 handle.close()
             self._handles.clear()
@@ -57,20 +58,21 @@ class Sockets:
     def connect(
         self, owner: object, address: tuple[str, int], timeout_s: float | None, options: Any
     ) -> socket.socket:
-        """Open a TCP connection that `abort` can interrupt, trying all the host's addresses."""
+        """Open a TCP connection that `abort` can interrupt. Tries all addresses of the host;
+        raises `TryFailed` if none can be reached."""
         host, port = address
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
-            # A name that does not exist stays so; a resolver that does not answer may recover.
+            # A missing name is final; a resolver that does not respond may recover.
             is_final = isinstance(error, UnicodeError) or error.errno == socket.EAI_NONAME
             reason = f"the host name {host} cannot be resolved: {describe(error)}"
             raise TryFailed(reason, retryable=not is_final) from None
         reason = "it has no address"
-        for family, kind, protocol, _, target in found:
+        for family, socket_type, protocol, _, target in found:
             sock = None
             try:
-                sock = socket.socket(family, kind, protocol)
+                sock = socket.socket(family, socket_type, protocol)
                 for option in options or ():
                     sock.setsockopt(*option)
                 sock.settimeout(timeout_s)

@@ -1,9 +1,9 @@
-"""Tells which requests are far slower than the others, so that they are begun anew elsewhere.
+"""Finds requests that are far slower than the others, so that they can be restarted.
 
-A connection may lead to a sick server or along a bad way; waiting for its time-out would make a
+A connection may lead to a faulty server or over a bad route. Waiting for its time-out would make a
 load of seconds take half a minute. Such a request is cut, and resumed on another connection at the
-byte it has reached. Racing a second request against it would win hardly more, and would need memory
-to receive into twice.
+byte reached. Racing a second request against it would gain little, and would need a second buffer
+to receive into.
 """
 
 from __future__ import annotations
@@ -14,48 +14,50 @@ from collections import deque
 
 __all__ = ["Stragglers"]
 
-RATIO = 10  # slower than the median by this factor is far slower
-KNOWN_MIN = 4  # requests that must have ended before others are judged by them
+RATIO = 10  # "far slower" means slower than the median by this factor
+KNOWN_MIN = 4  # requests that must have ended before others are compared with them
 KNOWN_MAX = 32
-SIZE_MIN = 64 * 1024  # the time of smaller bodies says nothing about the rate
-# Where everything became slow at once, restarts only add load: so a few, and a share of the rest.
+SIZE_MIN = 64 * 1024  # the duration of a smaller body says nothing about the rate
+# If everything has become slow, restarts only add load. So allow a few, plus a share of the
+# requests that ended.
 RESTARTS_MIN = 4
 RESTARTS_SHARE = 8
 
 
 class Stragglers:
-    """What the requests of one source took. Safe to use from many threads."""
+    """The speed of one source's requests. Thread-safe."""
 
-    after_s = 2.0  # no request is judged sooner
+    after_s = 2.0  # a request is not judged before it has waited this long
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._rates: deque[float] = deque(maxlen=KNOWN_MAX)  # bytes per second of whole bodies
-        self._heads: deque[float] = deque(maxlen=KNOWN_MAX)  # seconds until an answer began
+        self._heads: deque[float] = deque(maxlen=KNOWN_MAX)  # seconds until a response began
         self._ended = 0
         self._restarts = 0
 
     def note_head(self, seconds: float) -> None:
-        """An answer began this long after its request."""
+        """Note that a response began this long after its request."""
         with self._lock:
             self._heads.append(seconds)
 
     def note_body(self, size: int, seconds: float) -> None:
-        """A body was received to its end, in so many seconds of waiting for it."""
+        """Note that a body of `size` bytes was received in `seconds` of waiting."""
         if size >= SIZE_MIN:
             with self._lock:
                 self._rates.append(size / max(seconds, 1e-6))
                 self._ended += 1
 
     def head_timeout_s(self, timeout_s: float) -> float:
-        """How long to wait for an answer to begin, at most `timeout_s`."""
+        """How long to wait for a response to begin, at most `timeout_s`."""
         with self._lock:
             if len(self._heads) < KNOWN_MIN or not self._may_restart():
                 return timeout_s
             return min(timeout_s, max(self.after_s, RATIO * statistics.median(self._heads)))
 
     def is_straggling(self, size: int, seconds: float) -> bool:
-        """Whether a body with `size` bytes in the last `seconds` is far slower than most are."""
+        """Whether a body that received `size` bytes in the last `seconds` is far slower than the
+        others."""
         with self._lock:
             return (
                 seconds >= self.after_s
@@ -65,7 +67,7 @@ class Stragglers:
             )
 
     def note_restart(self) -> None:
-        """A request was cut for being slow."""
+        """Note that a request was cut because it was slow."""
         with self._lock:
             self._restarts += 1
 

@@ -1,7 +1,7 @@
-"""Certificates and proxies: which ones, read alike for reading and for writing.
+"""Which certificates and proxies to use, for reading and for writing.
 
-requests and botocore read different variables, and neither looks at a file before the handshake
-that needs it, where a mistake in it looks like a failure of the network.
+requests and botocore read different environment variables. Neither looks at a file before the
+handshake that needs it, and there a mistake in the file looks like a network failure.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ __all__ = [
     "system_authorities",
 ]
 
-# The first that is set names the authorities to trust: requests', curl's and OpenSSL's.
+# The first one that is set names the authorities to trust. They are those of requests, curl and
+# OpenSSL.
 _AUTHORITY_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 def authorities(verify: bool | str, bundle: str | None = None) -> bool | str:
-    """What is trusted: the option, else `bundle`, which AWS configuration named, else what the
-    environment says, else certifi's list (True)."""
+    """The authorities to trust: the option, else `bundle` (from the AWS configuration), else those
+    that the environment names, else certifi's list (True)."""
     if verify is not True:
         return verify
     named = (bundle, *(os.environ.get(name) for name in _AUTHORITY_VARIABLES))
@@ -42,13 +43,13 @@ def authorities(verify: bool | str, bundle: str | None = None) -> bool | str:
 
 
 def system_authorities() -> bool | str:
-    """The system's list of authorities, as curl uses it; certifi's (True) where there is none."""
+    """The system's list of authorities, as curl uses it; certifi's (True) if there is none."""
     paths = ssl.get_default_verify_paths()
     return paths.cafile or paths.capath or True
 
 
 def check_certificates(verify: bool | str, cert: str | tuple[str, str] | None) -> None:
-    """`OptionError` if these files cannot be used. Nobody is asked for a passphrase."""
+    """Raise `OptionError` if these files cannot be used. Never asks for a passphrase."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if isinstance(verify, str):
         is_folder = Path(verify).is_dir()
@@ -56,9 +57,9 @@ def check_certificates(verify: bool | str, cert: str | tuple[str, str] | None) -
             context.load_verify_locations(**{"capath" if is_folder else "cafile": verify})
         except OSError as error:  # an ssl.SSLError is one
             raise OptionError(
-                f"the authorities to trust cannot be read from {verify}: {_words(error)};"
-                " ReadOptions.http.verify and the variables *_CA_BUNDLE and SSL_CERT_FILE name a"
-                " PEM file"
+                f"the authorities to trust cannot be read from {verify}: {_reason(error)};"
+                " ReadOptions.http.verify and the environment variables *_CA_BUNDLE and"
+                " SSL_CERT_FILE must name a PEM file"
             ) from None
     if cert is not None:
         _check_client_certificate(context, cert)
@@ -77,27 +78,27 @@ def _check_client_certificate(context: ssl.SSLContext, cert: str | tuple[str, st
     except (OSError, ValueError) as error:
         where = path if key_path is None else f"{path} and {key_path}"
         if asked:
-            reason = f"the key in {key_path or path} is encrypted; decrypt it with openssl pkey,"
-            reason += " since libtz does not ask for its passphrase"
+            reason = f"the key in {key_path or path} is encrypted, and libtz does not ask for"
+            reason += " passphrases; decrypt it with openssl pkey"
         elif isinstance(error, ssl.SSLError) and key_path is None:
-            reason = f"{_words(error)}; the file must hold the certificate and its key, as PEM"
+            reason = f"{_reason(error)}; the file must hold the certificate and its key, as PEM"
         else:
-            reason = _words(error)
+            reason = _reason(error)
         raise OptionError(
             f"the client certificate of ReadOptions.http.cert cannot be used ({where}): {reason}"
         ) from None
 
 
-def _words(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
         known = {"KEY_VALUES_MISMATCH": "the key does not belong to the certificate"}
-        return known.get(error.reason or "", "it is no PEM file of the kind that is needed")
+        return known.get(error.reason or "", "it is not a PEM file of the expected kind")
     return getattr(error, "strerror", None) or type(error).__name__
 
 
 def accept_unverified(host: str) -> None:
-    """Not to check this host's certificate (or its subdomains') was asked for: urllib3 need not
-    warn of it at each request."""
+    """Silence urllib3's warning at each request to this host or its subdomains. The caller has
+    asked not to check its certificate."""
     warnings.filterwarnings(
         "ignore",
         rf"Unverified HTTPS request is being made to host '(.*\.)?{re.escape(host)}'",
@@ -106,7 +107,7 @@ def accept_unverified(host: str) -> None:
 
 
 def proxies_for(url: str, http: HttpOptions) -> Mapping[str, str]:
-    """The proxies for this URL by the rules of requests: NO_PROXY may hold address ranges."""
+    """The proxies for this URL by the rules of requests, where NO_PROXY may hold address ranges."""
     if http.proxies is not None:
         return http.proxies
     if not urllib.request.getproxies():

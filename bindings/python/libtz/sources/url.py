@@ -1,4 +1,4 @@
-"""URLs: what may be shown, what may be sent along a redirect, and in which form they are sent."""
+"""URLs: what of them may be shown, and the form in which they are requested."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ _HOST_AND_PORT = re.compile(r"([^:]*|\[[^\]]*\]):[0-9]*")
 
 @dataclass(frozen=True)
 class HttpUrl:
-    """A URL fit to be requested, and the Authorization header its user name and password make."""
+    """A URL ready to be requested, and the Authorization header made from its user name and
+    password."""
 
     url: str = field(repr=False)
     authorization: str | None = field(repr=False)
 
 
 def parse_http_url(text: str) -> HttpUrl:
-    """Take a caller's URL apart. `OptionError` if it is none; the error does not repeat secrets."""
+    """Parse a caller's URL. Raises an `OptionError` that contains no secrets if it is invalid."""
     parsed = None
     with contextlib.suppress(ValueError):
         parts = urlsplit(text)
         user, password = parts.username, parts.password
         host = parts.netloc.rpartition("@")[2]
         parsed = _quoted(urlunsplit((parts.scheme, host, parts.path, parts.query, "")))
-    if parsed is None:  # raised here, since the cause would repeat parts of a password
-        hint = "; / ? # and @ in a password are written %2F %3F %23 %40" if "@" in text else ""
+    if parsed is None:  # raised here, since a chained cause could show parts of a password
+        hint = "; in a password, write / ? # @ as %2F %3F %23 %40" if "@" in text else ""
         raise OptionError(f"{shown(text)} is not a valid URL{hint}")
     authorization = None
     if user is not None or password is not None:
@@ -45,8 +46,9 @@ def parse_http_url(text: str) -> HttpUrl:
 
 
 def redirect_url(base: str, location: str) -> str:
-    """Where a Location header leads. A user name in it is left out. ValueError if it is no URL."""
-    # http.client decodes headers as latin-1; servers that send raw UTF-8 mean UTF-8.
+    """The absolute URL of a Location header, without a user name. Raises ValueError if it is not
+    an HTTP URL."""
+    # http.client decodes headers as latin-1, but servers that send such bytes mean UTF-8.
     with contextlib.suppress(UnicodeError):
         location = location.encode("latin-1").decode("utf-8")
     parts = urlsplit(urljoin(base, location))
@@ -57,23 +59,23 @@ def redirect_url(base: str, location: str) -> str:
 
 
 def origin_of(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port: what credentials belong to."""
+    """Scheme, host and port. Credentials may be sent to one origin only."""
     parts = urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
     return parts.scheme, (parts.hostname or "").lower(), port
 
 
 def shown(url: str) -> str:
-    """The URL without what may be secret: user name, password, query and fragment.
+    """The URL without the parts that may be secret: user name, password, query and fragment.
 
-    Passwords may hold the "/", "?", "#" and "@" that ought to be quoted in them. So all that could
-    be part of one is left out, and once in a while more than that.
+    A password may contain "/", "?", "#" or "@" that should have been quoted. So everything that
+    could be part of a password is left out, which is sometimes more than necessary.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
         return _printable(url.partition("?")[0])
     path, mark, query = _without_user(rest).partition("?")
-    if scheme.lower() == "s3":  # where # and ? are letters like others
+    if scheme.lower() == "s3":  # in keys, # and ? are ordinary characters
         query = "***" if mark else ""
         return _printable(f"{scheme}://{path}{mark}{query}")
     path = path.partition("#")[0]
@@ -81,7 +83,7 @@ def shown(url: str) -> str:
 
 
 def _without_user(rest: str) -> str:
-    """What follows "://", without user name and password."""
+    """The part after "://", without user name and password."""
     authority = _DELIMITER.split(rest, maxsplit=1)[0]
     beyond = rest[len(authority) :]
     if "@" in authority:
@@ -102,7 +104,7 @@ def _printable(text: str) -> str:
 
 
 def _quoted(url: str) -> str:
-    import requests  # a tenth of a second, which only those pay who use HTTP
+    import requests  # takes a tenth of a second, so only if HTTP is used
 
     try:
         prepared = requests.Request("GET", url).prepare().url

@@ -15,16 +15,28 @@ from libtz.options import ReadOptions
 from libtz.structure import unflatten
 from libtz.torch.cast import check_dtype, load_as
 from libtz.torch.module import load_model
+from libtz.torch.names import Rename
 from libtz.torch.no_init import no_init
 from libtz.torch.saving import save, save_file, save_model
 
-__all__ = ["load", "load_file", "load_model", "no_init", "open", "save", "save_file", "save_model"]
+__all__ = [
+    "Rename",
+    "load",
+    "load_file",
+    "load_model",
+    "no_init",
+    "open",
+    "save",
+    "save_file",
+    "save_model",
+]
 
 
 def open(
     source: SourceLike, *, digest: str | None = None, options: ReadOptions | None = None
 ) -> Checkpoint[torch.Tensor]:
-    """As `libtz.open`, always with PyTorch tensors. Type checkers see `torch.Tensor`."""
+    """The same as `libtz.open`, but always with PyTorch tensors, which own their memory. Raises the
+    errors of `libtz.open`."""
     return open_as(TorchFramework(), source, digest=digest, options=options)
 
 
@@ -37,9 +49,11 @@ def load_file(
     digest: str | None = None,
     options: ReadOptions | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Loads the tensors of a file: all of them in the writer's order, or some. With `dtype`,
-    floating-point tensors are converted to it; all others stay as they are. `source`, `digest`: see
-    `libtz.open`; `names`: see `Checkpoint.load`.
+    """Loads the tensors of a file, which own their memory: all of them in the writer's order, or
+    some. With `dtype`, floating-point tensors are converted to it; all others stay as they are. For
+    `source` and `digest`, see `libtz.open`; for `names`, see `Checkpoint.load`.
+
+    Raises the errors of `libtz.open`, and OptionError for an invalid `device` or `dtype`.
     """
     check_dtype(dtype)
     with open(source, digest=digest, options=options) as file:
@@ -53,7 +67,8 @@ def load(
     digest: str | None = None,
     options: ReadOptions | None = None,
 ) -> Any:
-    """Loads the object that `save` wrote. For other files, returns a dict, as `load_file` does."""
+    """Loads the object that `save` wrote. For other files, returns a dict, as `load_file` does. The
+    tensors own their memory. Raises the errors of `load_file`."""
     with open(source, digest=digest, options=options) as file:
         tensors = file.load(device=device)
         nodes = file.structure()

@@ -29,8 +29,8 @@ def check_dtype(dtype: Any) -> None:
 
 def is_cast(dtype: str) -> bool:
     """Whether `dtype=` converts tensors of this type of the format."""
-    kind = TORCH_DTYPES.get(dtype)
-    return kind is not None and _is_floating(kind)
+    torch_dtype = TORCH_DTYPES.get(dtype)
+    return torch_dtype is not None and _is_floating(torch_dtype)
 
 
 def _is_floating(dtype: torch.dtype) -> bool:

@@ -90,20 +90,20 @@ class Filling:
         return groups, [g.tensor.detach().to(self._target.device_of(g)) for g in groups]
 
     def _load_direct(self, groups: Sequence[Group]) -> None:
-        blocks: dict[str, HostBuffer] = {}
+        buffers: dict[str, HostBuffer] = {}
         copies: list[tuple[Group, HostBuffer, HostBuffer]] = []
         first_of: dict[str, HostBuffer] = {}
         for group in groups:
             info = group.infos[0]
-            block = _block(group.tensor)
-            first = first_of.setdefault(info.tied_to or info.name, block)
-            if first is block:
-                blocks[info.name] = block
+            buffer = _buffer(group.tensor)
+            first = first_of.setdefault(info.tied_to or info.name, buffer)
+            if first is buffer:
+                buffers[info.name] = buffer
             else:
-                copies.append((group, block, first))
-        if blocks:
+                copies.append((group, buffer, first))
+        if buffers:
             try:
-                self._file.load_into(blocks)
+                self._file.load_into(buffers)
             except Error as error:
                 begun = set(error.changed)
                 for group in groups:
@@ -120,10 +120,10 @@ class Filling:
 
     def _load_copied(self, groups: Sequence[Group]) -> None:
         for device in {group.tensor.device for group in groups}:
-            places = {g.infos[0].name: g for g in groups if g.tensor.device == device}
-            for name, tensor in self._file.iter_tensors(places, device):
-                target = places[name].tensor
-                self._note(places[name])
+            targets = {g.infos[0].name: g for g in groups if g.tensor.device == device}
+            for name, tensor in self._file.iter_tensors(targets, device):
+                target = targets[name].tensor
+                self._note(targets[name])
                 with torch.inference_mode(target.is_inference()), torch.no_grad():
                     target.copy_(tensor)
 
@@ -151,7 +151,7 @@ def _is_direct(group: Group) -> bool:
     )
 
 
-def _block(tensor: torch.Tensor) -> HostBuffer:
+def _buffer(tensor: torch.Tensor) -> HostBuffer:
     start, end = memory_of(tensor)
     # Keeps the tensor: a thread may still write to it when the module has dropped it.
     return HostBuffer(lib.owned_buffer(start, end - start, tensor), 0, end - start, start)

@@ -90,13 +90,13 @@ class HookedLoad:
         extras = [name for name in state if name.rpartition(".")[2] == EXTRA_STATE]
         self._changed += extras
         news: dict[int, list[torch.Tensor]] = {}
-        own = [[(slot, slot.places[slot.key]) for slot in group.slots] for group in self._groups]
+        own = [[(slot, slot.registry[slot.key]) for slot in group.slots] for group in self._groups]
         with self._naming_changed():
             try:
                 self._load(given)
             finally:
-                for group, places in zip(self._groups, own, strict=True):
-                    news[id(group)] = _taken_back(places)
+                for group, originals in zip(self._groups, own, strict=True):
+                    news[id(group)] = _taken_back(originals)
         for group in self._groups:
             stored = [slot.name for slot in group.slots if slot.is_volatile and slot.name in state]
             if found := news[id(group)] or [state[name] for name in stored]:
@@ -230,11 +230,11 @@ class HookedLoad:
             raise wrapped from error
 
 
-def _taken_back(places: list[tuple[Slot, torch.Tensor]]) -> list[torch.Tensor]:
+def _taken_back(originals: list[tuple[Slot, torch.Tensor]]) -> list[torch.Tensor]:
     """Puts the module's own tensors back; returns the tensors that were assigned instead."""
     news = []
-    for slot, own in places:
-        new = slot.places.get(slot.key)
+    for slot, own in originals:
+        new = slot.registry.get(slot.key)
         if new is None or new is own:
             continue
         # If a hook has changed the shape, the assigned tensor stays.

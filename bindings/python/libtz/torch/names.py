@@ -78,8 +78,8 @@ def _prefix(longer: Sequence[str], shorter: set[str]) -> tuple[str, dict[str, st
     """The prefix (or part) that explains the most names, at least half of one side; and those."""
     if not longer or not shorter:
         return "", {}
-    dots = [place for place, character in enumerate(longer[0]) if character == "."]
-    candidates = {*_WRAPPERS, *(longer[0][: place + 1] for place in dots)}
+    dots = [index for index, character in enumerate(longer[0]) if character == "."]
+    candidates = {*_WRAPPERS, *(longer[0][: index + 1] for index in dots)}
     best: tuple[str, dict[str, str]] = "", {}
     for part in sorted(candidates):
         found = {name: bare for name in longer if (bare := _without(name, part)) in shorter}

@@ -161,7 +161,7 @@ class Pickled(Checkpoint[torch.Tensor]):
         for name, buffer in buffers.items():
             if buffer.size != self._infos[name].nbytes:
                 raise OptionError(
-                    f"tensor {name!r} needs memory of {self._infos[name].nbytes} bytes"
+                    f"tensor {name!r} needs a buffer of {self._infos[name].nbytes} bytes"
                 )
         for name, buffer in buffers.items():
             _copy(self._tensors[name], buffer)

@@ -35,12 +35,15 @@ def save_file(
     copy_overlapping: bool = False,
     options: WriteOptions | None = None,
 ) -> str:
-    """Writes the tensors, in their order, and returns the file digest ("blake3:…"), a pin for
-    loading.
+    """Writes tensors to a .tz file, in their order. Returns the file digest ("blake3:…"), to pin
+    the file with. The tensors must not change during the call.
 
-    Tensors that share memory with the same dtype, shape and start are stored once and tied again
-    when loaded. Any other overlap is an OptionError that names both; with `copy_overlapping`,
-    each is stored on its own.
+    Tensors that share memory and have the same dtype, shape and strides are stored once, and tied
+    again when loaded. Any other overlap raises an OptionError that names both tensors, unless
+    `copy_overlapping` is set, which stores a copy of each.
+
+    Raises OptionError for names and tensors that the format cannot hold, and SourceError if the
+    target cannot be written.
     """
     items = list(tensors.items())
     return _write(items, target, metadata, (), copy_overlapping, options)

@@ -35,11 +35,11 @@ class Slot:
     is_volatile: bool  # a buffer that is not saved
 
     @property
-    def places(self) -> dict[str, Any]:
+    def registry(self) -> dict[str, Any]:
         return self.owner._parameters if self.is_parameter else self.owner._buffers
 
     def put(self, tensor: torch.Tensor) -> None:
-        self.places[self.key] = tensor
+        self.registry[self.key] = tensor
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Group:
     @property
     def objects(self) -> list[torch.Tensor]:
         """The distinct tensor objects in the slots: a parameter and its detach() are two."""
-        found = [slot.places[slot.key] for slot in self.slots]
+        found = [slot.registry[slot.key] for slot in self.slots]
         return list({id(tensor): tensor for tensor in found}.values())
 
 

@@ -59,7 +59,7 @@ def extent(name: str, tensor: torch.Tensor) -> Extent:
     return Extent(
         name=name,
         space=tensor.device,
-        kind=(tensor.dtype, tensor.is_conj(), tensor.is_neg()),
+        content=(tensor.dtype, tensor.is_conj(), tensor.is_neg()),
         address=memory_of(tensor)[0],
         itemsize=size,
         shape=tuple(tensor.shape),

@@ -387,4 +387,4 @@ class Transfer:
 
 def _refusals(source: Source) -> int:
     """A server at its connection limit may not say so: further connections just get no data."""
-    return source.stats.throttled + source.stats.starved
+    return source.stats.throttled + source.stats.repeated_failures

@@ -1,1 +1,1 @@
-"""Checkpoints that are written: one writer for each format, and what they share."""
+"""Writes checkpoints: one writer for each format, and what they share."""

@@ -1,7 +1,7 @@
-"""One file that is written, whatever its format: declare all tensors, then hand over their data.
+"""The base class of the writers of all formats: declare all tensors, then write their data.
 
-What formats have in common is written here once: the order of the tensors, the state of the file,
-and that nothing appears under the target's name before the file is complete.
+The behaviour that formats share is implemented here: the order of the tensors, the state of the
+file, and that nothing appears under the target's name before the file is complete.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ W = TypeVar("W", bound="CheckpointWriter")
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor to be written. `dtype` is a name of the format ("bf16", section 11 of the
-    specification), `shape` counts its storage units, `tied_to` names another tensor of the same
-    dtype and shape whose data this one shares."""
+    """A tensor to be written. `dtype` is one of the format's names, such as "bf16" (section 11 of
+    the specification). `shape` counts storage units. `tied_to` is the name of another tensor with
+    the same dtype and shape, whose data this one shares."""
 
     name: str
     dtype: str
@@ -39,7 +39,7 @@ class TensorSpec:
 
 
 class Ending(NamedTuple):
-    """What completes a file whose tensors are all written."""
+    """What remains to be written once all tensors are, and the digest of the file."""
 
     header: bytes
     file_size: int
@@ -47,19 +47,22 @@ class Ending(NamedTuple):
 
 
 class CheckpointWriter(ABC):
-    """Writes one file. Not for use by several threads at once.
+    """Writes one file. Not thread-safe.
 
-    Leaving a `with` block normally completes the file; an exception discards everything, and the
-    target is as it was before. Without `with`, call `close` or `abort`.
+    Leaving a `with` block normally completes the file. An exception discards everything and leaves
+    the target as it was. Without `with`, call `close` or `abort`.
 
-    A format supplies `_extent`, `_put`, `_end`, and what of `arranged`, `_begin`, `_drain` and
-    `_stop` it needs.
+    Methods raise OptionError for data that do not match the declaration and for a writer that is
+    closed or has failed, and SourceError if the target cannot be written.
+
+    A format supplies `_extent`, `_put` and `_end`, and, if needed, `arranged`, `_begin`, `_drain`
+    and `_stop`.
     """
 
     holds_metadata: ClassVar[bool] = True
 
     def __init__(self, target: Any, options: WriteOptions | None) -> None:
-        """`target` is a path, a URL or a seekable binary file. It is not touched yet."""
+        """`target` is a path, a URL or a seekable binary file. It is not opened yet."""
         self._target = target
         self._options = options or WriteOptions()
         self._label = _label(target)
@@ -73,95 +76,95 @@ class CheckpointWriter(ABC):
 
     @classmethod
     def arranged(cls, specs: Iterable[TensorSpec]) -> list[TensorSpec]:
-        """The same tensors as this format stores them best: in the order to write them, and each
-        with data of its own if the format has no ties."""
+        """The same tensors in the order that suits this format best, and without ties if the format
+        has none."""
         return list(specs)
 
     @abstractmethod
     def _extent(self) -> Extent:
-        """What is known of the file's size before its first byte is written."""
+        """What is known about the file's size before its first byte is written."""
 
     @abstractmethod
     def _put(self, name: Hashable, data: Any) -> None:
-        """Takes the data of the next tensor, which `_check_turn` allows, and calls `_done`."""
+        """Takes the data of the next tensor. Calls `_check_turn` first and `_done` at the end."""
 
     @abstractmethod
     def _end(self) -> Ending:
         """Called when every tensor is written and drained."""
 
     def _begin(self, sink: Sink) -> None:  # noqa: B027 - most formats need nothing
-        """Called when the sink is there, before the first write."""
+        """Called when the sink has been made, before the first write."""
 
     def _drain(self) -> None:  # noqa: B027
-        """Returns when everything put so far is with the sink."""
+        """Returns when all data put so far have been passed to the sink."""
 
     def _stop(self) -> None:  # noqa: B027
-        """Ends threads. Called more than once."""
+        """Ends threads. May be called more than once."""
 
-    # ---- Written once ----
+    # ---- Common to all formats ----
 
     @property
     def pending(self) -> tuple[Any, ...]:
-        """The names of the tensors that still have to be written, in the order in which they
-        must be."""
+        """The names of the tensors that still have to be written, in the required order."""
         return tuple(self._pending)
 
     @property
     def digest(self) -> str:
-        """The digest that pins the file, "blake3:…" or "sha256:…", once the file is complete."""
+        """The digest that pins the file, "blake3:…" or "sha256:…". Raises OptionError before the
+        file is complete."""
         if self._digest is None:
             if self._state == "closed":
-                raise OptionError(f"{self._label}: this writer makes no digest of its file")
-            raise OptionError(f"{self._label}: the digest is known when the file is complete")
+                raise OptionError(f"{self._label}: this writer does not compute a digest")
+            raise OptionError(f"{self._label}: there is no digest before the file is complete")
         return self._digest
 
     @property
     def content_digest(self) -> str | None:
-        """The digest of the tensors, whatever their storage, once the file is complete; None if
-        the format has none."""
+        """The digest of the tensors, independent of their storage. None if the format has none."""
         return None
 
     @final
     def write(self, name: str, data: Any) -> None:
-        """Writes one tensor: its bytes as a contiguous buffer, array or CPU tensor, row-major and
-        little-endian, or an iterable of such pieces. The data may change again when this returns.
+        """Writes one tensor. `data` is its bytes, row-major and little-endian: a contiguous buffer,
+        array or CPU tensor, or an iterable of such pieces. They are not used after this returns.
 
-        OptionError if it is not the tensor's turn, or if the data have another size than declared;
-        SourceError if the target cannot be written.
+        Raises OptionError if it is not the tensor's turn, or if the size of the data is not the
+        declared one, and SourceError if the target cannot be written.
         """
         self.write_later(name, data)
         self.drain()
 
     @final
     def write_later(self, name: Hashable, data: Any) -> None:
-        """As `write`, but faster for many tensors: a buffer is read some time before `drain` or
-        `close` returns, and must stay alive and unchanged until then. An iterable is read before
-        this returns."""
+        """The same as `write`, but faster for many tensors. A buffer is read at some time before
+        `drain` or `close` returns; it must stay unchanged until then. An iterable is read before
+        this returns. Raises the errors of `write`, also for tensors passed before."""
         self._check_usable()
         self._put(name, data)
 
     @final
     def drain(self) -> None:
-        """Returns when everything handed over so far is written, and may change again."""
+        """Waits until all data passed to `write_later` have been written. They are not used after
+        this returns. Raises the errors of `write`."""
         self._check_usable()
         with self._failing():
             self._drain()
 
     @final
     def close(self) -> None:
-        """Completes the file. Every tensor must have been written. Does nothing if it is
-        complete."""
+        """Completes the file. Does nothing if it is complete. Raises OptionError, and discards
+        everything, if a tensor has not been written or an earlier write failed."""
         if self._state == "closed":
             return
         try:
             if self._state == "failed":
-                raise OptionError(f"{self._label}: an earlier write failed; nothing was written")
+                raise OptionError(f"{self._label}: an earlier write failed, so there is no file")
             sink = self._opened()
             if self._pending:
                 more = len(self._pending) - 1
                 raise OptionError(
                     f"{self._label}: tensor {self._pending[0]!r} was declared but not written"
-                    + (f", and so were {more} more" if more else "")
+                    + (f", and {more} more" if more else "")
                 )
             self._drain()
             ending = self._end()
@@ -177,7 +180,7 @@ class CheckpointWriter(ABC):
 
     @final
     def abort(self) -> None:
-        """Discards everything; the target is as it was before. Does nothing after `close`."""
+        """Discards everything and leaves the target as it was. Does nothing after `close`."""
         if self._state == "closed":
             return
         self._state = "failed"
@@ -190,18 +193,18 @@ class CheckpointWriter(ABC):
     @final
     def __enter__(self: W) -> W:
         if self._state != "new":
-            raise OptionError(f"{self._label}: a writer writes one file, make another one")
+            raise OptionError(f"{self._label}: a writer writes only one file; create another one")
         self._opened()
         return self
 
     @final
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is None:
+        if error_type is None:
             self.close()
         else:
             self.abort()
@@ -226,7 +229,8 @@ class CheckpointWriter(ABC):
 
     @contextmanager
     def _failing(self) -> Iterator[None]:
-        """A failure inside leaves a tensor half-written: only `abort` makes sense afterwards."""
+        """Marks the writer as failed after an exception: a tensor may be half-written, so only
+        `abort` is useful."""
         try:
             yield
         except BaseException:
@@ -234,48 +238,51 @@ class CheckpointWriter(ABC):
             raise
 
     def _declare(self, names: Iterable[Hashable]) -> None:
-        """Names of tensors to come that need data, in this order."""
+        """Adds the names of tensors that need data, in this order."""
         for name in names:
             self._declared.add(name)
             self._pending.append(name)
 
     def _check_turn(self, name: Hashable) -> None:
-        """OptionError unless it is this tensor's turn."""
+        """Raises OptionError unless it is this tensor's turn."""
         if self._pending and self._pending[0] == name:
             return
-        expected = f"expected {self._pending[0]!r}" if self._pending else "all are written"
+        expected = (
+            f"expected {self._pending[0]!r}" if self._pending else "all tensors have been written"
+        )
         if name not in self._declared:
             raise OptionError(f"{self._label}: no tensor {name!r} was declared; {expected}")
         if name not in self._pending:
             raise OptionError(f"{self._label}: tensor {name!r} was already written; {expected}")
         raise OptionError(
-            f"{self._label}: tensors are written in the declared order; got {name!r}, {expected}"
+            f"{self._label}: tensors must be written in the declared order; got {name!r},"
+            f" {expected}"
         )
 
     def _done(self) -> None:
-        """The tensor whose turn it was is written."""
+        """Notes that the next pending tensor was written."""
         self._pending.popleft()
 
     def _wrong_size(self, name: Hashable, size: int, got: str) -> OptionError:
         return OptionError(
-            f"{self._label}: tensor {name!r} has {size} bytes by its dtype and shape, but got {got}"
+            f"{self._label}: by its dtype and shape, tensor {name!r} has {size} bytes; got {got}"
         )
 
 
 def untied(specs: Iterable[TensorSpec]) -> list[TensorSpec]:
-    """The same tensors, each with data of its own. Those that shared data stand one after another,
-    so that a reader of the data reads them once."""
+    """The same tensors without ties. Tensors that shared data are adjacent, so that the data are
+    read only once."""
     listed = list(specs)
-    places = {spec.name: place for place, spec in enumerate(listed)}
+    positions = {spec.name: position for position, spec in enumerate(listed)}
 
     def order(spec: TensorSpec) -> tuple[int, int]:
-        return places[spec.tied_to or spec.name], places[spec.name]
+        return positions[spec.tied_to or spec.name], positions[spec.name]
 
     return [replace(spec, tied_to=None) for spec in sorted(listed, key=order)]
 
 
 def _label(target: Any) -> str:
-    """How messages name the target: without anything secret."""
+    """The target's name for messages, without secrets."""
     if isinstance(target, Location):
         return str(target)
     if isinstance(target, (str, PathLike)):

@@ -1,4 +1,4 @@
-"""The bytes of whatever a caller hands to a writer, without copying."""
+"""The bytes of the objects that a caller may pass to a writer, without a copy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["byte_view", "is_buffer"]
 
 
 class _Memory:
-    """Memory of a known address and size, for NumPy; keeps what owns it alive."""
+    """Memory at an address, for NumPy. Keeps the owner alive."""
 
     def __init__(self, address: int, size: int, owner: Any) -> None:
         self.owner = owner
@@ -37,7 +37,8 @@ def is_buffer(data: Any) -> bool:
 
 
 def byte_view(data: Any) -> memoryview:
-    """The bytes of a contiguous buffer, array or CPU tensor; the view keeps its owner alive."""
+    """The bytes of a contiguous buffer, array or CPU tensor. The view keeps the owner alive. Raises
+    OptionError for any other object."""
     if _is_tensor(data):
         return _tensor_bytes(data)
     if isinstance(data, np.ndarray) and not data.dtype.newbyteorder("<") == data.dtype:
@@ -51,7 +52,7 @@ def byte_view(data: Any) -> memoryview:
 
 
 def _is_tensor(data: Any) -> bool:
-    # Without an import: whoever has a tensor has imported torch.
+    # No import is needed: if there is a tensor, torch has been imported.
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(data, torch.Tensor)
 
@@ -61,7 +62,7 @@ def _tensor_bytes(tensor: Any) -> memoryview:
 
     if tensor.device.type != "cpu":
         raise OptionError(
-            f"a tensor on {tensor.device} cannot be written directly; libtz.torch.save_file can"
+            f"a tensor on {tensor.device} cannot be written directly; use libtz.torch.save_file"
         )
     try:
         begin, end = memory_of(tensor)

@@ -1,8 +1,8 @@
-"""Writes .tensors files, which CoreWeave Tensorizer reads, tensor by tensor.
+"""Writes .tensors files for CoreWeave Tensorizer, tensor by tensor.
 
-A record's hashes stand before its data, so the data of a tensor are gone through twice: threads
-hash those of several tensors, and the caller's thread writes them in order. Nothing is copied, and
-with encryption the caller's memory is not touched.
+A record's hashes come before its data, so the data of a tensor are read twice: threads hash several
+tensors at a time, and the caller's thread writes them in order. Nothing is copied, and encryption
+does not modify the caller's memory.
 """
 
 from __future__ import annotations
@@ -22,35 +22,39 @@ from libtz.options import WriteOptions
 from libtz.sinks.base import Extent, Sink
 from libtz.writing.base import CheckpointWriter, Ending
 from libtz.writing.buffers import byte_view, is_buffer
-from libtz.writing.coreweave_layout import END, Kind, Layout, RecordHeader, TensorRecord
+from libtz.writing.coreweave_layout import END, Layout, RecordHeader, Role, TensorRecord
 from libtz.writing.coreweave_sealing import SealingKey, TensorSeal
 from libtz.writing.names import check_name
 
-__all__ = ["Blocks", "CoreweaveWriter", "Kind", "RecordName", "TensorRecord"]
+__all__ = ["CoreweaveWriter", "Pieces", "RecordName", "Role", "TensorRecord"]
 
-Blocks = Callable[[], Iterable[Any]]
+Pieces = Callable[[], Iterable[Any]]
 RecordName = str | tuple[str | int, ...]
 
 THREADS_MAX = 8
-BLOCK_SIZE = 1 << 20
-# What may wait to be written, beyond one tensor: converters hold it in memory for this only.
+PIECE_SIZE = 1 << 20
+# Limit on the data that wait to be written, in addition to one tensor. A converter holds them in
+# memory.
 WAITING_SIZE_MAX = 256 << 20
 
 
 class _Waiting(NamedTuple):
-    """A tensor whose hashes are being made."""
+    """A tensor whose hashes are being computed."""
 
     header: RecordHeader
-    blocks: Blocks
+    pieces: Pieces
     seal: TensorSeal | None
     done: Callable[[], None] | None
     sealed: Future[bytes]
 
 
 class CoreweaveWriter(CheckpointWriter):
-    """As `libtz.Writer`, with tensors declared as records, each under the `name` of its record.
-    With `room`, more may be declared on the way, as long as the index has that many bytes for them,
-    and the file at most `size_max`; its SHA-256 is then not known."""
+    """The same as `libtz.Writer`, but tensors are declared as records, each under the `name` of its
+    record.
+
+    `room` reserves that many bytes of the index, so that more tensors can be declared later; the
+    file may then have up to `size_max` bytes, and there is no `digest`.
+    """
 
     def __init__(
         self,
@@ -78,28 +82,29 @@ class CoreweaveWriter(CheckpointWriter):
         self._waiting: deque[_Waiting] = deque()
         self._waiting_size = 0
         self._pool: ThreadPoolExecutor | None = None
-        # Of the whole file, if its front is known before its data.
+        # The hash of the whole file, if its beginning is known before the data.
         self._hash: Any = None
         self._position = 0
 
     @property
     def data_size(self) -> int:
-        """Bytes of all tensors declared so far."""
+        """The size in bytes of all tensors declared so far."""
         return self._layout.data_size
 
     def declare(self, records: Sequence[TensorRecord]) -> None:
-        """The tensors to come, in this order."""
+        """Declares the next tensors, in this order. Raises OptionError if the format cannot hold
+        them or the index is full."""
         for record in _checked_names(records):
             size = None if self._key is None else self._key.block_size(record.nbytes)
             self._headers.append(self._layout.add(record, size))
         self._declare(record.name for record in records)
 
-    def write_blocks(
-        self, name: RecordName, blocks: Blocks, done: Callable[[], None] | None = None
+    def write_pieces(
+        self, name: RecordName, pieces: Pieces, done: Callable[[], None] | None = None
     ) -> None:
-        """As `write_later`, for data that can be made twice: `blocks` is called twice, by a thread
-        and possibly later, and gives the bytes in pieces; then `done` is called by the caller's
-        thread."""
+        """The same as `write_later`, for data that can be produced twice. `pieces` returns the
+        bytes in pieces; it is called by a thread and again by the caller's thread, possibly later.
+        Then `done` is called in the caller's thread."""
         self._check_turn(name)
         self._opened()
         header = self._headers.popleft()
@@ -111,8 +116,8 @@ class CoreweaveWriter(CheckpointWriter):
             while len(self._waiting) > self._threads:
                 self._retire()
             seal = TensorSeal(self._key) if self._key is not None and size else None
-            sealed = self._running_pool().submit(self._sealed, header, blocks, seal)
-        self._waiting.append(_Waiting(header, blocks, seal, done, sealed))
+            sealed = self._running_pool().submit(self._sealed, header, pieces, seal)
+        self._waiting.append(_Waiting(header, pieces, seal, done, sealed))
         self._waiting_size += size
 
     def _extent(self) -> Extent:
@@ -126,19 +131,18 @@ class CoreweaveWriter(CheckpointWriter):
             self._hash = hashlib.sha256(self._layout.front())
 
     def _put(self, name: Hashable, data: Any) -> None:
-        """The hashes stand before the data, so an iterable is held in memory until it is
-        written."""
+        """Holds the data of an iterable in memory, because the hashes come first in the file."""
         self._check_turn(name)
         record = self._headers[0].record
         view = byte_view(data) if is_buffer(data) else self._gathered(record, data)
         if len(view) != record.nbytes:
             raise self._wrong_size(name, record.nbytes, f"{len(view)} bytes")
-        self.write_blocks(record.name, partial(list, [view]))
+        self.write_pieces(record.name, partial(list, [view]))
 
-    def _gathered(self, record: TensorRecord, blocks: Iterable[Any]) -> memoryview:
+    def _gathered(self, record: TensorRecord, pieces: Iterable[Any]) -> memoryview:
         gathered = bytearray()
-        for block in blocks:
-            gathered += byte_view(block)
+        for piece in pieces:
+            gathered += byte_view(piece)
             if len(gathered) > record.nbytes:
                 raise self._wrong_size(record.name, record.nbytes, "more")
         return memoryview(gathered)
@@ -159,35 +163,35 @@ class CoreweaveWriter(CheckpointWriter):
             self._pool = None
 
     def _running_pool(self) -> ThreadPoolExecutor:
-        if self._pool is None:  # for the type checker: open writers have one
+        if self._pool is None:  # for the type checker: an open writer has one
             raise OptionError(f"{self._label}: the writer is {self._state}")
         return self._pool
 
-    def _sealed(self, header: RecordHeader, blocks: Blocks, seal: TensorSeal | None) -> bytes:
-        """The finished header. By a thread of the pool."""
+    def _sealed(self, header: RecordHeader, pieces: Pieces, seal: TensorSeal | None) -> bytes:
+        """The finished record header. Called by a thread of the pool."""
         if seal is None:
-            for block in _checked(header.record, blocks()):
+            for piece in _checked(header.record, pieces()):
                 if header.has_crc32:
-                    header.crc32 = lib.crc32(block, header.crc32)
-                header.sha256.update(block)
+                    header.crc32 = lib.crc32(piece, header.crc32)
+                header.sha256.update(piece)
             return header.finish(b"" if self._key is None else self._key.block(b"", []))
 
         def hashed() -> Iterator[memoryview]:
-            for block in _checked(header.record, blocks()):
-                header.sha256.update(block)
-                yield block
+            for piece in _checked(header.record, pieces()):
+                header.sha256.update(piece)
+                yield piece
 
         return header.finish(seal.block(hashed()))
 
     def _retire(self) -> None:
-        """Writes the oldest tensor that waits."""
+        """Writes the tensor that has waited longest."""
         waiting = self._waiting.popleft()
         record = waiting.header.record
         self._waiting_size -= record.nbytes
         self._write(waiting.sealed.result())
-        blocks = _checked(record, waiting.blocks())
-        for block in blocks if waiting.seal is None else waiting.seal.encrypted(blocks):
-            self._write(block)
+        pieces = _checked(record, waiting.pieces())
+        for piece in pieces if waiting.seal is None else waiting.seal.encrypted(pieces):
+            self._write(piece)
         if waiting.done is not None:
             waiting.done()
 
@@ -195,8 +199,8 @@ class CoreweaveWriter(CheckpointWriter):
         sink = self._opened()
         if self._size_max is not None and self._position + len(data) > self._size_max:
             raise OptionError(
-                f"the file grows beyond the {self._size_max} bytes that it was planned for; write"
-                " all tensors by one call of write_module or write_state_dict"
+                f"the file would exceed the planned {self._size_max} bytes; write all tensors in"
+                " one call of write_module or write_state_dict"
             )
         if self._hash is not None:
             self._hash.update(data)
@@ -205,7 +209,7 @@ class CoreweaveWriter(CheckpointWriter):
 
 
 def _checked_names(records: Sequence[TensorRecord]) -> Sequence[TensorRecord]:
-    """The records. In nested files, readers escape what names cannot hold."""
+    """The records, after their names were checked. In nested files, readers escape names."""
     if all(len(record.path) == 1 for record in records):
         for record in records:
             if isinstance(record.path[0], str):
@@ -213,16 +217,16 @@ def _checked_names(records: Sequence[TensorRecord]) -> Sequence[TensorRecord]:
     return records
 
 
-def _checked(record: TensorRecord, blocks: Iterable[Any]) -> Iterator[memoryview]:
-    """The blocks, which must have as many bytes as the record says, in pieces that stay in cache
-    while two hashes see them."""
+def _checked(record: TensorRecord, pieces: Iterable[Any]) -> Iterator[memoryview]:
+    """The data in pieces small enough to stay in the cache for two hashes. Raises OptionError if
+    their size is not that of the record."""
     left = record.nbytes
-    for block in blocks:
-        data = byte_view(block)
+    for piece in pieces:
+        data = byte_view(piece)
         left -= len(data)
         if left < 0:
-            raise OptionError(f"tensor {record.name!r}: more data than its dtype and shape say")
-        for begin in range(0, len(data), BLOCK_SIZE):
-            yield data[begin : begin + BLOCK_SIZE]
+            raise OptionError(f"tensor {record.name!r}: more data than its dtype and shape need")
+        for begin in range(0, len(data), PIECE_SIZE):
+            yield data[begin : begin + PIECE_SIZE]
     if left:
         raise OptionError(f"tensor {record.name!r}: {left} bytes are missing")

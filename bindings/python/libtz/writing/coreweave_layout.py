@@ -1,9 +1,8 @@
-"""The bytes of CoreWeave Tensorizer's .tensors files, but for the tensors': file header, index,
-record headers.
+"""The layout of CoreWeave Tensorizer's .tensors files: file header, index and record headers.
 
-A file is a header of 73 bytes, the index, one record for each tensor in the index's order (a record
-header and the tensor's bytes), and eight zero bytes. All numbers are little-endian. Files carry the
-lowest version that expresses them.
+A file consists of a header of 73 bytes, the index, one record for each tensor in the order of the
+index (a record header and the tensor's bytes), and eight zero bytes. All numbers are little-endian.
+A file has the lowest version that can express it.
 """
 
 from __future__ import annotations
@@ -20,20 +19,20 @@ from libtz._native import lib
 from libtz.errors import OptionError
 from libtz.format import item_size
 
-__all__ = ["END", "Kind", "Layout", "RecordHeader", "TensorRecord"]
+__all__ = ["END", "Layout", "RecordHeader", "Role", "TensorRecord"]
 
 MAGIC = b"|TZR|"
-PREFIX_SIZE = 73  # what stands before the index
-END = bytes(8)  # a record header of no length
+PREFIX_SIZE = 73  # of the header before the index
+END = bytes(8)  # a record header of length zero
 
-# What their own writer always takes; their reader takes any size.
+# Tensorizer always reserves this much. It reads any size.
 INDEX_SIZE_MIN = 256 * 1024
 
 # Flags of the file header.
 ENCRYPTED = 1
 VERSIONED_INDEX = 2
 
-# The versions that first could express something.
+# The first version that can express each feature.
 VERSION_PLAIN = 1
 VERSION_OPAQUE = 2
 VERSION_ENCRYPTED = 3
@@ -47,18 +46,18 @@ ALIGNMENT = 64
 PAGE = 4096
 PAGE_ALIGNED_SIZE_MIN = 64 * 1024
 
-CRC32_SIZE = 6  # kind, length, value
+CRC32_SIZE = 6  # type, length, value
 SHA256_SIZE = 34
 
 _NUMPY = {
     "bool": "|b1",
-    **{f"{kind}8": f"|{kind}1" for kind in "ui"},
-    **{f"{kind}{8 * size}": f"<{kind}{size}" for kind in "ui" for size in (2, 4, 8)},
+    **{f"{letter}8": f"|{letter}1" for letter in "ui"},
+    **{f"{letter}{8 * size}": f"<{letter}{size}" for letter in "ui" for size in (2, 4, 8)},
     **{f"f{8 * size}": f"<f{size}" for size in (2, 4, 8)},
     "c64": "<c8",
     "c128": "<c16",
 }
-# Types that NumPy does not have are stored under PyTorch's name.
+# Dtypes that NumPy does not have are stored under PyTorch's name.
 _TORCH = {
     "bf16": "bfloat16",
     "c32": "complex32",
@@ -78,8 +77,8 @@ _TORCH = {
 }
 
 
-class Kind(IntEnum):
-    """What a tensor was when it was saved."""
+class Role(IntEnum):
+    """The role of a tensor when it was saved."""
 
     PARAMETER = 0
     BUFFER = 1
@@ -88,20 +87,20 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True)
 class TensorRecord:
-    """A tensor to be written. `path` has one str for a name, more steps (str, or int from 0 on) in
-    a nested object; `dtype` and `shape` are as in `libtz.TensorSpec`. Of a module's tensors
-    `module` counts its modules. A meta tensor has a shape, but no data."""
+    """A tensor to be written. `path` is a name, or the steps (str, or int from 0) to a tensor in a
+    nested object. `dtype` and `shape` are as in `libtz.TensorSpec`. `module` is the index of the
+    module that a parameter or buffer belongs to. A meta tensor has a shape, but no data."""
 
     path: tuple[str | int, ...]
     dtype: str
     shape: tuple[int, ...]
-    kind: Kind = Kind.STATE_DICT
+    role: Role = Role.STATE_DICT
     module: int = 0
     is_meta: bool = False
 
     @property
     def name(self) -> str | tuple[str | int, ...]:
-        """The path, or what it consists of if that is one str."""
+        """The path; if it is a single str, that str."""
         return self.path[0] if self._is_plain else self.path  # type: ignore[return-value]
 
     @property
@@ -110,7 +109,7 @@ class TensorRecord:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of data in the file."""
+        """The size of the data in the file, in bytes."""
         return 0 if self.is_meta else math.prod(self.shape) * item_size(self.dtype)
 
     @property
@@ -123,8 +122,8 @@ class TensorRecord:
             encoded = str(self.path[0]).encode()
             if not encoded or encoded[0] == 0x1E:
                 raise OptionError(f"a .tensors file cannot hold a tensor {self.name!r}")
-        elif self.kind is not Kind.STATE_DICT:
-            raise OptionError(f"tensor {self.path!r}: names of a module's tensors are str")
+        elif self.role is not Role.STATE_DICT:
+            raise OptionError(f"tensor {self.path!r}: the name of a module's tensor must be a str")
         else:
             encoded = b"\x1e" + json.dumps(self.path, separators=(",", ":")).encode()
         return _bounded(encoded, "name", 0xFFFF, self.name)
@@ -142,15 +141,15 @@ class TensorRecord:
         return f"{'|' if size == 1 else '<'}V{size}\0torch.{torch}".encode()
 
     def described(self) -> bytes:
-        """Kind, name, dtype and shape."""
+        """Role, name, dtype and shape."""
         name, dtype = self.encoded_name(), self.encoded_dtype()
-        head = struct.pack(f"<BH{len(name)}s", self.kind, len(name), name)
+        head = struct.pack(f"<BH{len(name)}s", self.role, len(name), name)
         return head + self._dtype_and_shape(dtype)
 
     def _dtype_and_shape(self, dtype: bytes) -> bytes:
         if len(self.shape) > 0xFF or self.module > 0xFFFF:
             raise OptionError(
-                f"tensor {self.name!r}: a .tensors file has at most 255 dimensions and 65536"
+                f"tensor {self.name!r}: a .tensors file can have at most 255 dimensions and 65536"
                 " modules"
             )
         width = "Q" if self.is_long else "I"
@@ -160,28 +159,28 @@ class TensorRecord:
     def index_entry(self, offset: int, data_offset: int) -> bytes:
         """The entry in the index, without its version."""
         name, dtype = self.encoded_name(), self.encoded_dtype()
-        head = struct.pack(f"<H{len(name)}sB", len(name), name, self.kind)
+        head = struct.pack(f"<H{len(name)}sB", len(name), name, self.role)
         tail = struct.pack("<QQQ", offset, data_offset, self.nbytes)
         return head + self._dtype_and_shape(dtype) + tail
 
 
 def _bounded(text: bytes, what: str, size_max: int, name: object) -> bytes:
     if len(text) > size_max:
-        raise OptionError(f"tensor {name!r}: its {what} has more than {size_max} bytes")
+        raise OptionError(f"tensor {name!r}: the {what} has more than {size_max} bytes")
     return text
 
 
 class RecordHeader:
-    """A record header whose hashes and encryption are not known yet, of its final size.
+    """A record header of known size, whose hashes and encryption block are filled in later.
 
-    Hashes cover the header with every digest zero and without the encryption block, then the
-    tensor's bytes before encryption. Each tensor has a CRC32 and a SHA-256, but those with an
-    encryption the latter only.
+    The hashes cover the header, with all digests zero and without the encryption block, and the
+    unencrypted bytes of the tensor. Each tensor has a CRC-32 and a SHA-256; an encrypted one only
+    has the SHA-256.
     """
 
     def __init__(self, record: TensorRecord, offset: int, crypt_size: int | None) -> None:
-        """`crypt_size` is that of the encryption block, with its length; None if the file is not
-        encrypted."""
+        """`crypt_size` is the size of the encryption block, including its length field. None if the
+        file is not encrypted."""
         self.record = record
         self.offset = offset
         self.has_crc32 = crypt_size is None or not record.nbytes
@@ -211,15 +210,15 @@ class RecordHeader:
         return bytes([1 + self.has_crc32]) + crc + bytes([1, len(sha256)]) + sha256
 
     def finish(self, crypt: bytes) -> bytes:
-        """The whole header, once `crc32` and `sha256` have seen the data."""
+        """The whole header, after `crc32` and `sha256` were updated with the data."""
         if len(crypt) != self._crypt_size:
-            raise ValueError(f"{len(crypt)} bytes of encryption, not {self._crypt_size}")
+            raise ValueError(f"an encryption block of {len(crypt)} bytes, not {self._crypt_size}")
         hashes = self._hashes(self.crc32, self.sha256.digest())
         return self._before[: self._hash_offset] + hashes + crypt + self._after
 
 
 class Layout:
-    """Where everything lies in a file, as far as its tensors are known."""
+    """The offsets of everything in a file whose tensors are added one by one."""
 
     def __init__(self, *, index_size: int, is_encrypted: bool) -> None:
         self._index_size = max(index_size, INDEX_SIZE_MIN)
@@ -233,30 +232,30 @@ class Layout:
 
     @staticmethod
     def index_size(records: Sequence[TensorRecord]) -> int:
-        """What the index of these tensors takes."""
+        """The size of an index of these tensors, in bytes."""
         return sum(4 + len(record.index_entry(0, 0)) for record in records)
 
     @property
     def data_begin(self) -> int:
-        """Where the first record begins."""
+        """The offset of the first record."""
         return PREFIX_SIZE + self._index_size
 
     @property
     def data_size(self) -> int:
-        """Bytes of all tensors so far."""
+        """The size in bytes of all tensors so far."""
         return self._data_size
 
     def add(self, record: TensorRecord, crypt_size: int | None) -> RecordHeader:
         header = RecordHeader(record, self.end, crypt_size)
         entry = record.index_entry(header.offset, header.data_offset)
-        # Every entry may have to get a version, if a tensor to come needs that.
+        # If a later tensor needs it, every entry gets a version of four bytes.
         if self._entries_size + 4 + len(entry) > self._index_size:
             raise OptionError(
                 f"tensor {record.name!r}: the index is full after {len(self._entries)} tensors;"
-                " its size is decided by the first call that writes: write many tensors by one"
-                " call of write_module or write_state_dict"
+                " its size was fixed by the first call that wrote; write many tensors in one call"
+                " of write_module or write_state_dict"
             )
-        self._place(record)
+        self._check_path(record)
         self._entries.append((entry, record.is_long))
         self._entries_size += 4 + len(entry)
         self._version = max(self._version, _version(record))
@@ -264,16 +263,16 @@ class Layout:
         self.end = header.data_offset + record.nbytes
         return header
 
-    def _place(self, record: TensorRecord) -> None:
-        """Their reader builds a tree of the paths, and refuses what does not make one."""
+    def _check_path(self, record: TensorRecord) -> None:
+        """Raises OptionError if the paths do not form a tree: Tensorizer builds one."""
         layer = self._tree
         for depth, step in enumerate(record.path):
             if isinstance(step, bool) or not isinstance(step, (str, int)):
-                raise OptionError(f"tensor {record.name!r}: names consist of str and int")
+                raise OptionError(f"tensor {record.name!r}: a name can only contain str and int")
             if isinstance(step, int) and step < 0:
                 raise OptionError(f"tensor {record.name!r}: {step} is negative")
             if layer and isinstance(next(iter(layer)), str) != isinstance(step, str):
-                raise OptionError(f"tensor {record.name!r}: str and int keys on one level")
+                raise OptionError(f"tensor {record.name!r}: str and int keys at the same level")
             is_last = depth == len(record.path) - 1
             known = layer.get(step)
             if known is not None and (is_last or not isinstance(known, dict)):

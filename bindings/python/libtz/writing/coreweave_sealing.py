@@ -1,6 +1,7 @@
-"""Encryption of .tensors files: XSalsa20-Poly1305 over pieces of 2 MiB, each with a nonce and a tag
-of its own. The tags stand before the data, so a tensor is sealed twice: for its tags, then for its
-bytes. Only these are encrypted; names, shapes and the SHA-256 of the plain bytes stay readable."""
+"""Encryption of .tensors files: XSalsa20-Poly1305 over pieces of 2 MiB, each with its own nonce and
+tag. The tags come before the data in the file, so a tensor is encrypted twice: first for the tags,
+then for the bytes. Only the data are encrypted; names, shapes and the SHA-256 of the plain bytes
+stay readable."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ PIECE_SIZE = 2 << 20
 
 ARGON2ID13 = 2
 
-# Kinds of entries in a tensor's encryption block.
+# Types of entries in a tensor's encryption block.
 KEY_DERIVATION = 1
 PIECES = 2
 PASSWORD_HASH = 1  # a method of key derivation
@@ -26,7 +27,7 @@ PASSWORD_HASH = 1  # a method of key derivation
 
 @dataclass(frozen=True)
 class PasswordHash:
-    """How a key is made from a password: Argon2id. `memlimit` is in bytes."""
+    """The parameters that derive a key from a password: Argon2id. `memlimit` is in bytes."""
 
     opslimit: int
     memlimit: int
@@ -38,13 +39,14 @@ class PasswordHash:
 
 @dataclass(frozen=True)
 class SealingKey:
-    """The key of a file, and how readers make it from a password, if they can."""
+    """The key of a file. `derivation` tells readers how to derive it from a password."""
 
     key: bytes = field(repr=False)
     derivation: PasswordHash | None = None
 
     def block_size(self, size: int) -> int:
-        """Of the encryption block of a tensor of so many bytes, with its length."""
+        """The size of a tensor's encryption block, including its length field. `size`: the bytes
+        of the tensor."""
         if not size:
             return 8 + 2
         count = -(-size // PIECE_SIZE)
@@ -58,7 +60,8 @@ class SealingKey:
         return _entry(KEY_DERIVATION, body + struct.pack("<H", len(hashed.salt)) + hashed.salt)
 
     def block(self, nonce: bytes, tags: list[bytes]) -> bytes:
-        """The encryption block of a tensor, with its length; without tags of one without data."""
+        """The encryption block of a tensor, including its length field. An empty tensor has no
+        tags."""
         if not tags:
             return struct.pack("<QH", 2, 0)
         derivation = self._derivation_entry()
@@ -68,12 +71,12 @@ class SealingKey:
         return struct.pack("<Q", len(block)) + block
 
 
-def _entry(kind: int, body: bytes) -> bytes:
-    return struct.pack("<QH", 2 + len(body), kind) + body
+def _entry(entry_type: int, body: bytes) -> bytes:
+    return struct.pack("<QH", 2 + len(body), entry_type) + body
 
 
 class TensorSeal:
-    """The encryption of one tensor: the same bytes give the same again."""
+    """Encrypts one tensor. Encrypting the same bytes again gives the same result."""
 
     def __init__(self, key: SealingKey) -> None:
         self._key = key
@@ -88,7 +91,7 @@ class TensorSeal:
             yield sealed[TAG_SIZE:]
 
     def _sealed(self, blocks: Iterable[memoryview]) -> Iterator[memoryview]:
-        """Tag and ciphertext of each piece."""
+        """The tag and the ciphertext of each piece."""
         for number, piece in enumerate(_pieces(blocks)):
             yield memoryview(sodium.seal_piece(piece, self._nonce, number, self._key.key))
 

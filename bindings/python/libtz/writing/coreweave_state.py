@@ -16,8 +16,8 @@ __all__ = ["CoreweaveStateWriter"]
 
 
 class CoreweaveStateWriter(CoreweaveWriter):
-    """As `libtz.Writer`, but every tensor has data of its own, and metadata are refused: the format
-    has neither ties nor metadata."""
+    """The same as `libtz.Writer`, but without ties and metadata, which the format does not have.
+    Raises OptionError if metadata are given."""
 
     holds_metadata = False
 
@@ -58,7 +58,7 @@ class CoreweaveStateWriter(CoreweaveWriter):
 
 
 def _paths(structure: Sequence[Node]) -> dict[str, tuple[str | int, ...]]:
-    """Paths of tensors by name; none of a flat file."""
+    """The paths of tensors by name. Empty for a flat file."""
     paths = tensor_paths(structure)
     is_held = all(
         node.value > 0 and not isinstance(node.key, int)
@@ -68,7 +68,7 @@ def _paths(structure: Sequence[Node]) -> dict[str, tuple[str | int, ...]]:
     )
     if paths is None or not is_held or () in paths.values():
         raise OptionError(
-            "the tensors form a nested object with more than dicts (of str), lists and tensors, or"
-            " with empty ones, which a .tensors file cannot hold"
+            "a .tensors file cannot hold this nested object, but only one of dicts (with str keys),"
+            " lists and tensors, none of them empty"
         )
     return paths

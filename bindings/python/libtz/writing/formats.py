@@ -1,4 +1,4 @@
-"""Which writer writes a file, by the suffix of its name."""
+"""Selects the writer of a file by the suffix of its name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from libtz.writing.tz import Writer
 
 __all__ = ["WriterClass", "writer_class_of"]
 
-# They are made alike; an abstract class does not say how.
+# Their constructors are alike, which the abstract class does not express.
 WriterClass = type[Writer] | type[SafetensorsWriter] | type[CoreweaveStateWriter]
 
 WRITERS: dict[str, WriterClass] = {
@@ -21,7 +21,7 @@ WRITERS: dict[str, WriterClass] = {
 
 
 def writer_class_of(target: str) -> WriterClass:
-    """OptionError if the name of `target`, a path or URL, has none of the suffixes."""
+    """The writer for `target`, a path or URL. Raises OptionError if its suffix is unknown."""
     writer = WRITERS.get(target.rpartition(".")[2].lower())
     if writer is None:
         *others, last = (f".{suffix}" for suffix in WRITERS)

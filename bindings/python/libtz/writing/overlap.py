@@ -1,6 +1,6 @@
-"""Which tensors share memory: ties are found, other overlaps refused [TZ1-66].
+"""Finds tensors that share memory: ties are returned, other overlaps are refused [TZ1-66].
 
-Works on addresses and strides alone, so PyTorch and NumPy share it.
+It only uses addresses and strides, so it serves both PyTorch and NumPy.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from libtz.errors import OptionError
 
 __all__ = ["Extent", "find_ties"]
 
-# How many ways to meet are followed before two tensors count as overlapping. Slices of one base,
-# the case that matters, never have more than two per dimension.
+# With more candidate distances than this, two tensors count as overlapping. Slices of one base, the
+# case that matters, never have more than two per dimension.
 MEETINGS_MAX = 64
 
 
 @dataclass(frozen=True)
 class Extent:
-    """Where the elements of a tensor lie. `strides` are in bytes and may be zero or negative."""
+    """The memory of a tensor's elements. `strides` are in bytes and may be zero or negative."""
 
     name: str
-    space: Hashable  # the address space: tensors on two devices never meet
-    kind: Hashable  # what the bytes mean, dtype and pending conjugation included
+    space: Hashable  # the address space: tensors on different devices never overlap
+    content: Hashable  # how to interpret the bytes: dtype, and pending conjugation
     address: int  # of the first element
     itemsize: int
     shape: tuple[int, ...]
@@ -32,20 +32,20 @@ class Extent:
 
 @dataclass(frozen=True)
 class _Span:
-    """An extent as a set of addresses: no negative strides, no dimensions that do not move."""
+    """An extent as a set of addresses, without negative or zero strides."""
 
     index: int
     name: str
     begin: int
     end: int
-    dimensions: dict[int, int]  # stride -> greatest multiple of it
+    dimensions: dict[int, int]  # the largest multiple of each stride
 
 
 def find_ties(extents: Sequence[Extent], *, copy_overlapping: bool) -> list[int | None]:
-    """For each extent the index of the earlier one it is tied to, or None.
+    """For each extent, the index of the earlier one that it is tied to, or None.
 
-    Tensors are tied when dtype, shape and start are the same (and strides, or they would differ in
-    content). Any other overlap is an OptionError that names both, unless `copy_overlapping`.
+    Tensors are tied if their dtype, shape, strides and address are equal. For any other overlap,
+    raises an OptionError that names both tensors, unless `copy_overlapping`.
     """
     ties: list[int | None] = []
     first: dict[Hashable, int] = {}
@@ -54,7 +54,7 @@ def find_ties(extents: Sequence[Extent], *, copy_overlapping: bool) -> list[int 
             ties.append(None)
             continue
         moving = tuple(s if n > 1 else 0 for n, s in zip(extent.shape, extent.strides, strict=True))
-        key = (extent.space, extent.kind, extent.address, extent.shape, moving)
+        key = (extent.space, extent.content, extent.address, extent.shape, moving)
         owner = first.setdefault(key, index)
         ties.append(None if owner == index else owner)
     if not copy_overlapping:
@@ -76,9 +76,9 @@ def _refuse_overlaps(extents: Sequence[Extent], indices: Sequence[int]) -> None:
                 if _meet(other, span):
                     a, b = sorted((other, span), key=lambda s: s.index)
                     raise OptionError(
-                        f"{a.name!r} and {b.name!r} share memory, but not dtype, shape, strides "
-                        "and start, so they cannot be stored as one; pass copy_overlapping=True "
-                        "to store each on its own"
+                        f"{a.name!r} and {b.name!r} share memory, but differ in dtype, shape,"
+                        " strides or address, so they cannot be stored as one; pass"
+                        " copy_overlapping=True to store a copy of each"
                     )
             open_spans.append(span)
 
@@ -86,7 +86,7 @@ def _refuse_overlaps(extents: Sequence[Extent], indices: Sequence[int]) -> None:
 def _span(index: int, extent: Extent) -> _Span:
     begin = extent.address
     size = extent.itemsize
-    # The bytes of an element are a dimension like any other.
+    # The bytes of an element are one more dimension.
     dimensions = {1: extent.itemsize - 1}
     for count, stride in zip(extent.shape, extent.strides, strict=True):
         if count == 1 or stride == 0:
@@ -100,9 +100,9 @@ def _span(index: int, extent: Extent) -> _Span:
 def _meet(a: _Span, b: _Span) -> bool:
     """Whether two spans have an address in common.
 
-    The distance of their beginnings is then a sum of multiples of strides, each multiple between
-    -(b's greatest) and +(a's greatest). Strides are tried from the longest down; a distance that
-    the shorter ones cannot make up is dropped at once.
+    If so, the distance between their beginnings is a sum of multiples of the strides, and each
+    multiple lies between -(the largest of b) and +(the largest of a). Strides are tried in
+    descending order. A distance that the smaller strides cannot bridge is dropped at once.
     """
     distances = {b.begin - a.begin}
     strides = sorted(a.dimensions.keys() | b.dimensions.keys(), reverse=True)

@@ -1,9 +1,9 @@
-"""The writer's pipeline: decoded bytes in, checked and encoded chunks out to the sink, in order.
+"""The writer's pipeline: takes decoded bytes and passes encoded, checked chunks to the sink.
 
 A tensor is cut into batches of whole chunks. Threads encode batches (CRC-32C, BLAKE3, compression
-and its check) and hash each tensor's decoded bytes for its content digest; the caller's thread
-hands results to the builder and the sink in the order they came in, so the file's bytes do not
-depend on timing. The number of batches under way is bounded, and with it memory.
+and its check) and hash the decoded bytes of each tensor for its content digest. The caller's thread
+passes the results to the builder and the sink in the original order, so the file's bytes do not
+depend on timing. The number of batches in flight is bounded, and so is the memory.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ __all__ = ["Pipeline"]
 
 MIB = 1024 * 1024
 
-# A batch takes a thread some milliseconds: long beside the cost of handing it over, and small
-# enough that a few of them are little memory.
+# A batch takes a thread a few milliseconds, much longer than handing it over. A few of them take
+# little memory.
 BATCH_SIZE = 8 * MIB
-# Two threads outrun a disk and eight a 100 Gbit/s network.
+# Two threads are faster than a disk, and eight are faster than a 100 Gbit/s network.
 THREADS_MAX = 8
-# All batches under way, each with room for its encoded bytes; two at least, whatever the chunk
-# size.
+# Limit on the batches in flight, including their output buffers. At least two are always allowed.
 MEMORY_MAX = 256 * MIB
 # Encoding this much takes less time than waking a thread.
 INLINE_SIZE_MAX = 64 * 1024
-# What tz_chunks_encode() asks `out` to have beyond its input.
+# The bytes that tz_chunks_encode() needs in `out` beyond the size of its input.
 OUT_MARGIN = 64
 
 
 class _ContentDigest:
-    """BLAKE3 of one tensor's bytes: its batches one after another, on whichever thread is free."""
+    """BLAKE3 of one tensor's bytes. Its batches are hashed one after another, by any thread that is
+    free."""
 
     def __init__(self, pool: ThreadPoolExecutor) -> None:
         self._pool = pool
@@ -84,11 +84,11 @@ class _Batch:
     encoded: Future[tuple[int, NDArray[Any]]]
     content: _ContentDigest | None  # None: the whole tensor is one chunk
     hashed: Future[None] | None
-    staging: NDArray[np.uint8] | None = None  # ours, to be used again
+    staging: NDArray[np.uint8] | None = None  # our own copy of the data, to be reused
 
 
 class Pipeline:
-    """Used by one thread. After an exception only `stop` may be called."""
+    """For one thread. After an exception, only `stop` may be called."""
 
     def __init__(self, builder: lib.Builder, sink: Sink, *, compress: bool) -> None:
         self._builder = builder
@@ -105,30 +105,30 @@ class Pipeline:
         self._free_staging: list[NDArray[np.uint8]] = []
 
     def put(self, spec: int, dtype: int, data: memoryview) -> None:
-        """Takes all the bytes of a tensor, which must not change before the next `drain`."""
+        """Takes all bytes of a tensor. They must not change before the next `drain`."""
         content = self._content_for(len(data))
         for begin in range(0, len(data), self._batch_size):
             part = data[begin : begin + self._batch_size]
             is_last = begin + len(part) == len(data)
             self._submit(spec, dtype, part, is_last, content)
 
-    def put_blocks(self, spec: int, dtype: int, size: int, blocks: Iterable[memoryview]) -> int:
-        """Takes the `size` bytes of a tensor piece by piece; each is copied before the next is
-        asked for. Returns how many bytes there were; if not `size`, the tensor was not
-        finished."""
+    def put_pieces(self, spec: int, dtype: int, size: int, pieces: Iterable[memoryview]) -> int:
+        """Takes the `size` bytes of a tensor piece by piece. Each piece is copied before the next
+        one is requested. Returns the number of bytes; if it is not `size`, the tensor is
+        incomplete."""
         content = self._content_for(size)
         taken = 0
         staging, filled = self._staging(), 0
-        for block in blocks:
-            taken += len(block)
+        for piece in pieces:
+            taken += len(piece)
             if taken > size:
                 return taken
-            while block:
-                count = min(len(block), len(staging) - filled)
-                staging[filled : filled + count] = block[:count]
+            while piece:
+                count = min(len(piece), len(staging) - filled)
+                staging[filled : filled + count] = piece[:count]
                 filled += count
-                block = block[count:]
-                if filled == len(staging) and (block or taken < size):
+                piece = piece[count:]
+                if filled == len(staging) and (piece or taken < size):
                     self._submit(spec, dtype, staging.data, False, content, staging)
                     staging, filled = self._staging(), 0
         if taken == size:
@@ -136,13 +136,13 @@ class Pipeline:
         return taken
 
     def drain(self) -> None:
-        """Returns when everything put so far has been handed to the sink."""
+        """Returns when all data put so far have been passed to the sink."""
         while self._under_way:
             self._retire()
 
     def stop(self) -> None:
-        """Ends the threads, and what they have not begun. Idempotent."""
-        with HeldSignals():  # they read the caller's memory
+        """Ends the threads, and drops work that has not begun. Idempotent."""
+        with HeldSignals():  # the threads read the caller's memory
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _content_for(self, size: int) -> _ContentDigest | None:
@@ -195,6 +195,6 @@ def _content_digest(batch: _Batch, entries: NDArray[Any]) -> bytes:
     if batch.content is not None:
         return batch.content.digest()
     if entries[0]["stored_length"] == len(batch.source):
-        # The only chunk, and raw (others are shorter): stored and decoded bytes are the same.
+        # The only chunk, and it is raw (encoded ones are shorter): its digest is of the same bytes.
         return bytes(entries[0]["digest"])
     return lib.blake3(batch.source)

@@ -1,8 +1,7 @@
-"""Writes .safetensors files in the form that their own library writes, tensor by tensor.
+"""Writes .safetensors files, laid out as the safetensors package does, tensor by tensor.
 
-The header comes first in the file but is known from the declaration, so data stream through in
-order and the SHA-256 of the whole file, its pin, is there at the end without reading anything
-again.
+The header comes first in the file, but is known from the declaration. So data are written in order,
+and the SHA-256 of the whole file, its pin, is known at the end without reading anything again.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ from libtz.writing.names import check_name
 
 __all__ = ["METADATA_KEY", "SafetensorsWriter"]
 
-HEADER_SIZE_MAX = 100_000_000  # what the format's own library accepts
+HEADER_SIZE_MAX = 100_000_000  # the limit of the safetensors package
 METADATA_KEY = "__metadata__"
 
 
 class SafetensorsWriter(CheckpointWriter):
-    """As `libtz.Writer`, but every tensor has data of its own: the format has no ties, and no
-    nested objects."""
+    """The same as `libtz.Writer`, but without ties and nested objects, which the format does not
+    have. Raises OptionError if a structure is given."""
 
     def __init__(
         self,
@@ -42,10 +41,7 @@ class SafetensorsWriter(CheckpointWriter):
     ) -> None:
         super().__init__(target, options)
         if structure:
-            raise OptionError(
-                f"{self._label}: the tensors form a nested object, which a .safetensors file"
-                " cannot hold"
-            )
+            raise OptionError(f"{self._label}: a .safetensors file cannot hold a nested object")
         declared = list(specs)
         self._header, ends = _make_header(declared, metadata)
         self._declare(spec.name for spec in declared)
@@ -56,7 +52,7 @@ class SafetensorsWriter(CheckpointWriter):
 
     @classmethod
     def arranged(cls, specs: Iterable[TensorSpec]) -> list[TensorSpec]:
-        # The format has no padding: larger units first aligns all.
+        # The format has no padding. With the largest units first, all tensors are aligned.
         return sorted(untied(specs), key=_unit_size, reverse=True)
 
     def _extent(self) -> Extent:
@@ -65,11 +61,11 @@ class SafetensorsWriter(CheckpointWriter):
     def _put(self, name: Hashable, data: Any) -> None:
         self._check_turn(name)
         begin, end = self._offset, self._ends[0]
-        blocks = [data] if is_buffer(data) else data
+        pieces = [data] if is_buffer(data) else data
         sink = self._opened()
         with self._failing():
-            for block in blocks:
-                view = byte_view(block)
+            for piece in pieces:
+                view = byte_view(piece)
                 if len(view) > end - self._offset:
                     raise self._wrong_size(name, end - begin, "more")
                 self._hash.update(view)
@@ -87,14 +83,15 @@ class SafetensorsWriter(CheckpointWriter):
 def _make_header(
     specs: Sequence[TensorSpec], metadata: Mapping[str, str] | None
 ) -> tuple[bytes, list[int]]:
-    """The header, and where in the file each tensor ends."""
+    """The header, and the offset in the file at which each tensor ends."""
     entries: dict[str, Any] = {} if metadata is None else {METADATA_KEY: dict(metadata)}
     ends = []
     offset = 0
     for spec in specs:
         check_name(spec.name)
         if spec.name in entries or spec.name == METADATA_KEY:
-            raise OptionError(f"a .safetensors file cannot hold a tensor {spec.name!r} here")
+            reason = "the name is reserved" if spec.name == METADATA_KEY else "it is declared twice"
+            raise OptionError(f"tensor {spec.name!r}: {reason}")
         dtype, shape, size = _described(spec)
         entries[spec.name] = {
             "dtype": dtype,
@@ -107,15 +104,16 @@ def _make_header(
     text += b" " * (-len(text) % 8)
     if len(text) > HEADER_SIZE_MAX:
         raise OptionError(
-            f"the header of a .safetensors file has at most {HEADER_SIZE_MAX} bytes, "
-            f"this would have {len(text)}"
+            f"the header would have {len(text)} bytes; the limit of .safetensors files is"
+            f" {HEADER_SIZE_MAX}"
         )
     header = len(text).to_bytes(8, "little") + text
     return header, [len(header) + end for end in ends]
 
 
 def _described(spec: TensorSpec) -> tuple[str, list[int], int]:
-    """A tensor in the other format's terms: its dtypes count numbers, not storage units."""
+    """Dtype, shape and size of a tensor in the format's terms: it counts elements, not storage
+    units."""
     code = lib.dtype_code(spec.dtype)
     info = lib.dtype(code) if code else None
     if info is None or info.safetensors is None:
@@ -136,6 +134,6 @@ def _described(spec: TensorSpec) -> tuple[str, list[int], int]:
 
 
 def _unit_size(spec: TensorSpec) -> int:
-    """In bits."""
+    """The size of a storage unit, in bits."""
     info = lib.dtype(lib.dtype_code(spec.dtype))
     return info.unit_bits if info else 0

@@ -1,15 +1,15 @@
-"""Writes a file: declare all tensors, then hand over their data one by one.
+"""Writes .tz files: declare all tensors, then write their data one by one.
 
     specs = [TensorSpec("a", "f32", (2, 3)), TensorSpec("b", "bf16", (1 << 30,))]
     with libtz.Writer("model.tz", specs, metadata={"made-by": "me"}) as writer:
         writer.write("a", array)             # a buffer, an array, a CPU tensor ...
-        writer.write("b", blocks_of_b())     # ... or an iterable of them, for what exceeds memory
+        writer.write("b", pieces_of_b())     # ... or an iterable of them, if it exceeds memory
     print(writer.digest)
 
-The header's size follows from the declaration, so data go straight to their place and the header is
-written last. Nothing appears under the target's name before the file is complete: leaving the
-`with` block normally commits, an exception discards everything. Equal input and options give
-equal bytes.
+The declaration determines the size of the header. So data are written at their final offsets, and
+the header is written last. Nothing appears under the target's name before the file is complete:
+leaving the `with` block normally commits it, and an exception discards everything. Equal input and
+options give equal bytes.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ from libtz.writing.pipeline import Pipeline
 
 __all__ = ["Writer"]
 
-DIMENSION_MAX = (1 << 64) - 1  # as the file holds them
+DIMENSION_MAX = (1 << 64) - 1  # the file stores them as 64-bit integers
 
 
 class Writer(CheckpointWriter):
-    """See the module's documentation. Not for use by several threads at once."""
+    """Writes a .tz file; see `CheckpointWriter` for the methods. Not thread-safe.
+
+    For tensors in memory, `libtz.torch.save_file` and `libtz.numpy.save_file` are simpler.
+    """
 
     def __init__(
         self,
@@ -44,10 +47,10 @@ class Writer(CheckpointWriter):
         structure: Sequence[lib.Node] = (),
         options: WriteOptions | None = None,
     ) -> None:
-        """Checks the declaration and lays out the file; the target is not touched yet.
+        """Checks the declaration and lays out the file. The target is not opened yet.
 
-        `structure` arranges the tensors in a nested object; its tensor nodes hold their names, as
-        in `Checkpoint.structure`. OptionError for what the format cannot hold.
+        `structure` arranges the tensors in a nested object. Its tensor nodes hold names, as in
+        `Checkpoint.structure`. Raises OptionError if the format cannot hold the tensors.
         """
         super().__init__(target, options)
         declared = list(specs)
@@ -62,7 +65,7 @@ class Writer(CheckpointWriter):
             nodes=_native_nodes(structure, self._indices),
             chunk_size=self._options.chunk_size,
         )
-        # Of tied tensors only the one with the smallest name has data, empty tensors have none.
+        # Among tied tensors, only the one with the smallest name has data. Empty tensors have none.
         self._declare(
             spec.name for number, spec in enumerate(declared) if self._builder.has_data(number)
         )
@@ -71,19 +74,19 @@ class Writer(CheckpointWriter):
 
     @property
     def pending(self) -> tuple[str, ...]:
-        """The tensors that still have to be written, in the order in which they must be.
+        """The names of the tensors that still have to be written, in the required order.
 
-        Those are all that were declared, except empty ones, and of tied tensors only the one with
-        the (bytewise) smallest name.
+        Empty tensors need not be written. Among tied tensors, only the one whose name is the
+        smallest, bytewise, is written.
         """
         return super().pending
 
     @property
     def content_digest(self) -> str:
-        """The content digest, whatever the chunk size and compression, once the file is
-        complete."""
+        """The content digest, "blake3:…", which does not depend on chunk size and compression.
+        Raises OptionError before the file is complete."""
         if self._content_digest is None:
-            raise OptionError(f"{self._label}: the digest is known when the file is complete")
+            raise OptionError(f"{self._label}: there is no digest before the file is complete")
         return self._content_digest
 
     def _extent(self) -> Extent:
@@ -101,41 +104,41 @@ class Writer(CheckpointWriter):
             view = byte_view(data)
             if len(view) != size:
                 raise self._wrong_size(name, size, f"{len(view)} bytes")
-            blocks = None
+            pieces = None
         else:
-            blocks = (byte_view(block) for block in data)
+            pieces = (byte_view(piece) for piece in data)
         if not size:
-            if blocks is not None and any(len(block) for block in blocks):
+            if pieces is not None and any(len(piece) for piece in pieces):
                 raise self._wrong_size(name, size, "more")
             return
         pipeline = self._running_pipeline()
         with self._failing():
-            if blocks is None:
+            if pieces is None:
                 pipeline.put(number, self._codes[number], view)
             else:
-                taken = pipeline.put_blocks(number, self._codes[number], size, blocks)
+                taken = pipeline.put_pieces(number, self._codes[number], size, pieces)
                 if taken != size:
                     count = "more" if taken > size else f"{taken} bytes"
                     raise self._wrong_size(name, size, count)
         self._done()
 
     def _index_of(self, name: Hashable) -> int:
-        """Which spec `name` is, if it is its turn. Empty tensors may come at any time."""
+        """The index of the spec, if it is its turn. Empty tensors may be written at any time."""
         number = self._indices.get(str(name))
         if number is not None and not self._sizes[number]:
             return number
         if number is not None and not self._builder.has_data(number):
-            expected = f"expected {self.pending[0]!r}" if self.pending else "all are written"
+            expected = f"expected {self.pending[0]!r}" if self.pending else "all have been written"
             raise OptionError(
-                f"{self._label}: tensor {name!r} is tied and gets its data from the one with the "
-                f"smallest name; {expected}"
+                f"{self._label}: tensor {name!r} is tied; only the tied tensor with the smallest"
+                f" name is written; {expected}"
             )
         self._check_turn(name)
         return self._indices[str(name)]
 
     def _running_pipeline(self) -> Pipeline:
         self._opened()
-        if self._pipeline is None:  # for the type checker: open writers have one
+        if self._pipeline is None:  # for the type checker: an open writer has one
             raise OptionError(f"{self._label}: the writer is {self._state}")
         return self._pipeline
 
@@ -150,24 +153,24 @@ class Writer(CheckpointWriter):
 
     def _end(self) -> Ending:
         header, file_size, digest = self._builder.finish()
-        # Our own reader has the last word on the header, before anything becomes visible.
+        # Check the header with our own reader before the file becomes visible.
         opened = lib.Header.open(header, file_size, label=self._label, pin=digest)
         content_digest = opened.content_digest() if isinstance(opened, lib.Header) else None
         if content_digest is None:
-            raise Error(f"{self._label}: the header does not open; please report this")
+            raise Error(f"{self._label}: the header cannot be read back; please report this")
         self._content_digest = f"blake3:{content_digest.hex()}"
         return Ending(header, file_size, f"blake3:{digest.hex()}")
 
 
 def _native_nodes(structure: Sequence[lib.Node], indices: Mapping[str, int]) -> list[lib.Node]:
-    """The nodes with tensors by index."""
+    """The nodes, with tensors by index instead of by name."""
     nodes = []
     for node in structure:
         if node.kind == lib.NODE_TENSOR:
             number = indices.get(node.value)
             if number is None:
                 raise OptionError(
-                    f"the structure has a tensor {node.value!r}, which is not declared"
+                    f"the structure contains tensor {node.value!r}, which is not declared"
                 )
             node = node._replace(value=number)
         nodes.append(node)
@@ -202,7 +205,8 @@ def _shape(spec: TensorSpec) -> tuple[int, ...]:
         shape = (-1,)
     if any(not 0 <= size <= DIMENSION_MAX for size in shape):
         raise OptionError(
-            f"tensor {spec.name!r}: a shape is a sequence of integers from 0 on, not {spec.shape!r}"
+            f"tensor {spec.name!r}: a shape must be a sequence of integers from 0 to 2^64 - 1, not"
+            f" {spec.shape!r}"
         )
     return shape
 

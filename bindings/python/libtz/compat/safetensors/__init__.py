@@ -1,18 +1,18 @@
-"""The safetensors package's functions over libtz, for an import swap.
+"""The functions of the safetensors package, implemented with libtz.
 
     from libtz.compat.safetensors import safe_open
     from libtz.compat.safetensors.torch import load_file, save_file
 
-Signatures are those of safetensors 0.8, `serialize`, `deserialize` and the names that converters
-import from `safetensors.torch` among them. What differs, all of it on purpose:
+Signatures are those of safetensors 0.8, including `serialize`, `deserialize` and the private names
+that converters import from `safetensors.torch`. Deliberate differences:
 
-- Files may be .tz too, wherever one is read; names may be URLs, folders and indexes of shards.
-- Errors are libtz's: `SafetensorError` is `libtz.Error`, the base of all of them. They are
-  `ValueError`, `RuntimeError`, `TypeError` or `FileNotFoundError` too where the package's are.
-- Headers that are ambiguous are refused: names that come twice, gaps, bytes after the end.
-- Frameworks are PyTorch and NumPy; of others, most take NumPy's arrays.
-- `load_model` changes nothing in the module if names or shapes do not fit.
-- Files appear under their name when they are complete.
+- Reading also accepts .tz files, URLs, folders and indexes of shards.
+- Errors are libtz's: `SafetensorError` is `libtz.Error`, the base class of all. They are also
+  `ValueError`, `RuntimeError`, `TypeError` or `FileNotFoundError` where the package raises those.
+- Ambiguous headers are refused: duplicate names, gaps, bytes after the end.
+- The frameworks are PyTorch and NumPy. Most others accept NumPy arrays.
+- `load_model` does not modify the module if names or shapes do not match.
+- A file appears under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ __all__ = [
     "serialize_file",
 ]
 
-# Of the release whose interface this is.
+# The release with this interface.
 __version__ = "0.8.0"
 
 _TORCH = frozenset({"pt", "torch", "pytorch"})
@@ -71,6 +71,7 @@ _BACKENDS = {
 
 
 def read_options(backend: str) -> ReadOptions:
+    """The options for a backend of the package: "mmap" or "pread". Raises OptionError."""
     options = _BACKENDS.get(backend)
     if options is None:
         raise OptionError(f"backend must be 'mmap' or 'pread'; got {backend!r}")
@@ -78,7 +79,7 @@ def read_options(backend: str) -> ReadOptions:
 
 
 class _MissingFileError(SourceError, FileNotFoundError):
-    """For code that expects either."""
+    """Both errors in one, since code may expect either."""
 
     def __init__(self, message: str, *, url: str, **fields: Any) -> None:
         super().__init__(message, url=url, **fields)
@@ -89,17 +90,21 @@ class _MissingFileError(SourceError, FileNotFoundError):
     __str__ = SourceError.__str__
 
 
-class safe_open:  # noqa: N801 - the name that code to be swapped uses
-    """A file whose tensors are loaded when they are asked for."""
+class safe_open:  # noqa: N801 - the package's name
+    """An open file. Each tensor is read when it is requested, and owns its memory, unless `backend`
+    is "mmap", where it may be a private mapping of the file.
+
+    Its constructor and methods raise `SafetensorError` and its subclasses.
+    """
 
     def __init__(
         self, filename: Any, framework: str, device: Any = "cpu", *, backend: str = "mmap"
     ) -> None:
         if not isinstance(framework, str):
-            raise TypeOptionError(f"framework is a str, not {type(framework).__name__}")
+            raise TypeOptionError(f"framework must be a str, not {type(framework).__name__}")
         if framework not in _TORCH | _NUMPY:
             raise OptionError(
-                f"framework must be 'pt' or 'np'; got {framework!r}. Of other frameworks, most take"
+                f"framework must be 'pt' or 'np'; got {framework!r}. Most other frameworks accept"
                 " NumPy arrays"
             )
         is_numpy = framework in _NUMPY
@@ -123,26 +128,30 @@ class safe_open:  # noqa: N801 - the name that code to be swapped uses
             self._catalog.prepare()
 
     def keys(self) -> list[str]:
-        """Names in alphabetical order."""
+        """The names in alphabetical order."""
         return sorted(self._opened())
 
     def offset_keys(self) -> list[str]:
-        """Names in the order of the file."""
+        """The names in the order of the file."""
         return list(self._opened())
 
     def metadata(self) -> dict[str, str] | None:
-        """The writer's notes; None if there are none, which is not the same as no note."""
+        """The metadata. None if the file has none, which differs from empty metadata."""
         file = self._opened()
-        notes = dict(file.metadata)
-        return notes if notes or _has_empty_notes(file) else None
+        metadata = dict(file.metadata)
+        return metadata if metadata or _has_empty_metadata(file) else None
 
     def get_tensor(self, name: str) -> Any:
+        """One tensor. Raises SafetensorError if there is none of that name."""
         return self._known(name).read_item(ReadItem(name), self._into)
 
     def get_tensors(self) -> dict[str, Any]:
+        """All tensors by name."""
         return self._opened().load(None, self._device)
 
     def get_slice(self, name: str) -> SafeSlice:
+        """A tensor that is read by indexing. Raises SafetensorError if there is none of that
+        name."""
         file = self._known(name)
         if self._catalog is None:
             info = file.info(name)
@@ -158,7 +167,7 @@ class safe_open:  # noqa: N801 - the name that code to be swapped uses
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
@@ -170,17 +179,17 @@ class safe_open:  # noqa: N801 - the name that code to be swapped uses
         return self._file
 
     def _known(self, name: str) -> Checkpoint[Any]:
-        """The file, which has a tensor of that name."""
+        """The file, after checking that it has a tensor of that name."""
         file = self._opened()
         if not isinstance(name, str):
-            raise TypeOptionError(f"names of tensors are str; got {name!r}")
+            raise TypeOptionError(f"the name of a tensor must be a str; got {name!r}")
         if name not in file:
             raise OptionError(f"{file!r} does not contain tensor {name!r}")
         return file
 
 
-def _has_empty_notes(file: Checkpoint[Any]) -> bool:
-    """Of a file without notes: whether its header has a place for them."""
+def _has_empty_metadata(file: Checkpoint[Any]) -> bool:
+    """Whether the header of a file without metadata has an empty entry for them."""
     if not isinstance(file, File) or file.format != "safetensors":
         return False
     # Quotes within a JSON string are escaped, and no tensor may have this name.
@@ -196,7 +205,7 @@ class _Part(NamedTuple):
 
 
 class SafeSlice:
-    """A tensor that is loaded when it is indexed."""
+    """A tensor that is read by indexing."""
 
     __slots__ = ("_file", "_into", "_part")
 
@@ -206,17 +215,18 @@ class SafeSlice:
         self._into = into
 
     def get_shape(self) -> list[int]:
-        """In numbers, where a PyTorch tensor of a packed type counts bytes."""
+        """The shape in elements; PyTorch counts bytes for packed dtypes."""
         return described(self._part.dtype, self._part.shape)[1]
 
     def get_dtype(self) -> str:
-        """As .safetensors files spell it: "BF16"."""
+        """The dtype as in .safetensors files, such as "BF16"."""
         return described(self._part.dtype, self._part.shape)[0]
 
     def __getitem__(self, index: Any) -> Any:
-        """Integers, slices and `...` read what they need; of others the whole tensor is read."""
+        """Reads the indexed part. For other indices than integers, slices and `...`, the whole
+        tensor is read."""
         parts = index if isinstance(index, tuple) else (index,)
-        # PyTorch takes several `...`; all but one of them stand for nothing.
+        # PyTorch accepts several `...`; all but one of them have no effect.
         is_plain = all(map(_is_plain, parts)) and sum(part is Ellipsis for part in parts) < 2
         try:
             region = Region.of(self._part, index if is_plain else ...)
@@ -225,9 +235,9 @@ class SafeSlice:
         except SafetensorError:
             raise
         except (IndexError, TypeError, ValueError) as error:
-            kinds = {IndexError: IndexOptionError, TypeError: TypeOptionError}
-            kind = kinds.get(type(error), ValueOptionError)
-            raise kind(f"an index of tensor {self._part.name!r}: {error}") from error
+            error_types = {IndexError: IndexOptionError, TypeError: TypeOptionError}
+            error_type = error_types.get(type(error), ValueOptionError)
+            raise error_type(f"an index of tensor {self._part.name!r}: {error}") from error
 
 
 def _is_plain(part: Any) -> bool:

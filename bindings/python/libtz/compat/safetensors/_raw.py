@@ -1,4 +1,4 @@
-"""What the safetensors package does without a framework: bytes and addresses instead of tensors."""
+"""The functions of the safetensors package that use bytes and addresses instead of tensors."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ __all__ = [
     "serialize_file",
 ]
 
-# The types that .safetensors files can hold, but for two that no framework has: as a TensorSpec
-# names them, and as libtz does.
+# The dtypes of .safetensors files, except two that no framework has: the name in a TensorSpec, and
+# libtz's name.
 DTYPES = {
     "bool": "bool",
     **{
-        f"{kind}int{8 * size}": f"{kind or 'i'}{8 * size}"
-        for kind in ("u", "")
+        f"{prefix}int{8 * size}": f"{prefix or 'i'}{8 * size}"
+        for prefix in ("u", "")
         for size in (1, 2, 4, 8)
     },
     "float16": "f16",
@@ -40,24 +40,24 @@ DTYPES = {
     "float64": "f64",
     "complex64": "c64",
     **{
-        f"float8_{kind}": f"f8_{kind}"
-        for kind in ("e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz", "e8m0fnu")
+        f"float8_{layout}": f"f8_{layout}"
+        for layout in ("e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz", "e8m0fnu")
     },
     "float4_e2m1fn_x2": "f4_e2m1fn_x2",
 }
 
 
 class TensorSpec:
-    """A tensor in memory: `data_len` bytes at the address `data_ptr`, which stay the caller's and
-    must stay there until it is written. `shape` is as the framework has it; afterwards it counts
-    numbers, also of packed types."""
+    """A tensor in memory: `data_len` bytes at the address `data_ptr`. The caller owns them and must
+    keep them until they are written. The argument `shape` is the framework's shape; the attribute
+    counts elements, also for packed dtypes."""
 
     __slots__ = ("_stored", "data_len", "data_ptr", "dtype", "shape")
 
     def __init__(self, *, dtype: str, shape: Sequence[int], data_ptr: int, data_len: int) -> None:
         known = DTYPES.get(dtype)
         if known is None:
-            raise OptionError(f"there is no dtype {dtype!r}; there are {', '.join(DTYPES)}")
+            raise OptionError(f"unknown dtype {dtype!r}; the known ones are {', '.join(DTYPES)}")
         self._stored = writer.TensorSpec("", known, tuple(map(int, shape)))
         self.dtype, self.shape = described(known, shape)
         self.data_ptr = data_ptr
@@ -73,8 +73,8 @@ class TensorSpec:
 def serialize(
     tensor_dict: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None
 ) -> bytes:
-    """The bytes of a .safetensors file."""
-    return written(_specs(tensor_dict), lambda name: _block(tensor_dict[name]), metadata)
+    """The bytes of a .safetensors file. Raises SafetensorError if it cannot hold the tensors."""
+    return written(_specs(tensor_dict), lambda name: _pieces(tensor_dict[name]), metadata)
 
 
 def serialize_file(
@@ -82,11 +82,13 @@ def serialize_file(
     filename: Any,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    write(filename, _specs(tensor_dict), lambda name: _block(tensor_dict[name]), metadata)
+    """Writes a .safetensors file. Raises SafetensorError."""
+    write(filename, _specs(tensor_dict), lambda name: _pieces(tensor_dict[name]), metadata)
 
 
 def deserialize(bytes: bytes) -> list[tuple[str, dict[str, Any]]]:
-    """Each tensor's name with its "dtype", "shape" and "data" (a bytearray)."""
+    """The tensors in the bytes of a file: each name with its "dtype", "shape" and "data" (a
+    bytearray). Raises SafetensorError."""
     with open_file(file_bytes(bytes), options=ReadOptions(progress=False)) as file:
         tensors = []
         for name, data in file.iter_buffers():
@@ -97,9 +99,9 @@ def deserialize(bytes: bytes) -> list[tuple[str, dict[str, Any]]]:
 
 
 def file_bytes(data: Any) -> Any:
-    """The same, if it is the bytes of a file and not its name."""
+    """Returns `data`. Raises TypeError if it is not bytes, for example the name of a file."""
     if not isinstance(data, (bytes, bytearray, memoryview)):
-        raise TypeOptionError(f"load() takes the bytes of a file, not {type(data).__name__}")
+        raise TypeOptionError(f"data must be the bytes of a file, not {type(data).__name__}")
     return data
 
 
@@ -133,7 +135,7 @@ def _specs(tensors: Mapping[str, TensorSpec]) -> list[writer.TensorSpec]:
     ]
 
 
-def _block(spec: TensorSpec) -> Iterable[Any]:
+def _pieces(spec: TensorSpec) -> Iterable[Any]:
     if not spec.data_len:
         return []
     return [memoryview((ctypes.c_ubyte * spec.data_len).from_address(spec.data_ptr)).cast("B")]

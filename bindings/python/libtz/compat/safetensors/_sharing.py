@@ -1,5 +1,5 @@
-"""Which tensors share memory. Converters take these from `safetensors.torch`, underscores and
-all."""
+"""Finds tensors that share memory. Converters import these functions from `safetensors.torch`,
+including the private ones."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ __all__ = [
 
 
 def storage_ptr(tensor: torch.Tensor) -> int:
+    """The address of the tensor's storage; 0 on the meta device."""
     return 0 if tensor.is_meta else tensor.untyped_storage().data_ptr()
 
 
 def storage_size(tensor: torch.Tensor) -> int:
-    """In bytes."""
+    """The size of the tensor's storage, in bytes."""
     return tensor.untyped_storage().nbytes()
 
 
 def _find_shared_tensors(state_dict: Mapping[str, torch.Tensor]) -> list[set[str]]:
-    """Names by the memory that they share; most are alone. Tensors without memory are left out."""
+    """Groups names of tensors that share memory. A tensor that shares none is a group of its own;
+    tensors without memory are in no group."""
     storages: dict[object, list[tuple[int, int, str]]] = {}
     for name, tensor in state_dict.items():
         if storage_ptr(tensor) and storage_size(tensor):
-            place = (tensor.device, storage_ptr(tensor))
-            storages.setdefault(place, []).append((*_extent(tensor), name))
+            memory = (tensor.device, storage_ptr(tensor))
+            storages.setdefault(memory, []).append((*_extent(tensor), name))
     groups: list[set[str]] = []
     for areas in storages.values():
         reached = -1
@@ -47,7 +49,7 @@ def _find_shared_tensors(state_dict: Mapping[str, torch.Tensor]) -> list[set[str
 
 
 def _is_complete(tensor: torch.Tensor) -> bool:
-    """Whether the tensor is all that its memory holds."""
+    """Whether the tensor covers its whole storage."""
     is_whole = tensor.numel() * tensor.element_size() == storage_size(tensor)
     return is_whole and tensor.data_ptr() == storage_ptr(tensor)
 
@@ -58,9 +60,9 @@ def _remove_duplicate_names(
     preferred_names: Collection[str] | None = None,
     discard_names: Collection[str] | None = None,
 ) -> dict[str, list[str]]:
-    """For each group that shares memory: the name to store, and the others. Stored is a tensor that
-    has all of the memory: a preferred name if possible, otherwise one that is not to be discarded.
-    """
+    """For each group that shares memory, the name to store, and the others. The stored tensor
+    covers the whole storage. It has a preferred name if possible, otherwise one not to be
+    discarded."""
     ties: dict[str, list[str]] = {}
     for group in _find_shared_tensors(state_dict):
         if len(group) < 2:
@@ -68,8 +70,8 @@ def _remove_duplicate_names(
         complete = sorted(name for name in group if _is_complete(state_dict[name]))
         if not complete:
             raise RuntimeOptionError(
-                f"{', '.join(map(repr, sorted(group)))} share memory, and none of them has all of"
-                " it, so none can stand for the others"
+                f"{', '.join(map(repr, sorted(group)))} share memory, and none of them covers all"
+                " of it, so none can replace the others"
             )
         preferred = [name for name in complete if name in (preferred_names or ())]
         remaining = [name for name in complete if name not in (discard_names or ())]

@@ -1,4 +1,4 @@
-"""`safetensors.numpy` over libtz. See `libtz.compat.safetensors` for what differs."""
+"""`safetensors.numpy`, implemented with libtz. See `libtz.compat.safetensors` for differences."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = ["load", "load_file", "safe_open", "save", "save_file"]
 def save(
     tensor_dict: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None
 ) -> bytes:
-    """The bytes of a .safetensors file."""
-    return written(_specs(tensor_dict), lambda name: _blocks(tensor_dict[name]), metadata)
+    """The bytes of a .safetensors file. Raises SafetensorError if it cannot hold the arrays."""
+    return written(_specs(tensor_dict), lambda name: _pieces(tensor_dict[name]), metadata)
 
 
 def save_file(
@@ -29,15 +29,18 @@ def save_file(
     filename: Any,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    write(filename, _specs(tensor_dict), lambda name: _blocks(tensor_dict[name]), metadata)
+    """Writes a .safetensors file. Raises SafetensorError."""
+    write(filename, _specs(tensor_dict), lambda name: _pieces(tensor_dict[name]), metadata)
 
 
 def load(data: bytes) -> dict[str, NDArray[Any]]:
-    """From the bytes of a file."""
+    """Loads the arrays in the bytes of a file. They own their memory. Raises SafetensorError."""
     return libtz_numpy.load_file(file_bytes(data))
 
 
 def load_file(filename: Any, *, backend: str = "mmap") -> dict[str, NDArray[Any]]:
+    """Loads the arrays of a file. With the backend "mmap", they may be private mappings of it.
+    Raises SafetensorError."""
     with safe_open(filename, framework="np", backend=backend) as file:
         return file.get_tensors()
 
@@ -50,5 +53,5 @@ def _specs(arrays: Mapping[str, Any]) -> list[TensorSpec]:
     ]
 
 
-def _blocks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
+def _pieces(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
     yield np.ascontiguousarray(array, array.dtype.newbyteorder("<"))

@@ -1,4 +1,4 @@
-"""`safetensors.torch` over libtz. See `libtz.compat.safetensors` for what differs."""
+"""`safetensors.torch`, implemented with libtz. See `libtz.compat.safetensors` for differences."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from libtz.writing.base import TensorSpec
 
 __all__ = ["load", "load_file", "load_model", "safe_open", "save", "save_file", "save_model"]
 
-# PyTorch's types by the names in .safetensors files, and their sizes in bytes; loaders take these
-# from the package.
+# PyTorch's dtypes by their names in .safetensors files, and their sizes in bytes. Other libraries
+# import these from the package.
 _TYPES = {described(name, ())[0]: TORCH_DTYPES[name] for name in DTYPES.values()}
 _SIZE = {dtype: dtype.itemsize for dtype in _TYPES.values()}
 
@@ -46,15 +46,15 @@ def _getdtype(dtype_str: str) -> torch.dtype:
 
 
 def _to_ndarray(tensor: torch.Tensor) -> tuple[NDArray[np.uint8], torch.Tensor]:
-    """The bytes, and the tensor whose memory they may be."""
+    """The bytes, and the tensor that may own their memory."""
     _check("to be converted", tensor)
     tensor = tensor.detach().cpu()
     return tensor.contiguous().view(-1).view(torch.uint8).numpy(), tensor
 
 
 def save(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """The bytes of a .safetensors file."""
-    return written(_specs(tensors), lambda name: _blocks(tensors[name]), metadata)
+    """The bytes of a .safetensors file. Raises SafetensorError if it cannot hold the tensors."""
+    return written(_specs(tensors), lambda name: _pieces(tensors[name]), metadata)
 
 
 def save_file(
@@ -62,18 +62,21 @@ def save_file(
     filename: Any,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Tensors must be contiguous and share no memory; `save_model` takes tied weights."""
-    write(filename, _specs(tensors), lambda name: _blocks(tensors[name]), metadata)
+    """Writes a .safetensors file. The tensors must be contiguous and must not share memory; for
+    tied weights, use `save_model`. Raises SafetensorError."""
+    write(filename, _specs(tensors), lambda name: _pieces(tensors[name]), metadata)
 
 
 def load(data: bytes) -> dict[str, torch.Tensor]:
-    """From the bytes of a file."""
+    """Loads the tensors in the bytes of a file. They own their memory. Raises SafetensorError."""
     return libtz_torch.load_file(file_bytes(data))
 
 
 def load_file(
     filename: Any, device: str | int | torch.device = "cpu", *, backend: str = "mmap"
 ) -> dict[str, torch.Tensor]:
+    """Loads the tensors of a file. With the backend "mmap", tensors on the CPU may be private
+    mappings of it. Raises SafetensorError."""
     with safe_open(filename, framework="pt", device=device, backend=backend) as file:
         return file.get_tensors()
 
@@ -84,18 +87,19 @@ def save_model(
     metadata: Mapping[str, str] | None = None,
     force_contiguous: bool = True,
 ) -> None:
-    """Tied weights are stored once; the metadata say under which name each other one is."""
+    """Writes the state of a module. Tied weights are stored once; the metadata map their other
+    names to the stored one. Raises SafetensorError."""
     state = model.state_dict()
     for name, tensor in state.items():
         _check(name, tensor)
-    notes = dict(metadata or {})
+    entries = dict(metadata or {})
     for kept, others in _remove_duplicate_names(state).items():
         for name in others:
-            notes.setdefault(name, kept)
+            entries.setdefault(name, kept)
             del state[name]
     if force_contiguous:
         state = {name: tensor.contiguous() for name, tensor in state.items()}
-    save_file(state, filename, metadata=notes if notes or metadata is not None else None)
+    save_file(state, filename, metadata=entries if entries or metadata is not None else None)
 
 
 def load_model(
@@ -106,7 +110,8 @@ def load_model(
     *,
     backend: str = "mmap",
 ) -> tuple[list[str], list[str]]:
-    """Copies the file's tensors into the model's; returns the missing and unexpected names."""
+    """Copies the file's tensors into the model's. Returns the missing and unexpected names. Raises
+    RuntimeError, before the model is modified, if something does not match."""
     with safe_open(filename, framework="pt", device=device, backend=backend) as file:
         infos = {name: file._file.info(name) for name in file.keys()}  # noqa: SIM118 - no mapping
         state = model.state_dict()
@@ -133,7 +138,7 @@ def load_model(
 def _load_by_hooks(
     model: torch.nn.Module, state: Mapping[str, torch.Tensor], filename: Any, strict: bool
 ) -> tuple[list[str], list[str]]:
-    """As the package does it, but first all that can be refused."""
+    """Loads as the package does, after checking everything that can be checked."""
     load = HookedLoad(model, Target(None, None), is_converting=True)
     load.rehearse(state)
     _refuse(model, filename, load.problems)
@@ -156,7 +161,7 @@ def _refuse(model: torch.nn.Module, filename: Any, problems: Iterable[str]) -> N
 
 
 def _memory_problems(name: str, tensor: torch.Tensor) -> Iterator[str]:
-    """What PyTorch would write to without looking: memory that was freed."""
+    """Problems of memory that PyTorch would write to unchecked, although it was freed."""
     if not tensor.is_meta and tensor.layout == torch.strided and not is_lazy(tensor):
         try:
             memory_of(tensor)
@@ -167,8 +172,8 @@ def _memory_problems(name: str, tensor: torch.Tensor) -> Iterator[str]:
 def _difference(
     state: Mapping[str, torch.Tensor], infos: Mapping[str, TensorInfo]
 ) -> tuple[list[str], list[str]]:
-    """Names of the model alone, and of the file alone. Of tied weights the file must have one; a
-    further one is unexpected, unless the file says that it is tied too."""
+    """The names that only the model has, and those that only the file has. Of tied weights, the
+    file must contain one. A second one is unexpected, unless it is tied in the file too."""
     missing = state.keys() - infos.keys()
     unexpected = infos.keys() - state.keys()
     owners = {name: info.tied_to or name for name, info in infos.items()}
@@ -181,7 +186,7 @@ def _difference(
 def _specs(tensors: Mapping[str, torch.Tensor]) -> list[TensorSpec]:
     if not isinstance(tensors, Mapping):
         raise ValueOptionError(
-            f"tensors are a dict of names to tensors, not {type(tensors).__name__}"
+            f"tensors must be a dict of names to tensors, not {type(tensors).__name__}"
         )
     check_names(tensors)
     for name, tensor in tensors.items():
@@ -190,8 +195,8 @@ def _specs(tensors: Mapping[str, torch.Tensor]) -> list[TensorSpec]:
         if len(group) > 1:
             listed = ", ".join(repr(name) for name in sorted(group))
             raise RuntimeOptionError(
-                f"tensors {listed} share memory, which a .safetensors file cannot say; save_model"
-                " stores one of them, a .tz file ties them"
+                f"tensors {listed} share memory, which a .safetensors file cannot express; use"
+                " save_model, which stores one of them, or a .tz file, which ties them"
             )
     for name, tensor in tensors.items():
         if not tensor.is_contiguous():
@@ -217,6 +222,6 @@ def _check(name: str, tensor: Any) -> None:
         raise ValueOptionError(error.message) from None
 
 
-def _blocks(tensor: torch.Tensor) -> Iterable[Any]:
+def _pieces(tensor: torch.Tensor) -> Iterable[Any]:
     data = tensor_bytes.data_of(tensor)
     return [data] if isinstance(data, torch.Tensor) else data

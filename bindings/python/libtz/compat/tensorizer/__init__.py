@@ -1,10 +1,10 @@
-"""CoreWeave Tensorizer's interface over libtz, for an import swap.
+"""The interface of CoreWeave Tensorizer, implemented with libtz.
 
     from libtz.compat.tensorizer import TensorDeserializer, TensorSerializer, stream_io, utils
 
-Names and signatures are those of tensorizer 2.12. It reads .tensors files, and .tz and .safetensors
-files too, and writes .tensors files that Tensorizer reads, or .tz files. docs/compat-tensorizer.md
-says what differs, and why.
+Names and signatures are those of tensorizer 2.12. It reads .tensors, .tz and .safetensors files. It
+writes .tensors files that Tensorizer can read, or .tz files. docs/compat-tensorizer.md lists the
+differences and the reasons.
 """
 
 from libtz.compat.tensorizer import protobuf, serialization, stream_io, torch_compat, utils

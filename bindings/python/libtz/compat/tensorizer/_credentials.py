@@ -1,6 +1,6 @@
-"""Keys and endpoints of S3 stores, looked for where Tensorizer looks: arguments, then s3cmd's
-configuration, then whatever boto3 knows. Without any keys, readers are anonymous; without any
-endpoint, CoreWeave's object storage is meant."""
+"""Finds keys and endpoints of S3 stores where Tensorizer does: in the arguments, in s3cmd's
+configuration, and in boto3's. Without keys, reading is anonymous. Without an endpoint, CoreWeave's
+object storage is used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["COREWEAVE_READ", "COREWEAVE_WRITE", "s3_options"]
 COREWEAVE_READ = "accel-object.ord1.coreweave.com"
 COREWEAVE_WRITE = "object.ord1.coreweave.com"
 
-# Hosts of CoreWeave's object storage, which know buckets by their host name only.
+# Hosts of CoreWeave's object storage, which only support virtual-hosted buckets.
 _VIRTUAL_HOSTS = ("cwobject.com", "cwlota.com")
 
 
@@ -39,10 +39,10 @@ def s3_options(
 ) -> S3Options:
     if signature not in (None, "s3v4"):
         raise ValueOptionError(
-            f"s3_signature_version is 's3v4', the one that libtz signs with; got {signature!r}"
+            f"s3_signature_version must be 's3v4', the only one libtz supports; got {signature!r}"
         )
     if (access_key is None) != (secret_key is None):
-        raise ValueOptionError("give s3_access_key_id and s3_secret_access_key together")
+        raise ValueOptionError("s3_access_key_id and s3_secret_access_key must be given together")
     session = make_session(S3Options())
     is_anonymous = access_key == "" and secret_key == ""
     has_session_keys = False
@@ -58,10 +58,10 @@ def s3_options(
         has_session_keys = not is_anonymous and _has_credentials(session)
         is_anonymous = is_anonymous or (is_read and not has_session_keys)
     elif access_key == os.environ.get("AWS_ACCESS_KEY_ID"):
-        # Code that reads the keys from the environment passes them on without what belongs to them.
+        # Code that passes on the keys from the environment often forgets the session token.
         session_token = session_token or os.environ.get("AWS_SESSION_TOKEN") or None
     endpoint = endpoint or _configured_endpoint(session)
-    # Keys that boto3 found are for the store that boto3 would ask: CoreWeave is not shown them.
+    # Keys found by boto3 are for the store that boto3 would use, so they are not sent to CoreWeave.
     is_foreign = has_session_keys and default_endpoint in (COREWEAVE_READ, COREWEAVE_WRITE)
     if not endpoint and not is_foreign:
         endpoint = default_endpoint
@@ -89,7 +89,7 @@ def _s3cmd_configuration(config_path: Any) -> dict[str, str]:
     try:
         parser.read_string(path.read_text())
     except (configparser.Error, UnicodeDecodeError):
-        # Its message would repeat the line, which may be a key.
+        # The message of the error would contain the line, which may be a key.
         raise ValueOptionError(f"{path} is not a configuration file of s3cmd") from None
     if "default" not in parser:
         raise ValueOptionError(f"{path} has no section [default]")
@@ -97,8 +97,8 @@ def _s3cmd_configuration(config_path: Any) -> dict[str, str]:
 
 
 def _configured_endpoint(session: Any) -> str | None:
-    """What boto3 would use, and "endpoint_url" under "s3" in a profile, which only Tensorizer
-    knows."""
+    """The endpoint that boto3 would use, or "endpoint_url" under "s3" in a profile, which only
+    Tensorizer supports."""
     if session.get_config_variable("ignore_configured_endpoint_urls"):
         return None
     profile = session.get_scoped_config()

@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -25,6 +24,7 @@ from libtz.compat._errors import (
     TypeOptionError,
     ValueOptionError,
 )
+from libtz.compat.tensorizer._arrays import bits, numpy_has, raw_array
 from libtz.compat.tensorizer._encryption import DecryptionParams
 from libtz.compat.tensorizer._entries import Entry, arranged, entries_of, layers, leaves
 from libtz.compat.tensorizer._errors import CryptographyError, HashMismatchError, translated
@@ -40,19 +40,21 @@ __all__ = ["TensorDeserializer"]
 
 
 class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeserializer"]):
-    """A file's tensors by name, each a torch.nn.Parameter.
+    """The tensors of a file by name, each as a torch.nn.Parameter that owns its memory.
 
     `file_obj` is a path, a URL (http, https, s3), a file descriptor or a seekable binary file. All
-    tensors are loaded at once, or with `lazy_load` when they are asked for, and kept. Data are
-    always checked: by CRC-32, or what else the file has; `verify_hash` checks the SHA-256 too, and
-    that there is one. `dtype` casts floating-point tensors. `num_readers` is how many connections
-    or threads read at most.
+    tensors are loaded at once, or, with `lazy_load`, when they are requested; they are kept. Data
+    are always checked, by their CRC-32 or another checksum of the file. `verify_hash` requires and
+    checks a SHA-256 too. `dtype` casts floating-point tensors. `num_readers` limits the connections
+    or threads.
+
+    Raises ValueError, TypeError, CryptographyError, HashMismatchError and `libtz.SourceError`.
     """
 
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
-    # Of Tensorizer's old compression, which it does not have any more.
+    # A remnant of the compression that Tensorizer no longer has.
     total_compressed_tensor_bytes = 0
 
     def __init__(
@@ -73,13 +75,13 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
         self._file_obj: Any = None
         if plaid_mode or plaid_mode_buffers:
             warnings.warn(
-                "plaid_mode has no effect, as in Tensorizer since 2.9: tensors always go to their"
-                " device piece by piece, through bounded memory",
+                "plaid_mode has no effect, as in Tensorizer since 2.9: tensors are always copied to"
+                " their device piece by piece, through bounded memory",
                 stacklevel=2,
             )
         if encryption is not None and not isinstance(encryption, DecryptionParams):
             raise TypeOptionError(
-                f"encryption is a DecryptionParams, not {type(encryption).__name__}"
+                f"encryption must be a DecryptionParams, not {type(encryption).__name__}"
             )
         self._device = _device(device)
         self._dtype = dtype
@@ -120,13 +122,13 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
     # ---- The mapping ----
 
     def __getitem__(self, name: Any) -> Any:
-        """A parameter; of a nested object's layer, a mapping of such. Lists have int keys."""
+        """A parameter, or, for an inner node of a nested object, a mapping. Lists have int keys."""
         layer = self._layers[self._key(name)]
         self._fetch(leaves(layer))
         return arranged(layer, self._held, has_lists=False)
 
     def _key(self, name: Any) -> Any:
-        # Tensorizer begins the names of a root module's tensors with a dot.
+        # In Tensorizer, the names of a root module's own tensors begin with a dot.
         if name not in self._layers and isinstance(name, str) and name.startswith("."):
             bare = self._layers.get(name[1:])
             if isinstance(bare, Entry) and bare.label == name:
@@ -143,6 +145,7 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
         return self._key(name) in self._layers
 
     def keys(self) -> KeysView[Any]:
+        """The names, or first steps of paths, in file order."""
         return self._layers.keys()
 
     def tree(
@@ -152,10 +155,12 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
         default: Any = None,
         filter_func: FilterFuncType | None = None,
     ) -> Any:
-        """The nested object, or what is at the path `prefix` in it, as dicts, lists and parameters;
-        `default` if there is nothing. `filter_func` gets whole paths."""
+        """The nested object, or the part at the path `prefix`, as dicts, lists and parameters;
+        `default` if there is none. `filter_func` receives whole paths."""
         if isinstance(prefix, (str, int)):
-            raise TypeOptionError(f"prefix is a sequence of keys, not {prefix!r}: (prefix,)")
+            raise TypeOptionError(
+                f"prefix must be a sequence of keys, such as ({prefix!r},); got {prefix!r}"
+            )
         picked = [e for e in self._entries if filter_func is None or filter_func(e.label)]
         layer: Any = layers(picked)
         for step in prefix or ():
@@ -173,7 +178,7 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
     def _fetch(
         self, entries: Iterable[Entry], verify_hash: bool | None = None
     ) -> Mapping[str, torch.nn.Parameter]:
-        """Loads what is not held yet, and holds it."""
+        """Loads the tensors that are not held yet. Returns all that are held."""
         names = [entry.name for entry in entries if entry.name not in self._tensors]
         if names:
             self._tensors.update(self._stream(names, verify_hash, is_streamed=False))
@@ -182,8 +187,8 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
     def _stream(
         self, names: list[str], verify_hash: bool | None, *, is_streamed: bool = True
     ) -> Iterator[tuple[str, torch.nn.Parameter]]:
-        """In the file's order, one by one; or all together, which is faster, but what is to be cast
-        would be in memory twice."""
+        """Loads tensors in file order. One by one if `is_streamed`; otherwise all at once, which is
+        faster, unless they are cast and would be in memory twice."""
         file = self._opened()
         must_have = self._must_have_hash(file, verify_hash)
         with translated():
@@ -201,7 +206,8 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
                 self._bytes_read += file.stats.bytes_read
 
     def _must_have_hash(self, file: Checkpoint[torch.Tensor], verify_hash: bool | None) -> bool:
-        """Whether tensors need a SHA-256; those of .tensors files are checked by it only then."""
+        """Whether tensors must have a SHA-256. Those of .tensors files are only then checked by
+        it."""
         must_have = self._verify_hash if verify_hash is None else verify_hash
         if isinstance(file, CoreweaveFile):
             file.checks_every_hash = must_have
@@ -220,14 +226,14 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
         verify_hash: bool | None = None,
     ) -> Iterator[tuple[int, int, Any, torch.Tensor]]:
         """Yields (module number, TensorType, name or path, tensor) in the file's order, through
-        bounded memory. A further call goes on where the last one ended."""
+        bounded memory. Another call continues where the last one ended."""
         entries = self._next(filter_func, num_tensors)
         held = {e.name: self._tensors[e.name] for e in entries if e.name in self._tensors}
         streamed = self._stream([e.name for e in entries if e.name not in held], verify_hash)
         for entry in entries:
             tensor = held[entry.name] if entry.name in held else next(streamed)[1]
             self._position = self._entries.index(entry, self._position) + 1
-            yield self._module_number(entry), entry.kind, entry.label, tensor
+            yield self._module_number(entry), entry.tensor_type, entry.label, tensor
 
     def read_numpy_arrays(
         self,
@@ -239,7 +245,7 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
         """As `read_tensors`: (…, array, whether its type is opaque, PyTorch's type if so). Types
         that NumPy does not have are opaque, and only yielded with `allow_raw_data`."""
         if self._device.type != "cpu":
-            raise RuntimeOptionError("arrays are in host memory; use device='cpu'")
+            raise RuntimeOptionError("NumPy arrays are in host memory; use device='cpu'")
         file = self._opened()
         must_have = self._must_have_hash(file, verify_hash)
         for entry in self._next(filter_func, num_tensors):
@@ -248,21 +254,21 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
                 tensor = file.load([entry.name])[entry.name]
                 if must_have:
                     _require_hash(file, entry.name)
-            kind = TORCH_DTYPES[dtype]
-            is_opaque = not _numpy_has(kind)
+            torch_dtype = TORCH_DTYPES[dtype]
+            is_opaque = not numpy_has(torch_dtype)
             if is_opaque and not allow_raw_data:
                 raise ValueOptionError(
-                    f"tensor {entry.label!r}: NumPy has no type for {kind}; allow_raw_data=True"
-                    " gives its bytes"
+                    f"tensor {entry.label!r}: NumPy has no dtype for {torch_dtype};"
+                    " allow_raw_data=True returns its bytes"
                 )
             self._position = self._entries.index(entry, self._position) + 1
-            array = _raw_array(tensor) if is_opaque else tensor.numpy()
-            name = str(kind) if is_opaque else None
-            yield self._module_number(entry), entry.kind, entry.label, array, is_opaque, name
+            array = raw_array(tensor) if is_opaque else tensor.numpy()
+            name = str(torch_dtype) if is_opaque else None
+            yield self._module_number(entry), entry.tensor_type, entry.label, array, is_opaque, name
 
     def _next(self, filter_func: FilterFuncType | None, count: int) -> list[Entry]:
         if count < -1:
-            raise ValueOptionError(f"num_tensors is -1, or at least 0; got {count}")
+            raise ValueOptionError(f"num_tensors must be -1 or more; got {count}")
         entries = [
             entry
             for entry in self._entries[self._position :]
@@ -282,10 +288,11 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
         filter_func: FilterFuncType | None = None,
         verify_hash: bool | None = None,
     ) -> int:
-        """Puts the tensors into the module, and returns their number.
+        """Assigns the tensors to the module, and returns their number.
 
-        Parameters keep their `requires_grad`, buffers stay what they are, and ties stay if the file
-        agrees. If a module or shape does not fit, all that does not is told and nothing is changed.
+        Parameters keep their `requires_grad`, buffers stay buffers, and ties are kept if the file
+        agrees. If names or shapes do not match, raises an error that lists all mismatches, and the
+        module is not modified.
         """
         entries = [e for e in self._entries if filter_func is None or filter_func(e.label)]
         self._require_module(entries)
@@ -296,16 +303,17 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
     def _require_module(self, entries: list[Entry]) -> None:
         is_nested = any(isinstance(entry.label, tuple) for entry in entries)
         is_state = self._opened().format == "tensors" and any(
-            entry.kind is TensorType.STATE_DICT for entry in entries
+            entry.tensor_type is TensorType.STATE_DICT for entry in entries
         )
         if is_nested or is_state:
             raise NotImplementedOptionError(
-                "the file was written by write_state_dict, not write_module; use the deserializer"
-                " as a state dict: module.load_state_dict(deserializer)"
+                "the file was written by write_state_dict, not by write_module; use the"
+                " deserializer as a state dict: module.load_state_dict(deserializer)"
             )
 
     def verify_module(self, m: torch.nn.Module) -> tuple[bool, list[tuple[str, bool]]]:
-        """Whether the module has the file's tensors, bit for bit: all of them, and each."""
+        """Compares the module with the file, bit for bit. Returns whether all tensors are equal,
+        and the result for each."""
         file = self._opened()
         slots = slots_of(m)
         results: dict[str, bool] = {entry.name: False for entry in self._entries}
@@ -323,34 +331,37 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
                 tensor = slots[name].tensor
                 if tensor is not None:
                     tensor_bytes.check(name, tensor)
-                    results[name] = torch.equal(_bits(tensor.detach().cpu()), _bits(stored))
+                    results[name] = torch.equal(bits(tensor.detach().cpu()), bits(stored))
         return all(results.values()), list(results.items())
 
     def to_redis(self, redis_client: Any, key_prefix: str, force: bool = False) -> None:
-        raise OptionError("libtz does not write to Redis; serve the file by HTTP or S3")
+        """Always raises OptionError: libtz does not support Redis."""
+        raise OptionError("libtz does not write to Redis; serve the file over HTTP or S3")
 
     # ---- Numbers ----
 
     @property
     def total_tensor_bytes(self) -> int:
-        """Of the tensors that pass the filter."""
+        """The size in bytes of the tensors that pass the filter."""
         return sum(entry.nbytes for entry in self._entries)
 
     @property
     def total_bytes_read(self) -> int:
-        """From the source, by all loads so far."""
+        """The bytes read from the source by all loads so far."""
         return self._bytes_read
 
     read_bytes = total_bytes_read
 
     @property
     def cache_status(self) -> str | None:
-        raise OptionError("libtz does not keep the headers of HTTP answers")
+        """Always raises OptionError: libtz does not keep response headers."""
+        raise OptionError("libtz does not keep the headers of HTTP responses")
 
     # ---- The end ----
 
     def close(self) -> None:
-        """Tensors that were loaded stay. Idempotent. A file object that was given is closed too."""
+        """Closes the file, and the file object that was passed. Loaded tensors stay valid.
+        Idempotent."""
         file, self._file = self._file, None
         if file is not None:
             file.close()
@@ -365,14 +376,14 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
 
 
 def _require_hash(file: Checkpoint[torch.Tensor], name: str) -> None:
-    """Raises if a tensor that was loaded is one that nothing vouches for."""
+    """Raises HashMismatchError if a loaded tensor has no hash."""
     if isinstance(file, CoreweaveFile):
         has_hash = file.note(name).has_sha256
     else:
         has_hash = file.verified != "none"
     if not has_hash:
         raise HashMismatchError(
-            f"{file!r}, tensor {name!r}: there is no hash to verify it with",
+            f"{file!r}, tensor {name!r}: the file contains no hash to verify it",
             code="no-hash",
             tensor=name,
         )
@@ -383,7 +394,7 @@ def _device(device: torch.device | str | None) -> torch.device:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise RuntimeOptionError(f"device {device}: this machine has no CUDA")
+        raise RuntimeOptionError(f"device {device}: CUDA is not available on this machine")
     return device
 
 
@@ -394,9 +405,9 @@ def _read_options(num_readers: int | None, encryption: DecryptionParams | None) 
         options = replace(options, decryption=key)
     if num_readers is not None:
         if isinstance(num_readers, bool) or not isinstance(num_readers, int):
-            raise TypeOptionError(f"num_readers is an int, not {type(num_readers).__name__}")
+            raise TypeOptionError(f"num_readers must be an int, not {type(num_readers).__name__}")
         if num_readers < 1:
-            raise ValueOptionError(f"num_readers is at least 1; got {num_readers}")
+            raise ValueOptionError(f"num_readers must be at least 1; got {num_readers}")
         options = replace(options, connections_max=num_readers)
     return options
 
@@ -405,44 +416,26 @@ def _opened(source: Any, options: ReadOptions) -> Checkpoint[torch.Tensor]:
     file = opening.open_as(TorchFramework(), source, options=options)
     if isinstance(file, CoreweaveFile) and file.is_encrypted and not options.decryption.is_given:
         file.close()
-        raise CryptographyError(f"{file!r} is encrypted; give encryption=DecryptionParams…")
+        raise CryptographyError(f"{file!r} is encrypted; pass encryption=DecryptionParams…")
     return file
 
 
 def _resolved(file_obj: Any, options: ReadOptions) -> tuple[Any, Any, ReadOptions]:
-    """What `libtz.open` takes, and a file object that is to be closed at the end."""
+    """The source for `libtz.open`, and a file object to close at the end."""
     if isinstance(file_obj, bytes):
         file_obj = os.fsdecode(file_obj)
     if isinstance(file_obj, str) and not Location.of(file_obj).is_local:
         file_obj = open_stream(file_obj)
     if isinstance(file_obj, int):
         file_obj = os.fdopen(file_obj, "rb")
-    if isinstance(file_obj, ObjectReader) and (place := file_obj.place) is not None:
-        return place.url, file_obj, replace(options, http=place.http, s3=place.s3)
+    if isinstance(file_obj, ObjectReader) and (remote := file_obj.remote) is not None:
+        return remote.url, file_obj, replace(options, http=remote.http, s3=remote.s3)
     if isinstance(file_obj, (str, os.PathLike)):
         return file_obj, None, options
     is_binary = not isinstance(file_obj, io.TextIOBase) and hasattr(file_obj, "read")
     if not is_binary or not getattr(file_obj, "readable", lambda: True)():
         raise ValueOptionError(
-            "file_obj is a path, a URL, or a seekable binary file opened for reading, such as"
+            "file_obj must be a path, a URL, or a seekable binary file opened for reading, such as"
             " open_stream(path, 'rb')"
         )
     return file_obj, file_obj, options
-
-
-def _numpy_has(dtype: torch.dtype) -> bool:
-    try:
-        torch.empty(0, dtype=torch.uint8).view(dtype).numpy()
-    except (TypeError, RuntimeError):
-        return False
-    return True
-
-
-def _raw_array(tensor: torch.Tensor) -> NDArray[Any]:
-    size = tensor.element_size()
-    flat = tensor.view(-1).view(torch.uint8).numpy()
-    return flat.view(np.dtype(f"V{size}")).reshape(tuple(tensor.shape))
-
-
-def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.contiguous().view(-1).view(torch.uint8)

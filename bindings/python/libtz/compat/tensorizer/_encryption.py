@@ -20,7 +20,7 @@ MEMLIMIT_MAX = 4398046510080
 
 
 class _OpsLimit(IntEnum):
-    """Passes over the memory; libsodium's levels."""
+    """The number of passes over the memory; libsodium's levels."""
 
     MIN = 1
     INTERACTIVE = 2
@@ -29,7 +29,7 @@ class _OpsLimit(IntEnum):
 
 
 class _MemLimit(IntEnum):
-    """Bytes of memory that making the key takes; libsodium's levels."""
+    """The memory in bytes that deriving the key takes; libsodium's levels."""
 
     MIN = 8 << 10
     INTERACTIVE = 64 << 20
@@ -39,7 +39,8 @@ class _MemLimit(IntEnum):
 
 @dataclass(init=False)
 class EncryptionParams:
-    """A key for a TensorSerializer: 32 bytes of the caller's, `random()`, or `from_string()`."""
+    """A key for a TensorSerializer: 32 bytes, or made by `random()` or `from_string()`. Raises
+    TypeError and ValueError for an invalid key."""
 
     OpsLimit = _OpsLimit
     MemLimit = _MemLimit
@@ -50,13 +51,15 @@ class EncryptionParams:
     def __init__(self, key: bytes) -> None:
         if not isinstance(key, (bytes, bytearray, memoryview)):
             raise TypeOptionError(
-                "key is 32 secret random bytes; EncryptionParams.from_string() makes some from text"
+                "key must be 32 secret random bytes; for a password, use"
+                " EncryptionParams.from_string()"
             )
         self.key = _checked_key(key)
         self._derivation = None
 
     @classmethod
     def random(cls) -> EncryptionParams:
+        """A new random key."""
         return cls(secrets.token_bytes(KEY_SIZE))
 
     @classmethod
@@ -69,19 +72,20 @@ class EncryptionParams:
         *,
         encoding: str = "utf-8",
     ) -> EncryptionParams:
-        """A key from a password, by Argon2id; its cost and the salt are stored in the file. They
-        default to libsodium's MODERATE, and to a random one. A salt has 16 bytes."""
+        """Derives a key from a password with Argon2id. The cost and the salt are stored in the
+        file. The cost defaults to libsodium's MODERATE, and the salt, of 16 bytes, to a random
+        one. Raises TypeError and ValueError."""
         password = _password(source, encoding)
         if isinstance(opslimit, _MemLimit) or not isinstance(opslimit, (int, type(None))):
-            raise TypeOptionError(f"opslimit is an OpsLimit or an int, not {opslimit!r}")
+            raise TypeOptionError(f"opslimit must be an OpsLimit or an int, not {opslimit!r}")
         if isinstance(memlimit, _OpsLimit) or not isinstance(memlimit, (int, type(None))):
-            raise TypeOptionError(f"memlimit is a MemLimit or an int, not {memlimit!r}")
+            raise TypeOptionError(f"memlimit must be a MemLimit or an int, not {memlimit!r}")
         opslimit = _OpsLimit.MODERATE if opslimit is None else opslimit
         memlimit = _MemLimit.MODERATE if memlimit is None else memlimit
         if not _OpsLimit.MIN <= opslimit <= OPSLIMIT_MAX:
-            raise ValueOptionError(f"opslimit is from 1 to {OPSLIMIT_MAX}; got {opslimit}")
+            raise ValueOptionError(f"opslimit must be from 1 to {OPSLIMIT_MAX}; got {opslimit}")
         if not _MemLimit.MIN <= memlimit <= MEMLIMIT_MAX:
-            raise ValueOptionError(f"memlimit is from 8192 to {MEMLIMIT_MAX}; got {memlimit}")
+            raise ValueOptionError(f"memlimit must be from 8192 to {MEMLIMIT_MAX}; got {memlimit}")
         derivation = PasswordHash(int(opslimit), int(memlimit), _salt(salt, encoding))
         with translated():
             params = cls(derivation.key(password))
@@ -90,9 +94,10 @@ class EncryptionParams:
 
     @property
     def salt(self) -> bytes:
-        """Of a key made from a password. It is no secret, and stored in the file."""
+        """The salt of a key derived from a password. It is stored in the file and is not a secret.
+        Raises ValueError for other keys."""
         if self._derivation is None:
-            raise ValueOptionError("a key that was not made from a password has no salt")
+            raise ValueOptionError("a key that was not derived from a password has no salt")
         return self._derivation.salt
 
     def _sealing_key(self) -> SealingKey:
@@ -103,7 +108,7 @@ class EncryptionParams:
 
 @dataclass(init=False)
 class DecryptionParams:
-    """A key or password for a TensorDeserializer; see the two class methods."""
+    """A key or password for a TensorDeserializer, made by one of the two class methods."""
 
     key: bytes | None = field(repr=False)
     source: bytes | None = field(repr=False)
@@ -114,14 +119,15 @@ class DecryptionParams:
 
     @classmethod
     def from_string(cls, source: str | bytes, *, encoding: str = "utf-8") -> DecryptionParams:
-        """What was given to `EncryptionParams.from_string`; the file has what else is needed."""
+        """The password that was passed to `EncryptionParams.from_string`. Salt and cost are in the
+        file. Raises TypeError and ValueError."""
         params = cls()
         params.source = _password(source, encoding)
         return params
 
     @classmethod
     def from_key(cls, key: bytes) -> DecryptionParams:
-        """What `EncryptionParams.key` is."""
+        """The key of an `EncryptionParams`. Raises ValueError if it does not have 32 bytes."""
         params = cls()
         params.key = _checked_key(key)
         return params
@@ -129,7 +135,7 @@ class DecryptionParams:
 
 def _password(source: str | bytes, encoding: str) -> bytes:
     if not isinstance(source, (str, bytes)):
-        raise TypeOptionError(f"source is str or bytes, not {type(source).__name__}")
+        raise TypeOptionError(f"source must be str or bytes, not {type(source).__name__}")
     if not source:
         raise ValueOptionError("source is empty")
     return source.encode(encoding) if isinstance(source, str) else source
@@ -138,7 +144,7 @@ def _password(source: str | bytes, encoding: str) -> bytes:
 def _checked_key(key: bytes) -> bytes:
     if len(key) != KEY_SIZE:
         raise ValueOptionError(
-            f"a key has {KEY_SIZE} bytes, this has {len(key)}; from_string() takes text"
+            f"a key must have {KEY_SIZE} bytes, not {len(key)}; for a password, use from_string()"
         )
     return bytes(key)
 
@@ -147,8 +153,8 @@ def _salt(salt: str | bytes | None, encoding: str) -> bytes:
     if salt is None:
         return secrets.token_bytes(SALT_SIZE)
     if not isinstance(salt, (str, bytes, bytearray, memoryview)):
-        raise TypeOptionError(f"salt is str or bytes, not {type(salt).__name__}")
+        raise TypeOptionError(f"salt must be str or bytes, not {type(salt).__name__}")
     salt = salt.encode(encoding) if isinstance(salt, str) else bytes(salt)
     if len(salt) != SALT_SIZE:
-        raise ValueOptionError(f"a salt has {SALT_SIZE} bytes, this has {len(salt)}")
+        raise ValueOptionError(f"a salt must have {SALT_SIZE} bytes, not {len(salt)}")
     return salt

@@ -1,4 +1,4 @@
-"""What a file holds, in the terms of a TensorDeserializer: paths instead of names."""
+"""The tensors of a file in the terms of a TensorDeserializer: with paths instead of names."""
 
 from __future__ import annotations
 
@@ -18,52 +18,54 @@ __all__ = ["Entry", "arranged", "entries_of", "layers", "leaves"]
 class Entry(NamedTuple):
     """A tensor of the file."""
 
-    name: str  # that libtz has for it
+    name: str  # in libtz
     path: TensorPath
-    kind: TensorType
-    is_dotted: bool  # the file has a dot before the name
+    tensor_type: TensorType
+    is_dotted: bool  # in the file, the name begins with a dot
     dtype: str
     shape: tuple[int, ...]
     nbytes: int
 
     @property
     def label(self) -> str | TensorPath:
-        """What filters get, and generators yield: as Tensorizer would call it."""
+        """The name or path in Tensorizer, which filters receive and generators yield."""
         if len(self.path) > 1 or not isinstance(self.path[0], str):
             return self.path
         return f".{self.path[0]}" if self.is_dotted else self.path[0]
 
 
 def entries_of(file: Checkpoint[Any]) -> list[Entry]:
-    """In the order of the file."""
+    """The entries in the order of the file."""
     paths = _paths(file)
     entries = []
     for info in map(file.info, file):
         path = paths.get(info.name, (info.name,))
-        kind = _kind(file, info.name)
+        tensor_type = _tensor_type(file, info.name)
         is_dotted = isinstance(file, CoreweaveFile) and file.is_dotted(info.name)
-        entries.append(Entry(info.name, path, kind, is_dotted, info.dtype, info.shape, info.nbytes))
+        entries.append(
+            Entry(info.name, path, tensor_type, is_dotted, info.dtype, info.shape, info.nbytes)
+        )
     return entries
 
 
 _TYPES = {"parameter": TensorType.PARAM, "buffer": TensorType.BUFFER}
 
 
-def _kind(file: Checkpoint[Any], name: str) -> TensorType:
+def _tensor_type(file: Checkpoint[Any], name: str) -> TensorType:
     role = file.module_role(name) if isinstance(file, CoreweaveFile) else ""
     return _TYPES.get(role, TensorType.STATE_DICT)
 
 
 def _paths(file: Checkpoint[Any]) -> dict[str, TensorPath]:
-    """Paths by name of a nested object's tensors; none of a flat file."""
+    """The paths of a nested object's tensors by name. Empty for a flat file."""
     paths = tensor_paths(file.structure())
     if paths is None:
-        raise OptionError(f"{file!r} holds more than tensors; libtz.torch.load gives all of it")
+        raise OptionError(f"{file!r} contains more than tensors; use libtz.torch.load to load it")
     return {name: path or (name,) for name, path in paths.items()}
 
 
 def layers(entries: Iterable[Entry]) -> dict[Any, Any]:
-    """The paths as dicts in dicts, with entries as leaves."""
+    """The paths as nested dicts, with entries as leaves."""
     root: dict[Any, Any] = {}
     for entry in entries:
         layer = root
@@ -74,15 +76,15 @@ def layers(entries: Iterable[Entry]) -> dict[Any, Any]:
 
 
 def arranged(layer: Any, tensor: Callable[[Entry], Any], *, has_lists: bool) -> Any:
-    """The tensors of layers: as dicts and lists, or all as mappings that cannot be changed. Depth
-    is bounded by that of files."""
+    """Replaces the entries of nested dicts by tensors. Returns dicts and lists, or only immutable
+    mappings. The depth is limited, since files limit it."""
     if isinstance(layer, Entry):
         return tensor(layer)
     values = {key: arranged(layer[key], tensor, has_lists=has_lists) for key in layer}
     if not has_lists:
         return MappingProxyType(values)
     if values and isinstance(next(iter(values)), int):
-        return [values[place] for place in sorted(values)]
+        return [values[index] for index in sorted(values)]
     return values
 
 

@@ -1,4 +1,4 @@
-"""Errors that code written for Tensorizer catches: libtz's, which are also the types that it
+"""The errors that code for Tensorizer catches. They are libtz's and also the types that it
 raises."""
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ __all__ = [
 
 
 class CryptographyError(Error):
-    """The file is encrypted and no key was given, or the other way round, or the key is wrong."""
+    """The file is encrypted and no key was given, a key was given for a file that is not encrypted,
+    or the key is wrong."""
 
 
 class HashMismatchError(IntegrityError):
-    """A tensor is not the one that was written."""
+    """A tensor differs from the one that was written, or has no hash that shows it."""
 
 
 class ValueFormatError(FormatError, ValueError):
@@ -52,7 +53,7 @@ def _facts(error: FormatError | IntegrityError) -> dict[str, Any]:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Errors of libtz on the way out become the ones of this module."""
+    """Turns libtz's errors into the ones of this module."""
     try:
         yield
     except _OWN:

@@ -1,5 +1,5 @@
-"""Puts tensors of a file into a module: under their names, with the module's ties, types of buffers
-and `requires_grad`, and all or none of them."""
+"""Assigns tensors of a file to a module by name. Keeps the module's ties, dtypes of buffers and
+`requires_grad`. Assigns either all tensors or none."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from libtz.compat._errors import ValueOptionError
+from libtz.compat.tensorizer._arrays import bits
 from libtz.compat.tensorizer._entries import Entry
 from libtz.compat.tensorizer._types import TensorType
 
@@ -23,7 +24,7 @@ class MissingModuleError(ValueOptionError, KeyError):
 
 @dataclass(frozen=True)
 class Slot:
-    """A place of a module for a tensor, which may be None."""
+    """A parameter or buffer of a module, which may be None."""
 
     owner: torch.nn.Module
     key: str
@@ -32,7 +33,7 @@ class Slot:
 
     @property
     def identity(self) -> object:
-        """The same for places that share a tensor."""
+        """Equal for slots that share a tensor."""
         return id(self.owner), self.key if self.tensor is None else id(self.tensor)
 
     @property
@@ -41,7 +42,7 @@ class Slot:
 
 
 def slots_of(module: torch.nn.Module) -> dict[str, Slot]:
-    """By name; modules that have several names have each place under all of them."""
+    """The slots by name. The slots of a module with several names appear under each of them."""
     slots: dict[str, Slot] = {}
     for prefix, owner in module.named_modules(remove_duplicate=False):
         dot = f"{prefix}." if prefix else ""
@@ -59,8 +60,8 @@ def load_into(
     *,
     is_all: bool,
 ) -> None:
-    """Everything that does not fit is told before anything is changed. `is_all`: nothing was
-    filtered out, so what the module has beyond the file is worth a warning."""
+    """Reports all mismatches in one error before the module is modified. `is_all`: nothing was
+    filtered out, so tensors of the module that are not in the file cause a warning."""
     slots = slots_of(module)
     fitting = {entry.name: slots[entry.name] for entry in entries if entry.name in slots}
     new = [entry for entry in entries if entry.name not in slots]
@@ -102,37 +103,36 @@ def _check(
         owner = entry.name.rpartition(".")[0]
         if owner not in owners:
             problems.append(f"{entry.name!r}: there is no module {owner!r}")
-        elif entry.kind is TensorType.STATE_DICT:
+        elif entry.tensor_type is TensorType.STATE_DICT:
             problems.append(f"{entry.name!r}: the module has no such parameter or buffer")
     if problems:
-        raise MissingModuleError(_told(module, problems))
+        raise MissingModuleError(_mismatches(module, problems))
     for entry in entries:
         slot = slots.get(entry.name)
         if slot is None or slot.tensor is None or is_lazy(slot.tensor):
             continue
         if tuple(slot.tensor.shape) != entry.shape:
             shape = tuple(slot.tensor.shape)
-            problems.append(f"{entry.name!r} has shape {entry.shape}, in the module {shape}")
+            problems.append(
+                f"{entry.name!r} has shape {entry.shape} in the file and {shape} in the module"
+            )
     if problems:
-        raise ValueOptionError(_told(module, problems))
+        raise ValueOptionError(_mismatches(module, problems))
 
 
-def _told(module: torch.nn.Module, problems: Sequence[str]) -> str:
+def _mismatches(module: torch.nn.Module, problems: Sequence[str]) -> str:
     listed = "".join(f"\n  - {problem}" for problem in problems)
-    return f"the file does not fit {type(module).__name__}; nothing was changed:{listed}"
+    return f"the file does not match {type(module).__name__}; nothing was changed:{listed}"
 
 
 def _all_equal(group: Sequence[torch.Tensor]) -> bool:
-    first, *rest = (_bits(tensor) for tensor in group)
+    first, *rest = (bits(tensor) for tensor in group)
     return all(torch.equal(first, other) for other in rest)
 
 
-def _bits(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.detach().contiguous().view(-1).view(torch.uint8)
-
-
 def _fitted(slot: Slot, tensor: torch.Tensor) -> torch.Tensor:
-    """What goes into the place: a parameter with all that the old one had beside its values."""
+    """The tensor to assign: a detached buffer, or a parameter with the attributes of the old
+    one."""
     if not slot.is_parameter:
         return tensor.detach()
     old = slot.tensor
@@ -152,10 +152,10 @@ def _put(slot: Slot, tensor: torch.Tensor) -> None:
 
 
 def _register(module: torch.nn.Module, entry: Entry, tensor: torch.Tensor) -> None:
-    """A tensor of a file that a module does not have; Tensorizer gives it one."""
+    """Adds a tensor that the module does not have, as Tensorizer does."""
     path, _, key = entry.name.rpartition(".")
     owner = module.get_submodule(path)
-    if entry.kind is TensorType.PARAM:
+    if entry.tensor_type is TensorType.PARAM:
         owner.register_parameter(key, torch.nn.Parameter(tensor.detach(), tensor.requires_grad))
     else:
         owner.register_buffer(key, tensor.detach())
@@ -171,10 +171,10 @@ def _warn(
 ) -> None:
     reports = []
     if new:
-        reports.append(("the module did not have, and has now", [entry.name for entry in new]))
+        reports.append(("were not in the module and were added", [entry.name for entry in new]))
     untied = [name for name, slot in fitting.items() if _tie(slot) in broken]
     if untied:
-        reports.append(("were tied in the module, but differ in the file: untied", untied))
+        reports.append(("were tied in the module, but differ in the file, and were untied", untied))
     missing = [
         name
         for name, slot in slots.items()
@@ -183,7 +183,7 @@ def _warn(
         and (slot.is_saved or slot.tensor.is_meta)
     ]
     if missing and is_all:
-        reports.append(("are not in the file, and were not loaded", missing))
+        reports.append(("of the module are not in the file and were not loaded", missing))
     for reason, names in reports:
         listed = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
         warnings.warn(f"{len(names)} tensors {reason}: {listed}", stacklevel=5)

@@ -1,4 +1,4 @@
-"""`TensorSerializer`: modules and state dicts into .tensors files, or into .tz files."""
+"""`TensorSerializer`: writes modules and state dicts to .tensors or .tz files."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from libtz.errors import OptionError
 from libtz.locations import Location
 from libtz.options import WriteOptions
 from libtz.torch import saving, tensor_bytes
-from libtz.writing.coreweave import Blocks, CoreweaveWriter, Kind, TensorRecord
+from libtz.writing.coreweave import CoreweaveWriter, Pieces, Role, TensorRecord
 
 __all__ = ["TensorSerializer"]
 
 DEPTH_MAX = 128  # of nested state dicts, as in .tz files
 
-# Room in the index for tensors that are not known when the file is begun: with names of 60 bytes
-# for 9,000 of them, or for a few beside those of a module.
+# Room in the index for tensors that are not known at the beginning: enough for 9,000 with names of
+# 60 bytes, or for a few in addition to those of a module.
 ROOM_FOR_TENSORS = (1 << 20) - 4096
 ROOM_AFTER_MODULE = 128 * 1024
 
-# S3 wants to know how large an object may become; its parts are sized for that.
+# The size of the parts of an S3 upload depends on how large the object may become.
 UNKNOWN_SIZE_MAX = 512 << 30
 KNOWN_SIZE_MAX = 64 << 30
 
 
 class _Item(NamedTuple):
-    """A tensor to be written, and what is to be done then."""
+    """A tensor to be written. `done` is called afterwards."""
 
     path: TensorPath
-    kind: TensorType
+    tensor_type: TensorType
     module: int
     tensor: Any
     done: Callable[[], None] | None
@@ -54,15 +54,17 @@ class _Item(NamedTuple):
 class TensorSerializer:
     """Writes tensors to a path, an s3:// URL, a file descriptor or a seekable binary file.
 
-    The file is real: Tensorizer reads it. With `format="tz"`, or a name that ends with .tz, it is a
-    .tz file, as `libtz.torch.save_model` writes it, all of it when `close()` is called; tensors
-    must not change before.
+    It writes a .tensors file that Tensorizer can read. With `format="tz"`, or if the name ends with
+    .tz, it writes a .tz file, like `libtz.torch.save_model`. That happens in `close()`, and the
+    tensors must not change before.
 
-    At a path or URL nothing appears before `close()`, which is also the end of a `with` block; an
-    error in there discards everything. A file object is closed by `close()` too.
+    At a path or URL, nothing appears before `close()`, which the end of a `with` block calls. An
+    error in the block discards everything. `close()` also closes a file object.
+
+    Raises ValueError, TypeError, CryptographyError and `libtz.SourceError`.
     """
 
-    # Of Tensorizer's old compression, which it does not have any more.
+    # Remnants of the compression that Tensorizer no longer has.
     compress_tensors = False
     lz4_frame = None
     total_compressed_tensor_bytes = 0
@@ -80,31 +82,31 @@ class TensorSerializer:
         self._is_closed = True  # until there is something to close
         if compress_tensors:
             raise ValueOptionError(
-                "compress_tensors never compressed anything; .tz files are compressed, without"
-                " loss: format='tz'"
+                "compress_tensors never compressed anything; use format='tz' for lossless"
+                " compression"
             )
         _check_threads(limit_cpu_concurrency)
         if encryption is not None and not isinstance(encryption, EncryptionParams):
             raise TypeOptionError(
-                f"encryption is an EncryptionParams, not {type(encryption).__name__}"
+                f"encryption must be an EncryptionParams, not {type(encryption).__name__}"
             )
         if format not in (None, "tensors", "tz"):
-            raise ValueOptionError(f"format is 'tensors' or 'tz'; got {format!r}")
+            raise ValueOptionError(f"format must be 'tensors' or 'tz'; got {format!r}")
         self.cpu_limit = limit_cpu_concurrency or os.cpu_count() or 1
         self._threads = limit_cpu_concurrency
         self._options = WriteOptions()
         self._format = format or _format_of(file_obj)
         if self._format == "tz" and encryption is not None:
-            raise ValueOptionError("encryption is of .tensors files; .tz files have none yet")
+            raise ValueOptionError("only .tensors files can be encrypted, not .tz files")
         self._key = None if encryption is None else encryption._sealing_key()
         with translated():
             self._target, self._file = self._resolved(file_obj)
-        self._gathered: list[_Item] = []  # of a .tz file
+        self._gathered: list[_Item] = []  # for a .tz file
         self._size = 0
         self._is_closed = False
 
     def _resolved(self, target: Any) -> tuple[Any, Any]:
-        """What the writer takes, and a file object that is to be closed at the end."""
+        """The target for the writer, and a file object to close at the end."""
         if isinstance(target, bytes):
             target = os.fsdecode(target)
         if isinstance(target, (str, os.PathLike)):
@@ -116,9 +118,9 @@ class TensorSerializer:
             return path, None
         if isinstance(target, int):
             target = os.fdopen(target, "wb+")
-        if isinstance(target, ObjectWriter) and (place := target.take()) is not None:
-            self._options = place.write_options()
-            return place.url, target
+        if isinstance(target, ObjectWriter) and (remote := target.take()) is not None:
+            self._options = remote.write_options()
+            return remote.url, target
         _check_file(target)
         return target, target
 
@@ -126,15 +128,15 @@ class TensorSerializer:
 
     @property
     def total_tensor_bytes(self) -> int:
-        """Bytes of all tensors written so far."""
+        """The size in bytes of all tensors written so far."""
         return self._size
 
     def write_tensor(
         self, idx: int, name: str, tensor_type: TensorType | int, tensor: torch.Tensor | Any
     ) -> None:
-        """One tensor, of PyTorch or NumPy; `idx` is the number of its module."""
+        """Writes one PyTorch tensor or NumPy array. `idx` is the number of its module."""
         if not isinstance(name, str):
-            raise TypeOptionError(f"name is a str, not {type(name).__name__}")
+            raise TypeOptionError(f"name must be a str, not {type(name).__name__}")
         item = _Item((name,), TensorType(tensor_type), idx, tensor, None)
         self._write([item], is_bulk=False)
 
@@ -145,14 +147,14 @@ class TensorSerializer:
         *,
         include_non_persistent_buffers: bool = True,
     ) -> None:
-        """All parameters and buffers. With `remove_tensors` each is replaced by None when it is
-        written."""
+        """Writes all parameters and buffers. With `remove_tensors`, each is replaced by None after
+        it was written."""
         items = _module_items(m, remove_tensors, include_non_persistent_buffers)
         self._write(list(items), is_bulk=True)
 
     def write_state_dict(self, state_dict: Mapping[str, Any] | Sequence[Any]) -> None:
-        """A dict or list of tensors, dicts and lists. Keys of dicts are str; tuples come back as
-        lists."""
+        """Writes a dict or list of tensors, dicts and lists. The keys of dicts must be str. Tuples
+        are loaded as lists."""
         items = [
             _Item(path, TensorType.STATE_DICT, 0, tensor, None)
             for path, tensor in _flatten(state_dict)
@@ -175,7 +177,7 @@ class TensorSerializer:
             try:
                 writer.declare(records)
                 for record, item in declared:
-                    writer.write_blocks(record.name, _blocks(item.tensor), item.done)
+                    writer.write_pieces(record.name, _pieces(item.tensor), item.done)
                 writer.drain()
             except BaseException:
                 self.abort()
@@ -210,7 +212,7 @@ class TensorSerializer:
         self._gathered += items
         for item in items:
             if item.done is not None:
-                item.done()  # we hold the tensor now
+                item.done()  # we hold a reference to the tensor
 
     def _write_tz(self) -> None:
         tensors = {item.path: _as_torch(item.tensor) for item in self._gathered}
@@ -227,7 +229,7 @@ class TensorSerializer:
     # ---- The end ----
 
     def close(self) -> None:
-        """Completes the file, and closes it. Idempotent."""
+        """Completes and closes the file. Idempotent."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -261,15 +263,15 @@ class TensorSerializer:
     def __enter__(self) -> TensorSerializer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        if error_type is None:
             self.close()
         else:
             self.abort()
 
     def __del__(self) -> None:
         if not self._is_closed and (self._writer is not None or self._gathered):
-            warnings.warn("a TensorSerializer was not closed: nothing was written", stacklevel=1)
+            warnings.warn("a TensorSerializer was not closed, so there is no file", stacklevel=1)
         self.abort()
 
 
@@ -280,9 +282,9 @@ def _check_threads(limit: Any) -> None:
     if limit is None:
         return
     if isinstance(limit, bool) or not isinstance(limit, int):
-        raise TypeOptionError(f"limit_cpu_concurrency is an int, not {type(limit).__name__}")
+        raise TypeOptionError(f"limit_cpu_concurrency must be an int, not {type(limit).__name__}")
     if limit < 1:
-        raise ValueOptionError(f"limit_cpu_concurrency is at least 1; got {limit}")
+        raise ValueOptionError(f"limit_cpu_concurrency must be at least 1; got {limit}")
 
 
 def _format_of(target: Any) -> Literal["tensors", "tz"]:
@@ -302,8 +304,8 @@ def _check_file(file: Any) -> None:
     is_writable = not is_writable and getattr(file, "writable", lambda: True)()
     if not is_writable or not getattr(file, "seekable", lambda: True)():
         raise ValueOptionError(
-            "file_obj is a path, an s3:// URL, or a seekable binary file opened for writing, such"
-            " as open_stream(path, 'wb+')"
+            "file_obj must be a path, an s3:// URL, or a seekable binary file opened for writing,"
+            " such as open_stream(path, 'wb+')"
         )
 
 
@@ -318,12 +320,12 @@ def _module_items(root: torch.nn.Module, is_removed: bool, has_volatile: bool) -
             for name in module._buffers
             if has_volatile or name not in module._non_persistent_buffers_set
         ]
-        for name, kind in parameters + buffers:
+        for name, tensor_type in parameters + buffers:
             tensor = getattr(module, name)
             if tensor is None:
                 continue
             done = partial(setattr, module, name, None) if is_removed else None
-            yield _Item((f"{prefix}.{name}",), kind, number, tensor, done)
+            yield _Item((f"{prefix}.{name}",), tensor_type, number, tensor, done)
 
 
 def _flatten(root: Any) -> Iterator[tuple[TensorPath, torch.Tensor]]:
@@ -349,15 +351,15 @@ def _children(path: TensorPath, container: Any) -> Iterator[tuple[Any, Any]]:
     if isinstance(container, Mapping):
         for key in container:
             if not isinstance(key, str):
-                raise TypeOptionError(f"{where}: keys are str, not {type(key).__name__}")
+                raise TypeOptionError(f"{where}: keys must be str, not {type(key).__name__}")
         children: Iterable[tuple[Any, Any]] = list(container.items())
     elif isinstance(container, Sequence) and not isinstance(container, (str, bytes, bytearray)):
         children = list(enumerate(container))
     else:
-        kind = type(container).__name__
-        raise TypeOptionError(f"{where} is a tensor, a dict or a list, not {kind}")
+        found = type(container).__name__
+        raise TypeOptionError(f"{where} must be a tensor, a dict or a list, not {found}")
     if path and not children:
-        warnings.warn(f"{where} is empty, and will not be in the file", stacklevel=5)
+        warnings.warn(f"{where} is empty, so it will not be in the file", stacklevel=5)
     return iter(children)
 
 
@@ -366,7 +368,7 @@ def _shown(path: TensorPath) -> str:
 
 
 def _nested(tensors: Mapping[TensorPath, torch.Tensor]) -> Any:
-    """Dicts and lists again."""
+    """Rebuilds the dicts and lists from paths."""
     root: dict[Any, Any] = {}
     for path, tensor in tensors.items():
         layer = root
@@ -396,11 +398,11 @@ def _record(item: _Item) -> TensorRecord:
             raise OptionError(f"tensor {name!r} has dtype {tensor.dtype}, which files cannot hold")
         dtype = FORMAT_NAMES[tensor.dtype]
     shape = tuple(tensor.shape)
-    return TensorRecord(item.path, dtype, shape, Kind(item.kind), item.module, is_meta)
+    return TensorRecord(item.path, dtype, shape, Role(item.tensor_type), item.module, is_meta)
 
 
-def _blocks(tensor: Any) -> Blocks:
-    """The bytes, for a writer that wants them twice."""
+def _pieces(tensor: Any) -> Pieces:
+    """A function that returns the bytes, which a writer calls twice."""
     if isinstance(tensor, np.ndarray):
         stored = np.ascontiguousarray(tensor, tensor.dtype.newbyteorder("<"))
         return lambda: [stored]
@@ -409,11 +411,11 @@ def _blocks(tensor: Any) -> Blocks:
     if tensor.device.type == "cpu" and not tensor.is_contiguous():
         tensor = tensor.detach().contiguous()
 
-    def blocks() -> Iterable[Any]:
+    def pieces() -> Iterable[Any]:
         data = tensor_bytes.data_of(tensor)
         return [data] if isinstance(data, torch.Tensor) else data
 
-    return blocks
+    return pieces
 
 
 def _as_torch(tensor: Any) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Small types that signatures of both directions use."""
+"""Types for the signatures of both the serializer and the deserializer."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, TypeAlias
 __all__ = ["FilterFuncType", "HashType", "TensorHash", "TensorPath", "TensorType"]
 
 TensorPath: TypeAlias = "tuple[str | int, ...]"
-# It gets a name, or a path's steps if the file holds a nested object.
+# The argument is a name, or a path if the file contains a nested object.
 FilterFuncType: TypeAlias = "Callable[[str | TensorPath], bool | Any]"
 
 
 class TensorType(IntEnum):
-    """What a tensor was when it was saved."""
+    """The role of a tensor when it was saved."""
 
     PARAM = 0
     BUFFER = 1
@@ -23,7 +23,7 @@ class TensorType(IntEnum):
 
 
 class HashType(IntEnum):
-    """What a TensorHash was made with."""
+    """The algorithm of a TensorHash."""
 
     CRC32 = 0
     SHA256 = 1

@@ -1,4 +1,4 @@
-"""`tensorizer.protobuf` is not here: it is a format of its own, apart from .tensors files."""
+"""A stand-in for `tensorizer.protobuf`, another format than .tensors files, which libtz lacks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ __all__ = ["deserialize_model", "deserialize_tensor", "serialize_model", "serial
 
 def _refuse(*_: Any, **__: Any) -> NoReturn:
     raise OptionError(
-        "libtz has no Protocol Buffers; libtz.torch.save and load keep tensors and modules without"
-        " pickle"
+        "libtz does not support Protocol Buffers; use libtz.torch.save and libtz.torch.load, which"
+        " do not use pickle"
     )
 
 

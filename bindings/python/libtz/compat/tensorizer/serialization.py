@@ -1,4 +1,4 @@
-"""`tensorizer.serialization` over libtz. See `libtz.compat.tensorizer` for what differs."""
+"""`tensorizer.serialization`, implemented with libtz. See `libtz.compat.tensorizer`."""
 
 from libtz.compat.tensorizer._deserializer import TensorDeserializer
 from libtz.compat.tensorizer._encryption import DecryptionParams, EncryptionParams

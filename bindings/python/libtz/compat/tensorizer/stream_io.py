@@ -1,5 +1,5 @@
-"""`tensorizer.stream_io` over libtz's sources and sinks. See `libtz.compat.tensorizer` for what
-differs."""
+"""`tensorizer.stream_io`, implemented with libtz's sources and sinks. See
+`libtz.compat.tensorizer` for differences."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from libtz.sources.tls import authorities, system_authorities
 
 __all__ = ["CAInfo", "CURLStreamFile", "RedisStreamFile", "open_stream"]
 
-# Where objects are if nothing else says it; programs may set them.
+# The default endpoints. Programs may set them.
 default_s3_read_endpoint = COREWEAVE_READ
 default_s3_write_endpoint = COREWEAVE_WRITE
 
@@ -31,13 +31,14 @@ FRONT_SIZE = 64 * 1024
 BUFFER_SIZE = 1 << 20
 
 _NO_REDIS = (
-    "libtz does not read redis:// URLs, whose protocol has no passwords and no TLS here; serve the"
-    " file by HTTP or S3"
+    "libtz does not read redis:// URLs, for which Tensorizer uses neither passwords nor TLS; serve"
+    " the file over HTTP or S3"
 )
 
 
 class CAInfo:
-    """Which certificates to trust: a PEM file, a directory of such, or all. Exactly one."""
+    """The certificates to trust: a PEM file, a directory of PEM files, or all certificates. Raises
+    ValueError unless exactly one is given."""
 
     __slots__ = ("_verify",)
 
@@ -49,7 +50,7 @@ class CAInfo:
         allow_untrusted: bool = False,
     ) -> None:
         if (cacert is not None) + (capath is not None) + bool(allow_untrusted) != 1:
-            raise ValueOptionError("give exactly one of cacert, capath and allow_untrusted=True")
+            raise ValueOptionError("pass exactly one of cacert, capath and allow_untrusted=True")
         if cacert is not None and not Path(cacert).is_file():
             raise ValueOptionError(f"cacert: there is no file {cacert}")
         if capath is not None and not Path(capath).is_dir():
@@ -58,7 +59,8 @@ class CAInfo:
 
     @property
     def curl_flags(self) -> Any:
-        raise OptionError("libtz does not run curl; HttpOptions(verify=…) is what CAInfo becomes")
+        """Always raises OptionError: libtz does not run curl."""
+        raise OptionError("libtz does not run curl; use HttpOptions(verify=…)")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CAInfo) and other._verify == self._verify
@@ -68,8 +70,9 @@ class CAInfo:
 
 
 @dataclass(frozen=True)
-class Place:
-    """What a stream reads or writes, for those that can do it without the stream."""
+class RemoteObject:
+    """The object that a stream reads or writes, with the options to access it without the
+    stream."""
 
     url: str = field(repr=False)
     http: HttpOptions
@@ -99,19 +102,21 @@ def open_stream(
     s3_session_token: str | None = None,
     certificate_handling: CAInfo | None = None,
 ) -> BinaryIO:
-    """A file, http(s):// or s3:// object as a binary file object.
+    """Opens a file, or an object under an http(s):// or s3:// URL, as a binary file object.
 
-    Streams of HTTP and S3 are for reading ("rb", bytes from `begin` to before `end`), those of S3
-    also for writing ("wb", "wb+"): the object appears when the stream is closed, and never if a
-    `with` block ends with an error.
+    HTTP and S3 objects can be read ("rb"): the bytes from `begin` up to, but not including, `end`.
+    S3 objects can also be written ("wb", "wb+"). Such an object appears when the stream is closed;
+    if a `with` block ends with an error, it does not appear.
+
+    Raises ValueError, TypeError and `libtz.SourceError`.
     """
     letters = frozenset(mode)
     if "b" not in letters or not letters <= set("rwaxb+"):
-        raise ValueOptionError(f"mode {mode!r} is not a binary one, such as 'rb' or 'wb+'")
+        raise ValueOptionError(f"mode must be binary, such as 'rb' or 'wb+'; got {mode!r}")
     location = _location(path_uri)
     is_read = letters == {"r", "b"}
     if end is not None and (location.is_local or not is_read):
-        raise ValueOptionError("end is for reading from HTTP and S3; local files end where they do")
+        raise ValueOptionError("end can only be used for reading from HTTP and S3")
     with translated():
         if location.is_local:
             return _open_local(location.text, mode, buffer_size, begin)
@@ -120,7 +125,7 @@ def open_stream(
         if not is_read and not (location.scheme.is_writable and {"w", "b"} <= letters):
             raise ValueOptionError(f"mode {mode!r}: {_modes(location)}")
         if not is_read and begin:
-            raise ValueOptionError("begin is for reading")
+            raise ValueOptionError("begin can only be used for reading")
         s3 = S3Options()
         if is_s3:
             s3 = s3_options(
@@ -135,10 +140,10 @@ def open_stream(
                 is_read=is_read,
                 default_endpoint=default_s3_read_endpoint if is_read else default_s3_write_endpoint,
             )
-        place = Place(location.text, http, s3)
+        remote = RemoteObject(location.text, http, s3)
         if is_read:
-            return ObjectReader(place, begin, end, buffer_size or BUFFER_SIZE)
-        return ObjectWriter(place)
+            return ObjectReader(remote, begin, end, buffer_size or BUFFER_SIZE)
+        return ObjectWriter(remote)
 
 
 def _location(path_uri: Any) -> Location:
@@ -152,11 +157,11 @@ def _location(path_uri: Any) -> Location:
 
 
 def _trusted(certificate_handling: CAInfo | None, *, is_s3: bool = False) -> bool | str:
-    """Which authorities: if nothing else names any, those that curl would trust."""
+    """The authorities to trust. By default those that curl trusts."""
     if certificate_handling is not None:
         if not isinstance(certificate_handling, CAInfo):
-            kind = type(certificate_handling).__name__
-            raise TypeOptionError(f"certificate_handling is a CAInfo or None, not {kind}")
+            found = type(certificate_handling).__name__
+            raise TypeOptionError(f"certificate_handling must be a CAInfo or None, not {found}")
         return certificate_handling._verify
     bundle = make_session(S3Options()).get_config_variable("ca_bundle") if is_s3 else None
     return True if authorities(True, bundle) is not True else system_authorities()
@@ -164,7 +169,7 @@ def _trusted(certificate_handling: CAInfo | None, *, is_s3: bool = False) -> boo
 
 def _modes(location: Location) -> str:
     if location.scheme.is_writable:
-        return f"{location} is opened by 'rb', 'wb' or 'wb+'; nothing can be appended to an object"
+        return f"{location} can be opened with 'rb', 'wb' or 'wb+'; appending is not possible"
     return f"{location} can only be read"
 
 
@@ -172,7 +177,7 @@ def _open_local(path: str, mode: str, buffer_size: int | None, begin: int | None
     if frozenset(mode) & set("wax"):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     buffering = -1 if buffer_size is None else buffer_size
-    file: Any = open(path, mode, buffering)  # noqa: SIM115, PTH123 - it is what is returned
+    file: Any = open(path, mode, buffering)  # noqa: SIM115, PTH123 - it is returned
     if begin:
         file.seek(begin)
     return file  # type: ignore[no-any-return]
@@ -206,7 +211,7 @@ class _RawReader(io.RawIOBase):
         origin = {io.SEEK_SET: self._begin, io.SEEK_CUR: self._position, io.SEEK_END: self._end}
         position = origin[whence] + offset
         if position < self._begin:
-            raise ValueOptionError(f"seek to {offset}: before the stream's beginning")
+            raise ValueOptionError(f"seek to {offset}: before the beginning of the stream")
         self._position = position
         return self.tell()
 
@@ -230,49 +235,52 @@ class _RawReader(io.RawIOBase):
 
 
 class ObjectReader(io.BufferedReader):
-    """An HTTP or S3 object as a file. A TensorDeserializer that gets one reads the object itself,
-    by several connections, rather than this stream."""
+    """An HTTP or S3 object as a file. A TensorDeserializer does not read this stream: it reads the
+    object itself, over several connections."""
 
-    def __init__(self, place: Place, begin: int | None, end: int | None, buffer_size: int) -> None:
+    def __init__(
+        self, remote: RemoteObject, begin: int | None, end: int | None, buffer_size: int
+    ) -> None:
         for name, value in (("begin", begin), ("end", end)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-                raise TypeOptionError(f"{name} is a number of bytes, not {value!r}")
+                raise TypeOptionError(f"{name} must be a number of bytes; got {value!r}")
             if value is not None and value < 0:
-                raise ValueOptionError(f"{name} is not negative")
+                raise ValueOptionError(f"{name} must not be negative; got {value}")
         if end is not None and end <= (begin or 0):
-            raise ValueOptionError(f"end comes after begin; got bytes {begin or 0} to {end}")
-        source = resolve_source(place.url, place.read_options())
+            raise ValueOptionError(f"end must be after begin; got bytes {begin or 0} to {end}")
+        source = resolve_source(remote.url, remote.read_options())
         try:
             self._reader = _RawReader(source, begin, end)
         except BaseException:
             source.close()
             raise
         self._is_whole = not begin and end is None
-        self._place = place
+        self._remote = remote
         super().__init__(self._reader, buffer_size)
 
     @property
-    def place(self) -> Place | None:
-        """The object, if this is all of it."""
-        return self._place if self._is_whole else None
+    def remote(self) -> RemoteObject | None:
+        """The object, if the stream covers all of it; else None."""
+        return self._remote if self._is_whole else None
 
     @property
     def bytes_read(self) -> int:
-        """From the network."""
+        """The bytes received from the network."""
         return self._reader.source.stats.bytes
 
     @property
     def bytes_skipped(self) -> int:
-        """None: going forward asks for another range."""
+        """Always 0: seeking forward requests another range."""
         return 0
 
     @property
     def read_operations(self) -> int:
+        """The number of reads so far."""
         return self._reader.read_operations
 
     def __getattr__(self, name: str) -> Any:
         if name in _CURL_ATTRIBUTES:
-            raise AttributeError(f"{name} is about a curl process, and libtz does not run curl")
+            raise AttributeError(f"{name} belongs to a curl process, and libtz does not run curl")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 
@@ -285,7 +293,7 @@ _CURL_ATTRIBUTES = (
 
 
 class CURLStreamFile(ObjectReader):
-    """An HTTP object as a file, without curl."""
+    """An HTTP object as a file. Does not use curl."""
 
     def __init__(
         self,
@@ -299,13 +307,15 @@ class CURLStreamFile(ObjectReader):
     ) -> None:
         with translated():
             if not uri.lower().startswith(("http://", "https://")):
-                raise ValueOptionError(f"{Location.of(uri)} is no http:// or https:// URL")
+                raise ValueOptionError(f"{Location.of(uri)} is not an http:// or https:// URL")
             http = HttpOptions(verify=_trusted(certificate_handling), headers=headers or {})
-            place = Place(uri, http, S3Options())
-            super().__init__(place, begin, end, buffer_size or BUFFER_SIZE)
+            remote = RemoteObject(uri, http, S3Options())
+            super().__init__(remote, begin, end, buffer_size or BUFFER_SIZE)
 
 
 class RedisStreamFile:
+    """Always raises OptionError: libtz does not read redis:// URLs."""
+
     def __init__(self, *_: Any, **__: Any) -> None:
         raise OptionError(_NO_REDIS)
 
@@ -314,55 +324,55 @@ class RedisStreamFile:
 
 
 class ObjectWriter(io.BufferedRandom):
-    """A temporary file that is uploaded when it is closed. A TensorSerializer that gets one uploads
-    itself, while it writes, and leaves the file unused."""
+    """A temporary file that is uploaded when it is closed. A TensorSerializer does not use it: it
+    uploads while it writes."""
 
-    def __init__(self, place: Place) -> None:
-        self.url = place.url
-        self._place: Place | None = place
+    def __init__(self, remote: RemoteObject) -> None:
+        self.url = remote.url
+        self._remote: RemoteObject | None = remote
         super().__init__(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115
 
-    def take(self) -> Place | None:
-        """The object to be written, for one that does it instead; nothing is uploaded then. None if
-        something was written already."""
-        if self._place is None or self.tell() or self.seek(0, io.SEEK_END):
+    def take(self) -> RemoteObject | None:
+        """The object, for a caller that writes it itself; then `close` uploads nothing. None if
+        something was already written."""
+        if self._remote is None or self.tell() or self.seek(0, io.SEEK_END):
             return None
-        place, self._place = self._place, None
-        return place
+        remote, self._remote = self._remote, None
+        return remote
 
     def close(self) -> None:
-        """Uploads what was written."""
+        """Uploads the written bytes."""
         if self.closed:
             return
-        place, self._place = self._place, None
+        remote, self._remote = self._remote, None
         try:
-            if place is not None:
+            if remote is not None:
                 with translated():
-                    self._upload(place)
+                    self._upload(remote)
         finally:
             super().close()
 
-    def _upload(self, place: Place) -> None:
+    def _upload(self, remote: RemoteObject) -> None:
         size = self.seek(0, io.SEEK_END)
-        sink = resolve_sink(place.url, place.write_options(), header_size=0, file_size_max=size)
+        sink = resolve_sink(remote.url, remote.write_options(), header_size=0, file_size_max=size)
         try:
             self.seek(0)
             offset = 0
-            while block := self.read(BUFFER_SIZE):
-                sink.write_at(offset, memoryview(block))
-                offset += len(block)
+            while piece := self.read(BUFFER_SIZE):
+                sink.write_at(offset, memoryview(piece))
+                offset += len(piece)
             sink.commit(size)
         except BaseException:
             sink.abort()
             raise
 
-    def __exit__(self, kind: Any, *_: object) -> None:
-        if kind is not None:
-            self._place = None
+    def __exit__(self, error_type: Any, *_: object) -> None:
+        if error_type is not None:
+            self._remote = None
         self.close()
 
     def __del__(self) -> None:
-        # Whatever was left behind is not known to be complete.
-        self._place = None
+        # A stream that was not closed may be incomplete.
+        self._remote = None
         with contextlib.suppress(ValueError):
             super().close()

@@ -1,4 +1,4 @@
-"""`tensorizer.utils` over libtz: sizes, memory, and modules without memory."""
+"""`tensorizer.utils`, implemented with libtz: sizes, memory usage, and modules without memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 
 
 def convert_bytes(num: float, decimal: bool = True) -> str:
-    """A size for people: "1.5 MB", or "1.5 MiB"."""
+    """A readable size: "1.5 MB", or, if not `decimal`, "1.5 MiB"."""
     step = 1000.0 if decimal else 1024.0
     units = ["bytes", *(f"{prefix}{'' if decimal else 'i'}B" for prefix in "KMGTP")]
     while num >= step and len(units) > 1:
@@ -43,15 +43,17 @@ def convert_bytes(num: float, decimal: bool = True) -> str:
 
 
 def get_device() -> torch.device:
+    """CUDA if it is available, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def get_gpu_name() -> str:
+    """The name of the current GPU, or "N/A"."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "N/A"
 
 
 class GlobalGPUMemoryUsage(NamedTuple):
-    """Memory of a GPU, all processes together, in bytes."""
+    """The memory of a GPU, for all processes together, in bytes."""
 
     total: int
     free: int
@@ -59,6 +61,7 @@ class GlobalGPUMemoryUsage(NamedTuple):
 
     @classmethod
     def now(cls, device: Any = None) -> GlobalGPUMemoryUsage | None:
+        """The current usage; None without CUDA."""
         if not torch.cuda.is_available():
             return None
         free, total = torch.cuda.mem_get_info(device)
@@ -69,7 +72,7 @@ class GlobalGPUMemoryUsage(NamedTuple):
 
 
 class TorchGPUMemoryUsage(NamedTuple):
-    """Memory of a GPU that PyTorch has in this process, now and at most, in bytes."""
+    """The GPU memory of PyTorch in this process, current and peak, in bytes."""
 
     reserved: int
     reserved_max: int
@@ -78,11 +81,13 @@ class TorchGPUMemoryUsage(NamedTuple):
 
     @classmethod
     def now(cls, device: Any = None) -> TorchGPUMemoryUsage | None:
+        """The current usage; None without CUDA."""
         if not torch.cuda.is_available():
             return None
         stats = torch.cuda.memory_stats(device)
-        kinds = ("reserved_bytes.all", "allocated_bytes.all")
-        return cls(*(stats.get(f"{kind}.{at}", 0) for kind in kinds for at in ("current", "peak")))
+        counters = ("reserved_bytes.all", "allocated_bytes.all")
+        names = (f"{counter}.{at}" for counter in counters for at in ("current", "peak"))
+        return cls(*(stats.get(name, 0) for name in names))
 
     def __str__(self) -> str:
         return (
@@ -92,19 +97,20 @@ class TorchGPUMemoryUsage(NamedTuple):
 
 
 class CPUMemoryUsage(NamedTuple):
-    """Host memory in bytes: the most that this process and its children had resident, and what is
-    available."""
+    """Host memory in bytes: the peak resident size of this process and its children, and the
+    available memory."""
 
     maxrss: int
     free: int
 
     @classmethod
     def now(cls) -> CPUMemoryUsage:
+        """The current usage. Raises OptionError if the system does not report it."""
         if resource is None:
-            raise OptionError("this system does not tell how much memory a process had")
-        who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+            raise OptionError("this system does not report the memory that a process used")
+        processes = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
         unit = 1 if os.uname().sysname == "Darwin" else 1024
-        maxrss = sum(resource.getrusage(which).ru_maxrss for which in who) * unit
+        maxrss = sum(resource.getrusage(each).ru_maxrss for each in processes) * unit
         return cls(maxrss, _available())
 
     def __str__(self) -> str:
@@ -112,7 +118,7 @@ class CPUMemoryUsage(NamedTuple):
 
 
 class MemoryUsage(NamedTuple):
-    """All of it; without a GPU the last two are None."""
+    """The usage of host and GPU memory. Without a GPU, the last two are None."""
 
     cpu: CPUMemoryUsage
     gpu: GlobalGPUMemoryUsage | None
@@ -120,6 +126,7 @@ class MemoryUsage(NamedTuple):
 
     @classmethod
     def now(cls, device: Any = None) -> MemoryUsage:
+        """The current usage. Raises OptionError if the system does not report that of the host."""
         gpu = GlobalGPUMemoryUsage.now(device)
         return cls(CPUMemoryUsage.now(), gpu, TorchGPUMemoryUsage.now(device))
 
@@ -128,7 +135,7 @@ class MemoryUsage(NamedTuple):
 
 
 def get_mem_usage() -> str:
-    """Memory in one line."""
+    """The memory usage as one line of text."""
     return str(MemoryUsage.now())
 
 
@@ -137,7 +144,7 @@ def _mib(size: int) -> str:
 
 
 def _available() -> int:
-    # Linux counts what it could take from its page cache; others only tell what is unused.
+    # Linux includes the memory that it could take from the page cache; others only unused memory.
     path = Path("/proc/meminfo")
     if path.is_file():
         for line in path.read_text().splitlines():
@@ -146,18 +153,19 @@ def _available() -> int:
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):
-        raise OptionError("this system does not tell how much memory is available") from None
+        raise OptionError("this system does not report the available memory") from None
 
 
 def no_init_or_tensor(
     loading_code: Callable[[], Any] | None = None,
 ) -> Any | AbstractContextManager[None]:
-    """Modules built in it have their parameters on the meta device: a context manager, or called
-    with a function, what that returns. This is `libtz.torch.no_init`: buffers are real, so that
-    those that no file has are not lost."""
+    """A context in which new modules have their parameters on the meta device. With a function,
+    calls it in that context and returns its result. This is `libtz.torch.no_init`: buffers are
+    real, so that those that no file contains are not lost. Raises TypeError."""
     if loading_code is None:
         return no_init()
     if not callable(loading_code):
-        raise TypeOptionError(f"loading_code is a function, not {type(loading_code).__name__}")
+        found = type(loading_code).__name__
+        raise TypeOptionError(f"loading_code must be a function, not {found}")
     with no_init():
         return loading_code()

@@ -1,8 +1,7 @@
-"""One HTTP response, whose body lands in the caller's memory.
+"""One HTTP response, whose body is received into the caller's memory.
 
-Body bytes go from the socket into given buffers with no bytes object in between, and there is a
-floor under the speed, so that a server that trickles is a stall like any other. What a response
-means is not looked at here; that is `http.py`.
+Body bytes go from the socket straight into the given buffers, without a bytes object in between. A
+connection below a minimum speed counts as stalled. What a response means is decided in `http.py`.
 """
 
 from __future__ import annotations
@@ -20,31 +19,31 @@ from typing import Any
 
 import urllib3.exceptions
 
+from libtz.sources.deadlines import DeadlineReader, DeadlineResponse
 from libtz.sources.failures import failure
-from libtz.sources.floor import Floor
+from libtz.sources.minimum_rate import MinimumRate
 from libtz.sources.retry import TryFailed
 from libtz.sources.sockets import Sockets
 from libtz.sources.stragglers import Stragglers
-from libtz.sources.timed import TimedReader, TimedResponse
 
-__all__ = ["Reply"]
+__all__ = ["Response"]
 
-# A connection slower than this over a whole stall time-out is dropped: it serves nobody, and a
-# hostile server could hold a load for ever by sending a byte now and then.
+# A connection slower than this over a whole time-out is dropped. Otherwise a hostile server could
+# keep a load waiting forever by sending a byte now and then.
 RATE_MIN_BYTES_PER_S = 1024
-# What one read of a body that cannot be received in place may allocate.
+# Memory limit of one read from a body that cannot be received in place.
 COPY_SIZE_MAX = 256 * 1024
-# What reading may raise; ValueError where a body's framing is no number, or none that can be.
+# What reading may raise. ValueError: the size of a chunk is not a valid number.
 _ERRORS = (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError)
-# How long a receiving thread sleeps before it looks at how fast the body comes.
+# A receiving thread wakes up this often to check how fast the body arrives.
 SLEEP_S = 0.5
 
 
-class Reply:
-    """One response: its head, and a body to be read exactly once.
+class Response:
+    """One response: its head, and a body that can be read once.
 
-    `length` is the body's declared size, None where the server declared none. Closing after the
-    whole body was read keeps the connection for the next request; otherwise it is dropped.
+    `length` is the declared size of the body; None if the server declared none. If the whole body
+    was read, `close` keeps the connection for the next request; otherwise it drops it.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class Reply:
         response: Any,
         sockets: Sockets,
         stragglers: Stragglers,
-        floor: Floor,
+        minimum_rate: MinimumRate,
         timeout_s: float,
     ) -> None:
         self.status: int = response.status
@@ -63,29 +62,30 @@ class Reply:
         self._response = response
         self._sockets = sockets
         self._stragglers = stragglers
-        self._floor = floor
+        self._minimum_rate = minimum_rate
         self._timeout_s = timeout_s
         self._window_s = 0.0
         self._window_bytes = 0
-        self._pace_s = 0.0  # the same in shorter windows, for comparison with other replies
+        self._pace_s = 0.0  # the same in shorter windows, for comparison with other responses
         self._pace_bytes = 0
         self._waited_s = 0.0
-        self._socket: Any = None  # to receive from directly, when the reader's memory is empty
+        self._socket: Any = None  # to receive from directly, once the reader's buffer is empty
         self._reader = _direct_reader(response) if self.length is not None else None
-        self._timed = _timed_reader(response)
-        self._buffered: int | None = None  # body bytes in the reader's memory; None: not known
+        self._deadline = _deadline_reader(response)
+        self._buffered: int | None = None  # body bytes in the reader's buffer; None: unknown
         if getattr(response.connection, "sock", None) is None:
             self._watch_own_socket()
 
     def readinto(self, buffer: memoryview) -> int:
-        """Receive into the front of `buffer`; 0 at the end of the body. `TryFailed` otherwise."""
+        """Receive into the front of `buffer`. Returns the number of bytes, 0 at the end of the
+        body. Raises `TryFailed`."""
         if self._is_complete:
             return 0
         if self.length is not None:
             buffer = buffer[: self.length - self._received]
         count: int | None = None
-        while count is None:  # nothing has come yet
-            self._check_rate()  # here, so that what has come is never thrown away
+        while count is None:  # nothing has arrived yet
+            self._check_rate()  # here, so that what has arrived is never thrown away
             started_s = time.monotonic()
             try:
                 count = self._receive(buffer)
@@ -104,7 +104,7 @@ class Reply:
         return count
 
     def read_rest(self, size_max: int) -> bytes:
-        """The body's next bytes, `size_max` at most; what cannot be read is left out."""
+        """The next bytes of the body, at most `size_max`. Fewer if reading fails."""
         data = bytearray(size_max)
         filled = 0
         with contextlib.suppress(TryFailed), memoryview(data) as view:
@@ -113,28 +113,28 @@ class Reply:
         return bytes(data[:filled])
 
     def close(self) -> None:
-        """Free the connection, for another request if this body was read to its end."""
+        """Release the connection. It can be reused if this body was read to its end."""
         self._sockets.forget(self)
         raw: Any = getattr(self._response, "_fp", None)
-        # Bytes past the body belong to nothing: such a connection is out of step.
+        # If there are bytes after the body, the connection cannot be used any more.
         if self._is_complete and not self._buffered and raw is not None:
-            raw.close()  # the library did not see the body pass, and would wait for it
+            raw.close()  # the library did not see the body arrive, and would wait for it
         else:
             self._response.close()
         self._response.release_conn()
 
-    def __enter__(self) -> Reply:
+    def __enter__(self) -> Response:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def _watch_own_socket(self) -> None:
-        # "Connection: close": the connection gave its socket up to this body, and is forgotten.
+        # With "Connection: close", the connection hands its socket over to this body.
         try:
             descriptor = self._response.fileno()
         except (AttributeError, OSError, ValueError):
-            return  # no body, hence nothing to wait for
+            return  # there is no body, so there is nothing to wait for
         try:
             self._sockets.watch(self, descriptor)
         except TryFailed:
@@ -142,21 +142,22 @@ class Reply:
             raise
 
     def _receive(self, buffer: memoryview) -> int | None:
-        """Some bytes, 0 at the end; None when there were none for a while."""
+        """Returns the number of bytes received: 0 at the end, None if nothing arrived for a
+        while."""
         if self._socket is not None:
             return self._receive_in_place(buffer)
-        if self._timed is not None:
-            self._timed.renew(self._timeout_s)
+        if self._deadline is not None:
+            self._deadline.renew(self._timeout_s)
         reader = self._reader
         if reader is None:
             read = getattr(self._response, "read1", self._response.read)
             data = read(min(len(buffer), COPY_SIZE_MAX), decode_content=False)
             if len(data) > len(buffer):
-                raise TryFailed("the body's framing makes no sense", retryable=False)
+                raise TryFailed("the body's framing is invalid", retryable=False)
             buffer[: len(data)] = data
             return len(data)
         if self._buffered is None:
-            # The first bytes came with the head, or come now, into the reader's own memory.
+            # The first bytes arrived with the head, or arrive now, in the reader's own buffer.
             self._buffered = len(reader.peek())
             if self._buffered == 0:
                 return 0
@@ -164,15 +165,15 @@ class Reply:
             count = reader.readinto(buffer[: self._buffered])
             self._buffered -= count
             return count
-        # The reader's memory is empty: receive past it, straight into place.
+        # The reader's buffer is empty: bypass it, and receive straight into place.
         self._socket = _socket_of(reader.raw, min(SLEEP_S, self._timeout_s))
         if self._socket is not None:
             return self._receive_in_place(buffer)
         return reader.raw.readinto(buffer) or 0
 
     def _receive_in_place(self, buffer: memoryview) -> int | None:
-        """As much of the buffer as comes until the socket wakes up. All that this class does in a
-        call, and the turns of the interpreter's lock, are done per buffer, not per packet."""
+        """Receive as much of the buffer as arrives until the socket wakes up. That way, the work of
+        this class and the switching of the GIL are done per buffer, not per packet."""
         receive = self._socket.recv_into
         try:
             if self._socket.gettimeout() is None:
@@ -180,20 +181,20 @@ class Reply:
             filled = int(receive(buffer))
         except (BlockingIOError, TimeoutError):
             return None
-        # TLS gives one record of 16 KiB in a call, and finds the size out slowly if not told.
+        # TLS delivers one record of 16 KiB per call, and is slow to determine the size by itself.
         end_s = time.monotonic() + SLEEP_S
         count = filled
         while count and (size := len(buffer) - filled) and time.monotonic() < end_s:
             try:
                 count = receive(buffer[filled:], size)
-            except OSError:  # what came before it counts; if it was no time-out, it comes again
+            except OSError:  # what arrived before it counts; a lasting error occurs again
                 break
             filled += count
         return filled
 
     def _note(self, duration_s: float, count: int) -> None:
-        # Only time spent waiting for bytes counts: the caller may be busy for long in between.
-        self._floor.note(count, duration_s)
+        # Only the time spent waiting for bytes counts: the caller may be busy in between.
+        self._minimum_rate.note(count, duration_s)
         self._waited_s += duration_s
         self._window_s += duration_s
         self._window_bytes += count
@@ -201,9 +202,9 @@ class Reply:
         self._pace_bytes += count
 
     def _check_rate(self) -> None:
-        self._floor.check()
+        self._minimum_rate.check()
         if self._pace_s >= self._stragglers.after_s:
-            # A server without ranges would have to begin at the front again.
+            # A server without ranges would have to start at the front again.
             is_range = self.status == http.client.PARTIAL_CONTENT
             if is_range and self._stragglers.is_straggling(self._pace_bytes, self._pace_s):
                 self._stragglers.note_restart()
@@ -218,13 +219,13 @@ class Reply:
 
 
 def _direct_reader(response: Any) -> io.BufferedReader | None:
-    """The buffered reader under a plain response, or None where the stack is not as expected.
+    """The buffered reader under a plain response, or None if the stack is not the expected one.
 
-    `_fp` is private to urllib3, and other packages replace urllib3 altogether, so every step is
-    tested; without it bodies are copied once more.
+    `_fp` is private to urllib3, and some packages replace urllib3 altogether, so every step is
+    checked. Without the reader, bodies are copied once more.
     """
     raw: Any = getattr(response, "_fp", None)
-    if type(raw) not in (http.client.HTTPResponse, TimedResponse) or raw.chunked:
+    if type(raw) not in (http.client.HTTPResponse, DeadlineResponse) or raw.chunked:
         return None
     reader: Any = raw.fp
     if type(reader) is not io.BufferedReader or not isinstance(reader.raw, io.RawIOBase):
@@ -232,20 +233,20 @@ def _direct_reader(response: Any) -> io.BufferedReader | None:
     return reader
 
 
-def _timed_reader(response: Any) -> TimedReader | None:
-    """What the library reads from, if that is ours."""
+def _deadline_reader(response: Any) -> DeadlineReader | None:
+    """The library's reader, if it is ours."""
     reader = getattr(getattr(response, "_fp", None), "fp", None)
     raw = getattr(reader, "raw", None)
-    return raw if isinstance(raw, TimedReader) else None
+    return raw if isinstance(raw, DeadlineReader) else None
 
 
 def _socket_of(raw: Any, sleep_s: float) -> Any:
-    """The socket under a body's reader, made to wake up after `sleep_s`; None if that is unknown.
+    """The socket under a body's reader, set to wake up after `sleep_s`. None if it is not known.
 
-    A plain socket sleeps in the kernel. Python's own time-outs, which TLS needs, ask before each
-    read whether there is something: another call.
+    A plain socket sleeps in the kernel. Python's own time-outs, which TLS needs, cost another
+    system call before each read.
     """
-    if isinstance(raw, TimedReader):
+    if isinstance(raw, DeadlineReader):
         raw = raw.raw
     sock = getattr(raw, "_sock", None)
     if type(raw) is not socket.SocketIO or not isinstance(sock, socket.socket):
@@ -260,7 +261,7 @@ def _socket_of(raw: Any, sleep_s: float) -> Any:
 
 
 def _content_length(headers: Mapping[str, str]) -> int | None:
-    # With a transfer coding, Content-Length does not describe what is on the wire (RFC 9112, 6.3).
+    # With a transfer coding, Content-Length is not the size on the wire (RFC 9112, section 6.3).
     if "Transfer-Encoding" in headers:
         return None
     value = headers.get("Content-Length", "")

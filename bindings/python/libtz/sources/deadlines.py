@@ -1,7 +1,7 @@
-"""Responses whose head has to come in time, as a whole.
+"""Responses whose whole head must arrive before a deadline.
 
-Time-outs of sockets begin anew with every byte, so a server could send a head, or what stands
-between the parts of a body, for ever.
+A socket's time-out starts again with every byte. So a server could take forever to send a head, or
+the framing between the chunks of a body.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import io
 import time
 from typing import Any
 
-__all__ = ["TimedReader", "TimedResponse"]
+__all__ = ["DeadlineReader", "DeadlineResponse"]
 
 
-class TimedReader(io.RawIOBase):
-    """A socket's reader that raises TimeoutError past its end, which `renew` moves."""
+class DeadlineReader(io.RawIOBase):
+    """A socket's reader that raises TimeoutError after a deadline, which `renew` moves."""
 
     def __init__(self, raw: Any, timeout_s: float | None) -> None:
         self.raw = raw
@@ -43,16 +43,17 @@ class TimedReader(io.RawIOBase):
         super().close()
 
 
-class TimedResponse(http.client.HTTPResponse):
-    """Its head has as long as the socket's time-out. Give a connection it as `response_class`."""
+class DeadlineResponse(http.client.HTTPResponse):
+    """A response whose whole head must arrive within the socket's time-out. To be used as the
+    `response_class` of a connection."""
 
     def __init__(self, sock: Any, *args: Any, **named: Any) -> None:
         super().__init__(sock, *args, **named)
-        self.fp: Any = io.BufferedReader(TimedReader(self.fp.detach(), sock.gettimeout()))
+        self.fp: Any = io.BufferedReader(DeadlineReader(self.fp.detach(), sock.gettimeout()))
 
     def _read_next_chunk_size(self) -> int:
-        # The library takes any number that Python reads, negative ones included, and then reads to
-        # the end of the connection.
+        # The library accepts any number that Python can parse. If it is negative, the library reads
+        # to the end of the connection.
         size: int = super()._read_next_chunk_size()  # type: ignore[misc]
         if size < 0:
             raise http.client.HTTPException("a chunk of negative size")

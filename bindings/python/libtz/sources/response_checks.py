@@ -1,4 +1,4 @@
-"""Answers held against what was asked: range, coding, and that it is still the same object."""
+"""Checks of responses against the request: the range, the coding, and the object's identity."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from http import HTTPStatus
 
-from libtz.sources.reply import Reply
+from libtz.sources.response import Response
 from libtz.sources.retry import TryFailed
 
 __all__ = [
@@ -18,8 +18,8 @@ __all__ = [
     "read_unsized",
 ]
 
-# An object whose size the server does not tell is read to its end up to this: indexes,
-# configurations and tokenizers, not weights.
+# If the server does not announce an object's size, up to this many bytes are read to find its end:
+# enough for indexes, configurations and tokenizers, but not for weights.
 UNSIZED_SIZE_MAX = 64 * 1024 * 1024
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
@@ -27,7 +27,7 @@ _EMPTY_RANGE = re.compile(r"bytes \*/0+")
 
 
 class Identity:
-    """What tells this version of the object from others, taken from the first answer."""
+    """What identifies this version of the object, taken from the first response."""
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         self._etag = headers.get("ETag")
@@ -45,47 +45,48 @@ class Identity:
         return f"{self._modified}, {size} bytes" if self._modified is not None else None
 
     def matches(self, headers: Mapping[str, str]) -> bool:
-        # Conditions are not enough: there are servers that ignore them.
+        # Conditional requests are not enough: some servers ignore the conditions.
         if self._etag is not None:
             return _opaque(headers.get("ETag", "")) == _opaque(self._etag)
         return self._modified is None or headers.get("Last-Modified") == self._modified
 
 
 def _opaque(etag: str) -> str:
-    """An ETag without its mark of weakness: servers that compress, and proxies, set it for the
-    bytes that others give a strong one for."""
+    """An ETag without the mark of a weak one. Proxies, and servers that compress, add it to the
+    strong ETag of the same bytes."""
     return etag.removeprefix("W/")
 
 
 def changed(how: str) -> TryFailed:
-    """The failure of a load whose object is no longer the one it began with."""
+    """The failure of a load whose object has been replaced since it began."""
     return TryFailed(
         f"the object changed while it was being read ({how}); load it again, and publish new"
-        " versions under new names. Where several servers have copies of it, with ETags of their"
-        " own, pin its digest",
+        " versions under new names. If several servers hold copies of it with different ETags,"
+        " pin its digest",
         retryable=False,
     )
 
 
-def check_coding(reply: Reply) -> None:
-    """Refuse a body that is not the object's own bytes."""
-    codings = reply.headers.get("Content-Encoding", "").lower().split(",")
-    transfer = reply.headers.get("Transfer-Encoding", "chunked").strip().lower()
-    # Stores keep "aws-chunked", which was of the upload; the object itself is plain.
+def check_coding(response: Response) -> None:
+    """Refuse a body that is not the object's own bytes, for example one that is compressed."""
+    codings = response.headers.get("Content-Encoding", "").lower().split(",")
+    transfer = response.headers.get("Transfer-Encoding", "chunked").strip().lower()
+    # "aws-chunked" describes the upload. Some stores repeat it, but the object itself is plain.
     if {coding.strip() for coding in codings} - {"", "identity", "aws-chunked"} or (
         transfer != "chunked"
     ):
         raise TryFailed(
-            "the server compresses the body although identity was asked for; byte ranges of it"
-            " mean nothing, so switch compression off for this object",
+            "the server compresses the body although it was asked not to; byte ranges of a"
+            " compressed body cannot be used, so disable compression for this object",
             retryable=False,
         )
 
 
-def check_range_answer(reply: Reply, begin: int, end: int) -> int:
-    """Check that a 206 brings [begin, end), cut at the object's end; returns the object's size."""
-    check_coding(reply)
-    value = reply.headers.get("Content-Range")
+def check_range_answer(response: Response, begin: int, end: int) -> int:
+    """Check that a 206 response carries [begin, end), or as much of it as the object has. Returns
+    the object's size."""
+    check_coding(response)
+    value = response.headers.get("Content-Range")
     match = _CONTENT_RANGE.fullmatch(value.strip()) if value is not None else None
     if match is None:
         what = "an unusable" if value is not None else "no"
@@ -93,35 +94,38 @@ def check_range_answer(reply: Reply, begin: int, end: int) -> int:
     first, last, size = (int(group) for group in match.groups())
     if first != begin or last + 1 != min(end, size):
         raise TryFailed(
-            f"bytes {begin} to {end - 1} were asked for, the server sent {first} to {last}"
+            f"bytes {begin} to {end - 1} were requested, but the server sent {first} to {last}"
             f" of {size}",
             retryable=False,
         )
-    if reply.length is not None and reply.length != last + 1 - first:
+    if response.length is not None and response.length != last + 1 - first:
         raise TryFailed(
-            f"the server announced {last + 1 - first} bytes and a body of {reply.length}",
+            f"the server announced a range of {last + 1 - first} bytes and a body of"
+            f" {response.length}",
             retryable=False,
         )
     return size
 
 
-def is_empty_object(reply: Reply) -> bool:
+def is_empty_object(response: Response) -> bool:
     """Whether this refusal of the first byte says that the object has no bytes."""
-    if reply.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+    if response.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         return False
-    # Stores that name no size mean the same: any byte would have answered the first request.
-    value = reply.headers.get("Content-Range", "bytes */0").strip()
+    # A store that names no size means the same: if the object had any byte, the first request
+    # would have succeeded.
+    value = response.headers.get("Content-Range", "bytes */0").strip()
     return _EMPTY_RANGE.fullmatch(value) is not None
 
 
-def read_unsized(reply: Reply) -> bytes:
-    """All of a body whose length is not known, if it is small and its end is marked."""
+def read_unsized(response: Response) -> bytes:
+    """Read a body of unknown length to its end, if it is small and its end is marked."""
     what = "the server ignores ranges and does not say how large the object is"
-    if "Transfer-Encoding" not in reply.headers:  # it ends with the connection, or that broke
+    # Without a mark, the end of the body and a broken connection look the same.
+    if "Transfer-Encoding" not in response.headers:
         raise TryFailed(f"{what}, nor where it ends; download it to a file first", retryable=False)
     data = bytearray()
     piece = memoryview(bytearray(64 * 1024))
-    while count := reply.readinto(piece):
+    while count := response.readinto(piece):
         data += piece[:count]
         if len(data) > UNSIZED_SIZE_MAX:
             raise TryFailed(f"{what}; download it to a file first", retryable=False)

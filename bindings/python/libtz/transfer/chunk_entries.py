@@ -9,36 +9,35 @@ from libtz._native import lib
 from libtz.memory import allocate
 from libtz.sources.base import Source
 
-__all__ = ["fetch_runs"]
+__all__ = ["fetch_chunk_entries"]
 
 # Reading this many unneeded entries costs less than another request.
 GAP_MAX = 256 * 1024
 
 
-def fetch_runs(
+def fetch_chunk_entries(
     source: Source, header: lib.Header, tensors: NDArray[np.uint32], front: memoryview
 ) -> int:
-    """Reads the missing runs of these tensors into the header; returns how many bytes it read.
-
-    `front`: bytes from the start of the file that are already in memory.
+    """Reads the missing chunk entries of these tensors into the header. Returns the number of bytes
+    read. `front` holds the bytes from the start of the file that are already in memory.
     """
-    missing = header.run_ranges(tensors)
+    missing = header.entry_ranges(tensors)
     unknown = []
     for offset, size in missing:
         if offset + size <= len(front):
-            header.put_runs(offset, front[offset : offset + size])
+            header.put_entries(offset, front[offset : offset + size])
         else:
             unknown.append((offset, size))
     read = 0
     for ranges in _joined(unknown):
         begin = ranges[0][0]
         end = ranges[-1][0] + ranges[-1][1]
-        block = allocate(end - begin).view()
-        source.read_into(begin, end - begin, [block])
+        data = allocate(end - begin).view()
+        source.read_into(begin, end - begin, [data])
         read += end - begin
-        # Only these tensors: a bad run of another tensor must not fail this load.
+        # Only these tensors: a bad entry of another tensor must not fail this load.
         for offset, size in ranges:
-            header.put_runs(offset, block[offset - begin : offset - begin + size])
+            header.put_entries(offset, data[offset - begin : offset - begin + size])
     return read
 
 

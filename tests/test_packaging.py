@@ -23,7 +23,10 @@ import build_native
 import check_wheels
 from libtz._native import lib
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),  # with empty caches, Zig compiles libtz and a whole C library
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -327,7 +327,8 @@ def test_a_failure_in_the_middle_names_what_changed(kind: str, tmp_path: Path) -
         if name not in caught.value.changed:
             assert torch.equal(tensor, before[name]), name
     assert "m00.weight" in caught.value.changed
-    assert "m11.weight" not in caught.value.changed
+    if kind == "set":  # its files are loaded one after another; within one, threads differ in speed
+        assert "m11.weight" not in caught.value.changed
 
 
 def damage(path: Path, place: float) -> None:

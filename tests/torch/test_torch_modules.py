@@ -313,3 +313,43 @@ def test_parametrizations_that_compute_with_values_say_so() -> None:
     save_model(source, target)
     assert load_model(net, target) == ([], [])
     assert torch.equal(net.weight, source.weight)
+
+
+class _Noisy(torch.nn.Module):
+    """Random values that no file has: in buffers, in one that is computed, and in an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        seeded = torch.Generator().manual_seed(7)
+        self.weight = torch.nn.Parameter(torch.randn(3, 2))
+        self.register_buffer("noise", torch.randn(999), persistent=False)
+        halves = 0.5 * torch.stack([torch.rand(999), torch.rand(999)])
+        self.register_buffer("halves", halves, persistent=False)
+        self.in_place = torch.empty(999).normal_()
+        self.waves = torch.randn(999, dtype=torch.complex64)
+        self.seeded = [torch.randn(3, generator=seeded), torch.rand(3, generator=seeded)]
+
+
+def test_random_values_that_are_not_saved_are_drawn() -> None:
+    usual = _Noisy()
+    with no_init():
+        module = _Noisy()
+    assert module.weight.is_meta
+    assert all(map(torch.equal, module.seeded, usual.seeded))
+    for name in ("noise", "in_place", "waves"):
+        drawn = getattr(module, name)
+        assert 0.8 < float(drawn.std()) < 1.2, name
+        assert abs(drawn.mean()) < 0.2, name
+    assert 0 <= float(module.halves.min()) < 0.05
+    assert 0.45 < float(module.halves.max()) < 0.5
+
+
+def test_no_numbers_are_drawn_for_parameters() -> None:
+    before = torch.get_rng_state()
+    with no_init():
+        torch.nn.Embedding(3, 4)
+        torch.nn.Linear(2, 3).weight.requires_grad_(False)
+        torch.nn.Parameter(torch.randn(3, 2, generator=None))
+        module = torch.nn.ParameterDict({"a": torch.randn(2, 2), "b": torch.rand(2)})
+    assert all(parameter.is_meta for parameter in module.values())
+    assert torch.equal(torch.get_rng_state(), before)

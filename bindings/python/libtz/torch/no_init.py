@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,9 +28,9 @@ LARGE = 1 << 28  # if a smaller allocation fails, something else is wrong
 @contextmanager
 def no_init() -> Iterator[None]:
     """Modules built in this context have their parameters on the meta device: they take no memory
-    and no random numbers. Buffers are real, since those that are not saved could not be restored.
-    `load_model` then makes the parameters real. If both types are floating-point types of 16 bits
-    or more, they take the file's.
+    and no random numbers, unless the module computes with them. Buffers are real, since those that
+    are not saved could not be restored. `load_model` then makes the parameters real. If both types
+    are floating-point types of 16 bits or more, they take the file's.
 
     A parameter may be larger than the machine's memory, since none is allocated for it; a buffer
     larger than that raises OptionError. So does code that uses the values of parameters while a
@@ -66,6 +67,7 @@ def no_init() -> Iterator[None]:
     try:
         with mode:
             yield
+        mode.draw_rest()
     except (RuntimeError, NotImplementedError) as error:
         if "meta" not in str(error):
             raise
@@ -79,34 +81,71 @@ def no_init() -> Iterator[None]:
 
 
 class _NoRandomNumbers(TorchFunctionMode):
-    """Leaves random floats uninitialised, since loading overwrites them. Tensors too large for the
-    memory are made on the meta device, and kept in `unmade`, so that they are recognised."""
+    """Random floats are drawn when something uses them, which parameters never do: loading
+    overwrites them. Tensors too large for the memory are made on the meta device, and kept in
+    `unmade`, so that they are recognised."""
 
     def __init__(self) -> None:
         super().__init__()
         self.unmade: dict[int, torch.Tensor] = {}
+        # By id: tensors without values, and what draws these.
+        self._undrawn: dict[int, tuple[weakref.ref[torch.Tensor], Callable[[], Any]]] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in _IN_PLACE:
-            return args[0]
+        if self._undrawn:
+            self._draw(_tensors((*args, *kwargs.values())))
         replacement = _FACTORIES.get(func)
-        if replacement is None:
+        # The numbers of a generator of its own depend on the order in which they are drawn.
+        is_asked = kwargs.get("out") is not None or kwargs.get("generator") is not None
+        if replacement is None or is_asked:
             return func(*args, **kwargs)
-        kwargs = {key: value for key, value in kwargs.items() if key != "generator"}
-        if kwargs.get("out") is not None:
-            return replacement(*args, **kwargs)
+        kwargs.pop("generator", None)
         unmade: torch.Tensor = replacement(*args, **{**kwargs, **_META})
         if unmade.nbytes <= _memory_size():
             try:
-                return replacement(*args, **kwargs)
+                tensor: torch.Tensor = replacement(*args, **kwargs)
             except RuntimeError:
                 if unmade.nbytes < LARGE:
                     raise
+            else:
+                draw = _DRAWS.get(func)
+                if draw is not None and not tensor.is_floating_point():
+                    return func(*args, **kwargs)
+                if draw is not None:
+                    later = functools.partial(_draw, draw, weakref.ref(tensor))
+                    self._undrawn[id(tensor)] = weakref.ref(tensor), later
+                return tensor
         self.unmade[id(unmade)] = unmade
         return unmade
+
+    def _draw(self, tensors: Iterable[torch.Tensor]) -> None:
+        for tensor in tensors:
+            known, draw = self._undrawn.pop(id(tensor), (None, None))
+            if draw is not None and known is not None and known() is tensor:  # no id used again
+                draw()
+
+    def draw_rest(self) -> None:
+        """Draws the numbers of buffers, and of tensors that are kept in another way."""
+        tensors = [known() for known, _ in self._undrawn.values()]
+        self._draw(tensor for tensor in tensors if tensor is not None)
+
+
+def _draw(draw: Callable[..., Any], known: weakref.ref[torch.Tensor]) -> None:
+    tensor = known()
+    if tensor is not None:
+        with torch.no_grad():
+            draw(tensor)
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):  # as torch.stack takes them
+            yield from _tensors(value)
 
 
 @functools.cache
@@ -131,10 +170,9 @@ _FACTORIES: dict[Any, Callable[..., Any]] = {
     torch.rand_like: torch.empty_like,
     torch.randn_like: torch.empty_like,
 }
-_IN_PLACE = {
-    torch.Tensor.cauchy_,
-    torch.Tensor.exponential_,
-    torch.Tensor.log_normal_,
-    torch.Tensor.normal_,
-    torch.Tensor.uniform_,
+_DRAWS: dict[Any, Callable[..., Any]] = {
+    torch.rand: torch.Tensor.uniform_,
+    torch.randn: torch.Tensor.normal_,
+    torch.rand_like: torch.Tensor.uniform_,
+    torch.randn_like: torch.Tensor.normal_,
 }

@@ -318,6 +318,8 @@ def test_parametrizations_that_compute_with_values_say_so() -> None:
 class _Noisy(torch.nn.Module):
     """Random values that no file has: in buffers, in one that is computed, and in an attribute."""
 
+    halves: torch.Tensor
+
     def __init__(self) -> None:
         super().__init__()
         seeded = torch.Generator().manual_seed(7)

@@ -89,7 +89,7 @@ class _NoRandomNumbers(TorchFunctionMode):
         super().__init__()
         self.unmade: dict[int, torch.Tensor] = {}
         # By id: tensors without values, and what draws these.
-        self._undrawn: dict[int, tuple[weakref.ref[torch.Tensor], Callable[[], Any]]] = {}
+        self._undrawn: dict[int, tuple[weakref.ref[torch.Tensor], Callable[..., Any]]] = {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -115,8 +115,7 @@ class _NoRandomNumbers(TorchFunctionMode):
                 if draw is not None and not tensor.is_floating_point():
                     return func(*args, **kwargs)
                 if draw is not None:
-                    later = functools.partial(_draw, draw, weakref.ref(tensor))
-                    self._undrawn[id(tensor)] = weakref.ref(tensor), later
+                    self._undrawn[id(tensor)] = weakref.ref(tensor), draw
                 return tensor
         self.unmade[id(unmade)] = unmade
         return unmade
@@ -125,19 +124,13 @@ class _NoRandomNumbers(TorchFunctionMode):
         for tensor in tensors:
             known, draw = self._undrawn.pop(id(tensor), (None, None))
             if draw is not None and known is not None and known() is tensor:  # no id used again
-                draw()
+                with torch.no_grad():
+                    draw(tensor)
 
     def draw_rest(self) -> None:
         """Draws the numbers of buffers, and of tensors that are kept in another way."""
         tensors = [known() for known, _ in self._undrawn.values()]
         self._draw(tensor for tensor in tensors if tensor is not None)
-
-
-def _draw(draw: Callable[..., Any], known: weakref.ref[torch.Tensor]) -> None:
-    tensor = known()
-    if tensor is not None:
-        with torch.no_grad():
-            draw(tensor)
 
 
 def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:

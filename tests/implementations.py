@@ -35,7 +35,7 @@ class Implementation(Protocol):
     ) -> Description:
         """What `spec/README.md` has a command print, for a file of these bytes.
 
-        `pin` is a file digest as text; `operation` is "open" or "verify".
+        `pin` is a file digest as text; `operation` is "open", "verify" or "load NAME".
         """
 
 

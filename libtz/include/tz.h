@@ -467,7 +467,8 @@ typedef struct tz_plan tz_plan;
  *
  *   TZ_E_ENTRIES_MISSING: the diagnostic names a tensor whose chunk entries have not been put.
  *   TZ_E_ARGUMENT: also for a box that is scattered, in a staged plan.
- *   TZ_E_FEATURE: a box of a tensor whose dtype is unknown.
+ *   TZ_E_FEATURE: a box of a tensor whose dtype is unknown. Whole, it is read as any other: what its
+ *     bytes mean is for tz_dtype() to say, which does not know it.
  *   TZ_E_LIMIT: the plan would be too large. */
 tz_status tz_plan_new(const tz_header *header, const tz_read_item *items, size_t item_count,
                       const tz_plan_options *options, tz_plan **out, tz_diagnostic *diagnostic);
@@ -609,6 +610,8 @@ typedef struct {
     uint32_t rank;
     uint32_t tie;               /* index of another spec of the same dtype and shape whose data it
                                    shares, or TZ_NONE32 */
+    uint64_t decoded_size;      /* in bytes; may be 0 unless the dtype is of the extensible range,
+                                   whose shapes do not tell the size */
 } tz_tensor_spec;
 
 typedef struct {

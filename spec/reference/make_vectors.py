@@ -20,6 +20,9 @@ import tz_vectors
 from scenarios import SCENARIOS, Scenario
 from tz_describe import Description, describe
 
+# What readers say about larger files is compared by their digests alone.
+READABLE_SIZE_MAX = 500_000
+
 
 def vector_of(scenario: Scenario) -> tz_vectors.Vector:
     data = scenario.maker()
@@ -33,7 +36,9 @@ def vector_of(scenario: Scenario) -> tz_vectors.Vector:
         pin=scenario.pin,
         requires=scenario.requires,
     )
-    if scenario.expect == "ok":
+    if scenario.operation.startswith("load "):
+        pass  # what it prints says nothing of the file
+    elif scenario.expect == "ok":
         file = tz.File(data)
         vector.file_digest = file.digest
         vector.content_digest = file.content_digest
@@ -61,7 +66,7 @@ def texts() -> dict[Path, str]:
         vector = vector_of(scenario)
         path = tz_vectors.VECTORS / "v1" / f"{scenario.name}.hex"
         result[path] = tz_vectors.render(vector)
-        if scenario.expect == "ok":
+        if scenario.expect == "ok" and len(vector.data) < READABLE_SIZE_MAX:
             description = describe(vector.data, pin=vector.pin, operation=vector.operation)
             result[path.with_suffix(".json")] = description_text(description)
     return result

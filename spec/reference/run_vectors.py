@@ -2,8 +2,8 @@
 
     python run_vectors.py [--codecs raw] COMMAND [ARGUMENT ...]
 
-The command is called as `COMMAND ARGUMENT ... [--open] [--digest blake3:...] FILE`, and prints one
-line of JSON: `spec/README.md` says what. Exit code 0 means that all vectors agree.
+The command is called as `COMMAND ARGUMENT ... [--open | --load NAME] [--digest blake3:...] FILE`,
+and prints one line of JSON: `spec/README.md` says what. Exit code 0 means that all vectors agree.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ def run_command(
 ) -> dict[str, Any]:
     """What the command prints about a file with these bytes."""
     options = ["--open"] if operation == "open" else []
+    if operation.startswith("load "):
+        options = ["--load", operation.removeprefix("load ")]
     if pin is not None:
         options += ["--digest", pin]
     with tempfile.TemporaryDirectory() as folder:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import tz_kit
+import tz_reference as tz
 
 VECTORS = Path(__file__).resolve().parent.parent / "vectors"
 KEYS = (
@@ -17,7 +18,9 @@ KEYS = (
     *("file-digest", "content-digest", "released-sha256"),
 )
 
-_LINE = re.compile(r"(?P<bytes>[0-9a-f]{2}(?: [0-9a-f]{2})*)(?: \* (?P<count>[1-9][0-9]*))?")
+_LINE = re.compile(
+    r"(?P<bytes>[0-9a-f]{2}(?: [0-9a-f]{2})*)(?: (?P<how>\*|\+\+) (?P<count>[1-9][0-9]*))?"
+)
 _LINE_BYTES = 16
 
 
@@ -71,7 +74,16 @@ def _parse_body(name: str, body: str) -> Iterator[bytes]:
         match = _LINE.fullmatch(code)
         if match is None:
             raise ValueError(f"{name}: line {number} of the body is no hex: {line!r}")
-        yield bytes.fromhex(match["bytes"]) * int(match["count"] or 1)
+        unit, count = bytes.fromhex(match["bytes"]), int(match["count"] or 1)
+        yield counted(unit, count) if match["how"] == "++" else unit * count
+
+
+def counted(unit: bytes, count: int) -> bytes:
+    """`unit` that many times, the decimal digits at its end being one more each time."""
+    head = unit.rstrip(b"0123456789")
+    size = len(unit) - len(head)
+    numbers = range(int(unit[len(head) :]), int(unit[len(head) :]) + count)
+    return b"".join(head + b"%0*d" % (size, number) for number in numbers)
 
 
 def render(vector: Vector) -> str:
@@ -91,11 +103,31 @@ def render(vector: Vector) -> str:
 
 
 def _render_body(data: bytes) -> Iterator[str]:
+    pairs = _counted_pairs(data)
     for begin, end, label in tz_kit.annotate(data):
+        if pairs.start <= begin < pairs.stop:
+            if begin == pairs.start:
+                unit = data[begin : begin + pairs.step].hex(" ")
+                yield f"{unit} ++ {len(pairs)}  # {begin:#06x} pairs, with keys that count"
+            continue
         comment = f"  # {begin:#06x} {label}"
         for line in _hex_lines(data[begin:end]):
             yield line.ljust(3 * _LINE_BYTES - 1) + comment if comment else line
             comment = ""
+
+
+_COUNTED_SIZE_MIN = 1 << 16
+
+
+def _counted_pairs(data: bytes) -> range:
+    """Where pairs lie that are too many to be read, and differ by a number; in steps of a pair."""
+    for section in tz_kit.directory(data):
+        if section.type == tz.METADATA and section.size > _COUNTED_SIZE_MIN:
+            size = tz.PAIR.size + sum(tz.PAIR.unpack_from(data, section.offset))
+            pairs = range(section.offset, section.offset + section.size, size)
+            if data[pairs.start : pairs.stop] == counted(data[pairs.start :][:size], len(pairs)):
+                return pairs
+    return range(0)
 
 
 def _hex_lines(data: bytes) -> Iterator[str]:
@@ -127,8 +159,10 @@ def load_all() -> list[Vector]:
 
 
 def expected_description(vector: Vector) -> dict[str, Any]:
-    """What an implementation says about a valid vector's file."""
+    """What an implementation says about a valid vector's file, as far as that is written down."""
     path = VECTORS / "v1" / f"{vector.name}.json"
+    if not path.exists():
+        return {"result": "ok"}
     description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return description
 
@@ -141,11 +175,14 @@ def mismatches(
         expected: dict[str, Any] = {"result": "error", "class": "feature"}
     elif vector.expect == "ok":
         expected = expected_description(vector)
-        expected["file_digest"] = vector.file_digest
-        expected["content_digest"] = vector.content_digest
+        if vector.file_digest is not None:
+            expected["file_digest"] = vector.file_digest
+            expected["content_digest"] = vector.content_digest
     else:
         expected = {"result": "error", "class": vector.expect}
-        expected.update({"rule": vector.rules[0], "released": vector.released})
+        expected["rule"] = vector.rules[0]
+        if vector.released is not None:
+            expected["released"] = vector.released
         if len(vector.rules) > 1:
             expected["codec_rule"] = vector.rules[1]
     return differences(expected, description)

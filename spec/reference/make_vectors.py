@@ -15,6 +15,7 @@ import json
 import sys
 from pathlib import Path
 
+import tz_load
 import tz_reference as tz
 import tz_vectors
 from scenarios import SCENARIOS, Scenario
@@ -35,6 +36,7 @@ def vector_of(scenario: Scenario) -> tz_vectors.Vector:
         operation=scenario.operation,
         pin=scenario.pin,
         requires=scenario.requires,
+        level=level_of(scenario, data),
     )
     if scenario.operation.startswith("load "):
         pass  # what it prints says nothing of the file
@@ -45,6 +47,24 @@ def vector_of(scenario: Scenario) -> tz_vectors.Vector:
     else:
         vector.released = hashlib.sha256(scenario.released).hexdigest()
     return vector
+
+
+def level_of(scenario: Scenario, data: bytes) -> str:
+    """The level from which on a reader must find the fault."""
+    if scenario.expect == "ok":
+        return "load"
+    if scenario.requires is not None:
+        return "verify" if scenario.rules[0] in ("TZ1-45", "TZ1-46", "TZ1-47") else "load"
+    try:
+        reader = tz_load.Reader(data, scenario.pin)
+        if scenario.operation.startswith("load "):
+            reader.load_typed(scenario.operation.removeprefix("load "))
+        elif scenario.operation == "verify":
+            for name in reader.entries:
+                reader.load(name)
+    except tz_load.BadFileError:
+        return "load"
+    return "verify"
 
 
 def description_text(description: Description) -> str:

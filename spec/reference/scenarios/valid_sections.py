@@ -152,6 +152,14 @@ def metadata_keys_in_byte_order() -> bytes:
     return encode({}, metadata=dict.fromkeys(keys, "-"))
 
 
+@valid(36)
+def example() -> bytes:
+    """The file whose description the kit's README shows."""
+    structure = {"weight": TensorRef("w")}
+    tensors = {"w": tensor("bf16", 8, 4)}
+    return encode(tensors, structure=structure, metadata={"license": "MIT"})
+
+
 @valid(58)
 def metadata_of_65536_pairs() -> bytes:
     """As many pairs as there may be."""

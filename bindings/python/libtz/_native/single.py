@@ -1,4 +1,4 @@
-"""The functions of tz.h for a tensor that is read alone, without a plan."""
+"""The functions of tz.h that read a single tensor without a plan."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class OnlyChunk:
         self.is_raw: bool = chunk.codec == 0  # section 8 of the specification
 
     def decode(self, verify: int, stored: int, out: int = 0, scratch: int = 0) -> bool:
-        """Whether the data passed the checks. All but `verify` are addresses; without `out`, the
-        chunk is only checked. A chunk that is not raw needs DECODE_SCRATCH_SIZE bytes of scratch.
-        """
+        """Returns whether the data passed the checks. `stored`, `out` and `scratch` are addresses.
+        Without `out`, the chunk is only checked. A compressed chunk needs `scratch` of
+        DECODE_SCRATCH_SIZE bytes."""
         status = clib.tz_chunk_decode(
             self._header.handle,
             self._tensor,
@@ -49,7 +49,7 @@ class OnlyChunk:
 
 
 def only_chunk(header: Header, tensor: int) -> OnlyChunk | None:
-    """None: the tensor's entries have not been put. Same rule for threads as `Header.chunk`."""
+    """The tensor's chunk, or None if its entry has not been put. Thread-safe as `Header.chunk`."""
     out = new_struct("tz_chunk")
     status = clib.tz_header_chunk(header.handle, tensor, 0, out)
     if status == clib.TZ_E_ENTRIES_MISSING:

@@ -290,3 +290,12 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, target: str) -> None
     status, peak = map(int, done.stdout.split()[-2:])
     assert status == 0
     assert peak * 1024 < 400 * MIB
+
+
+def test_a_saved_state_dict_becomes_a_flat_file(tmp_path: Path) -> None:
+    tensors = {"a": torch.ones(2), "b.c": torch.zeros(3)}
+    libtz.torch.save(tensors, tmp_path / "a.tz")
+    assert main(["convert", str(tmp_path / "a.tz"), str(tmp_path / "b.safetensors")]) == 0
+    loaded = safetensors.torch.load_file(tmp_path / "b.safetensors")
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())

@@ -249,7 +249,7 @@ def test_urls_are_sent_quoted_and_shown_without_secrets(first: FaultServer) -> N
     assert first.requests[0].target == "/a%20b/%C3%BC%2Fc%20d?x=1%202"
     assert shown("https://u:p@h:1/a/b?q#f") == "https://h:1/a/b"
     assert shown("https://u:p@h?q@x") == "https://***@x"
-    assert shown("https://h/a\nb") == "https://h/a?b"
+    assert shown("https://h/a\nb") == r"https://h/a\nb"
 
 
 def test_own_headers_are_sent_once(first: FaultServer) -> None:

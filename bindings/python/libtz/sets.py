@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from libtz._native import lib
-from libtz.arrays.numpy_arrays import NumpyFramework
+from libtz.arrays.base import BufferFramework
 from libtz.checkpoint.file import File
 from libtz.errors import OptionError, SourceNotFoundError
 from libtz.locations import Location
@@ -101,7 +101,7 @@ def verify(
 
 def _verify_file(location: Location, file: SetFile, options: ReadOptions) -> None:
     if file.digest is not None:
-        with open_as(NumpyFramework(), location, options=options) as opened:
+        with open_as(BufferFramework(), location, options=options) as opened:
             opened.verify()
         return
     source = location.source(options)
@@ -134,7 +134,7 @@ def _manifest_of(folder: Location, options: ReadOptions) -> bytes:
 
 def _described(location: Location, name: str, options: ReadOptions) -> SetFile:
     if name.endswith(".tz"):
-        with open_as(NumpyFramework(), location, options=options) as file:
+        with open_as(BufferFramework(), location, options=options) as file:
             assert isinstance(file, File)  # folders have no such names here
             return SetFile(name, file.size, digest=file.digest)
     source = location.source(options)

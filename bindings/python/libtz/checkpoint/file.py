@@ -121,7 +121,11 @@ class File(Checkpoint[T]):
 
     def __repr__(self) -> str:
         count = len(self._catalog)
-        return f"<libtz.Checkpoint {self._loader.source.url}: {self.format}, {count} tensors>"
+        return f"<libtz.Checkpoint {self.url}: {self.format}, {count} tensors>"
+
+    @property
+    def url(self) -> str:
+        return self._loader.source.url
 
     def info(self, name: str) -> TensorInfo:
         return self.catalog.info(name)

@@ -118,7 +118,7 @@ class Sharded(Checkpoint[T]):
     def _file(self, name: str) -> Checkpoint[T]:
         with self._opening:
             if self._is_closed:
-                raise OptionError(f"{self!r} is closed")
+                raise OptionError(f"{self.url} is closed")
             file = self._files[name]
             if file is None:
                 file = self._open_file(self._location.sibling(name))
@@ -208,9 +208,12 @@ class Sharded(Checkpoint[T]):
 
     def __repr__(self) -> str:
         return (
-            f"<libtz.Checkpoint {self._location}: {len(self._files)} files,"
-            f" {len(self._index)} tensors>"
+            f"<libtz.Checkpoint {self.url}: {len(self._files)} files, {len(self._index)} tensors>"
         )
+
+    @property
+    def url(self) -> str:
+        return str(self._location)
 
     def storage_order(self) -> list[str]:
         return [

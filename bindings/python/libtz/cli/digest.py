@@ -7,6 +7,7 @@ import hashlib
 from typing import Any
 
 from libtz import opening, sets
+from libtz.arrays.base import BufferFramework
 from libtz.checkpoint.file import File
 from libtz.cli.options import add_command, add_options, make_options
 from libtz.cli.output import print_json
@@ -73,7 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _of_file(arguments: argparse.Namespace, options: ReadOptions) -> tuple[str | None, str | None]:
-    with opening.open(arguments.source, options=options) as file:
+    with opening.open_as(BufferFramework(), arguments.source, options=options) as file:
         digest, content_digest = file.digest, file.content_digest
         if not isinstance(file, File):
             raise OptionError(

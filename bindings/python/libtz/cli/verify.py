@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from libtz import opening, sets
+from libtz.arrays.base import BufferFramework
 from libtz.checkpoint.base import Checkpoint
 from libtz.cli.options import add_command, add_options, make_options
 from libtz.errors import (
@@ -58,11 +59,11 @@ def verify(source: Any, digest: str | None, options: ReadOptions, *, content: bo
     `content`, a format without content digests is an OptionError."""
     if _is_set(source, digest, options):
         if content:
-            with opening.open(source, digest=digest, options=options) as file:
+            with opening.open_as(BufferFramework(), source, digest=digest, options=options) as file:
                 _require_content(file)
         sets.verify(source, digest=digest, options=options)
         return True
-    with opening.open(source, digest=digest, options=options) as file:
+    with opening.open_as(BufferFramework(), source, digest=digest, options=options) as file:
         if content:
             _require_content(file)
         if file.format == "safetensors" and digest is None:

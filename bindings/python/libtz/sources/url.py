@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from libtz.errors import OptionError
+from libtz.text import printable
 
 __all__ = ["HttpUrl", "origin_of", "parse_http_url", "redirect_url", "shown"]
 
@@ -73,13 +74,13 @@ def shown(url: str) -> str:
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
-        return _printable(url.partition("?")[0])
+        return printable(url.partition("?")[0])
     path, mark, query = _without_user(rest).partition("?")
     if scheme.lower() == "s3":  # in keys, # and ? are ordinary characters
         query = "***" if mark else ""
-        return _printable(f"{scheme}://{path}{mark}{query}")
+        return printable(f"{scheme}://{path}{mark}{query}")
     path = path.partition("#")[0]
-    return _printable(f"{scheme}://{path}")
+    return printable(f"{scheme}://{path}")
 
 
 def _without_user(rest: str) -> str:
@@ -97,10 +98,6 @@ def _without_user(rest: str) -> str:
         path = "/***@" + path.rpartition("@")[2] if "@" in path else path
         return f"{authority}{path}{mark}{query}"
     return "***@" + rest.rpartition("@")[2] if "@" in rest else "***"
-
-
-def _printable(text: str) -> str:
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _quoted(url: str) -> str:

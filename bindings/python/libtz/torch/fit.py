@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from libtz.arrays.torch_dtypes import TORCH_DTYPES
+from libtz.checkpoint.base import Checkpoint
 from libtz.errors import OptionError
 from libtz.torch.cast import is_cast
 from libtz.torch.names import FileNames, cut, strangers
@@ -64,10 +66,10 @@ def fit_of(module: torch.nn.Module, names: FileNames, strict: bool, target: Targ
     return fit
 
 
-def refuse(file: object, problems: Sequence[str]) -> None:
+def refuse(file: Checkpoint[Any], problems: Sequence[str]) -> None:
     if problems:
         listed = "".join(f"\n  - {problem}" for problem in problems)
-        raise OptionError(f"{file!r} does not fit the module; nothing was changed:{listed}")
+        raise OptionError(f"{file.url} does not fit the module; nothing was changed:{listed}")
 
 
 def _extra_states(module: torch.nn.Module) -> dict[str, torch.nn.Module]:

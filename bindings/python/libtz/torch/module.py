@@ -84,7 +84,7 @@ def _load_by_hooks(
     load.apply()
     if strict and (lines := strangers(load.missing, load.unexpected)):
         listed = "".join(f"\n  - {line}" for line in lines)
-        error = OptionError(f"{file!r} does not fit the module, its hooks included:{listed}")
+        error = OptionError(f"{file.url} does not fit the module, its hooks included:{listed}")
         error.changed = load.changed
         raise error
     return load.missing, load.unexpected

@@ -33,6 +33,7 @@ from libtz.locations import Location
 from libtz.memory import HostBuffer, allocate
 from libtz.options import ReadOptions
 from libtz.structure import flatten
+from libtz.text import printable
 from libtz.torch.tensor_bytes import check, data_of, extent, is_tensor
 from libtz.transfer.stats import TransferStats
 from libtz.writing.buffers import byte_view
@@ -124,7 +125,11 @@ class Pickled(Checkpoint[torch.Tensor]):
         return name in self._infos
 
     def __repr__(self) -> str:
-        return f"<libtz.Checkpoint {self._location}: {self.format}, {len(self)} tensors>"
+        return f"<libtz.Checkpoint {self.url}: {self.format}, {len(self)} tensors>"
+
+    @property
+    def url(self) -> str:
+        return str(self._location)
 
     def structure(self) -> list[Node]:
         return self._nodes
@@ -260,7 +265,7 @@ def _reason(error: Exception) -> str:
         )
     detail = _DETAIL.search(text)
     line = detail[1] if detail else (text.splitlines() or [""])[0]
-    return "".join(c if c.isprintable() else " " for c in line) or type(error).__name__
+    return printable(line) or type(error).__name__
 
 
 def _require_stored(path: str) -> None:

@@ -153,7 +153,9 @@ def problem_of(tensor: torch.Tensor, *, is_written: bool) -> str | None:
         return f"is a {kind}, which wraps other tensors; load before the module is converted to it"
     if tensor.is_quantized:
         return "is quantized; load before the module is quantized"
-    if tensor.layout != torch.strided or tensor.is_nested:
+    if tensor.is_nested:
+        return "is nested; make it dense first, with to_padded_tensor()"
+    if tensor.layout != torch.strided:
         return f"is not dense ({tensor.layout}); make it dense first"
     if not tensor.is_meta and (is_written or type(tensor) not in PLAIN_TYPES):
         try:

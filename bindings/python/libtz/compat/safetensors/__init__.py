@@ -191,7 +191,7 @@ class safe_open:  # noqa: N801 - the package's name
         if not isinstance(name, str):
             raise TypeOptionError(f"the name of a tensor must be a str; got {name!r}")
         if name not in file:
-            raise OptionError(f"{file!r} does not contain tensor {name!r}")
+            raise OptionError(f"{file.url} does not contain tensor {name!r}")
 
 
 def _has_empty_metadata(file: Checkpoint[Any]) -> bool:

@@ -383,7 +383,7 @@ def _require_hash(file: Checkpoint[torch.Tensor], name: str) -> None:
         has_hash = file.verified != "none"
     if not has_hash:
         raise HashMismatchError(
-            f"{file!r}, tensor {name!r}: the file contains no hash to verify it",
+            f"{file.url}, tensor {name!r}: the file contains no hash to verify it",
             code="no-hash",
             tensor=name,
         )
@@ -416,7 +416,7 @@ def _opened(source: Any, options: ReadOptions) -> Checkpoint[torch.Tensor]:
     file = opening.open_as(TorchFramework(), source, options=options)
     if isinstance(file, CoreweaveFile) and file.is_encrypted and not options.decryption.is_given:
         file.close()
-        raise CryptographyError(f"{file!r} is encrypted; pass encryption=DecryptionParams…")
+        raise CryptographyError(f"{file.url} is encrypted; pass encryption=DecryptionParams…")
     return file
 
 

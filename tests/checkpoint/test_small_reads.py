@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import functools
 import io
 import weakref
 from collections.abc import Callable
@@ -112,6 +113,7 @@ def weights(count: int, seed: int) -> torch.Tensor:
     return values
 
 
+@functools.cache
 def make_all(suffix: str) -> dict[str, torch.Tensor]:
     """A tensor of every dtype, and others that are not small or not plain."""
     tensors = {}

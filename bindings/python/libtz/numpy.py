@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,11 +23,23 @@ __all__ = ["load_file", "open", "save_file"]
 
 
 def open(
-    source: SourceLike, *, digest: str | None = None, options: ReadOptions | None = None
+    source: SourceLike,
+    *,
+    digest: str | None = None,
+    signature: str | os.PathLike[str] | None = None,
+    public_key: str | os.PathLike[str] | bytes | None = None,
+    options: ReadOptions | None = None,
 ) -> Checkpoint[NDArray[Any]]:
     """The same as `libtz.open`, but always with NumPy arrays, which own their memory. Raises the
     errors of `libtz.open`."""
-    return open_as(NumpyFramework(), source, digest=digest, options=options)
+    return open_as(
+        NumpyFramework(),
+        source,
+        digest=digest,
+        signature=signature,
+        public_key=public_key,
+        options=options,
+    )
 
 
 def load_file(

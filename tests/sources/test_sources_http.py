@@ -478,6 +478,7 @@ def test_statuses_that_stay_are_not(server: FaultServer, status: int) -> None:
     source.close()
 
 
+@pytest.mark.slow
 def test_retry_after_is_obeyed(server: FaultServer) -> None:
     retry = RetryPolicy(attempts=3, backoff_s=0.0, retry_after_max_s=5)
     source = HttpSource(server.url(), HttpOptions(retry=retry, proxies={}))

@@ -21,6 +21,10 @@ _FORMATS: dict[int, Format] = {
 }
 
 
+# When one in so many was read alone, the others are read at once.
+SHARE_READ_ALONE = 8
+
+
 def is_valueless(tensor: lib.Tensor) -> bool:
     """Whether the file stores a shape for the tensor but no values, so that it loads as zeros."""
     return bool(tensor.flags & lib.TENSOR_META)
@@ -51,6 +55,7 @@ class Catalog:
         self._tensors: list[lib.Tensor] | None = None
         # What was asked for last: whoever reads one tensor asks several times.
         self._latest: tuple[str, tuple[int, lib.Tensor]] | None = None
+        self._single_count = 0  # descriptions that were read alone
 
     def prepare(self) -> None:
         """Reads all descriptions at once, which takes half as long as one by one."""
@@ -114,12 +119,17 @@ class Catalog:
 
     def _described(self, name: str) -> tuple[int, lib.Tensor]:
         """A tensor and its place in the table."""
+        tensors, indices = self._tensors, self._indices
+        if tensors is not None and indices is not None:
+            index = indices[name]
+            return index, tensors[index]
         latest = self._latest
         if latest is None or latest[0] != name:
             index = self.index(name)
-            if self._tensors is not None:
-                return index, self._tensors[index]
             self._latest = latest = name, (index, self.header.tensor(index))
+            self._single_count += 1
+            if self._single_count * SHARE_READ_ALONE >= len(self):
+                self.prepare()
         return latest[1]
 
     def tensor(self, name: str) -> lib.Tensor:

@@ -115,6 +115,15 @@ class Location:
         source.limit(options.http.open_deadline_s)
         return read_whole(source, size_max=size_max)
 
+    def write(self, data: bytes, options: ReadOptions) -> None:
+        """Writes a small file, complete or not at all."""
+        sink = self.sink(WriteOptions(http=options.http, s3=options.s3), Extent(0, len(data)))
+        try:
+            sink.write_at(0, memoryview(data))
+            sink.commit(len(data))
+        finally:
+            sink.abort()
+
     def sink(self, options: WriteOptions, extent: Extent) -> Sink:
         if not self.scheme.is_writable:
             scheme = scheme_name(self.text)

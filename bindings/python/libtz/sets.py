@@ -28,9 +28,8 @@ from libtz.manifest import (
     name_problem,
 )
 from libtz.opening import open_as
-from libtz.options import ReadOptions, WriteOptions
+from libtz.options import ReadOptions
 from libtz.pinned import is_manifest, open_manifest
-from libtz.sinks.base import Extent
 from libtz.sources.base import Source
 from libtz.transfer.progress import Progress
 from libtz.transfer.verify import read_through
@@ -40,10 +39,8 @@ __all__ = ["digest", "verify", "write_manifest"]
 # Each thread reads this much in one request, so that latency is negligible.
 STEP_SIZE = 4 * PART_SIZE
 
-_DEFAULTS = ReadOptions()
 
-
-def write_manifest(folder: str | os.PathLike[str], *, options: ReadOptions = _DEFAULTS) -> str:
+def write_manifest(folder: str | os.PathLike[str], *, options: ReadOptions | None = None) -> str:
     """Writes `model.tz-set`, the manifest of a folder, into the folder. Returns the set's digest.
 
     The folder is a path or s3://bucket/prefix/. All files in it and its subfolders are part of the
@@ -55,26 +52,22 @@ def write_manifest(folder: str | os.PathLike[str], *, options: ReadOptions = _DE
         FormatError: a file whose name ends with .tz is not a tz file.
         SourceError: a file cannot be read, or the manifest cannot be written.
     """
+    options = options or ReadOptions()
     location = Location.of(folder).folder()
     data = _manifest_of(location, options)
     manifest = Manifest.parse(data, str(location))  # all rules hold
-    write_options = WriteOptions(http=options.http, s3=options.s3)
-    sink = location.sibling(MANIFEST_NAME).sink(write_options, Extent(0, len(data)))
-    try:
-        sink.write_at(0, memoryview(data))
-        sink.commit(len(data))
-    finally:
-        sink.abort()
+    location.sibling(MANIFEST_NAME).write(data, options)
     return manifest.digest
 
 
-def digest(source: str | os.PathLike[str], *, options: ReadOptions = _DEFAULTS) -> str:
+def digest(source: str | os.PathLike[str], *, options: ReadOptions | None = None) -> str:
     """The digest of a set, which is that of its manifest. `source` is the manifest or its folder.
     For a folder without a manifest, it is the digest that `write_manifest` would return.
 
     The files are not compared with the manifest; `verify` does that. Raises the same errors as
     `write_manifest`, and FormatError if the manifest is malformed.
     """
+    options = options or ReadOptions()
     location = Location.of(source)
     if is_manifest(location):
         return open_manifest(location, options).manifest.digest
@@ -85,7 +78,7 @@ def digest(source: str | os.PathLike[str], *, options: ReadOptions = _DEFAULTS) 
 
 
 def verify(
-    source: str | os.PathLike[str], *, digest: str | None = None, options: ReadOptions = _DEFAULTS
+    source: str | os.PathLike[str], *, digest: str | None = None, options: ReadOptions | None = None
 ) -> None:
     """Reads every file in the manifest of a set, and compares it with the manifest. In .tz files,
     also checks everything that `Checkpoint.verify` checks. `source` is the manifest or its folder.
@@ -94,6 +87,7 @@ def verify(
     Raises IntegrityError if the manifest or a file has another digest, and SourceError if a file is
     missing.
     """
+    options = options or ReadOptions()
     folder = open_manifest(Location.of(source), options, digest=digest)
     for file in folder.manifest.files.values():
         _verify_file(folder.inside(file.name), file, options)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
 
-from libtz import numpy as libtz_numpy
+from libtz.arrays.numpy_arrays import dtype_name
 from libtz.arrays.torch_dtypes import FORMAT_NAMES
 from libtz.compat._errors import TypeOptionError, ValueOptionError
 from libtz.compat.tensorizer._encryption import EncryptionParams
@@ -388,7 +388,7 @@ def _with_lists(layer: Any) -> Any:
 def _record(item: _Item) -> TensorRecord:
     tensor, name = item.tensor, _path_text(item.path)
     if isinstance(tensor, np.ndarray):
-        dtype = libtz_numpy._dtype_name(name, tensor)
+        dtype = dtype_name(name, tensor)
         is_meta = False
     else:
         is_meta = isinstance(tensor, torch.Tensor) and tensor.is_meta and not is_lazy(tensor)

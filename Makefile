@@ -10,6 +10,9 @@ SECONDS ?= 600
 PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 \
 	--dist loadfile --no-loadscope-reorder
 
+# Where bytecode is not kept, every process of the tests compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-fast coverage check check-native check-python fuzz bench wheels clean
 
 demo: $(INSTALLED)

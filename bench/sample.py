@@ -1,10 +1,9 @@
-"""Loads once and prints what it took, as JSON.
+"""Loads once, and prints time, CPU time and memory as JSON.
 
-    python -m bench.sample SCENE CONTESTANT PLACE SIZE
+    python -m bench.sample SCENE CONTESTANT LOCATION SIZE
 
-Another process holds more memory than the load will need, and frees it immediately before: virtual
-machines hand free pages back to their host, within seconds, and whoever touches them first would
-pay.
+Immediately before the load, another process frees more memory than the load needs. Virtual machines
+return free pages to their host within seconds; without this, the load would pay to get them back.
 """
 
 from __future__ import annotations
@@ -30,18 +29,19 @@ sys.stdin.read()
 """
 
 
-def prepare(scene: str, name: str, place: str) -> Load:
-    """Imports what a server has loaded before it loads a model, ours as the peers'."""
+def prepare(scene: str, name: str, location: str) -> Load:
+    """Imports the modules that a server has imported before it loads a model, for all contestants
+    alike."""
     import botocore.session  # noqa: F401
     import torch  # noqa: F401
-    from bench.contestants import Place
+    from bench.contestants import Location
     from bench.scenes import SCENES
 
     import libtz.checkpoint.sharded
     import libtz.sources.s3
     import libtz.torch  # noqa: F401
 
-    return SCENES[scene].contestants[name](Place(*json.loads(place)))
+    return SCENES[scene].contestants[name](Location(*json.loads(location)))
 
 
 def peak_memory() -> int:
@@ -56,11 +56,11 @@ def cpu_seconds() -> float:
 
 
 def main() -> None:
-    scene, name, place, size = sys.argv[1:]
+    scene, name, location, size = sys.argv[1:]
     held = str(2 * int(size) + (1 << 30))
     holder = subprocess.Popen([sys.executable, "-c", HOLD, held], stdin=subprocess.PIPE)
     try:
-        load = prepare(scene, name, place)
+        load = prepare(scene, name, location)
     finally:
         holder.communicate()
     memory, cpu = peak_memory(), cpu_seconds()

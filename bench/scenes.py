@@ -1,5 +1,5 @@
-"""What is measured: which model, from where, by whom. The first contestant is the one that the
-others are compared with."""
+"""What is measured: model, source and contestants. The others are compared with the first
+contestant."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import NamedTuple
 
 from bench import contestants as us
 from bench import models, peers
-from bench.contestants import Load, Place
+from bench.contestants import Load, Location
 
-Contestant = Callable[[Place], Load]
+Contestant = Callable[[Location], Load]
 
 
 class Scene(NamedTuple):
     title: str
-    model: str  # of models.makers
-    where: str  # of main.place
+    model: str  # a key of models.makers
+    where: str  # see main.serve
     contestants: dict[str, Contestant]
 
 
@@ -142,7 +142,7 @@ SCENES = {
 
 
 def kind(contestant: Contestant) -> str:
-    """Who a contestant is, for tables and plots."""
+    """The kind of a contestant, for tables and plots."""
     function = contestant.func if isinstance(contestant, partial) else contestant
     if function.__module__ == peers.__name__:
         return "peer"

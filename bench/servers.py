@@ -1,7 +1,7 @@
 """The servers of the benchmark, on free loopback ports.
 
-nginx is the only one fast enough to measure a client: over HTTP, over HTTPS, and as an S3 store
-that checks the signature of every request (`sigv4.js`). SeaweedFS is a real S3 store.
+Only nginx is fast enough to measure a client. It serves HTTP and HTTPS, and as an S3 store checks
+the signature of every request (`sigv4.js`). SeaweedFS is a real S3 store.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Nginx(NamedTuple):
     http: str
     https: str
     certificate: str
-    s3: str  # its endpoint; empty where nginx lacks the module
+    s3: str  # its endpoint; empty if nginx lacks the module
 
 
 @contextmanager
@@ -83,7 +83,7 @@ def nginx_server(root: Path) -> Iterator[Nginx]:
         certificate = make_certificate(prefix)
         modules = _modules(program)
         values = {
-            # Started by root, workers would become another user and see nothing of ours.
+            # If root starts nginx, its workers change to a user that cannot read our files.
             "user": "user root;" if os.geteuid() == 0 else "",
             "prefix": prefix,
             "root": root,
@@ -109,7 +109,7 @@ def nginx_server(root: Path) -> Iterator[Nginx]:
 
 
 def _modules(program: str) -> str:
-    """Where nginx keeps the module that runs JavaScript; empty where it is not installed."""
+    """The folder of nginx's JavaScript module; empty if it is not installed."""
     told = subprocess.run([program, "-V"], capture_output=True, text=True, check=True).stderr
     match = re.search(r"--modules-path=(\S+)", told)
     return match[1] if match and Path(match[1], "ngx_http_js_module.so").exists() else ""
@@ -117,7 +117,7 @@ def _modules(program: str) -> str:
 
 @contextmanager
 def seaweed(folder: Path, names: list[str]) -> Iterator[str]:
-    """The endpoint of a store whose bucket holds those files of the folder."""
+    """Runs a store whose bucket holds these files of the folder; yields its endpoint."""
     import boto3
 
     beside_python = str(Path(sys.executable).parent)

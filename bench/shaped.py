@@ -1,11 +1,11 @@
-"""A network link in user space: a TCP proxy of limited rate, whose answers arrive late.
+"""A network link in user space: a TCP proxy with limited rate and delayed responses.
 
     python -m bench.shaped TO_PORT [--gbit 1] [--delay-ms 50]       prints its own port
 
-All connections share the link, as they would a network card. A piece leaves when the pieces before
-it have left, and arrives the link's delay later. Requests pass at once, so the delay is that of a
-round trip; a new connection waits one before its first request, as TCP's handshake would make it.
-There is no loss and no slow start. One thread, and 0.4 s of CPU per GiB.
+All connections share the link, as they would a network card. A piece leaves when all earlier pieces
+have left, and arrives after the delay. Requests are not delayed, so the delay is that of a round
+trip. A new connection waits for one delay before its first request, as in TCP's handshake. There is
+no loss and no slow start. The proxy uses one thread, and 0.4 s of CPU per GiB.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PIECE_SIZE = 256 << 10
-# Pieces are taken from the server this long before the link has room: timers are late by 1 ms.
+# Pieces are read from the server this long before the link is free: timers are late by 1 ms.
 AHEAD_S = 0.008
-# What a client that does not read may leave in memory.
+# Bytes kept in memory for a client that does not read.
 UNSENT_MAX = 4 << 20
 
 
 class Link:
-    """When pieces arrive. Knows no sockets."""
+    """Computes when pieces arrive. Independent of sockets."""
 
     def __init__(self, bytes_per_s: float, delay_s: float) -> None:
         self.delay_s = delay_s
@@ -36,13 +36,13 @@ class Link:
         self.free_at = 0.0
 
     def send(self, now: float, size: int) -> float:
-        """When a piece of `size` bytes, given to the link now, arrives."""
+        """The time at which a piece of `size` bytes, sent now, arrives."""
         self.free_at = max(now, self.free_at) + size * self._seconds_per_byte
         return self.free_at + self.delay_s
 
 
 class Client(asyncio.Protocol):
-    """The proxy's end towards a client: what it reads goes to the server as it is."""
+    """The proxy's connection to a client. Forwards its data to the server unchanged."""
 
     def __init__(self, link: Link, to_port: int) -> None:
         self._link, self._to_port = link, to_port
@@ -83,7 +83,7 @@ class Client(asyncio.Protocol):
 
 
 class Server(asyncio.BufferedProtocol):
-    """The proxy's end towards the server: what it reads goes through the link to the client."""
+    """The proxy's connection to the server. Forwards its data to the client through the link."""
 
     def __init__(self, link: Link, client: asyncio.Transport) -> None:
         self._link, self._client = link, client
@@ -91,8 +91,8 @@ class Server(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._free: list[bytearray] = []
         self._piece = bytearray()
-        self._is_held = False  # by the client
-        self._is_waiting = False  # for the link
+        self._is_held = False  # the client does not read
+        self._is_waiting = False  # the link is busy
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if isinstance(transport, asyncio.Transport):
@@ -157,7 +157,7 @@ async def serve(to_port: int, link: Link) -> None:
 
 @contextlib.contextmanager
 def shaped(to_port: int, *, gbit: float, delay_s: float = 0.0) -> Iterator[int]:
-    """The port of a link to `to_port`, in a process of its own, until the block ends."""
+    """Runs a link to `to_port` in another process until the block ends; yields its port."""
     command = [sys.executable, "-m", "bench.shaped", str(to_port)]
     command += ["--gbit", str(gbit), "--delay-ms", str(delay_s * 1000)]
     root = Path(__file__).resolve().parent.parent

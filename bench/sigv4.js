@@ -1,6 +1,6 @@
 // Checks AWS Signature Version 4 of GET and HEAD requests, in the Authorization header or in the
-// query (presigned), before nginx sends a file. For benchmarks: it makes a fast server do an S3
-// server's work per request. It is no S3 server, and knows one pair of keys.
+// query (presigned), before nginx sends a file. For benchmarks, it gives a fast server the work that
+// an S3 server has per request. It is not an S3 server, and has one pair of keys.
 import crypto from 'crypto';
 
 const LIFE_SKEW_MS = 15 * 60 * 1000;
@@ -13,7 +13,7 @@ function hash(text) {
   return crypto.createHash('sha256').update(text).digest('hex');
 }
 
-// As RFC 3986 has it; encodeURIComponent leaves five characters more.
+// As in RFC 3986; encodeURIComponent leaves five more characters unescaped.
 function escape(text) {
   return encodeURIComponent(text).replace(
     /[!'()*]/g, c => '%' + c.charCodeAt(0).toString(16).toUpperCase());
@@ -27,7 +27,7 @@ function parameters(query) {
   });
 }
 
-// What the request says of its signature, or undefined where it says nothing.
+// The signature of the request with its parameters; undefined if it has none.
 function claim(r, query) {
   const header = r.headersIn['Authorization'];
   if (header) {

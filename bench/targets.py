@@ -1,4 +1,4 @@
-"""What libtz means to reach, and whether it did."""
+"""The targets of libtz's speed, and whether results reach them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Target(NamedTuple):
     scene: str
     value: Callable[[SceneResult], float]
     bound: float
-    is_limit: bool = False  # the value shall stay at or below the bound
+    is_limit: bool = False  # the value must not exceed the bound
 
     def met_by(self, value: float) -> bool:
         return value <= self.bound if self.is_limit else value >= self.bound
@@ -90,7 +90,7 @@ def rows(results: Results) -> list[list[str]]:
         if target.scene in results.scenes:
             try:
                 value = target.value(results.scenes[target.scene])
-            except (KeyError, ValueError):  # somebody was left out
+            except (KeyError, ValueError):  # a contestant was left out
                 pass
             else:
                 measured, reached = f"{value:.2f}", "yes" if target.met_by(value) else "**no**"

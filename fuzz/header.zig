@@ -48,7 +48,7 @@ pub fn run(bytes: []const u8) !void {
     observe.accepted += 1;
     try checkLookups(header);
     // Chunk entries, as far as the input has them.
-    header.runs.?.put(gpa, header.index, 0, front.bytes, &diagnostic) catch |err| {
+    header.chunk_entries.?.put(gpa, header.index, 0, front.bytes, &diagnostic) catch |err| {
         if (err == error.OutOfMemory) return err;
         return observe.refused(diagnostic);
     };

@@ -1,6 +1,7 @@
 """Fixtures that every test may ask for, the marker of those that start a real server, and an order
 in which two workers end at the same time."""
 
+import gc
 import os
 import re
 import signal
@@ -47,6 +48,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):
         # Workers take one file after another. A long one must not be the last.
         items.sort(key=lambda item: not is_of_slow_module(item))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays, so the garbage collector need not look at it in every test."""
+    gc.collect()
+    gc.freeze()
 
 
 def is_of_slow_module(item: pytest.Item) -> bool:

@@ -32,9 +32,9 @@ from libtz.locations import Location
 INDEX = "model.safetensors.index.json"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 TENSORS = {
-    "a": torch.arange(400_000, dtype=torch.float32).view(400, 1000),
+    "a": torch.arange(300_000, dtype=torch.float32).view(300, 1000),  # more than 1 MiB
     "b": torch.arange(300, dtype=torch.int16),
-    "c": torch.arange(300_000, dtype=torch.float64).view(300, 1000),
+    "c": torch.arange(140_000, dtype=torch.float64).view(140, 1000),
 }
 WEIGHT_MAP = {"a": SHARDS[0], "b": SHARDS[1], "c": SHARDS[1]}
 
@@ -74,11 +74,22 @@ def make_set(write: Callable[[Path], None], folder: Path) -> str:
     return sets.write_manifest(folder)
 
 
-@pytest.fixture(params=FORMS, ids=lambda write: write.__name__.removeprefix("write_"))
-def pinned(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
-    """A folder and the digest of its set."""
-    folder = tmp_path / "model"
+@pytest.fixture(
+    scope="module", params=FORMS, ids=lambda write: write.__name__.removeprefix("write_")
+)
+def intact(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
+    """A folder that tests only read, and the digest of its set."""
+    folder = tmp_path_factory.mktemp("intact") / "model"
     return folder, make_set(request.param, folder)
+
+
+@pytest.fixture
+def pinned(intact: tuple[Path, str], tmp_path: Path) -> tuple[Path, str]:
+    """A copy of such a folder, for one test, and the digest of its set."""
+    folder, digest = intact
+    return shutil.copytree(folder, tmp_path / "model"), digest
 
 
 def assert_equal(found: dict[str, torch.Tensor]) -> None:
@@ -133,11 +144,15 @@ WAYS = [load, iterate, cut, look_up, fill, verify]
 
 @pytest.mark.parametrize("read", WAYS)
 def test_the_right_files_are_read_in_every_way(
-    read: Callable[[Any, str], None], pinned: tuple[Path, str]
+    read: Callable[[Any, str], None], intact: tuple[Path, str]
 ) -> None:
-    folder, digest = pinned
-    for source in (folder, f"{folder}/", folder.as_uri(), folder / "model.tz-set"):
-        read(source, digest)
+    read(*intact)
+
+
+def test_every_way_to_name_a_folder(intact: tuple[Path, str]) -> None:
+    folder, digest = intact
+    for source in (f"{folder}/", folder.as_uri(), folder / "model.tz-set"):
+        load(source, digest)
 
 
 def test_the_digest_of_a_set_of_several_files_is_known(tmp_path: Path) -> None:
@@ -483,11 +498,11 @@ def test_tz_digest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_commands_take_the_digest_of_a_set(
-    pinned: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+    intact: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder, digest = pinned
+    folder, digest = intact
     wrong = "blake3:" + "0" * 64
-    target = folder.parent / "all.tz"
+    target = tmp_path / "all.tz"
     for command in (
         ("load", folder),
         ("inspect", folder),

@@ -1,8 +1,7 @@
-"""Builds libtz with the `ziglang` package and puts library and cffi module into the Python package.
+"""Builds libtz with the `ziglang` package, and copies the library and the cffi module into the
+Python package. The wheel build hook calls it. In a checkout:
 
-Called by the wheel build hook, and by hand in a checkout:
-
-    python tools/build_native.py                # after an edit of Zig code or tz.h
+    python tools/build_native.py                # after a change in Zig code or tz.h
     python tools/build_native.py install test   # the same, and the Zig unit tests
 """
 
@@ -27,7 +26,7 @@ class Target(NamedTuple):
     library: str  # the shared library below Zig's install prefix
 
 
-# By Zig's name. The library needs no libc at all, so the tags are what Python and pip support.
+# Keys are Zig's names. The library needs no libc, so the tags are the oldest that pip accepts.
 TARGETS = {
     "x86_64-linux-gnu.2.17": Target("manylinux_2_17_x86_64", "lib/libtz.so"),
     "aarch64-linux-gnu.2.17": Target("manylinux_2_17_aarch64", "lib/libtz.so"),
@@ -43,7 +42,7 @@ ARCHITECTURES = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "aarch64", "a
 
 
 def python_version() -> str:
-    """The version of build.zig.zon as Python spells it: 0.1.0.dev0 for 0.1.0-dev.0."""
+    """The version in build.zig.zon in Python's spelling: 0.1.0.dev0 for 0.1.0-dev.0."""
     manifest = (ROOT / "build.zig.zon").read_text(encoding="utf-8")
     match = re.search(r'\.version = "([^"]+)"', manifest)
     if match is None:
@@ -71,7 +70,7 @@ def host_target() -> str:
 
 
 def build(target: str, steps: tuple[str, ...] = ("install",)) -> None:
-    """Runs Zig's build steps for `target`; puts what "install" made into the Python package."""
+    """Runs Zig's build steps for `target`. "install" also updates the Python package."""
     prefix = ROOT / "zig-out" / target
     command = [
         *(sys.executable, "-m", "ziglang", "build", *steps),
@@ -89,8 +88,8 @@ def build(target: str, steps: tuple[str, ...] = ("install",)) -> None:
 def _environment() -> dict[str, str]:
     """Keeps Zig's global cache, which takes more than a minute to fill, in the checkout.
 
-    An unpacked sdist lives only as long as pip's build; there Zig's default, below the user's
-    cache directory, is the place that lasts.
+    pip deletes an unpacked sdist after the build, so there Zig's default is used: the user's cache
+    directory.
     """
     environment = dict(os.environ)
     is_sdist = (ROOT / "PKG-INFO").exists()
@@ -102,14 +101,13 @@ def _environment() -> dict[str, str]:
 def _place_library(library: Path) -> None:
     for other in {Path(target.library).name for target in TARGETS.values()} - {library.name}:
         (PACKAGE / other).unlink(missing_ok=True)
-    # Renamed into place, since a process may run the old one: writing into that file would
-    # change the code under it.
+    # Renamed into place: writing to the old file would change code that a process may be running.
     copy = shutil.copy2(library, PACKAGE / f"{library.name}.new")
     Path(copy).replace(PACKAGE / library.name)
 
 
 def _write_cffi_module() -> None:
-    # Loaded by path: importing libtz itself needs the very module made here.
+    # Loaded by path, since importing libtz needs the module that is made here.
     spec = importlib.util.spec_from_file_location("_libtz_cffi_build", PACKAGE / "build.py")
     if spec is None or spec.loader is None:
         raise SystemExit(f"libtz: cannot load {PACKAGE / 'build.py'}")

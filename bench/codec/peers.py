@@ -1,4 +1,5 @@
-"""Other lossless compressors on the same data: size, and GB/s of decoded bytes in CPU time."""
+"""Measures other lossless compressors on the same data: size, and GB/s of decoded bytes in CPU
+time."""
 
 from __future__ import annotations
 
@@ -83,7 +84,7 @@ def peers(layout: str) -> Iterator[Peer]:
 
 
 def measure(path: Path, layout: str) -> dict[str, dict[str, float]]:
-    """Per peer `ratio`, `encode` and `decode`."""
+    """`ratio`, `encode` and `decode` for each peer."""
     with path.open("rb") as file:
         data = file.read(SIZE_MAX)
     chunks = [data[begin : begin + CHUNK_SIZE] for begin in range(0, len(data), CHUNK_SIZE)]

@@ -1,8 +1,10 @@
-"""What each choice of plans would cost: the table in the rationale of the codec's specification.
+"""Computes the compression of each choice of plans, for the table in the rationale of the codec's
+specification.
 
     python bench/codec/plans.py DATA        # DATA as datasets.py makes it
 
-Sizes over decoded sizes, from exact histograms of chunks of 1 MiB, without headers and padding.
+Numbers are encoded size / decoded size, from exact histograms of chunks of 1 MiB, without headers
+and padding.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ CHOICES: dict[str, tuple[Plan, ...]] = {
 
 
 def planes(layout: str, data: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Each plane's width and symbols: section 3 of the text."""
+    """Each plane's width and symbols, as in section 3 of the specification."""
     if layout == "byte":
         yield 8, data
     elif layout == "fp8_e4m3":
@@ -65,7 +67,7 @@ def planes(layout: str, data: NDArray[np.uint8]) -> Iterator[tuple[int, NDArray[
 
 
 def bits(plan: Plan, counts: Sequence[int]) -> int:
-    """`counts` of all symbols, falling."""
+    """The size of a plane in bits. `counts` are those of all symbols, in descending order."""
     left, first, result = sum(counts), 0, 0
     for b in plan:
         result += left * b

@@ -1,4 +1,4 @@
-"""Runs the codec's benchmark on all data sets and writes the results as JSON and as Markdown.
+"""Runs the codec's benchmark on all data sets, and writes the results as JSON and Markdown.
 
     python bench/codec/datasets.py WHEELS DATA
     python -m ziglang build bench-codec
@@ -32,22 +32,26 @@ LEVELS = {
 ABOUT = """\
 # The tiered codec: sizes and speeds
 
-Made by `bench/codec/run.py`; the numbers are those of one run. GB/s of decoded bytes, one thread,
-from memory to memory that was touched before, in thread CPU time, the median of {rounds} rounds in
-which everything ran once. Chunks of {chunk} KiB that do not span tensors. Machine: {machine}.
+Made by `bench/codec/run.py`, in one run.
+Speeds are GB/s of decoded bytes in one thread, in thread CPU time.
+Source and destination are memory that was touched before.
+They are medians of {rounds} rounds, each of which ran everything once.
+Chunks have {chunk} KiB and do not span tensors.
+Machine: {machine}.
 
 - `copy` is memcpy of the same chunks, in the same rounds.
-- *encode* includes choosing; where the ratio is 1, it is the time to find out that a chunk stays
-  raw, and *decode* copies.
+- *encode* includes the choice of plans.
+- Where the ratio is 1, *encode* is the time to decide that a chunk stays raw, and *decode* copies.
 - `scalar` is the kernel for CPUs without SSE4.1.
 """
 
 PEERS = """
-## Beside others
 
-Ratio / encode / decode, on the first 64 MiB in chunks of 4 MiB, in CPU time of all their threads.
-They are called from Python, which includes making the objects that they return. `zipnn` knows bf16,
-f16 and f32 only.
+## Other compressors
+
+Ratio / encode / decode, on the first 64 MiB in chunks of 4 MiB, in CPU time of all threads.
+They are called from Python; the times include making the objects that they return.
+`zipnn` supports only bf16, f16 and f32.
 """
 
 

@@ -1,1 +1,1 @@
-"""The physical floors: the least that any loader must do. Reviewed as code."""
+"""The floors: programs that do the least work that any loader must do."""

@@ -1,5 +1,5 @@
-"""A local file past the page cache: four threads with preadv and O_DIRECT, in requests of 16 MiB,
-which the kernel cuts up and keeps the device's queue full with; nothing is checked."""
+"""Reads a local file around the page cache, with preadv and O_DIRECT in four threads. The kernel
+splits the requests of 16 MiB, which keeps the device's queue full. Nothing is checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A copy by two threads from memory that was touched before into fresh memory."""
+"""Copies memory that was touched before into fresh memory, with two threads."""
 
 from __future__ import annotations
 

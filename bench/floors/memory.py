@@ -1,4 +1,4 @@
-"""Fresh memory of huge pages, what every floor writes into."""
+"""Fresh memory of huge pages, which all floors write to."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ REQUEST_SIZE = 16 << 20
 
 
 def fresh(size: int) -> memoryview:
-    # MAP_PRIVATE: huge pages do not apply to Python's default, MAP_SHARED.
+    # MAP_PRIVATE, since Python's default, MAP_SHARED, gets no huge pages.
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_HUGEPAGE)
     return memoryview(memory)
 
 
 def in_threads(count: int, size: int, work: Callable[[range], None]) -> None:
-    """Every thread takes each `count`-th request of REQUEST_SIZE bytes."""
+    """Runs `work` in `count` threads, which take requests of REQUEST_SIZE bytes in turn."""
     errors: list[BaseException] = []
 
     def run(number: int) -> None:

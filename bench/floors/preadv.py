@@ -1,4 +1,4 @@
-"""A local file by two threads with preadv into fresh memory; nothing is checked."""
+"""Reads a local file into fresh memory, with preadv in two threads. Nothing is checked."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""HTTP, HTTPS and S3 by four raw sockets with recv_into fresh memory, and the CRC-32C of each
-megabyte as it arrives: what a loader that verifies must do at least."""
+"""Reads HTTP, HTTPS or S3 into fresh memory, with recv_into on four raw sockets. Computes the
+CRC-32C of each megabyte as it arrives: the least work of a loader that verifies."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def load(url: str, certificate: str = "") -> object:
 
 
 def load_s3(endpoint: str, bucket: str, key: str, keys: tuple[str, str]) -> object:
-    """The same with a URL that is signed once, which is part of the work."""
+    """The same with a presigned URL. Signing it, once, is part of the measured work."""
     from botocore.auth import S3SigV4QueryAuth
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import Credentials
@@ -51,7 +51,7 @@ def load_s3(endpoint: str, bucket: str, key: str, keys: tuple[str, str]) -> obje
 
 
 def _server(url: str, certificate: str) -> tuple[Callable[[], socket.socket], str, str]:
-    """What makes connections to the URL's server, and what its requests say."""
+    """A function that connects to the URL's server, and the target and host of requests."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     address = (host, parts.port or (443 if parts.scheme == "https" else 80))
@@ -75,7 +75,7 @@ def _fill(sock: socket.socket, piece: memoryview) -> None:
 
 
 def _request(sock: socket.socket, target: str, host: str, begin: int, end: int) -> dict[str, str]:
-    """Asks for a range and reads the answer's head, byte by byte so as not to take of the body."""
+    """Requests a range and reads the response's head; byte by byte, to leave the body alone."""
     asked = f"GET {target} HTTP/1.1\r\nHost: {host}\r\nRange: bytes={begin}-{end - 1}\r\n\r\n"
     sock.sendall(asked.encode())
     head = b""

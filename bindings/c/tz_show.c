@@ -1,9 +1,9 @@
-/* Lists the tensors of a file; with a name, reads that tensor, checked and decoded.
+/* Lists the tensors of a .tz, .safetensors or .tensors file. With a name, also reads that tensor,
+ * checked and decoded.
  *
  *     tz_show FILE [NAME]
  *
- * The file may be a .tz, .safetensors or .tensors file. A whole program to copy from: compile it
- * with -I libtz/include, and link it with libtz.a or libtz.so. */
+ * An example to copy from: compile it with -I libtz/include, and link libtz.a or libtz.so. */
 #define _FILE_OFFSET_BITS 64
 #define _POSIX_C_SOURCE 200809L
 #include "tz.h"
@@ -19,7 +19,7 @@ static void die(const char *what, const char *why)
     exit(1);
 }
 
-/* What went wrong, and where in the file if the library knows. */
+/* Exits with a message if `status` is an error. */
 static void check(tz_status status, const char *what, const tz_diagnostic *where)
 {
     if (status == TZ_OK)
@@ -46,11 +46,11 @@ static void read_at(FILE *file, uint64_t offset, void *into, uint64_t size)
         die("read", "the file ends too early, or cannot be read");
 }
 
-/* Reads as much of the front as the library asks for: one read for most files, at most three. */
+/* Reads as many first bytes as the library needs: one read for most files, at most three. */
 static tz_header *open_header(FILE *file)
 {
     if (fseeko(file, 0, SEEK_END) != 0)
-        die("seek", "not a file that can be read from anywhere");
+        die("seek", "the file is not seekable");
     const uint64_t file_size = (uint64_t)ftello(file);
     uint64_t needed = file_size < 1 << 20 ? file_size : 1 << 20;
     tz_header *header = NULL;
@@ -62,7 +62,7 @@ static tz_header *open_header(FILE *file)
         read_at(file, 0, front, front_size);
         status = tz_header_open(front, (size_t)front_size, file_size, NULL, &header, &needed,
                                 &where);
-        free(front); /* copied as far as it is needed */
+        free(front); /* the header has its own copy */
     } while (status == TZ_NEED_MORE);
     check(status, "open", &where);
     return header;
@@ -86,11 +86,12 @@ static void list(const tz_header *header)
     }
 }
 
-/* The decoded bytes of a tensor, every chunk checked by its BLAKE3. Free them. */
+/* Returns the decoded bytes of a tensor, after checking each chunk's BLAKE3. The caller frees
+ * them. */
 static void *load(FILE *file, tz_header *header, uint32_t tensor)
 {
     tz_diagnostic where = {.struct_size = sizeof where};
-    tz_range range; /* where the tensor's chunk entries lie: none if there are none to fetch */
+    tz_range range; /* of the tensor's chunk entries, if any have to be fetched */
     size_t count;
     check(tz_header_entry_ranges(header, &tensor, 1, 0, &range, 1, &count), "ranges", &where);
     if (count == 1) {
@@ -106,7 +107,7 @@ static void *load(FILE *file, tz_header *header, uint32_t tensor)
     check(tz_plan_new(header, &item, 1, NULL, &plan, &where), "plan", &where);
     tz_plan_info info = {.struct_size = sizeof info};
     check(tz_plan_get(plan, &info), "plan", &where);
-    /* One item has one allocation, or none if it is empty. Staging holds what is compressed. */
+    /* One item has one allocation, or none if it is empty. Compressed chunks go to staging. */
     void *values = allocate(info.allocation_count ? tz_plan_allocations(plan)[0] : 0);
     unsigned char *staging = allocate(info.staging_size_max);
     for (uint32_t number = 0; number < info.request_count; number++) {
@@ -153,9 +154,9 @@ int main(int argument_count, char **arguments)
             printf("%02x", digest[i]);
         printf("\n");
         free(values);
-        /* No chunk was wrong, so this would be a fault of the writer or of the decoder. */
+        /* All chunks were right, so a difference is a bug of the writer or the decoder. */
         if (tensor.content_digest && memcmp(digest, tensor.content_digest, sizeof digest) != 0)
-            die(name, "not what was saved");
+            die(name, "the values differ from the saved ones");
     }
     tz_header_free(header);
     fclose(file);

@@ -9,7 +9,7 @@ import (
 	"unsafe"
 )
 
-// Load gives the decoded bytes of a tensor, every chunk checked by its BLAKE3.
+// Load returns the decoded bytes of a tensor, after checking each chunk's BLAKE3.
 func (r *Reader) Load(index int) ([]byte, error) {
 	tensor := C.uint32_t(index)
 	if err := r.fetchEntries(tensor); err != nil {
@@ -22,7 +22,7 @@ func (r *Reader) Load(index int) ([]byte, error) {
 	if err := check(C.tz_plan_new(r.header, &item, 1, nil, &plan, &at), &at); err != nil {
 		return nil, err
 	}
-	defer C.tz_plan_free(plan) // before the header, which it needs
+	defer C.tz_plan_free(plan) // before the header, which the plan needs
 	var info C.tz_plan_info
 	info.struct_size = C.uint32_t(unsafe.Sizeof(info))
 	if err := check(C.tz_plan_get(plan, &info), nil); err != nil {
@@ -32,11 +32,10 @@ func (r *Reader) Load(index int) ([]byte, error) {
 		return nil, nil // the tensor is empty
 	}
 
-	// Memory of C, since the library is given a list of addresses, and C may not be given a
-	// list of addresses of Go. One item has one allocation.
+	// C memory, since cgo forbids to pass C a list of Go pointers. One item has one allocation.
 	size := *C.tz_plan_allocations(plan)
 	values := C.malloc(C.size_t(size))
-	staging := C.malloc(C.size_t(info.staging_size_max) + 1) // for what is compressed
+	staging := C.malloc(C.size_t(info.staging_size_max) + 1) // for compressed chunks
 	defer C.free(values)
 	defer C.free(staging)
 	if values == nil || staging == nil {

@@ -1,4 +1,5 @@
-// tz_show lists the tensors of a .tz file; with a name, it reads that tensor, checked and decoded.
+// tz_show lists the tensors of a .tz, .safetensors or .tensors file. With a name, it also reads
+// that tensor, checked and decoded.
 //
 //	tz_show FILE [NAME]
 package main
@@ -45,7 +46,7 @@ func show(arguments []string) error {
 	digest := blake3(values)
 	fmt.Printf("blake3:%x\n", digest)
 	if tensor.ContentDigest != nil && !bytes.Equal(digest[:], tensor.ContentDigest) {
-		return errors.New("not what was saved: a fault of the writer or of the decoder")
+		return errors.New("the values differ from the saved ones: a bug of the writer or the decoder")
 	}
 	return nil
 }

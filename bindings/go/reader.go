@@ -1,7 +1,8 @@
 package main
 
-// A reader of files from disk, of every format that libtz recognises. libtz does no I/O: here are the reads between its calls.
-// Where tz.h and libtz.a lie is for the caller to say: CGO_CFLAGS=-I..., CGO_LDFLAGS=-L...
+// Reads files from disk, in every format that libtz recognises. libtz does no I/O, so the reads are
+// done here, between its calls. Set the folders of tz.h and libtz.a with CGO_CFLAGS=-I... and
+// CGO_LDFLAGS=-L...
 
 // #cgo LDFLAGS: -ltz
 // #include <stdlib.h>
@@ -20,17 +21,17 @@ type Reader struct {
 	header *C.tz_header
 }
 
-// Tensor is what the file says about one; nothing in it belongs to the library.
+// Tensor describes a tensor. It holds no memory of the library.
 type Tensor struct {
 	Name          string
 	Dtype         string
 	Shape         []uint64
 	DecodedSize   uint64
 	StoredSize    uint64
-	ContentDigest []byte // nil unless it is a tz file
+	ContentDigest []byte // nil except in tz files
 }
 
-// check gives a status other than TZ_OK as an error, with the rule that a file breaks.
+// check returns an error for a status other than TZ_OK, with the rule that the file breaks.
 func check(status C.tz_status, at *C.tz_diagnostic) error {
 	if status == C.TZ_OK {
 		return nil
@@ -48,7 +49,7 @@ func newDiagnostic() C.tz_diagnostic {
 	return at
 }
 
-// pointer is that of the first byte, or nil.
+// pointer returns a pointer to the first byte, or nil.
 func pointer(data []byte) unsafe.Pointer {
 	if len(data) == 0 {
 		return nil
@@ -62,7 +63,7 @@ func readAt(file *os.File, offset, size C.uint64_t) ([]byte, error) {
 	return data, err
 }
 
-// Open reads as much of the front as the library asks for: at most three times.
+// Open reads as many first bytes as the library needs, in at most three reads.
 func Open(path string) (*Reader, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -100,9 +101,9 @@ func (r *Reader) open() error {
 	}
 }
 
-// Close frees what the library made.
+// Close frees the header and closes the file.
 func (r *Reader) Close() {
-	C.tz_header_free(r.header) // NULL is fine
+	C.tz_header_free(r.header) // accepts NULL
 	r.file.Close()
 }
 
@@ -114,7 +115,7 @@ func (r *Reader) Count() (int, error) {
 	return int(info.tensor_count), err
 }
 
-// Find gives the index of a name.
+// Find returns the index of the tensor with a name.
 func (r *Reader) Find(name string) (int, error) {
 	text := C.CString(name)
 	defer C.free(unsafe.Pointer(text))
@@ -123,7 +124,7 @@ func (r *Reader) Find(name string) (int, error) {
 	return int(index), err
 }
 
-// Tensor describes tensor index, in order of names.
+// Tensor describes the tensor at an index, in the order of names.
 func (r *Reader) Tensor(index int) (*Tensor, error) {
 	var tensor C.tz_tensor
 	tensor.struct_size = C.uint32_t(unsafe.Sizeof(tensor))
@@ -151,7 +152,7 @@ func (r *Reader) Tensor(index int) (*Tensor, error) {
 	return made, nil
 }
 
-// fetchEntries gets the tensor's chunk entries: one range, or none when they are here already.
+// fetchEntries reads the tensor's chunk entries, one range, unless the library has them already.
 func (r *Reader) fetchEntries(tensor C.uint32_t) error {
 	var place C.tz_range
 	var count C.size_t

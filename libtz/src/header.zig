@@ -13,7 +13,7 @@ const Index = @import("index.zig").Index;
 const metadata = @import("metadata.zig");
 const Preamble = @import("preamble.zig").Preamble;
 const preambles = @import("preamble.zig");
-const Runs = @import("runs.zig").Runs;
+const ChunkEntries = @import("chunk_entries.zig").ChunkEntries;
 const safetensors = @import("foreign/safetensors.zig");
 const status = @import("status.zig");
 const structures = @import("structure.zig");
@@ -56,10 +56,10 @@ pub const Header = struct {
     is_encrypted: bool = false,
     file_digest: Digest = @splat(0),
     /// Null in foreign formats, which have no chunk table.
-    runs: ?Runs = null,
+    chunk_entries: ?ChunkEntries = null,
 
     pub fn deinit(self: *Header) void {
-        if (self.runs) |*runs| runs.deinit(self.gpa);
+        if (self.chunk_entries) |*entries| entries.deinit(self.gpa);
         var arena = self.arena; // self lies in it
         arena.deinit();
     }
@@ -67,12 +67,12 @@ pub const Header = struct {
     /// The chunks of a tensor with data of its own; for a tied tensor pass its owner.
     pub fn chunks(self: *const Header, tensor: u32) error{EntriesMissing}!chunk_table.Iterator {
         const entry = self.index.tensors[tensor];
-        const runs = if (self.runs) |*present| present else {
+        const chunk_entries = if (self.chunk_entries) |*present| present else {
             return .init(entry, null, 0, self.index.chunk_size);
         };
         if (!entry.hasChunks()) return .init(entry, null, 0, self.index.chunk_size);
-        const run = runs.get(self.index, tensor) orelse return error.EntriesMissing;
-        return .init(entry, run, runs.record_size, self.index.chunk_size);
+        const run = chunk_entries.get(self.index, tensor) orelse return error.EntriesMissing;
+        return .init(entry, run, chunk_entries.record_size, self.index.chunk_size);
     }
 
     /// Sum of the decoded sizes of all tensors with data of their own.
@@ -205,7 +205,8 @@ fn decode(
         try metadata.decode(allocator, section.slice(kept), section.offset, diagnostic)
     else
         &.{};
-    const runs: Runs = try .init(allocator, index, preamble, directory.chunks.record_size);
+    const chunk_entries: ChunkEntries =
+        try .init(allocator, index, preamble, directory.chunks.record_size);
     const self = try allocator.create(Header);
     self.* = .{
         .gpa = gpa,
@@ -221,7 +222,7 @@ fn decode(
         .incompatible_flags = preamble.incompatible_flags,
         .compatible_flags = preamble.compatible_flags,
         .file_digest = checksum.blake3(first),
-        .runs = runs,
+        .chunk_entries = chunk_entries,
     };
     return self;
 }

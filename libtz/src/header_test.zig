@@ -110,53 +110,54 @@ test "a built file opens with everything in it" {
     try std.testing.expectEqualStrings("\x00y", header.structure.node(5).value_bytes);
 }
 
-test "runs are asked for, checked and kept" {
+test "chunk entries are requested, checked and kept" {
     const gpa = std.testing.allocator;
     const file = try makeFile(gpa);
     defer gpa.free(file);
     const header = try open(gpa, file, .{});
     defer header.deinit();
     try expectError(error.EntriesMissing, header.chunks(0));
-    const runs = &header.runs.?;
-    var ranges: [4]@import("runs.zig").Range = undefined;
-    try expectEqual(1, try runs.missing(gpa, header.index, &.{ 3, 0 }, 0, &ranges));
+    const chunk_entries = &header.chunk_entries.?;
+    var ranges: [4]@import("chunk_entries.zig").Range = undefined;
+    try expectEqual(1, try chunk_entries.missing(gpa, header.index, &.{ 3, 0 }, 0, &ranges));
     try expectEqual(2 * format.chunk_record_size, ranges[0].size);
     var diagnostic: Diagnostic = .{};
     const range = ranges[0];
     const bytes_of_run = file[@intCast(range.offset)..][0..@intCast(range.size)];
     bytes_of_run[4] ^= 1;
-    const refused = runs.put(gpa, header.index, range.offset, bytes_of_run, &diagnostic);
+    const refused = chunk_entries.put(gpa, header.index, range.offset, bytes_of_run, &diagnostic);
     try expectError(error.Checksum, refused);
     try expectEqual(38, diagnostic.rule);
     bytes_of_run[4] ^= 1;
-    try runs.put(gpa, header.index, range.offset, bytes_of_run, &diagnostic);
-    try expectEqual(0, try runs.missing(gpa, header.index, &.{ 3, 0 }, 0, &ranges));
+    try chunk_entries.put(gpa, header.index, range.offset, bytes_of_run, &diagnostic);
+    try expectEqual(0, try chunk_entries.missing(gpa, header.index, &.{ 3, 0 }, 0, &ranges));
     // Before and after it in the writer's order.
-    try expectEqual(2, try runs.missing(gpa, header.index, null, 0, &ranges));
-    try expectEqual(1, try runs.missing(gpa, header.index, null, 96, &ranges));
+    try expectEqual(2, try chunk_entries.missing(gpa, header.index, null, 0, &ranges));
+    try expectEqual(1, try chunk_entries.missing(gpa, header.index, null, 96, &ranges));
     var chunks = try header.chunks(0);
     const first = chunks.next().?;
     try expectEqual(header.index.tensors[0].data_offset, first.offset);
     try expectEqual(120_000 - (1 << 16), chunks.next().?.decoded_length);
     try expectEqual(null, chunks.next());
     // All of the header at once, from anywhere in front of the chunk table.
-    try runs.put(gpa, header.index, 0, file[0..@intCast(header.header_size)], &diagnostic);
-    try expectEqual(0, try runs.missing(gpa, header.index, null, 0, &ranges));
+    try chunk_entries.put(gpa, header.index, 0, file[0..@intCast(header.header_size)], &diagnostic);
+    try expectEqual(0, try chunk_entries.missing(gpa, header.index, null, 0, &ranges));
 }
 
-// "w" comes before the data of its owner "a"; the ranges of all once skipped what lies between.
-test "the missing runs of all tensors ascend, whatever is tied" {
+// "w" comes before the data of its owner "a"; the ranges of all tensors once skipped the data in
+// between.
+test "the missing ranges of all tensors ascend, also with ties" {
     const gpa = std.testing.allocator;
     const file = try makeFile(gpa);
     defer gpa.free(file);
     const header = try open(gpa, file, .{});
     defer header.deinit();
-    const runs = &header.runs.?;
-    var ranges: [4]@import("runs.zig").Range = undefined;
-    try expectEqual(1, try runs.missing(gpa, header.index, null, 0, &ranges));
+    const chunk_entries = &header.chunk_entries.?;
+    var ranges: [4]@import("chunk_entries.zig").Range = undefined;
+    try expectEqual(1, try chunk_entries.missing(gpa, header.index, null, 0, &ranges));
     try expectEqual(header.open_size, ranges[0].offset);
     try expectEqual(header.header_size - header.open_size, ranges[0].size);
-    try expectEqual(1, try runs.missing(gpa, header.index, &.{ 3, 4, 1 }, 0, &ranges));
+    try expectEqual(1, try chunk_entries.missing(gpa, header.index, &.{ 3, 4, 1 }, 0, &ranges));
     try expectEqual(header.open_size, ranges[0].offset);
 }
 
@@ -247,7 +248,7 @@ test "no allocation failure leaks" {
             const header = try open(gpa, file, .{});
             defer header.deinit();
             var diagnostic: Diagnostic = .{};
-            try header.runs.?.put(gpa, header.index, 0, file, &diagnostic);
+            try header.chunk_entries.?.put(gpa, header.index, 0, file, &diagnostic);
             try verify(gpa, file, &diagnostic);
         }
     }.run, .{});
@@ -365,13 +366,14 @@ test "chunk entries are what was checked, whatever happens to the caller's bytes
             .turn = turn,
         };
         var diagnostic: Diagnostic = .{};
-        const runs = &header.runs.?;
+        const chunk_entries = &header.chunk_entries.?;
         const table = file[begin..];
-        runs.put(changing.allocator(), header.index, begin, table, &diagnostic) catch |err| {
+        const changed = changing.allocator();
+        chunk_entries.put(changed, header.index, begin, table, &diagnostic) catch |err| {
             try expectEqual(error.Checksum, err);
             continue;
         };
-        var chunks = try header.chunks(runs.owners[0]);
+        var chunks = try header.chunks(chunk_entries.owners[0]);
         const chunk = chunks.next() orelse return error.NoChunk;
         try expectEqual(original, chunk.digest.?[4]);
         if (changing.count < turn) break;
@@ -442,15 +444,15 @@ test "putting the entries of each tensor by itself takes no longer for tensors w
         .need_more => return error.NeedMore,
     };
     defer header.deinit();
-    const runs = &header.runs.?;
+    const chunk_entries = &header.chunk_entries.?;
     const begin = std.Io.Clock.cpu_thread.now(std.testing.io).nanoseconds;
     for (0..with_data) |number| {
         const offset = header.open_size + number * format.chunk_record_size;
         const run = file[@intCast(offset)..][0..format.chunk_record_size];
-        try runs.put(gpa, header.index, offset, run, &diagnostic);
+        try chunk_entries.put(gpa, header.index, offset, run, &diagnostic);
     }
     const spent = std.Io.Clock.cpu_thread.now(std.testing.io).nanoseconds - begin;
-    try expectEqual(0, try runs.missing(gpa, header.index, null, 0, &.{}));
+    try expectEqual(0, try chunk_entries.missing(gpa, header.index, null, 0, &.{}));
     // To pass over the empty ones for each of them would take 4,000 times 100,000 steps.
     try expect(spent < 300 * std.time.ns_per_ms);
 }

@@ -13,7 +13,7 @@ const headers = @import("header.zig");
 const Header = headers.Header;
 const planning = @import("plan.zig");
 const types = @import("plan_types.zig");
-const Range = @import("runs.zig").Range;
+const Range = @import("chunk_entries.zig").Range;
 const status = @import("status.zig");
 const Diagnostic = status.Diagnostic;
 const Node = @import("structure.zig").Node;
@@ -126,13 +126,13 @@ fn wholeLife(gpa: Allocator) !void {
     defer gpa.free(file);
     const header = try open(gpa, file, file.len);
     defer header.deinit();
-    const runs = &header.runs.?;
+    const chunk_entries = &header.chunk_entries.?;
     var ranges: [4]Range = undefined;
     var diagnostic: Diagnostic = .{};
-    const count = try runs.missing(gpa, header.index, &.{ 0, 3 }, 0, &ranges);
+    const count = try chunk_entries.missing(gpa, header.index, &.{ 0, 3 }, 0, &ranges);
     for (ranges[0..count]) |range| {
         const run = file[@intCast(range.offset)..][0..@intCast(range.size)];
-        try runs.put(gpa, header.index, range.offset, run, &diagnostic);
+        try chunk_entries.put(gpa, header.index, range.offset, run, &diagnostic);
     }
     try planSmall(gpa, header);
     try verifySmall(gpa, header, file);
@@ -148,16 +148,16 @@ test "chunk entries that found no memory can be put again" {
     defer gpa.free(file);
     const header = try open(gpa, file, file.len);
     defer header.deinit();
-    const runs = &header.runs.?;
+    const chunk_entries = &header.chunk_entries.?;
     var diagnostic: Diagnostic = .{};
     for (0..2) |fail_index| {
         var failing: FailingAllocator = .init(gpa, .{ .fail_index = fail_index });
-        const put = runs.put(failing.allocator(), header.index, 0, file, &diagnostic);
+        const put = chunk_entries.put(failing.allocator(), header.index, 0, file, &diagnostic);
         try std.testing.expectError(error.OutOfMemory, put);
-        try expectEqual(1, try runs.missing(gpa, header.index, null, 0, &.{}));
+        try expectEqual(1, try chunk_entries.missing(gpa, header.index, null, 0, &.{}));
     }
-    try runs.put(gpa, header.index, 0, file, &diagnostic);
-    try expectEqual(0, try runs.missing(gpa, header.index, null, 0, &.{}));
+    try chunk_entries.put(gpa, header.index, 0, file, &diagnostic);
+    try expectEqual(0, try chunk_entries.missing(gpa, header.index, null, 0, &.{}));
 }
 
 // ---- What is only claimed -----------------------------------------------------------------------
@@ -316,15 +316,17 @@ test "2 TB in 150,000 tensors open within 200 MiB, and one tensor costs its run"
     try expect(counting.allocated_bytes < 6 * open_size);
 
     // One tensor in the middle: seven entries to fetch, and memory for no more.
-    const runs = &header.runs.?;
+    const chunk_entries = &header.chunk_entries.?;
     var ranges: [2]Range = undefined;
     const before = counting.allocated_bytes;
     const allocator = counting.allocator();
-    try expectEqual(1, try runs.missing(allocator, header.index, &.{77_777}, 1 << 20, &ranges));
+    const tensors = [_]u32{77_777};
+    const missing = try chunk_entries.missing(allocator, header.index, &tensors, 1 << 20, &ranges);
+    try expectEqual(1, missing);
     try expectEqual(7 * format.chunk_record_size, ranges[0].size);
     const run = giant.bytes[@intCast(ranges[0].offset)..][0..@intCast(ranges[0].size)];
     var diagnostic: Diagnostic = .{};
-    try runs.put(allocator, header.index, ranges[0].offset, run, &diagnostic);
+    try chunk_entries.put(allocator, header.index, ranges[0].offset, run, &diagnostic);
     const items = [_]types.ReadItem{.{ .tensor = 77_777 }};
     var plan = try planning.make(allocator, header, &items, .{}, &diagnostic);
     defer plan.deinit();

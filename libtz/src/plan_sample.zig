@@ -18,10 +18,10 @@ pub const File = struct {
     /// Decoded, by tensor; empty for tied ones.
     contents: []const []const u8,
     /// Chunk entries by tensor, empty when missing; null in a foreign file.
-    runs: ?[][]const u8,
+    chunk_entries: ?[][]const u8,
 
     pub fn chunks(self: File, tensor: u32) error{EntriesMissing}!chunk_table.Iterator {
-        const run = if (self.runs) |runs| runs[tensor] else null;
+        const run = if (self.chunk_entries) |chunk_entries| chunk_entries[tensor] else null;
         if (run) |entries| if (entries.len == 0) return error.EntriesMissing;
         const record_size = format.chunk_record_size;
         return .init(self.index.tensors[tensor], run, record_size, self.index.chunk_size);
@@ -55,9 +55,9 @@ pub const File = struct {
     pub fn build(arena: Allocator, source: std.Random, index: Index, foreign: bool) !File {
         const tensors: []Tensor = @constCast(index.tensors);
         const contents = try arena.alloc([]const u8, tensors.len);
-        const runs = try arena.alloc([]const u8, tensors.len);
+        const chunk_entries = try arena.alloc([]const u8, tensors.len);
         @memset(contents, &.{});
-        @memset(runs, &.{});
+        @memset(chunk_entries, &.{});
         var file: std.ArrayList(u8) = .empty;
         const header_size = source.intRangeAtMost(usize, 1, 300);
         try file.appendNTimes(arena, 0x11, if (foreign) header_size else header_size * 64);
@@ -74,9 +74,9 @@ pub const File = struct {
             } else {
                 const chunk_size: usize = @intCast(index.chunk_size);
                 const mode = source.enumValue(encode.Compress);
-                runs[number] =
+                chunk_entries[number] =
                     try appendChunks(arena, &file, tensor.dtype, chunk_size, mode, content);
-                tensor.run_digest = runs[number][0..32]; // only its presence counts here
+                tensor.run_digest = chunk_entries[number][0..32]; // only its presence counts here
             }
             tensor.stored_size = file.items.len - tensor.data_offset;
         }
@@ -84,7 +84,7 @@ pub const File = struct {
             .index = index,
             .bytes = file.items,
             .contents = contents,
-            .runs = if (foreign) null else runs,
+            .chunk_entries = if (foreign) null else chunk_entries,
         };
     }
 

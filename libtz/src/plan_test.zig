@@ -301,7 +301,7 @@ test "nothing wanted, nothing read" {
     var fixture: Fixture = try .init(&.{ &.{ 4, 4 }, &.{ 0, 4 } }, 64, false);
     defer fixture.deinit();
 
-    fixture.file.runs.?[0] = &.{}; // not even missing runs matter
+    fixture.file.chunk_entries.?[0] = &.{}; // not even missing runs matter
     for ([_][]const ReadItem{
         &.{},
         &.{whole(1)},
@@ -347,7 +347,7 @@ test "read_items that cannot be planned" {
     try expectEqual(0, fixture.diagnostic.tensor);
     try expectEqual(60, fixture.diagnostic.rule);
 
-    fixture.file.runs.?[1] = &.{};
+    fixture.file.chunk_entries.?[1] = &.{};
     try fixture.expectError(error.EntriesMissing, whole(1));
     try expectEqual(1, fixture.diagnostic.tensor);
     // Without its entries a tensor's size is no more than a claim.

@@ -39,8 +39,8 @@ pub const Preamble = struct {
     chunk_count: u64,
     directory_digest: Digest,
 
-    /// TZ1-1 to TZ1-10 and TZ1-68, for a file of `file_size` bytes of which `front` is the beginning: at least
-    /// 128 bytes, or all of a shorter file.
+    /// TZ1-1 to TZ1-10 and TZ1-68, for a file of `file_size` bytes of which `front` is the
+    /// beginning: at least 128 bytes, or all of a shorter file.
     pub fn decode(
         front: []const u8,
         file_size: u64,

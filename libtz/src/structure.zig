@@ -106,8 +106,8 @@ pub const Structure = struct {
 const Allocator = std.mem.Allocator;
 const Failure = status.DataError || error{OutOfMemory};
 
-/// TZ1-48 to TZ1-54, TZ1-67, TZ1-78 to TZ1-82, and TZ1-84. `raw` lies at `offset` in the file and must outlive the result.
-/// Arrays of the result are allocated in `arena`, temporary memory in `gpa`.
+/// TZ1-48 to TZ1-54, TZ1-67, TZ1-78 to TZ1-82, and TZ1-84. `raw` lies at `offset` in the file and
+/// must outlive the result. Arrays of the result are allocated in `arena`, temporary memory in `gpa`.
 pub fn decode(
     gpa: Allocator,
     arena: Allocator,
@@ -267,7 +267,8 @@ const Scan = struct {
         return .{ .key = key, .size = key.len + value.len };
     }
 
-    /// TZ1-67 and TZ1-84: two's complement of more bytes than an i64 has, and of no more than it takes.
+    /// TZ1-67 and TZ1-84: two's complement of more bytes than an i64 has, and of no more than it
+    /// takes.
     fn largeInteger(self: *Scan, raw: []const u8) status.DataError!void {
         if (raw.len > format.large_integer_size_max) return self.fail(error.Limit, 67);
         if (raw.len <= @sizeOf(i64)) return self.fail(error.Structure, 84);

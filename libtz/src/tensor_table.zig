@@ -60,8 +60,8 @@ pub fn encode(
     out[88..120].* = tensor.content_digest.?.*;
 }
 
-/// TZ1-21 to TZ1-37 and TZ1-74 to TZ1-77. `front` holds the first `open_size` bytes and must outlive the result, whose
-/// names and digests point into it. Arrays are allocated in `arena`.
+/// TZ1-21 to TZ1-37 and TZ1-74 to TZ1-77. `front` holds the first `open_size` bytes and must
+/// outlive the result, whose names and digests point into it. Arrays are allocated in `arena`.
 pub fn decode(
     arena: std.mem.Allocator,
     preamble: Preamble,

@@ -1,12 +1,12 @@
-//! libtz: the core of the tz tensor file format, without input, output, threads or global state.
+//! libtz: the core of the tz tensor file format, without I/O, threads or global state.
 //! C callers use include/tz.h (implemented in c_api.zig), Zig callers import this file.
 //!
-//! A file is opened by `header.open` from its first bytes: preamble.zig, directory.zig,
-//! tensor_table.zig, structure.zig and metadata.zig check one wire structure each, in the order of
-//! section 13 of spec/tz-v1.md, and foreign/ does the same for other formats. All produce an
-//! `index.Index`, and nothing above it depends on the format. runs.zig keeps the chunk entries
-//! fetched since, plan.zig turns wanted tensors into ordered requests, and process.zig checks and
-//! decodes what arrives. verifier.zig checks whole files. builder.zig and encode.zig write files.
+//! `header.open` opens a file from its first bytes: preamble.zig, directory.zig, tensor_table.zig,
+//! structure.zig and metadata.zig check one wire structure each, in the order of section 13 of
+//! spec/tz-v1.md, and foreign/ does the same for other formats. All produce an `index.Index`;
+//! nothing above it depends on the format. chunk_entries.zig keeps the chunk entries fetched later,
+//! plan.zig turns wanted tensors into ordered requests, and process.zig checks and decodes the
+//! data that arrives. verifier.zig checks whole files. builder.zig and encode.zig write files.
 
 const std = @import("std");
 

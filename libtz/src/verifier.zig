@@ -10,7 +10,7 @@ const codecs = @import("codec.zig");
 const dtypes = @import("dtype.zig");
 const format = @import("format.zig");
 const Header = @import("header.zig").Header;
-const Range = @import("runs.zig").Range;
+const Range = @import("chunk_entries.zig").Range;
 const status = @import("status.zig");
 const Diagnostic = status.Diagnostic;
 
@@ -40,7 +40,7 @@ pub const Verifier = struct {
 
     /// The header must outlive the verifier and be of a tz file.
     pub fn init(gpa: Allocator, header: *const Header) error{Argument}!Verifier {
-        if (header.runs == null) return error.Argument;
+        if (header.chunk_entries == null) return error.Argument;
         return .{
             .gpa = gpa,
             .header = header,
@@ -65,7 +65,7 @@ pub const Verifier = struct {
             if (self.chunks) |chunks| {
                 return .{ .offset = self.end, .size = rangeEnd(chunks, self.end) - self.end };
             }
-            if (entry.hasChunks()) return self.header.runs.?.place(index, tensor);
+            if (entry.hasChunks()) return self.header.chunk_entries.?.range(index, tensor);
             if (!std.mem.eql(u8, &checksum.blake3(""), entry.content_digest.?)) {
                 return diagnostic.fail(error.Content, 46, Diagnostic.none);
             }
@@ -93,13 +93,13 @@ pub const Verifier = struct {
         const tensor = index.order[self.position];
         diagnostic.tensor = tensor;
         if (self.chunks == null) {
-            const runs = &self.header.runs.?;
+            const chunk_entries = &self.header.chunk_entries.?;
             self.gpa.free(self.run);
             self.run = &.{};
             self.run = try self.gpa.dupe(u8, bytes); // what is checked is what is used after it
-            try runs.check(index, tensor, self.run, range.offset, diagnostic);
+            try chunk_entries.check(index, tensor, self.run, range.offset, diagnostic);
             const entry = index.tensors[tensor];
-            self.chunks = .init(entry, self.run, runs.record_size, index.chunk_size);
+            self.chunks = .init(entry, self.run, chunk_entries.record_size, index.chunk_size);
             self.content = .init();
             return;
         }

@@ -250,7 +250,7 @@ fn open(bytes: []const u8) !*c.tz_header {
     return header.?;
 }
 
-fn openWithRuns(bytes: []const u8) !*c.tz_header {
+fn openWithEntries(bytes: []const u8) !*c.tz_header {
     const header = try open(bytes);
     errdefer c.tz_header_free(header);
     try ok(c.tz_header_put_entries(header, 0, bytes.ptr, bytes.len, null));
@@ -549,7 +549,7 @@ test "chunks are decoded alone, and damaged ones refused" {
     for ([_]u32{ c.TZ_COMPRESS_OFF, c.TZ_COMPRESS_AUTO }) |compress| {
         var file = try writeFile(compress);
         defer file.deinit();
-        const header = try openWithRuns(file.bytes);
+        const header = try openWithEntries(file.bytes);
         defer c.tz_header_free(header);
         for (tensors, file.contents) |tensor, content| {
             const index = try indexOf(header, tensor.name);
@@ -607,7 +607,7 @@ test "all tensors arrive in their allocations" {
     for ([_]u32{ c.TZ_COMPRESS_OFF, c.TZ_COMPRESS_AUTO }) |compress| {
         var file = try writeFile(compress);
         defer file.deinit();
-        const header = try openWithRuns(file.bytes);
+        const header = try openWithEntries(file.bytes);
         defer c.tz_header_free(header);
         const items = try itemsOfAll(header);
 
@@ -669,7 +669,7 @@ test "plans are executed after further chunk entries were put" {
 test "a staged plan says where everything lies" {
     var file = try writeFile(c.TZ_COMPRESS_AUTO);
     defer file.deinit();
-    const header = try openWithRuns(file.bytes);
+    const header = try openWithEntries(file.bytes);
     defer c.tz_header_free(header);
     const items = try itemsOfAll(header);
     var options = sized(c.tz_plan_options);
@@ -704,7 +704,7 @@ test "a staged plan says where everything lies" {
 test "a box arrives contiguous" {
     var file = try writeFile(c.TZ_COMPRESS_AUTO);
     defer file.deinit();
-    const header = try openWithRuns(file.bytes);
+    const header = try openWithEntries(file.bytes);
     defer c.tz_header_free(header);
     const begin = [_]u64{ 1, 19_990 };
     const end = [_]u64{ 3, 20_000 };
@@ -898,7 +898,7 @@ test "NULL is refused, or freed" {
     c.tz_builder_free(null);
     var file = try writeFile(c.TZ_COMPRESS_OFF);
     defer file.deinit();
-    const header = try openWithRuns(file.bytes);
+    const header = try openWithEntries(file.bytes);
     defer c.tz_header_free(header);
     const plan = try newPlan(header, &.{itemOf(0)}, null);
     defer c.tz_plan_free(plan);
@@ -1005,7 +1005,7 @@ test "NULL is refused, or freed" {
 test "numbers out of range are refused" {
     var file = try writeFile(c.TZ_COMPRESS_OFF);
     defer file.deinit();
-    const header = try openWithRuns(file.bytes);
+    const header = try openWithEntries(file.bytes);
     defer c.tz_header_free(header);
     const plan = try newPlan(header, &.{itemOf(try indexOf(header, "bytes"))}, null);
     defer c.tz_plan_free(plan);
@@ -1102,7 +1102,7 @@ fn newer(comptime T: type) Newer(T) {
 test "structs are refused that are shorter than any header has them" {
     var file = try writeFile(c.TZ_COMPRESS_OFF);
     defer file.deinit();
-    const header = try openWithRuns(file.bytes);
+    const header = try openWithEntries(file.bytes);
     defer c.tz_header_free(header);
     const plan = try newPlan(header, &.{}, null);
     defer c.tz_plan_free(plan);

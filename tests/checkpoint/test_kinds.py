@@ -79,12 +79,13 @@ def test_the_mapping(checkpoint: Checkpoint) -> None:
     for use in (checkpoint.__getitem__, checkpoint.info, checkpoint.get_slice):
         with pytest.raises(KeyError):
             use("none")
-    assert repr(checkpoint).startswith("<libtz.Checkpoint ")
+    assert repr(checkpoint).startswith(f"<libtz.Checkpoint {checkpoint.url}: ")
     assert hash(checkpoint) == hash(checkpoint)
     assert checkpoint != {}
 
 
 def test_what_it_says_of_itself(checkpoint: Checkpoint) -> None:
+    assert checkpoint.url
     assert checkpoint.format in ("tz", "safetensors", "tensors", "pickle")
     assert dict(checkpoint.metadata) == {}
     assert checkpoint.verified in ("pinned", "checksum", "none")

@@ -151,11 +151,12 @@ def test_ties_come_as_one_object(file: File) -> None:
 
 
 @pytest.mark.parametrize("info", ALL_DTYPES, ids=lambda info: info.name)
-@pytest.mark.parametrize("shape", [(), (0, 3), (7,), (3, 5)], ids=str)
-def test_every_dtype(info: lib.DtypeInfo, shape: tuple[int, ...]) -> None:
-    file = make_file({"t": random_tensor(info.name, shape)})
+def test_every_dtype(info: lib.DtypeInfo) -> None:
+    shapes = ((), (0, 3), (7,), (3, 5))
+    file = make_file({str(shape): random_tensor(info.name, shape) for shape in shapes})
     with libtz.open(file.data) as f:
-        assert bytes(dict(f.iter_buffers())["t"]) == file.tensors["t"].data
+        for name, data in f.iter_buffers():
+            assert bytes(data) == file.tensors[name].data, name
         if info.name in TORCH_DTYPES:
             assert_loaded(f.load(), file)
         else:

@@ -36,7 +36,7 @@ def by_libtz(data: bytes, pin: str | None) -> list[str]:
     return list(Manifest.parse(data, "manifest", pin=pin).files)
 
 
-PARSERS = pytest.mark.parametrize("parse", [by_reference, by_libtz])
+PARSERS: list[Parse] = [by_reference, by_libtz]
 
 
 def verdict(call: Callable[[], object]) -> Verdict:
@@ -49,23 +49,23 @@ def verdict(call: Callable[[], object]) -> Verdict:
     return "ok", None
 
 
-@PARSERS
 @pytest.mark.parametrize("vector", VECTORS["valid"], ids=lambda vector: vector["name"])
-def test_valid_manifests(vector: Mapping[str, Any], parse: Parse) -> None:
+def test_valid_manifests(vector: Mapping[str, Any]) -> None:
     data = vector["manifest"].encode("latin-1")
-    assert parse(data, vector["digest"]) == vector["names"]
+    for parse in PARSERS:
+        assert parse(data, vector["digest"]) == vector["names"]
     assert Manifest.parse(data, "manifest").digest == tz_set.digest(data) == vector["digest"]
 
 
-@PARSERS
 @pytest.mark.parametrize("vector", VECTORS["invalid"], ids=lambda vector: vector["name"])
-def test_invalid_manifests(vector: Mapping[str, Any], parse: Parse) -> None:
+def test_invalid_manifests(vector: Mapping[str, Any]) -> None:
     data = vector["manifest"].encode("latin-1")
-    found = verdict(lambda: parse(data, vector.get("pin")))
-    assert found == (vector["expect"], vector["rule"])
+    for parse in PARSERS:
+        found = verdict(partial(parse, data, vector.get("pin")))
+        assert found == (vector["expect"], vector["rule"]), parse
 
 
-@PARSERS
+@pytest.mark.parametrize("parse", PARSERS)
 def test_number_of_files(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a smaller border than that of the text, as below."""
     assert tz_set.FILES_MAX == libtz.manifest.FILES_MAX == 65_536
@@ -88,7 +88,7 @@ def test_manifests_that_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
         assert verdict(lambda: by_libtz(data, None)) == expected
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(3))
 def test_both_find_the_same_first_fault(seed: int) -> None:
     chance = random.Random(seed)
     data = VECTORS["manifest"].encode()

@@ -14,7 +14,9 @@ from libtz.sources.http import HttpSource
 
 DATA = bytes(range(256)) * 4000
 # The floor is looked at once in this time.
-WINDOW_S = 1.0
+WINDOW_S = 0.3
+# As long as what is fast enough may be held up by other programs.
+PATIENT = RetryPolicy(attempts=3, backoff_s=0.01, deadline_s=1.0)
 RETRY = RetryPolicy(attempts=3, backoff_s=0.01, deadline_s=WINDOW_S)
 
 
@@ -68,20 +70,21 @@ def test_small_reads_add_up() -> None:
 def test_a_slow_link_above_the_floor_is_waited_for() -> None:
     with FaultServer(DATA[:3000]) as server:
         server.always = trickle(0.001)
-        source = HttpSource(server.url(), options(rate_min=50, timeout_s=5))
+        source = HttpSource(server.url(), options(rate_min=50, timeout_s=5, retry=PATIENT))
         front = memoryview(bytearray(3000))
         begin_s = time.monotonic()
         assert source.open(front) == 3000
         assert front == DATA[:3000]
-        assert time.monotonic() - begin_s > 2 * WINDOW_S
+        assert time.monotonic() - begin_s > 2 * PATIENT.deadline_s
         source.close()
 
 
+@pytest.mark.slow
 def test_time_that_nobody_waits_for_the_network_does_not_count() -> None:
     with FaultServer(DATA) as server:
-        source = HttpSource(server.url(), options(rate_min=100_000))
+        source = HttpSource(server.url(), options(rate_min=100_000, retry=PATIENT))
         source.open(memoryview(bytearray(10)))
-        time.sleep(1.5 * WINDOW_S)
+        time.sleep(1.5 * PATIENT.deadline_s)
         source.read_into(0, 10, [memoryview(bytearray(10))])
         source.close()
 
@@ -90,9 +93,9 @@ def test_opening_has_a_deadline_and_loading_none() -> None:
     """However fast the bytes of an endless header come."""
     with FaultServer(DATA) as server:
         source = HttpSource(server.url(), options(rate_min=0))
-        source.limit(0.5)
         source.open(memoryview(bytearray(10)))
-        time.sleep(0.6)
+        source.limit(0.05)
+        time.sleep(0.1)
         with pytest.raises(SourceError, match=r"http\.open_deadline_s"):
             source.read_into(0, 10, [memoryview(bytearray(10))])
         source.limit(None)
@@ -100,11 +103,11 @@ def test_opening_has_a_deadline_and_loading_none() -> None:
         source.close()
 
         def slow_head(_: Request) -> Fault:
-            time.sleep(0.3)
+            time.sleep(0.1)
             return Fault(status=503)
 
         server.decide = slow_head
-        patient = options(retry=RetryPolicy(attempts=1000, backoff_s=0), open_deadline_s=1.0)
+        patient = options(retry=RetryPolicy(attempts=1000, backoff_s=0), open_deadline_s=0.3)
         begin_s = time.monotonic()
         with pytest.raises(SourceError, match=r"http\.open_deadline_s"):
             libtz.open(server.url(), options=ReadOptions(http=patient))

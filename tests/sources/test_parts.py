@@ -90,10 +90,10 @@ def test_nothing_of_a_wrong_part_is_delivered(flipped: int) -> None:
         source.open(memoryview(bytearray(10)))
         source.read_into(0, len(DATA), [delivered])
 
-    with pytest.raises(IntegrityError, match="not those that the manifest") as caught:
+    with pytest.raises(IntegrityError) as caught:
         read_all()
     assert (caught.value.code, caught.value.rule) == ("digest", "TZS1-18")
-    assert f"bytes {part * PART_SIZE} to" in str(caught.value)
+    assert caught.value.offset == part * PART_SIZE
     assert bytes(delivered[: part * PART_SIZE]) == DATA[: part * PART_SIZE]
     assert not any(delivered[part * PART_SIZE :])
 

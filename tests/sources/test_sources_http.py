@@ -243,12 +243,12 @@ def test_a_stall_is_dropped_and_resumed(server: FaultServer) -> None:
 
 
 def test_a_trickle_counts_as_a_stall(server: FaultServer) -> None:
-    source = HttpSource(server.url(), IMPATIENT)
+    # Long enough for a busy machine to deliver a response's head: without one, nothing came.
+    twice = RetryPolicy(attempts=2, backoff_s=0.01, backoff_max_s=0.02)
+    source = HttpSource(server.url(), HttpOptions(retry=twice, timeout_s=1, proxies={}))
     source.open(memoryview(bytearray(FRONT)))
     server.always = Fault(trickle_s=0.02)
-    error = failing(source)
-    assert "the server sent" in str(error)
-    assert "bytes in 0.2 s" in str(error)
+    assert "the server sent" in str(failing(source))
     source.close()
 
 
@@ -478,6 +478,7 @@ def test_statuses_that_stay_are_not(server: FaultServer, status: int) -> None:
     source.close()
 
 
+@pytest.mark.slow
 def test_retry_after_is_obeyed(server: FaultServer) -> None:
     retry = RetryPolicy(attempts=3, backoff_s=0.0, retry_after_max_s=5)
     source = HttpSource(server.url(), HttpOptions(retry=retry, proxies={}))

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import Shard, distribute_tensor
 
 import libtz
 from libtz.errors import OptionError
-from libtz.torch import load_file, load_model, no_init, save_file, save_model
+from libtz.torch import load_model, no_init, save_file, save_model
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[DeviceMesh]:
-    dist.init_process_group(
-        "gloo", store=torch._C._distributed_c10d.HashStore(), rank=0, world_size=1
-    )
-    yield init_device_mesh("cpu", (1,))
-    dist.destroy_process_group()
 
 
 class Scaled(torch.Tensor):
@@ -110,44 +96,6 @@ def test_tensors_that_cannot_be_filled_change_nothing(kind: str) -> None:
         load_model(net, stored(two_layers()))
     assert caught.value.changed == ()
     assert torch.equal(net[0].weight, before)
-
-
-def test_dtensors_change_nothing(mesh: DeviceMesh) -> None:
-    source = two_layers()
-    target = stored(source)
-    for is_meta in (False, True):
-        with torch.device("meta" if is_meta else "cpu"):
-            net = two_layers()
-        sharded = distribute_tensor(net[1].weight.detach(), mesh, [Shard(0)])
-        net[1].weight = nn.Parameter(sharded)
-        before = net[0].weight.detach().clone()
-        with pytest.raises(OptionError, match=r"'1.weight' is a DTensor.*set_model_state_dict"):
-            load_model(net, target)
-        assert is_meta or torch.equal(net[0].weight, before)
-        # What the file does not have is not touched.
-        rest = {name: t for name, t in source.state_dict().items() if name != "1.weight"}
-        part = io.BytesIO()
-        save_file(rest, part)
-        assert load_model(net, part, strict=False) == (["1.weight"], [])
-        assert torch.equal(net[0].weight, source[0].weight)
-
-
-def test_the_ways_on_for_sharded_modules_work(mesh: DeviceMesh) -> None:
-    source = two_layers()
-    target = stored(source)
-    net = two_layers()
-    fully_shard(net, mesh=mesh)
-    with pytest.raises(OptionError, match="fully_shard"):
-        load_model(net, target)
-    options = StateDictOptions(full_state_dict=True)
-    full: dict[str, Any] = {**load_file(target)}
-    set_model_state_dict(net, full, options=options)
-    assert torch.equal(net[1].weight.full_tensor(), source[1].weight)
-    with no_init():
-        net = two_layers()
-    load_model(net, target)
-    fully_shard(net, mesh=mesh)
-    assert torch.equal(net[1].weight.full_tensor(), source[1].weight)
 
 
 def test_what_is_replaced_needs_no_memory() -> None:
@@ -233,11 +181,11 @@ def test_a_device_that_holds_no_values() -> None:
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.vision.", "module._orig_mod."])
 def test_a_prefix_is_reported_in_one_line(prefix: str) -> None:
-    net = nn.Sequential(*[nn.Linear(1, 1) for _ in range(300)])
+    net = nn.Sequential(*[nn.Linear(1, 1) for _ in range(30)])
     prefixed = {prefix + name: tensor for name, tensor in net.state_dict().items()}
     target = io.BytesIO()
     save_file(prefixed, target)
-    with pytest.raises(OptionError, match=f"600 names have the prefix '{prefix}' in the file") as e:
+    with pytest.raises(OptionError, match=f"60 names have the prefix '{prefix}' in the file") as e:
         load_model(net, target)
     assert len(str(e.value).splitlines()) == 2
     way = str(e.value).rpartition("rename=")[2]
@@ -250,7 +198,7 @@ def test_a_prefix_is_reported_in_one_line(prefix: str) -> None:
         parent = parent.get_submodule(part)
     parent.add_module(last, net)
     target = stored(net)
-    with pytest.raises(OptionError, match=f"600 names have the prefix '{prefix}' in the module"):
+    with pytest.raises(OptionError, match=f"60 names have the prefix '{prefix}' in the module"):
         load_model(wrapped, target)
     assert load_model(wrapped, target, rename=lambda name: prefix + name) == ([], [])
 

@@ -154,7 +154,7 @@ class Wrapper(torch.Tensor):
         (lambda: torch.eye(3).to_sparse(), "not dense"),
         (lambda: torch.eye(3).to_sparse_csr(), "not dense"),
         (lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "quantized"),
-        (lambda: torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]), "not dense"),
+        (lambda: torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]), "is nested"),
         (lambda: torch.ones(3).as_subclass(Wrapper), "is a Wrapper, which wraps other tensors"),
         (lambda: [1.0, 2.0], "is not a tensor but a builtins.list"),
     ],

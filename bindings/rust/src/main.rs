@@ -1,4 +1,5 @@
-//! Lists the tensors of a .tz, .safetensors or .tensors file; with a name, reads that tensor, checked and decoded.
+//! Lists the tensors of a .tz, .safetensors or .tensors file. With a name, also reads that tensor,
+//! checked and decoded.
 //!
 //!     tz_show FILE [NAME]
 
@@ -26,9 +27,9 @@ fn main() -> Result<()> {
         let values = reader.load(index)?;
         let digest = reader::blake3(&values);
         println!("blake3:{}", hex(&digest));
-        // No chunk was wrong, so this would be a fault of the writer or of the decoder.
+        // All chunks were right, so a difference is a bug of the writer or the decoder.
         if let Some(saved) = reader.tensor(index)?.content_digest {
-            assert_eq!(digest, saved, "not what was saved");
+            assert_eq!(digest, saved, "the values differ from the saved ones");
         }
     }
     Ok(())

@@ -1,4 +1,5 @@
-//! A reader of files from disk, of every format that libtz recognises: safe functions around the calls of libtz, which does no I/O.
+//! Reads files from disk, in every format that libtz recognises, with safe functions around the
+//! calls of libtz, which does no I/O.
 
 use crate::tz;
 use std::ffi::CStr;
@@ -9,7 +10,7 @@ use std::{mem, ptr, slice, str};
 
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// Owns the header, from which everything else that the library hands out is borrowed.
+/// Owns the header. All other pointers that the library returns are borrowed from it.
 pub struct Reader {
     file: File,
     header: *mut tz::Header,
@@ -39,7 +40,7 @@ impl Drop for Plan {
     }
 }
 
-/// A status other than OK as an error, with the rule of the specification that a file breaks.
+/// Returns an error for a status other than OK, with the rule that the file breaks.
 fn check(status: tz::Status, at: &tz::Diagnostic) -> Result<()> {
     match (status, at.rule) {
         (tz::OK, _) => Ok(()),
@@ -81,7 +82,7 @@ fn read_at(file: &mut File, offset: u64, into: &mut [u8]) -> io::Result<()> {
 }
 
 impl Reader {
-    /// Reads as much of the front as the library asks for: at most three times.
+    /// Reads as many first bytes as the library needs, in at most three reads.
     pub fn open(path: &str) -> Result<Reader> {
         for (name, size) in tz::SIZES {
             let built = unsafe { tz::tz_struct_size(name.as_ptr().cast()) };
@@ -118,7 +119,7 @@ impl Reader {
         Ok(index)
     }
 
-    /// Tensor `index`, in order of names.
+    /// Tensor `index`, in the order of names.
     pub fn tensor(&self, index: u32) -> Result<Tensor<'_>> {
         let struct_size = mem::size_of::<tz::Tensor>() as u32;
         let mut tensor = tz::Tensor { struct_size, ..Default::default() };
@@ -142,7 +143,7 @@ impl Reader {
         })
     }
 
-    /// Fetches the tensor's chunk entries: one range, or none when they are here or it has none.
+    /// Reads the tensor's chunk entries, one range, unless it has none or the library has them.
     fn fetch_entries(&mut self, tensor: u32) -> Result<()> {
         let (mut range, mut count) = (tz::Range::default(), 0);
         ok(unsafe {
@@ -156,7 +157,7 @@ impl Reader {
         check(status, &at)
     }
 
-    /// The decoded bytes of a tensor, every chunk checked by its BLAKE3.
+    /// The decoded bytes of a tensor, after checking each chunk's BLAKE3.
     pub fn load(&mut self, tensor: u32) -> Result<Vec<u8>> {
         self.fetch_entries(tensor)?;
         let struct_size = mem::size_of::<tz::ReadItem>() as u32;
@@ -166,14 +167,14 @@ impl Reader {
         let status =
             unsafe { tz::tz_plan_new(self.header, &item, 1, no_options, &mut made, &mut at) };
         check(status, &at)?;
-        let plan = Plan(made); // freed before the header, which it needs
+        let plan = Plan(made); // freed before the header, which the plan needs
         let struct_size = mem::size_of::<tz::PlanInfo>() as u32;
         let mut info = tz::PlanInfo { struct_size, ..Default::default() };
         ok(unsafe { tz::tz_plan_get(plan.0, &mut info) })?;
 
         // One item has one allocation of its size, or none if it is empty.
         let mut values = vec![0; self.tensor(tensor)?.decoded_size as usize];
-        let mut staging = vec![0; info.staging_size_max as usize]; // for what is compressed
+        let mut staging = vec![0; info.staging_size_max as usize]; // for compressed chunks
         for number in 0..info.request_count {
             let request = unsafe { *tz::tz_plan_requests(plan.0).add(number as usize) };
             let mut offset = request.offset;

@@ -1,4 +1,4 @@
-//! What tz_show uses of libtz/include/tz.h, which also documents it. A test compares the two.
+//! The part of libtz/include/tz.h that tz_show uses. A test compares the two; tz.h documents it.
 
 use std::os::raw::{c_char, c_void};
 
@@ -9,7 +9,7 @@ pub const TO_STAGING: u32 = u32::MAX;
 pub const TO_NOWHERE: u32 = u32::MAX - 1;
 pub const VERIFY_DIGEST: u32 = 2;
 
-/// Declares structs as C lays them out, and a table of their names and sizes in C and in Rust.
+/// Declares structs with C layout, and a table of their names and sizes in C and in Rust.
 macro_rules! structs {
     ($($c_name:literal $name:ident { $($field:ident: $type:ty),+ })+) => {
         $(
@@ -66,7 +66,7 @@ structs! {
     "tz_segment" Segment { size: u64, position: u64, allocation: u32, reserved: u32 }
 }
 
-/// Objects that only the library looks into.
+/// Opaque objects of the library.
 #[repr(C)]
 pub struct Header([u8; 0]);
 #[repr(C)]

@@ -6,7 +6,7 @@ const coreweave_names = @import("../foreign/coreweave_names.zig");
 const Digest = @import("../index.zig").Digest;
 const Header = @import("../header.zig").Header;
 const headers = @import("../header.zig");
-const Range = @import("../runs.zig").Range;
+const Range = @import("../chunk_entries.zig").Range;
 const status = @import("../status.zig");
 const Diagnostic = status.Diagnostic;
 const Status = status.Status;
@@ -194,8 +194,8 @@ fn entryRanges(
     const count = needed orelse return error.Argument;
     const ranges = try support.sliceMutable(Range, out, capacity);
     const chosen: ?[]const u32 = if (tensors) |list| list[0..tensor_count] else null;
-    count.* = if (self.runs) |*runs|
-        try runs.missing(gpa, self.index, chosen, gap_max, ranges)
+    count.* = if (self.chunk_entries) |*entries|
+        try entries.missing(gpa, self.index, chosen, gap_max, ranges)
     else
         0;
     if (count.* > capacity) return error.BufferTooSmall;
@@ -222,7 +222,7 @@ fn putEntries(
 ) status.Error!void {
     const self = header orelse return error.Argument;
     const raw = try slice(u8, data, size);
-    if (self.runs) |*runs| try runs.put(gpa, self.index, offset, raw, diagnostic);
+    if (self.chunk_entries) |*entries| try entries.put(gpa, self.index, offset, raw, diagnostic);
 }
 
 export fn tz_header_chunk(header: ?*const Header, tensor: u32, chunk: u64, out: ?*c.Chunk) Status {

@@ -2,7 +2,7 @@
 
 const c = @import("types.zig");
 const Header = @import("../header.zig").Header;
-const Range = @import("../runs.zig").Range;
+const Range = @import("../chunk_entries.zig").Range;
 const records = @import("../foreign/coreweave_record.zig");
 const status = @import("../status.zig");
 const Diagnostic = status.Diagnostic;

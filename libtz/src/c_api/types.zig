@@ -7,7 +7,7 @@ const std = @import("std");
 const checksum = @import("../checksum.zig");
 const Digest = @import("../index.zig").Digest;
 const plan = @import("../plan_types.zig");
-const Range = @import("../runs.zig").Range;
+const Range = @import("../chunk_entries.zig").Range;
 const status = @import("../status.zig");
 
 pub const Diagnostic = extern struct {

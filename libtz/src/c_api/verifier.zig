@@ -2,7 +2,7 @@
 
 const c = @import("types.zig");
 const Header = @import("../header.zig").Header;
-const Range = @import("../runs.zig").Range;
+const Range = @import("../chunk_entries.zig").Range;
 const status = @import("../status.zig");
 const Status = status.Status;
 const support = @import("support.zig");

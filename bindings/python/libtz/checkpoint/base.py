@@ -61,6 +61,11 @@ class Checkpoint(Mapping[str, T], ABC):
 
     @property
     @abstractmethod
+    def url(self) -> str:
+        """The path or URL it was opened from, as messages show it: without secrets."""
+
+    @property
+    @abstractmethod
     def digest(self) -> str | None:
         """The file digest, "blake3:…", to pin a .tz file with. None in other formats. For several
         files, the digest of the set, if it was opened by its manifest."""

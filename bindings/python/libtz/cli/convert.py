@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from libtz import opening
-from libtz.arrays.base import default_framework
+from libtz.arrays.base import BufferFramework
 from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.shard_index import INDEX_SUFFIX
 from libtz.cli.contents import SourceContents
@@ -24,7 +24,7 @@ from libtz.locations import Location
 from libtz.options import DecryptionOptions, ReadOptions, WriteOptions
 from libtz.sinks.base import Extent, Sink
 from libtz.sinks.file import FileSink
-from libtz.sources.url import shown
+from libtz.sources.url import redacted
 from libtz.writing.base import CheckpointWriter, TensorSpec
 from libtz.writing.formats import writer_class_of
 
@@ -115,7 +115,7 @@ def _convert(
         pin = writer.digest if writer.digest.startswith("blake3:") else None
         try:
             with opening.open_as(
-                default_framework(), written_at, digest=pin, options=read
+                BufferFramework(), written_at, digest=pin, options=read
             ) as written:
                 contents.compare(written, str(target))
             if pin is None and (found := sha256_of(written_at, read)) != writer.digest:
@@ -143,11 +143,11 @@ def _copy(contents: SourceContents, writer: CheckpointWriter) -> None:
 
 def _open(source: str, digest: str | None, options: ReadOptions) -> Checkpoint[Any]:
     if not source.lower().removesuffix(INDEX_SUFFIX).endswith(PICKLED_SUFFIXES):
-        return opening.open(source, digest=digest, options=options)
+        return opening.open_as(BufferFramework(), source, digest=digest, options=options)
     if digest is not None:
         raise OptionError("files written by torch.save have no digest to check")
     if importlib.util.find_spec("torch") is None:
-        raise OptionError(f"reading {shown(source)} needs PyTorch, which is not installed")
+        raise OptionError(f"reading {redacted(source)} needs PyTorch, which is not installed")
     from libtz.torch.pickled import Pickled
 
     return Pickled(source, options)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from libtz import opening
+from libtz.arrays.base import BufferFramework
 from libtz.checkpoint.base import Checkpoint
 from libtz.cli.contents import computed_digests
 from libtz.cli.options import add_command, add_options, flag_of, make_options
@@ -62,8 +63,8 @@ def add_to(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     with (
-        opening.open(arguments.old, options=_options(arguments, "a")) as old,
-        opening.open(arguments.new, options=_options(arguments, "b")) as new,
+        opening.open_as(BufferFramework(), arguments.old, options=_options(arguments, "a")) as old,
+        opening.open_as(BufferFramework(), arguments.new, options=_options(arguments, "b")) as new,
     ):
         report = _compare(old, new)
     if arguments.json:

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 from libtz import opening
+from libtz.arrays.base import BufferFramework
 from libtz.checkpoint.base import Checkpoint
 from libtz.cli.options import add_command, add_options, make_options
 from libtz.cli.output import print_json, print_line, print_table, size_text
@@ -33,7 +34,9 @@ def add_to(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     options = make_options(ReadOptions, arguments)
-    with opening.open(arguments.source, digest=arguments.digest, options=options) as file:
+    with opening.open_as(
+        BufferFramework(), arguments.source, digest=arguments.digest, options=options
+    ) as file:
         if arguments.json:
             print_json(_description(file))
         else:

@@ -9,6 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NoReturn
 
 from libtz import __version__
@@ -114,6 +115,7 @@ def _show_log(say: Say) -> None:
     logger.setLevel(logging.INFO)
 
 
+@cache
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="tz",

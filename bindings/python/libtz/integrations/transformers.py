@@ -271,13 +271,13 @@ def _converted(
     except (Error, MemoryError):
         raise
     except Exception as error:  # mismatched shapes among others
-        raise OptionError(f"{file!r} does not fit {framework.__name__}: {error}") from error
+        raise OptionError(f"{file.url} does not fit {framework.__name__}: {error}") from error
     missing = sorted(report["missing_keys"])
     if missing:
         more = len(missing) - NAMES_SHOWN_MAX
         names = ", ".join(map(repr, missing[:NAMES_SHOWN_MAX]))
         raise OptionError(
-            f"{file!r} lacks {len(missing)} tensors of {framework.__name__}: {names}"
+            f"{file.url} lacks {len(missing)} tensors of {framework.__name__}: {names}"
             f"{f' and {more} more' if more > 0 else ''}; set model_class= to a class whose tensors"
             " are all in the file"
         )

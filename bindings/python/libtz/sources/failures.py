@@ -13,8 +13,8 @@ from typing import Any
 
 import urllib3.exceptions
 
-from libtz.sources.logs import plain_text
 from libtz.sources.retry import TryFailed
+from libtz.text import excerpt
 
 __all__ = ["describe", "failure"]
 
@@ -79,7 +79,7 @@ def describe(error: BaseException) -> str:
         return "timed out"
     if isinstance(error, http.client.HTTPException) or not isinstance(error, OSError):
         return type(error).__name__
-    return plain_text(error.strerror or str(error) or type(error).__name__)
+    return excerpt(error.strerror or str(error) or type(error).__name__)
 
 
 def _innermost(error: BaseException) -> BaseException:
@@ -107,7 +107,8 @@ def _known_reason(cause: BaseException) -> str | None:
 
 
 def _certificate_text(error: ssl.SSLCertVerificationError) -> str:
-    text = f"the server's certificate was refused: {plain_text(error.verify_message)}"
+    reason = excerpt(error.verify_message)
+    text = f"the server's certificate was refused: {reason}"
     if error.verify_code in (_NOT_YET_VALID, _EXPIRED):
         return f"{text}; renew it, or correct this machine's clock if that is wrong"
     if error.verify_code in (_WRONG_HOST, _WRONG_ADDRESS):

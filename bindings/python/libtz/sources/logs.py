@@ -12,13 +12,11 @@ import logging
 import threading
 from collections.abc import Iterator
 
-__all__ = ["logger", "plain_text", "quiet_libraries"]
+__all__ = ["logger", "quiet_libraries"]
 
 logger = logging.getLogger("libtz")
 # Without a handler, Python would print warnings in programs that never set up logging.
 logger.addHandler(logging.NullHandler())
-
-TEXT_SIZE_MAX = 200
 
 # The libraries' loggers whose records hold URLs, headers or bodies.
 _SECRET_LOGGERS = (
@@ -67,10 +65,3 @@ for _name in _SECRET_LOGGERS:
 def quiet_libraries() -> contextlib.AbstractContextManager[None]:
     """A context in which urllib3 and botocore log nothing of what this thread does."""
     return _library_filter.active()
-
-
-def plain_text(text: str, size_max: int = TEXT_SIZE_MAX) -> str:
-    """Text of foreign origin made fit for one line of a message: printable ASCII, at most
-    `size_max` characters."""
-    shown = "".join(c if " " <= c <= "~" else "?" for c in text)
-    return shown if len(shown) <= size_max else shown[: size_max - 1] + "…"

@@ -15,8 +15,9 @@ from typing import Any
 
 from libtz.errors import Error, OptionError, SourceError
 from libtz.sources.failures import failure
-from libtz.sources.logs import plain_text, quiet_libraries
-from libtz.sources.url import shown
+from libtz.sources.logs import quiet_libraries
+from libtz.sources.url import redacted
+from libtz.text import excerpt
 
 __all__ = ["RETRYABLE_CODES", "clock_text", "code_of", "hint_for", "s3_errors"]
 
@@ -190,7 +191,7 @@ def _credentials_error(url: str, provider: str) -> SourceError:
             url=url,
         )
     return SourceError(
-        f"{url}: {plain_text(provider) or 'the credential service'} returned no credentials"
+        f"{url}: {excerpt(provider) or 'the credential service'} returned no credentials"
         " (CredentialRetrievalError)",
         url=url,
         retryable=True,
@@ -212,10 +213,10 @@ def _network_error(url: str, caught: Any, timeout_s: float) -> SourceError:
 def _option_text(caught: Exception) -> str:
     if type(caught).__name__ == "MissingDependencyException":
         return "signing for this bucket needs another package; run: pip install awscrt"
-    text = _URL.sub(lambda match: shown(match[0]), str(caught))
+    text = _URL.sub(lambda match: redacted(match[0]), str(caught))
     if text.startswith("Invalid endpoint"):  # the rest could be anything
         text = "the endpoint is not a URL; it must begin with http:// or https://"
-    return f"{type(caught).__name__}: {plain_text(text, 400)}"
+    return f"{type(caught).__name__}: {excerpt(text, 400)}"
 
 
 def _configuration_text(caught: Exception) -> str:
@@ -224,7 +225,7 @@ def _configuration_text(caught: Exception) -> str:
         return "the role requires an MFA code, and there is no terminal to ask for it"
     if isinstance(caught, OSError):
         path = caught.filename if isinstance(caught.filename, str) else ""
-        where = f" ({plain_text(path)})" if path else ""
+        where = f" ({excerpt(path)})" if path else ""
         return (
             f"the credentials named in the AWS configuration cannot be read{where}:"
             f" {caught.strerror or type(caught).__name__}"

@@ -15,8 +15,8 @@ from libtz.torch.cast import check_dtype, load_as
 from libtz.torch.filling import Filling
 from libtz.torch.fit import fit_of, refuse
 from libtz.torch.load_hooks import HookedLoad, has_load_hooks
+from libtz.torch.module_entries import Target
 from libtz.torch.names import FileNames, Rename, strangers
-from libtz.torch.slots import Target
 
 __all__ = ["load_model"]
 
@@ -84,7 +84,7 @@ def _load_by_hooks(
     load.apply()
     if strict and (lines := strangers(load.missing, load.unexpected)):
         listed = "".join(f"\n  - {line}" for line in lines)
-        error = OptionError(f"{file!r} does not fit the module, its hooks included:{listed}")
+        error = OptionError(f"{file.url} does not fit the module, its hooks included:{listed}")
         error.changed = load.changed
         raise error
     return load.missing, load.unexpected

@@ -33,6 +33,7 @@ from libtz.locations import Location
 from libtz.memory import HostBuffer, allocate
 from libtz.options import ReadOptions
 from libtz.structure import flatten
+from libtz.text import printable
 from libtz.torch.tensor_bytes import check, data_of, extent, is_tensor
 from libtz.transfer.stats import TransferStats
 from libtz.writing.buffers import byte_view
@@ -44,8 +45,8 @@ U = TypeVar("U")
 
 SHARD_SUFFIXES = (".bin",)
 
-# What a file may become beyond its own size: shared containers that are written out, and tensors of
-# stride 0, which repeat what they hold.
+# How much larger than the file its contents may be: shared containers are written out, and tensors
+# of stride 0 repeat their data.
 OBJECT_SIZE_EXTRA = 100_000
 TENSORS_SIZE_EXTRA = 1 << 30
 
@@ -69,7 +70,7 @@ class Pickled(Checkpoint[torch.Tensor]):
         self._stats = TransferStats()
         if location.name.endswith(INDEX_SUFFIX):
             value: Any = _load_set(location, options)
-            size = 0  # of what is no tensor
+            size = 0  # of all that is not a tensor
         else:
             value = _load(location.text)
             size = Path(location.text).stat().st_size
@@ -124,7 +125,11 @@ class Pickled(Checkpoint[torch.Tensor]):
         return name in self._infos
 
     def __repr__(self) -> str:
-        return f"<libtz.Checkpoint {self._location}: {self.format}, {len(self)} tensors>"
+        return f"<libtz.Checkpoint {self.url}: {self.format}, {len(self)} tensors>"
+
+    @property
+    def url(self) -> str:
+        return str(self._location)
 
     def structure(self) -> list[Node]:
         return self._nodes
@@ -174,7 +179,7 @@ class Pickled(Checkpoint[torch.Tensor]):
         self._tensors = {}
 
     def _require_held(self) -> None:
-        """That the tensors are not much larger than what is held of them."""
+        """Raises an error if the tensors are much larger than their stored data."""
         storages = {
             storage.data_ptr(): storage.nbytes()
             for storage in (tensor.untyped_storage() for tensor in self._tensors.values())
@@ -182,8 +187,8 @@ class Pickled(Checkpoint[torch.Tensor]):
         size = sum(info.stored_nbytes for info in self._infos.values())
         if size > sum(storages.values()) + TENSORS_SIZE_EXTRA:
             raise FormatError(
-                f"{self._location}: its tensors would have {size} bytes, made by repeating the"
-                f" {sum(storages.values())} that it holds",
+                f"{self._location}: its tensors would have {size} bytes, repeated from only"
+                f" {sum(storages.values())} stored bytes",
                 code="bad-pickle",
             )
 
@@ -260,7 +265,7 @@ def _reason(error: Exception) -> str:
         )
     detail = _DETAIL.search(text)
     line = detail[1] if detail else (text.splitlines() or [""])[0]
-    return "".join(c if c.isprintable() else " " for c in line) or type(error).__name__
+    return printable(line) or type(error).__name__
 
 
 def _require_stored(path: str) -> None:

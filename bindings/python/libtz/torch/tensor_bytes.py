@@ -37,7 +37,9 @@ def check(name: str, tensor: Any) -> None:
         problem = f"is not a tensor but a {type(tensor).__module__}.{type(tensor).__qualname__}"
     elif tensor.is_quantized:
         problem = "is quantized; save its int_repr(), scales and zero points"
-    elif tensor.layout != torch.strided or tensor.is_nested:
+    elif tensor.is_nested:
+        problem = "is nested; save its parts, as unbind() gives them"
+    elif tensor.layout != torch.strided:
         problem = f"is not dense ({tensor.layout}); save its dense parts"
     elif tensor.is_meta:
         problem = "is on the meta device and has no data"

@@ -16,6 +16,7 @@ from libtz._native import lib
 from libtz.errors import OptionError
 from libtz.options import WriteOptions
 from libtz.sinks.base import Extent
+from libtz.structure import NodeKind
 from libtz.writing.base import CheckpointWriter, Ending, TensorSpec, untied
 from libtz.writing.buffers import byte_view, is_buffer
 from libtz.writing.names import check_name
@@ -28,7 +29,7 @@ METADATA_KEY = "__metadata__"
 
 class SafetensorsWriter(CheckpointWriter):
     """The same as `libtz.Writer`, but without ties and nested objects, which the format does not
-    have. Raises OptionError if a structure is given."""
+    have. Raises OptionError if a structure is given that is more than a state dict."""
 
     def __init__(
         self,
@@ -40,7 +41,7 @@ class SafetensorsWriter(CheckpointWriter):
         options: WriteOptions | None = None,
     ) -> None:
         super().__init__(target, options)
-        if structure:
+        if structure and not _is_state_dict(structure):
             raise OptionError(f"{self._label}: a .safetensors file cannot hold a nested object")
         declared = list(specs)
         self._header, ends = _make_header(declared, metadata)
@@ -78,6 +79,14 @@ class SafetensorsWriter(CheckpointWriter):
 
     def _end(self) -> Ending:
         return Ending(self._header, self._file_size, f"sha256:{self._hash.hexdigest()}")
+
+
+def _is_state_dict(structure: Sequence[lib.Node]) -> bool:
+    """Whether the object is a dict of tensors by their names, which a flat file holds as well."""
+    root, *entries = structure
+    return root.kind == NodeKind.DICT and all(
+        node.kind == NodeKind.TENSOR and node.key == node.value for node in entries
+    )
 
 
 def _make_header(

@@ -60,7 +60,7 @@ def _paths(file: Checkpoint[Any]) -> dict[str, TensorPath]:
     """The paths of a nested object's tensors by name. Empty for a flat file."""
     paths = tensor_paths(file.structure())
     if paths is None:
-        raise OptionError(f"{file!r} contains more than tensors; use libtz.torch.load to load it")
+        raise OptionError(f"{file.url} contains more than tensors; use libtz.torch.load to load it")
     return {name: path or (name,) for name, path in paths.items()}
 
 

@@ -1,5 +1,6 @@
-//! The chunk entries that a reader has fetched so far. Opening a file reads none of them; each
-//! tensor's run is checked against the digest in its record when it arrives, and kept.
+//! The chunk entries that a reader has fetched so far. Opening a file reads none of them. The
+//! entries of one tensor, its *run* (section 1 of spec/tz-v1.md), are checked against the digest in
+//! its record when they arrive, and then kept.
 
 const std = @import("std");
 const bytes = @import("bytes.zig");
@@ -13,8 +14,8 @@ const Allocator = std.mem.Allocator;
 
 pub const Range = extern struct { offset: u64, size: u64 };
 
-pub const Runs = struct {
-    /// Where the chunk table lies in the file and how its records are spaced.
+pub const ChunkEntries = struct {
+    /// The position of the chunk table in the file, and the stride of its records.
     table_offset: u64,
     table_end: u64,
     record_size: usize,
@@ -23,17 +24,17 @@ pub const Runs = struct {
     owners: []const u32,
     /// Per tensor: its checked run, or null.
     present: []?[*]const u8,
-    /// Neither moved nor freed before the header is: plans point into them, and are executed while
-    /// more runs are put.
+    /// Never moved, and freed only with the header: plans point into them, and run while more are
+    /// put.
     blocks: std.ArrayList([]u8) = .empty,
 
-    /// Nothing fetched yet. The lists come from `arena`.
+    /// With nothing fetched yet. Allocates the lists from `arena`.
     pub fn init(
         arena: Allocator,
         index: Index,
         preamble: Preamble,
         record_size: usize,
-    ) error{OutOfMemory}!Runs {
+    ) error{OutOfMemory}!ChunkEntries {
         var count: usize = 0;
         for (index.tensors) |tensor| count += @intFromBool(tensor.hasChunks());
         const owners = try arena.alloc(u32, count);
@@ -55,19 +56,19 @@ pub const Runs = struct {
         };
     }
 
-    pub fn deinit(self: *Runs, gpa: Allocator) void {
+    pub fn deinit(self: *ChunkEntries, gpa: Allocator) void {
         for (self.blocks.items) |block| gpa.free(block);
         self.blocks.deinit(gpa);
     }
 
-    pub fn get(self: *const Runs, index: Index, tensor: u32) ?[]const u8 {
+    pub fn get(self: *const ChunkEntries, index: Index, tensor: u32) ?[]const u8 {
         const run = self.present[tensor] orelse return null;
-        return run[0..@intCast(self.place(index, tensor).size)];
+        return run[0..@intCast(self.range(index, tensor).size)];
     }
 
-    /// Where the run of a tensor with chunks lies in the file. Within header_size, so nothing
+    /// The file range of the run of a tensor with chunks. It is within header_size, so nothing
     /// overflows.
-    pub fn place(self: *const Runs, index: Index, tensor: u32) Range {
+    pub fn range(self: *const ChunkEntries, index: Index, tensor: u32) Range {
         const entry = index.tensors[tensor];
         return .{
             .offset = self.table_offset + entry.chunk_begin * self.record_size,
@@ -75,10 +76,10 @@ pub const Runs = struct {
         };
     }
 
-    /// Takes every run that lies completely in `raw`, the bytes of the file from `offset` on. Like
+    /// Takes every run that is completely in `raw`, the bytes of the file from `offset` on. Like
     /// headers, runs are copied before they are checked.
     pub fn put(
-        self: *Runs,
+        self: *ChunkEntries,
         gpa: Allocator,
         index: Index,
         offset: u64,
@@ -92,8 +93,8 @@ pub const Runs = struct {
         } else return;
         // One block for all runs of this call.
         const owners = covered[skipped..];
-        const first = self.place(index, owners[0]);
-        const last = self.place(index, owners[owners.len - 1]);
+        const first = self.range(index, owners[0]);
+        const last = self.range(index, owners[owners.len - 1]);
         const size: usize = @intCast(last.offset + last.size - first.offset);
         try self.blocks.ensureUnusedCapacity(gpa, 1);
         const copied = try gpa.dupe(u8, raw[@intCast(first.offset - offset)..][0..size]);
@@ -102,7 +103,7 @@ pub const Runs = struct {
         errdefer if (!is_used) gpa.free(self.blocks.pop().?);
         for (owners) |tensor| {
             if (self.present[tensor] != null) continue;
-            const run = self.place(index, tensor);
+            const run = self.range(index, tensor);
             const kept = copied[@intCast(run.offset - first.offset)..][0..@intCast(run.size)];
             try self.check(index, tensor, kept, run.offset, diagnostic);
             self.present[tensor] = kept.ptr;
@@ -110,34 +111,34 @@ pub const Runs = struct {
         }
     }
 
-    /// The tensors whose runs lie completely in a range of the file.
-    fn within(self: *const Runs, index: Index, begin: u64, end: u64) []const u32 {
-        const Bound = struct { runs: *const Runs, index: Index, offset: u64 };
+    /// The tensors whose runs are completely in a range of the file.
+    fn within(self: *const ChunkEntries, index: Index, begin: u64, end: u64) []const u32 {
+        const Bound = struct { entries: *const ChunkEntries, index: Index, offset: u64 };
         const from = std.sort.partitionPoint(u32, self.owners, Bound{
-            .runs = self,
+            .entries = self,
             .index = index,
             .offset = begin,
         }, struct {
             fn isBefore(bound: Bound, tensor: u32) bool {
-                return bound.runs.place(bound.index, tensor).offset < bound.offset;
+                return bound.entries.range(bound.index, tensor).offset < bound.offset;
             }
         }.isBefore);
         const count = std.sort.partitionPoint(u32, self.owners[from..], Bound{
-            .runs = self,
+            .entries = self,
             .index = index,
             .offset = end,
         }, struct {
             fn fits(bound: Bound, tensor: u32) bool {
-                const run = bound.runs.place(bound.index, tensor);
+                const run = bound.entries.range(bound.index, tensor);
                 return run.offset + run.size <= bound.offset;
             }
         }.fits);
         return self.owners[from..][0..count];
     }
 
-    /// TZ1-38 to TZ1-42 for a run's bytes, which lie at `offset`.
+    /// TZ1-38 to TZ1-42 for the bytes of a run, which begins at `offset`.
     pub fn check(
-        self: *const Runs,
+        self: *const ChunkEntries,
         index: Index,
         tensor: u32,
         run: []const u8,
@@ -164,7 +165,7 @@ pub const Runs = struct {
     /// The ranges of the file that hold the missing runs of `tensors` (null: of all), ascending,
     /// and joined over gaps of up to `gap_max`. Returns their number, and writes as many as fit.
     pub fn missing(
-        self: *const Runs,
+        self: *const ChunkEntries,
         gpa: Allocator,
         index: Index,
         tensors: ?[]const u32,
@@ -177,7 +178,7 @@ pub const Runs = struct {
             if (tensor >= index.tensors.len) return error.Argument;
             const owner = index.owner(tensor);
             if (!index.tensors[owner].hasChunks() or self.present[owner] != null) continue;
-            try wanted.append(gpa, self.place(index, owner));
+            try wanted.append(gpa, self.range(index, owner));
         }
         if (tensors != null) std.mem.sortUnstable(Range, wanted.items, {}, ascending);
         var count: usize = 0;

@@ -6,6 +6,7 @@ import ctypes
 import dataclasses
 import functools
 import io
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 
 import libtz
 import libtz.torch
+from libtz._native import lib
 from libtz.arrays.torch_dtypes import TORCH_DTYPES
 from libtz.checkpoint import loader
 from libtz.checkpoint.small_reads import ENTRIES_SIZE, SmallReads
@@ -299,3 +301,35 @@ def test_a_name_that_is_none() -> None:
         for name in ("b", 3, None, "\ud800"):
             with pytest.raises(KeyError):
                 file[name]  # type: ignore[index]
+
+
+def test_statistics_keep_no_tensor_alive(tmp_path: Path) -> None:
+    options = libtz.ReadOptions(local="map")
+    with libtz.open(saved(tmp_path, ".tz"), options=options) as file:
+        mapping = weakref.ref(file._loader.source._mapping)  # type: ignore[attr-defined]
+        tensor = file["matrix"]
+    assert mapping() is not None  # the tensor is a view of it
+    del tensor
+    assert mapping() is None
+    assert file.stats.bytes_wanted == TENSORS["matrix"].nbytes
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_descriptions_are_read_alone_only_at_first(
+    listed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = io.BytesIO()
+    tensors = {f"t{number}": torch.full((3,), number) for number in range(200)}
+    libtz.torch.save_file(tensors, target)
+    alone: list[int] = []
+    read = lib.Header.tensor
+
+    def count(header: lib.Header, index: int) -> lib.Tensor:
+        alone.append(index)
+        return read(header, index)
+
+    monkeypatch.setattr(lib.Header, "tensor", count)
+    with libtz.open(target.getvalue()) as file:
+        for name in list(file) if listed else tensors:
+            assert torch.equal(file[name], tensors[name])
+    assert len(alone) <= 200 // 8

@@ -91,9 +91,8 @@ def test_nothing_of_a_wrong_part_is_delivered(flipped: int) -> None:
         source.open(memoryview(bytearray(10)))
         source.read_into(0, len(DATA), [delivered])
 
-    with raises(IntegrityError, code="digest", rule="TZS1-18") as caught:
+    with raises(IntegrityError, code="digest", rule="TZS1-18", offset=part * PART_SIZE):
         read_all()
-    assert f"bytes {part * PART_SIZE} to" in str(caught.value)
     assert bytes(delivered[: part * PART_SIZE]) == DATA[: part * PART_SIZE]
     assert not any(delivered[part * PART_SIZE :])
 

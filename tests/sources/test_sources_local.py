@@ -119,6 +119,21 @@ def test_every_local_source_can_be_closed(source: Source) -> None:
         source.read_into(0, 10, [memoryview(bytearray(10))])
 
 
+def test_every_local_source_reads_one_buffer(source: Source) -> None:
+    source.open(memoryview(bytearray(10)))
+    for offset, size in [(0, 1), (4097, 5000), (0, 0), (len(DATA) - 3, 3), (0, len(DATA))]:
+        buffer = memoryview(bytearray(size))
+        before = source.stats.bytes, source.stats.requests
+        source.read_unchanged(offset, buffer)
+        assert buffer == DATA[offset : offset + size]
+        assert (source.stats.bytes, source.stats.requests) == (before[0] + size, before[1] + 1)
+    with pytest.raises(ValueError, match="not inside"):
+        source.read_unchanged(len(DATA) - 1, memoryview(bytearray(2)))
+    source.close()
+    with pytest.raises(SourceError, match="closed"):
+        source.read_unchanged(0, memoryview(bytearray(1)))
+
+
 def test_a_small_front_takes_everything() -> None:
     for named in (b"", b"abc", io.BytesIO(b"abc")):
         source = resolve_source(named, OPTIONS)
@@ -149,6 +164,35 @@ def test_a_file_that_is_cut_during_the_load_is_an_error(path: Path) -> None:
         file.truncate(5000)
     with pytest.raises(SourceError, match="ends at byte 5000 of 1000003"):
         read(source, 0, 10_000)
+    source.close()
+
+
+@pytest.mark.parametrize("size", [100, 2 << 20])
+def test_one_buffer_of_a_file_that_changes(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "model.bin"
+    path.write_bytes(bytes(3 << 20))
+    source = FileSource(path)
+    source.open(memoryview(bytearray(10)))
+    buffer = memoryview(bytearray(size))
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(SourceError, match="changed while"):
+        source.read_unchanged(0, buffer)
+    os.truncate(path, 50)
+    with pytest.raises(SourceError, match="ends at byte 50 of 3145728"):
+        source.read_unchanged(0, buffer)
+    source.close()
+
+
+def test_one_buffer_of_a_file_whose_reads_are_short(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda fd, parts, at: whole(fd, [parts[0][:7]], at))
+    source = FileSource(path)
+    source.open(memoryview(bytearray(10)))
+    buffer = memoryview(bytearray(100))
+    source.read_unchanged(5, buffer)
+    assert buffer == DATA[5:105]
     source.close()
 
 

@@ -16,7 +16,7 @@ from libtz.sinks.stream import FileObjectSink
 from libtz.sources.base import Source
 from libtz.sources.memory import FileObjectSource, MemorySource
 from libtz.sources.small_files import read_whole
-from libtz.sources.url import shown
+from libtz.sources.url import redacted
 
 __all__ = [
     "Buffer",
@@ -64,7 +64,7 @@ class Location:
 
     def __str__(self) -> str:
         """For messages: without the parts of a URL that may be secret."""
-        return self.text if self.is_local else shown(self.text)
+        return self.text if self.is_local else redacted(self.text)
 
     @property
     def is_local(self) -> bool:
@@ -114,6 +114,15 @@ class Location:
         source = self.source(options)
         source.limit(options.http.open_deadline_s)
         return read_whole(source, size_max=size_max)
+
+    def write(self, data: bytes, options: ReadOptions) -> None:
+        """Writes a small file, complete or not at all."""
+        sink = self.sink(WriteOptions(http=options.http, s3=options.s3), Extent(0, len(data)))
+        try:
+            sink.write_at(0, memoryview(data))
+            sink.commit(len(data))
+        finally:
+            sink.abort()
 
     def sink(self, options: WriteOptions, extent: Extent) -> Sink:
         if not self.scheme.is_writable:

@@ -1,58 +1,62 @@
-"""The functions of tz.h for a tensor that is read alone, without a plan."""
+"""The functions of tz.h that read a single tensor without a plan."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from libtz._native import clib, ffi
 from libtz._native.lib import Header
 from libtz._native.memory import pointer_to
 from libtz._native.status import check
-from libtz._native.tables import new_struct
 
-__all__ = ["DECODE_SCRATCH_SIZE", "OnlyChunk", "only_chunk"]
+__all__ = ["DECODE_SCRATCH_SIZE", "OnlyChunk", "decode_chunk", "only_chunk"]
 
 DECODE_SCRATCH_SIZE: int = clib.tz_decode_scratch_size()
 
+# Looked up once, since these calls take little longer than the lookups.
+_NULL, _new, _decode, _describe = ffi.NULL, ffi.new, clib.tz_chunk_decode, clib.tz_header_chunk
+_CHUNK, _CHUNK_SIZE = ffi.typeof("tz_chunk *"), ffi.sizeof("tz_chunk")
+_MISSING: int = clib.TZ_E_ENTRIES_MISSING
 _BAD_DATA = (clib.TZ_E_CHECKSUM, clib.TZ_E_CODEC, clib.TZ_E_FEATURE)
 
 
-class OnlyChunk:
+class OnlyChunk(NamedTuple):
     """The chunk of a tensor that has only one."""
 
-    __slots__ = ("_chunk", "_header", "_tensor", "is_raw")
-
-    def __init__(self, header: Header, tensor: int, chunk: Any) -> None:
-        """See `only_chunk`."""
-        self._header = header
-        self._tensor = tensor
-        self._chunk = chunk
-        self.is_raw: bool = chunk.codec == 0  # section 8 of the specification
-
-    def decode(self, verify: int, stored: int, out: int = 0, scratch: int = 0) -> bool:
-        """Whether the data passed the checks. All but `verify` are addresses; without `out`, the
-        chunk is only checked. A chunk that is not raw needs DECODE_SCRATCH_SIZE bytes of scratch.
-        """
-        status = clib.tz_chunk_decode(
-            self._header.handle,
-            self._tensor,
-            self._chunk,
-            verify,
-            pointer_to(stored),
-            pointer_to(out) if out else ffi.NULL,
-            pointer_to(scratch) if scratch else ffi.NULL,
-        )
-        if status in _BAD_DATA:
-            return False
-        check(status, where=self._header.label)
-        return True
+    tensor: int
+    struct: Any
+    is_raw: bool
 
 
 def only_chunk(header: Header, tensor: int) -> OnlyChunk | None:
-    """None: the tensor's entries have not been put. Same rule for threads as `Header.chunk`."""
-    out = new_struct("tz_chunk")
-    status = clib.tz_header_chunk(header.handle, tensor, 0, out)
-    if status == clib.TZ_E_ENTRIES_MISSING:
-        return None
-    check(status, where=header.label)
-    return OnlyChunk(header, tensor, out)
+    """The tensor's chunk, or None if its entry has not been put. Thread-safe as `Header.chunk`."""
+    chunk = _new(_CHUNK)
+    chunk.struct_size = _CHUNK_SIZE
+    status = _describe(header.handle, tensor, 0, chunk)
+    if status:
+        if status == _MISSING:
+            return None
+        check(status, where=header.label)
+    return OnlyChunk(tensor, chunk, chunk.codec == 0)  # section 8 of the specification
+
+
+def decode_chunk(
+    header: Header, chunk: OnlyChunk, verify: int, stored: int, out: int = 0, scratch: int = 0
+) -> bool:
+    """Returns whether the data passed the checks. `stored`, `out` and `scratch` are addresses.
+    Without `out`, the chunk is only checked. A compressed chunk needs `scratch` of
+    DECODE_SCRATCH_SIZE bytes."""
+    status = _decode(
+        header.handle,
+        chunk.tensor,
+        chunk.struct,
+        verify,
+        pointer_to(stored),
+        pointer_to(out) if out else _NULL,
+        pointer_to(scratch) if scratch else _NULL,
+    )
+    if status:
+        if status in _BAD_DATA:
+            return False
+        check(status, where=header.label)
+    return True

@@ -23,6 +23,8 @@ __all__ = [
 ]
 
 
+_new = ffi.new
+
 # What a TZ_NODE_INT or TZ_KEY_INT holds.
 INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
 
@@ -30,7 +32,7 @@ INT_MIN, INT_MAX = -(1 << 63), (1 << 63) - 1
 def new_struct(name: str) -> Any:
     """A struct with its struct_size set and everything else zero."""
     pointer, size = _struct_type(name)
-    out = ffi.new(pointer)
+    out = _new(pointer)
     out.struct_size = size
     return out
 

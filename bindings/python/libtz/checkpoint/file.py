@@ -48,10 +48,12 @@ class File(Checkpoint[T]):
         self._loader = loader
         self._is_pinned = is_pinned
         self._sha256 = sha256
+        level = lib.VERIFY_CRC if loader.options.verify else lib.VERIFY_NONE
+        self._chunk_checks = ChunkChecks(lib.VERIFY_DIGEST if is_pinned else level)
         self._prepare()
 
     def _prepare(self) -> None:
-        """What other formats keep besides."""
+        """Extra preparation of other formats."""
 
     # ---- What is in the file ----
 
@@ -162,9 +164,7 @@ class File(Checkpoint[T]):
         self._is_pinned |= self._sha256 is not None
 
     def _verification(self) -> Verification:
-        if self._is_pinned:
-            return ChunkChecks(lib.VERIFY_DIGEST)
-        return ChunkChecks(lib.VERIFY_CRC if self._loader.options.verify else lib.VERIFY_NONE)
+        return self._chunk_checks
 
     def _checks(
         self, entries: Sequence[Entry], verification: Verification | None = None

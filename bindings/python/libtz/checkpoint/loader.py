@@ -85,7 +85,7 @@ class Loader:
 
     @property
     def stats(self) -> TransferStats:
-        """Of the last load. They are put together when they are asked for."""
+        """Statistics of the last load, computed when requested."""
         return self._stats()
 
     def read(
@@ -143,10 +143,11 @@ class Loader:
             raise
         if read is None:
             return None
-        self._stats = read.stats
+        buffer, stats = read
+        self._stats = stats.stats
         region = entry.item.region
         shape = entry.tensor.shape if region is None else region.shape
-        return (into.framework.make(read.buffer, 0, dtype, shape),)
+        return (into.framework.make(buffer, 0, dtype, shape),)
 
     def _read_all(
         self, reads: _Reads, into: Destination[U], options: LoadOptions, verification: Verification

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from libtz._native import lib
 from libtz.errors import OptionError
 from libtz.format import TensorInfo, item_size
-from libtz.memory import HostBuffer
+from libtz.memory import HostBuffer, allocate
 
 __all__ = ["Described", "ReadItem", "Region", "TensorSlice", "cut", "thin"]
 
@@ -74,7 +74,7 @@ class Region(NamedTuple):
     @property
     def is_thinned(self) -> bool:
         """Whether elements of the box are left out."""
-        return any(step > 1 for step in self.steps)
+        return max(self.steps, default=1) > 1
 
     @property
     def is_whole(self) -> bool:
@@ -176,6 +176,14 @@ def thin(buffer: HostBuffer, position: int, region: Region) -> HostBuffer:
 
 def cut(data: memoryview, region: Region) -> HostBuffer:
     """A copy of the elements of a region, taken from the bytes of the whole tensor."""
+    (begins, ends), shape = region.box, region.info.shape
+    is_rows = begins and not any(begins[1:]) and tuple(ends[1:]) == shape[1:]
+    if is_rows and not region.is_thinned:
+        row = data.nbytes // shape[0]
+        rows = data[begins[0] * row : ends[0] * row]
+        buffer = allocate(rows.nbytes)
+        buffer.view()[:] = rows
+        return buffer
     units = np.frombuffer(data, np.uint8).reshape(*region.info.shape, item_size(region.info.dtype))
     bounds = zip(*region.box, region.steps, strict=True)
     return _owned(units[tuple(slice(*each) for each in bounds)])

@@ -1,5 +1,6 @@
-"""Reads one small tensor, or a part of it, without a plan or threads: setting those up takes much
-longer than reading. What does not depend on the tensor is prepared when the file is opened.
+"""Reads one small tensor, or a part of it, without a plan and without threads: setting them up
+takes much longer than reading. State that does not depend on the tensor is prepared when the file
+is opened.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from libtz._native import lib
-from libtz._native.single import DECODE_SCRATCH_SIZE, OnlyChunk, only_chunk
+from libtz._native.single import DECODE_SCRATCH_SIZE, OnlyChunk, decode_chunk, only_chunk
 from libtz.checkpoint.catalog import Entry
 from libtz.checkpoint.slices import cut
 from libtz.errors import Error
@@ -26,16 +27,16 @@ from libtz.transfer.stats import TransferStats
 
 __all__ = ["SmallReads"]
 
-# It takes a plan several times as long to be made as a tensor of this size to be read.
+# Making a plan takes several times as long as reading a tensor of this size.
 SIZE_MAX = 256 * 1024
-# Chunk entries in front of the file that are checked at once: those of the next tensors, too.
+# Chunk entries that were read with the header are checked in steps of this size, which include
+# those of the next tensors.
 ENTRIES_SIZE = 16 * 1024
 
 
-class SmallRead(NamedTuple):
-    """What was read, and what `Checkpoint.stats` says about it."""
+class SmallReadStats(NamedTuple):
+    """Statistics of a small read, for `Checkpoint.stats`."""
 
-    buffer: HostBuffer
     path: str
     seconds: float
     bytes_wanted: int
@@ -45,13 +46,11 @@ class SmallRead(NamedTuple):
     retries: int
 
     def stats(self) -> TransferStats:
-        counts = self._asdict()
-        del counts["buffer"]
-        return TransferStats(**counts, threads=1)
+        return TransferStats(**self._asdict(), threads=1)
 
 
 class Preparation(NamedTuple):
-    """What has to be known before the data of an entry are read."""
+    """The facts that are needed to read the data of an entry."""
 
     entry: Entry
     begin_s: float
@@ -64,7 +63,7 @@ class Preparation(NamedTuple):
 
 
 class SmallReads:
-    """Reads single tensors of a source that is open."""
+    """Reads single tensors from an open source."""
 
     def __init__(
         self,
@@ -76,9 +75,13 @@ class SmallReads:
     ) -> None:
         """`planning` guards the chunk entries in the header."""
         self._source = source
+        self._counts = source.stats
         self._header = header
         self._front = front
         self._options = options
+        # `check_decoded_size` allows all sizes up to this one.
+        limit = options.decoded_size_max
+        self._unlimited_size = SIZE_MAX if limit is None else min(SIZE_MAX, limit)
         self._planning = planning
         self._has_chunks = header.info.format == lib.FORMAT_TZ
         self._is_resident = source.resident(0, 0) is not None
@@ -90,33 +93,32 @@ class SmallReads:
             return False
         if region is None:
             return True
-        # Without chunks, a plan may read less than the tensor.
+        # In formats without chunks, a plan may read less than the whole tensor.
         return 0 not in region.shape and (self._has_chunks or self._is_resident)
 
     def prepare(self, entry: Entry) -> Preparation:
-        """Checks sizes, and fetches what is not known of the chunk. The source stays open after an
-        error."""
-        counts, region = self._source.stats, entry.item.region
+        """Checks sizes, and fetches the chunk entry if it is missing. The source stays open after
+        an error."""
+        counts, (_, region), tensor = self._counts, entry.item, entry.tensor
         begin_s, requests, retries = time.perf_counter(), counts.requests, counts.retries
         chunk, entries_read = self._chunk(entry.owner) if self._has_chunks else (None, 0)
         is_raw = chunk is None or chunk.is_raw
-        is_shared = is_raw and region is None and self._can_share(entry.tensor)
-        size = entry.tensor.decoded_size
-        if region is not None:
+        is_shared = is_raw and region is None and self._can_share(tensor)
+        size = tensor.decoded_size
+        if region is not None and not region.is_whole:
             extent = (end - begin for begin, end in zip(*region.box, strict=True))
             size = math.prod(extent) * item_size(region.info.dtype)
-        if not is_shared:
+        if not is_shared and size > self._unlimited_size:
             check_decoded_size(size, self._options, self._source.url)
         return Preparation(entry, begin_s, requests, retries, chunk, entries_read, size, is_shared)
 
-    def read(self, prepared: Preparation, level: int) -> SmallRead | None:
-        """The checked bytes of a small tensor or its region, in memory of their own or of a
-        mapping. None if they do not pass the check: a load then says what is wrong."""
-        entry, chunk, source = prepared.entry, prepared.chunk, self._source
+    def read(self, prepared: Preparation, level: int) -> tuple[HostBuffer, SmallReadStats] | None:
+        """The checked bytes of a small tensor or its region, in new memory or in the source's own.
+        None if the check fails; a load of the tensor then raises the error."""
+        entry, begin_s, requests, retries, chunk, entries_read, wanted, is_shared = prepared
         tensor, region = entry.tensor, entry.item.region
         is_intermediate = region is not None or not (chunk is None or chunk.is_raw)
-        stored = self._stored(tensor, is_shared=prepared.is_shared or is_intermediate)
-        source.check_unchanged()
+        stored = self._stored(tensor, is_shared=is_shared or is_intermediate)
         data: HostBuffer | None = stored
         if chunk is not None:
             data = self._decoded(chunk, tensor, stored, level)
@@ -128,31 +130,33 @@ class SmallReads:
                 data = cut(data.view(), region)
             elif data is stored and self._is_resident:
                 data = _copy(data)
-        return SmallRead(
-            data,
+        stats = SmallReadStats(
             "map" if self._is_resident and region is None else "copy",
-            time.perf_counter() - prepared.begin_s,
-            prepared.bytes_wanted,
+            time.perf_counter() - begin_s,
+            wanted,
             tensor.stored_size,
-            tensor.stored_size + prepared.entries_read,
-            source.stats.requests - prepared.requests,
-            source.stats.retries - prepared.retries,
+            tensor.stored_size + entries_read,
+            self._counts.requests - requests,
+            self._counts.retries - retries,
         )
+        return data, stats
 
     def _can_share(self, tensor: lib.Tensor) -> bool:
         """Whether the tensor, stored raw, can be a view of the source's own memory."""
         return self._is_resident and not tensor.data_offset % item_size(dtype_name(tensor.dtype))
 
     def _stored(self, tensor: lib.Tensor, *, is_shared: bool) -> HostBuffer:
-        """The stored bytes: of the source's own memory, if it has any and they may be shared."""
+        """The stored bytes: in the source's own memory, if it has any and they may be shared. Also
+        checks that the source is unchanged."""
         offset, size = tensor.data_offset, tensor.stored_size
         if is_shared and self._is_resident:
             resident = self._source.resident(offset, size)
             if resident is not None:
-                self._source.stats.add(bytes=size)
+                self._counts.add(bytes=size)
+                self._source.check_unchanged()
                 return resident
         buffer = allocate(size)
-        self._source.read_into(offset, size, [buffer.view()])
+        self._source.read_unchanged(offset, buffer.view())
         return buffer
 
     def _decoded(
@@ -160,27 +164,29 @@ class SmallReads:
     ) -> HostBuffer | None:
         """None: the bytes are wrong."""
         if chunk.is_raw:
-            return stored if chunk.decode(level, stored.address) else None
+            return stored if decode_chunk(self._header, chunk, level, stored.address) else None
         out = allocate(tensor.decoded_size)
         try:
             scratch = self._scratch.pop()
         except IndexError:
             scratch = allocate(DECODE_SCRATCH_SIZE)
         try:
-            is_right = chunk.decode(level, stored.address, out.address, scratch.address)
+            is_right = decode_chunk(
+                self._header, chunk, level, stored.address, out.address, scratch.address
+            )
         finally:
             self._scratch.append(scratch)
         return out if is_right else None
 
     def _chunk(self, tensor: int) -> tuple[OnlyChunk, int]:
-        """The chunk of a tensor, and how many bytes were read to know it."""
+        """The chunk of a tensor, and the number of bytes read for its entry."""
         with self._planning:
             chunk = only_chunk(self._header, tensor)
             if chunk is not None:
                 return chunk, 0
             owner = np.array([tensor], np.uint32)
             for offset, _ in self._header.entry_ranges(owner):
-                # An error may be another tensor's. If it is this one's, it is raised below.
+                # The error may be in another tensor. If it is in this one, it is raised below.
                 with contextlib.suppress(Error):
                     self._header.put_entries(offset, self._front[offset : offset + ENTRIES_SIZE])
             read = fetch_chunk_entries(self._source, self._header, owner, self._front)

@@ -81,6 +81,12 @@ class SourceStats:
             for name, count in counts.items():
                 setattr(self, name, getattr(self, name) + count)
 
+    def add_read(self, size: int) -> None:
+        """Count a request that delivered `size` bytes: `add`, but faster."""
+        with self._lock:
+            self.requests += 1
+            self.bytes += size
+
     def note_trouble(self, text: str) -> None:
         """Note the reason for a delay."""
         self._trouble = (text, time.monotonic())
@@ -130,6 +136,12 @@ class Source(Protocol):
         or raises `SourceError`.
         """
         ...
+
+    def read_unchanged(self, offset: int, buffer: memoryview) -> None:
+        """Fill one buffer as `read_into` does, then `check_unchanged`. Sources that can be faster
+        override it."""
+        self.read_into(offset, len(buffer), [buffer])
+        self.check_unchanged()
 
     def profile(self, begin: int, end: int, options: ReadOptions) -> Profile:
         """How to read [begin, end). Valid after `open`."""

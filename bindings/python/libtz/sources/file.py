@@ -21,6 +21,7 @@ from libtz.sources.base import (
     local_profile,
     source_closed,
 )
+from libtz.sources.direct import SIZE_MIN as DIRECT_SIZE_MIN
 from libtz.sources.direct import DirectFile
 
 __all__ = ["FileSource"]
@@ -103,16 +104,32 @@ class FileSource(Source):
                     direct = None
                     count = self._read_at(fd, cursor.offset, free)
                 if count == 0:
-                    raise SourceError(
-                        f"{self.url} ends at byte {cursor.offset} of {self.size}: it was"
-                        " truncated while it was being read",
-                        url=self.url,
-                    )
+                    raise self._truncated(cursor.offset)
                 cursor.advance(count)
             cursor.finish()
         finally:
             self._release()
-        self.stats.add(requests=1, bytes=size)
+        self.stats.add_read(size)
+
+    def read_unchanged(self, offset: int, buffer: memoryview) -> None:
+        size = len(buffer)
+        if size >= DIRECT_SIZE_MIN:
+            super().read_unchanged(offset, buffer)
+            return
+        check_range(offset, size, self.size)
+        fd = self._acquire()
+        try:
+            done = self._read_at(fd, offset, buffer)
+            while done < size:  # a signal can interrupt a read
+                count = self._read_at(fd, offset + done, buffer[done:])
+                if count == 0:
+                    raise self._truncated(offset + done)
+                done += count
+            status = os.fstat(fd)
+        finally:
+            self._release()
+        self._compare(status)
+        self.stats.add_read(size)
 
     def _read_at(self, fd: int, offset: int, buffer: memoryview) -> int:
         try:
@@ -130,10 +147,13 @@ class FileSource(Source):
         """Raise SourceError if the file was written to or truncated since it was opened."""
         fd = self._acquire()
         try:
-            identity = _identity(os.fstat(fd))
+            status = os.fstat(fd)
         finally:
             self._release()
-        if identity != self._status:
+        self._compare(status)
+
+    def _compare(self, status: os.stat_result) -> None:
+        if _identity(status) != self._status:
             raise SourceError(
                 f"{self.url} changed while it was being read; load it again, and replace files by"
                 " renaming instead of writing to them in place",
@@ -190,6 +210,13 @@ class FileSource(Source):
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+    def _truncated(self, offset: int) -> SourceError:
+        return SourceError(
+            f"{self.url} ends at byte {offset} of {self.size}: it was truncated while it was being"
+            " read",
+            url=self.url,
+        )
 
     def _failed(self, action: str, error: Exception) -> SourceError:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -60,6 +60,9 @@ class MappedSource(Source):
         if done != size:
             raise ValueError(f"buffers of {done} bytes for a range of {size}")
 
+    def read_unchanged(self, offset: int, buffer: memoryview) -> None:
+        self._file.read_unchanged(offset, buffer)
+
     def profile(self, begin: int, end: int, options: ReadOptions) -> Profile:
         return local_profile(end - begin, piece_size=PIECE_SIZE)
 

@@ -22,8 +22,6 @@ import os
 from types import TracebackType
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from libtz.arrays.base import Destination, default_framework
 from libtz.arrays.numpy_arrays import NumpyFramework
 from libtz.checkpoint.base import Checkpoint
@@ -41,6 +39,7 @@ from libtz.compat.safetensors._raw import (
     deserialize,
     serialize,
     serialize_file,
+    spelling,
 )
 from libtz.errors import Error as SafetensorError
 from libtz.errors import OptionError, SourceError
@@ -143,7 +142,11 @@ class safe_open:  # noqa: N801 - the package's name
 
     def get_tensor(self, name: str) -> Any:
         """One tensor. Raises SafetensorError if there is none of that name."""
-        return self._known(name).read_item(ReadItem(name), self._into)
+        try:
+            return self._file.read_item(ReadItem(name), self._into)
+        except (KeyError, TypeError):
+            self._check_name(name)
+            raise
 
     def get_tensors(self) -> dict[str, Any]:
         """All tensors by name."""
@@ -152,15 +155,19 @@ class safe_open:  # noqa: N801 - the package's name
     def get_slice(self, name: str) -> SafeSlice:
         """A tensor that is read by indexing. Raises SafetensorError if there is none of that
         name."""
-        file = self._known(name)
-        if self._catalog is None:
-            info = file.info(name)
-            dtype, shape = info.dtype, info.shape
-        else:
-            tensor = self._catalog.tensor(name)
-            dtype, shape = dtype_name(tensor.dtype), tensor.shape
+        file, catalog = self._opened(), self._catalog
+        try:
+            if catalog is None:
+                info = file.info(name)
+                dtype, shape = info.dtype, info.shape
+            else:
+                tensor = catalog.tensor(name)
+                dtype, shape = dtype_name(tensor.dtype), tensor.shape
+        except (KeyError, TypeError):
+            self._check_name(name)
+            raise
         self._framework.require(dtype, name)
-        return SafeSlice(_Part(name, dtype, shape), file, self._into)
+        return SafeSlice(name, dtype, shape, file, self._into)
 
     def __enter__(self) -> safe_open:
         return self
@@ -178,14 +185,13 @@ class safe_open:  # noqa: N801 - the package's name
             raise OptionError(f"{self._file!r} is closed")
         return self._file
 
-    def _known(self, name: str) -> Checkpoint[Any]:
-        """The file, after checking that it has a tensor of that name."""
+    def _check_name(self, name: str) -> None:
+        """Raises SafetensorError if there is no tensor of that name."""
         file = self._opened()
         if not isinstance(name, str):
             raise TypeOptionError(f"the name of a tensor must be a str; got {name!r}")
         if name not in file:
             raise OptionError(f"{file.url} does not contain tensor {name!r}")
-        return file
 
 
 def _has_empty_metadata(file: Checkpoint[Any]) -> bool:
@@ -207,46 +213,46 @@ class _Part(NamedTuple):
 class SafeSlice:
     """A tensor that is read by indexing."""
 
-    __slots__ = ("_file", "_into", "_part")
+    __slots__ = ("_dtype", "_file", "_into", "_name", "_shape")
 
-    def __init__(self, part: _Part, file: Checkpoint[Any], into: Destination[Any]) -> None:
-        self._part = part
+    def __init__(
+        self,
+        name: str,
+        dtype: str,
+        shape: tuple[int, ...],
+        file: Checkpoint[Any],
+        into: Destination[Any],
+    ) -> None:
+        self._name = name
+        self._dtype = dtype
+        self._shape = shape
         self._file = file
         self._into = into
 
     def get_shape(self) -> list[int]:
         """The shape in elements; PyTorch counts bytes for packed dtypes."""
-        return described(self._part.dtype, self._part.shape)[1]
+        if spelling(self._dtype)[1] == 1:
+            return list(self._shape)
+        return described(self._dtype, self._shape)[1]
 
     def get_dtype(self) -> str:
         """The dtype as in .safetensors files, such as "BF16"."""
-        return described(self._part.dtype, self._part.shape)[0]
+        return spelling(self._dtype)[0]
 
     def __getitem__(self, index: Any) -> Any:
         """Reads the indexed part. For other indices than integers, slices and `...`, the whole
         tensor is read."""
-        parts = index if isinstance(index, tuple) else (index,)
-        # PyTorch accepts several `...`; all but one of them have no effect.
-        is_plain = all(map(_is_plain, parts)) and sum(part is Ellipsis for part in parts) < 2
+        part = _Part(self._name, self._dtype, self._shape)
         try:
-            region = Region.of(self._part, index if is_plain else ...)
-            tensor = self._file.read_item(ReadItem(self._part.name, region), self._into)
-            return tensor if is_plain else tensor[index]
-        except SafetensorError:
-            raise
+            region = Region.of(part, index)
+        except (OptionError, IndexError):
+            tensor = self._file.read_item(ReadItem(self._name, Region.of(part, ...)), self._into)
+        else:
+            return self._file.read_item(ReadItem(self._name, region), self._into)
+        # The framework knows more kinds of indices, and what is wrong with others.
+        try:
+            return tensor[index]
         except (IndexError, TypeError, ValueError) as error:
             error_types = {IndexError: IndexOptionError, TypeError: TypeOptionError}
             error_type = error_types.get(type(error), ValueOptionError)
-            raise error_type(f"an index of tensor {self._part.name!r}: {error}") from error
-
-
-def _is_plain(part: Any) -> bool:
-    if isinstance(part, slice):
-        bounds = (part.start, part.stop, part.step)
-        has_integers = all(each is None or _is_integer(each) for each in bounds)
-        return has_integers and (part.step is None or part.step > 0)
-    return _is_integer(part) or part is Ellipsis
-
-
-def _is_integer(part: Any) -> bool:
-    return isinstance(part, (int, np.integer)) and not isinstance(part, bool)
+            raise error_type(f"an index of tensor {self._name!r}: {error}") from error

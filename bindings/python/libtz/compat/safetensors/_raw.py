@@ -23,6 +23,7 @@ __all__ = [
     "file_bytes",
     "serialize",
     "serialize_file",
+    "spelling",
 ]
 
 # The dtypes of .safetensors files, except two that no framework has: the name in a TensorSpec, and
@@ -108,7 +109,7 @@ def file_bytes(data: Any) -> Any:
 def described(dtype: str, shape: Sequence[int]) -> tuple[str, list[int]]:
     """A type as .safetensors files spell it ("BF16"), and a shape that counts numbers, where
     PyTorch counts bytes of packed types."""
-    spelt, elements = _spelling(dtype)
+    spelt, elements = spelling(dtype)
     counts = list(map(int, shape))
     if elements > 1 and counts:
         counts[-1] *= elements
@@ -116,7 +117,7 @@ def described(dtype: str, shape: Sequence[int]) -> tuple[str, list[int]]:
 
 
 @functools.cache
-def _spelling(dtype: str) -> tuple[str, int]:
+def spelling(dtype: str) -> tuple[str, int]:
     """As .safetensors files have the type, and how many numbers PyTorch counts as one."""
     info = lib.dtype(lib.dtype_code(dtype))
     if info is None or info.safetensors is None:

@@ -17,7 +17,7 @@ from libtz.sinks.stream import FileObjectSink
 from libtz.sources.base import Source
 from libtz.sources.memory import FileObjectSource, MemorySource
 from libtz.sources.small_files import read_whole
-from libtz.sources.url import shown
+from libtz.sources.url import redacted
 
 __all__ = [
     "Buffer",
@@ -65,7 +65,7 @@ class Location:
 
     def __str__(self) -> str:
         """For messages: without the parts of a URL that may be secret."""
-        return self.text if self.is_local else shown(self.text)
+        return self.text if self.is_local else redacted(self.text)
 
     @property
     def is_local(self) -> bool:

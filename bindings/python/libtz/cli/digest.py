@@ -16,7 +16,7 @@ from libtz.locations import Location, resolve_source
 from libtz.manifest import MANIFEST_NAME
 from libtz.options import ReadOptions
 from libtz.pinned import is_manifest
-from libtz.sources.url import shown
+from libtz.sources.url import redacted
 from libtz.transfer.progress import Progress
 
 __all__ = ["add_to", "sha256_of"]
@@ -34,9 +34,9 @@ For a .tz file, only the header is read. It says what the file should hold; 'tz 
 it does. A file in another format is read completely, and its SHA-256 is printed. '--content' prints
 a digest of names, types, shapes and values, which does not depend on compression and chunk size.
 
-A set is a folder with all files in it, configuration and tokenizer included; its manifest lists
-them with their digests. Of a folder, the digest of its manifest is printed; 'tz verify' compares
-the files with it. If there is no manifest, it is the digest of the one that '--set' would write.
+A set is a folder with all its files, configuration and tokenizer included; its manifest lists them
+with their digests. For a folder, the digest of its manifest is printed; 'tz verify' compares the
+files with it. If there is no manifest, it is the digest of the one that '--set' would write.
 """
 
 BUFFER_SIZE = 4 * 1024 * 1024
@@ -88,7 +88,7 @@ def _of_file(arguments: argparse.Namespace, options: ReadOptions) -> tuple[str |
         digest, content_digest = file.digest, file.content_digest
         if not isinstance(file, File):
             raise OptionError(
-                f"{shown(arguments.source)} is the index of a set; give its folder instead"
+                f"{redacted(arguments.source)} is the index of a set; give its folder instead"
             )
     if digest is None and not arguments.content:
         digest = sha256_of(arguments.source, options)

@@ -107,7 +107,8 @@ const Allocator = std.mem.Allocator;
 const Failure = status.DataError || error{OutOfMemory};
 
 /// TZ1-48 to TZ1-54, TZ1-67, TZ1-78 to TZ1-82, and TZ1-84. `raw` lies at `offset` in the file and
-/// must outlive the result. Arrays of the result are allocated in `arena`, temporary memory in `gpa`.
+/// must outlive the result. Arrays of the result are allocated in `arena`, temporary memory in
+/// `gpa`.
 pub fn decode(
     gpa: Allocator,
     arena: Allocator,

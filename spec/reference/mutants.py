@@ -4,7 +4,7 @@
 
 A mutant is the reader, or the decoder of codec 1, with one change: a check is left out, a
 comparison is moved by one, two neighbouring checks change places. A vector kills it by another
-answer, or by making it crash or hang. `mutants.txt` lists those that no vector can kill, each with the reason.
+answer, or by making it crash or hang. `mutants.txt` lists those that no vector can kill, and why.
 """
 
 from __future__ import annotations

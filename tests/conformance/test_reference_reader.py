@@ -1,4 +1,4 @@
-"""Properties of the reference reader that no single vector shows."""
+"""Properties of the reference reader that single vectors cannot show."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def bit_flips(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 @pytest.mark.slow
 def test_every_bit_flip_is_an_error() -> None:
-    """There is no byte in a file that can change without a whole-file operation noticing."""
+    """Whole-file operations detect a change of any byte in a file."""
     for at, data in bit_flips(TWO):
         assert describe(data)["result"] == "error", at
 
@@ -65,7 +65,7 @@ def test_every_bit_flip_is_an_error() -> None:
 def test_number_of_metadata_pairs(
     pair_count: int, expected: str, implementation: Implementation
 ) -> None:
-    """TZ1-58 at its border; as vectors these files would be too long to read."""
+    """TZ1-58 at its limit. As vectors, these files would be too long to read."""
     data = metadata_file(*(pair(f"{i:05}".encode()) for i in range(pair_count)))
     description = implementation.describe(data, operation="open")
     assert description.get("class", "ok") == expected

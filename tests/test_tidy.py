@@ -18,21 +18,21 @@ PACKAGE = ROOT / "bindings" / "python" / "libtz"
 # A module imports from its own package and from rows above it. docs/ARCHITECTURE.md prints this.
 LAYERS = (
     ("errors",),
-    ("fields", "machine", "pages", "sodium", "text"),
+    ("fields", "machine", "pages", "sodium", "strict_json", "text"),
     ("options",),
     ("_native",),
     ("format", "memory", "structure"),
-    ("manifest",),
+    ("bundle", "manifest"),
     ("sources",),
     ("sinks",),
     ("schemes",),
     ("locations",),
-    ("pinned",),
+    ("pinned", "signed"),
     ("transfer",),
     ("arrays",),
     ("checkpoint", "writing"),
     ("opening",),
-    ("numpy", "sets", "torch"),
+    ("numpy", "sets", "signatures", "torch"),
     ("libtz",),
     ("cli", "compat", "integrations"),
 )
@@ -47,6 +47,7 @@ PUBLIC_MODULES = (
     "libtz.numpy",
     "libtz.options",
     "libtz.sets",
+    "libtz.signatures",
     "libtz.torch",
 )
 

@@ -17,7 +17,7 @@ from libtz.cli.main import main
 from libtz.errors import Error
 from libtz.options import HttpOptions, ReadOptions, RetryPolicy, S3Options
 from libtz.sources.http import HttpSource
-from libtz.sources.url import shown
+from libtz.sources.url import redacted
 
 DATA = bytes(range(256)) * 4000
 QUICK = HttpOptions(retry=RetryPolicy(attempts=3, backoff_s=0.01), proxies={})
@@ -79,7 +79,7 @@ def test_urls_that_are_refused_are_shown_without_their_secrets(
     ],
 )
 def test_urls_without_secrets_are_shown_as_they_are(url: str, text: str) -> None:
-    assert shown(url) == text
+    assert redacted(url) == text
 
 
 @pytest.mark.parametrize("scheme", ["s3", "http"])

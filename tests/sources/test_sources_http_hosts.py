@@ -17,7 +17,7 @@ from tests.servers import Certificate, Nginx
 from libtz.errors import OptionError, SourceError
 from libtz.options import HttpOptions, RetryPolicy
 from libtz.sources.http import HttpSource
-from libtz.sources.url import shown
+from libtz.sources.url import redacted
 
 DATA = random.Random(8).randbytes(300_000)
 QUICK = RetryPolicy(attempts=3, backoff_s=0.01, backoff_max_s=0.02)
@@ -247,9 +247,9 @@ def test_http_may_lead_to_https_without_credentials(
 def test_urls_are_sent_quoted_and_shown_without_secrets(first: FaultServer) -> None:
     opened(first.url("/a b/ü%2Fc%20d?x=1 2")).close()
     assert first.requests[0].target == "/a%20b/%C3%BC%2Fc%20d?x=1%202"
-    assert shown("https://u:p@h:1/a/b?q#f") == "https://h:1/a/b"
-    assert shown("https://u:p@h?q@x") == "https://***@x"
-    assert shown("https://h/a\nb") == r"https://h/a\nb"
+    assert redacted("https://u:p@h:1/a/b?q#f") == "https://h:1/a/b"
+    assert redacted("https://u:p@h?q@x") == "https://***@x"
+    assert redacted("https://h/a\nb") == r"https://h/a\nb"
 
 
 def test_own_headers_are_sent_once(first: FaultServer) -> None:

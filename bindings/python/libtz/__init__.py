@@ -6,7 +6,7 @@
         tensors = f.load(device="cuda")
 
 `libtz.torch` and `libtz.numpy` have the functions for whole dicts and modules, `libtz.sets` those
-for the digest of a model's folder; they are imported when first used.
+for the digest of a model's folder, `libtz.signatures` those for signed digests.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ __all__ = [
 
 __version__ = version("libtz")
 
-_MODULES = ("numpy", "sets", "torch")
+_MODULES = ("numpy", "sets", "signatures", "torch")
 
 
 def __getattr__(name: str) -> ModuleType:

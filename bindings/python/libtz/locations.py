@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol, TypeAlias, TypeGuard, cast
@@ -16,7 +17,7 @@ from libtz.sinks.stream import FileObjectSink
 from libtz.sources.base import Source
 from libtz.sources.memory import FileObjectSource, MemorySource
 from libtz.sources.small_files import read_whole
-from libtz.sources.url import shown
+from libtz.sources.url import redacted
 
 __all__ = [
     "Buffer",
@@ -64,7 +65,7 @@ class Location:
 
     def __str__(self) -> str:
         """For messages: without the parts of a URL that may be secret."""
-        return self.text if self.is_local else shown(self.text)
+        return self.text if self.is_local else redacted(self.text)
 
     @property
     def is_local(self) -> bool:
@@ -115,6 +116,15 @@ class Location:
         source.limit(options.http.open_deadline_s)
         return read_whole(source, size_max=size_max)
 
+    def write(self, data: bytes, options: ReadOptions) -> None:
+        """Writes a small file, complete or not at all."""
+        sink = self.sink(WriteOptions(http=options.http, s3=options.s3), Extent(0, len(data)))
+        try:
+            sink.write_at(0, memoryview(data))
+            sink.commit(len(data))
+        finally:
+            sink.abort()
+
     def sink(self, options: WriteOptions, extent: Extent) -> Sink:
         if not self.scheme.is_writable:
             scheme = scheme_name(self.text)
@@ -142,12 +152,19 @@ def resolve_source(source: SourceLike | Location | Any, options: ReadOptions) ->
     # An mmap object is both a buffer and a file; as a buffer it needs no lock.
     if _is_buffer(source):
         return MemorySource(source)
+    _require_binary(source)
     if hasattr(source, "read") and hasattr(source, "seek"):
         return FileObjectSource(cast(BinaryIO, source))
     raise OptionError(
         "a source must be a path, a URL, a buffer or a seekable binary file, not"
         f" {type(source).__name__}"
     )
+
+
+def _require_binary(file: object) -> None:
+    if isinstance(file, io.TextIOBase):
+        name = getattr(file, "name", type(file).__name__)
+        raise OptionError(f"{name} is open in text mode; open it in binary mode, with a 'b'")
 
 
 def _is_buffer(source: object) -> TypeGuard[Buffer]:
@@ -167,6 +184,7 @@ def resolve_sink(
     """
     if isinstance(target, (str, os.PathLike, Location)):
         return Location.of(target).sink(options, Extent(header_size, file_size_max))
+    _require_binary(target)
     if all(hasattr(target, name) for name in ("write", "seek", "truncate")):
         return FileObjectSink(target)
     raise OptionError(

@@ -1,4 +1,4 @@
-"""Manifests of sets: a model's files with their digests, as spec/tz-set-v1.md has them."""
+"""Manifests of sets: a model's files with their digests, as defined in spec/tz-set-v1.md."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ _COMPONENT = re.compile(r'[^"#%*/:<>?\\|]*')
 
 @dataclass(frozen=True)
 class SetFile:
-    """A file of a set: `digest`, "blake3:…", of a .tz file; `parts` of any other, the BLAKE3 of
-    each `PART_SIZE` bytes, one after the other."""
+    """A file of a set. A .tz file has a `digest`, "blake3:…". Any other has `parts`: the BLAKE3 of
+    each `PART_SIZE` bytes, concatenated."""
 
     name: str  # relative to the folder, with "/"
     size: int
@@ -59,15 +59,15 @@ class SetFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a set consists of."""
+    """The files of a set."""
 
     files: Mapping[str, SetFile]
     digest: str  # of the set: "blake3:…"
 
     @staticmethod
     def parse(data: bytes, where: str, *, pin: str | None = None) -> Manifest:
-        """Raises IntegrityError, before anything is parsed, if the manifest is not the pinned one,
-        and FormatError if it is not valid. `where` is its name in messages."""
+        """Raises IntegrityError, before anything is parsed, if the digest is not `pin`, and
+        FormatError if the manifest is invalid. `where` is its name in messages."""
         digest = digest_text(lib.blake3(data))
         if pin is not None and pin != digest:
             error = IntegrityError.wrong_pin(where, pin, digest)
@@ -103,13 +103,13 @@ class _Parser:
             match = _LINE.fullmatch(self._data, self._begin, end)
             if match is None:
                 shown = self._data[self._begin : min(end, self._begin + LINE_SHOWN_MAX)]
-                raise self._broken(5, f"{shown!r} is no line of a manifest", code="manifest")
+                raise self._broken(5, f"{shown!r} is not a line of a manifest", code="manifest")
             count += 1
             if count > FILES_MAX:
                 raise self._broken(6, f"it lists more than {FILES_MAX} files", code="limit")
             file = self._file(match)
             if file.name <= before:
-                raise self._broken(10, f"{file.name!r} is not in its place", code="order")
+                raise self._broken(10, f"{file.name!r} is out of order", code="order")
             yield file
             before = file.name
             self._begin = end + 1
@@ -139,7 +139,7 @@ class _Parser:
         if parts is None:
             return SetFile(name, size, digest=f"blake3:{digest.decode('ascii')}")
         if len(parts) != 2 * HASH_SIZE * part_count(size):
-            raise self._broken(9, f"{name!r} has not the parts of its size", code="layout")
+            raise self._broken(9, f"{name!r} has the wrong number of parts", code="layout")
         return SetFile(name, size, parts=bytes.fromhex(parts.decode("ascii")))
 
     def _broken(self, rule: int, reason: str, *, code: ErrorCode) -> FormatError:
@@ -158,7 +158,7 @@ def part_count(size: int) -> int:
 
 
 def encode(files: Iterable[SetFile]) -> bytes:
-    """The manifest of these files, whose names are allowed. FormatError if they are too many."""
+    """The manifest of these files. The names must be allowed in a set."""
     lines = ["tz-set 1\n"]
     for file in sorted(files, key=lambda file: file.name):
         digests = f"parts:{file.parts.hex()}" if file.digest is None else file.digest
@@ -167,7 +167,7 @@ def encode(files: Iterable[SetFile]) -> bytes:
 
 
 def belongs(name: str) -> bool:
-    """Whether a file in a model's folder is part of the set: hidden ones and manifests are not."""
+    """Whether a file in a model's folder is part of the set: hidden files and manifests are not."""
     return not is_hidden(name) and not name.endswith(MANIFEST_SUFFIX)
 
 
@@ -176,7 +176,7 @@ def is_hidden(name: str) -> bool:
 
 
 def name_problem(name: str) -> tuple[int, str] | None:
-    """The rule that a name breaks, and what is wrong with it."""
+    """The rule that a name breaks, and the reason. None if it is allowed."""
     components = name.split("/")
     if len(name) > NAME_SIZE_MAX or any(
         not 0 < len(component) <= COMPONENT_SIZE_MAX for component in components
@@ -197,8 +197,8 @@ def _is_plain(component: str) -> bool:
 
 
 def _collision(names: Iterable[str]) -> str | None:
-    """Two names that are one on some system, or a file and a folder of one name."""
-    # With NUL for the slash, a folder's files follow right after a file of the folder's name.
+    """Two names that collide: equal on some system, or a file and a folder of the same name."""
+    # With NUL for the slash, the files of a folder come right after a file of the folder's name.
     keys = sorted((name.lower().replace("/", "\0"), name) for name in names)
     for (one, first), (other, second) in pairwise(keys):
         if one == other or other.startswith(f"{one}\0"):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from libtz.arrays.numpy_arrays import DTYPES, NAMES, NumpyFramework
+from libtz.arrays.numpy_arrays import DTYPES, NumpyFramework, dtype_name
 from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.selection import Names
 from libtz.errors import OptionError
@@ -23,11 +24,23 @@ __all__ = ["load_file", "open", "save_file"]
 
 
 def open(
-    source: SourceLike, *, digest: str | None = None, options: ReadOptions | None = None
+    source: SourceLike,
+    *,
+    digest: str | None = None,
+    signature: str | os.PathLike[str] | None = None,
+    public_key: str | os.PathLike[str] | bytes | None = None,
+    options: ReadOptions | None = None,
 ) -> Checkpoint[NDArray[Any]]:
     """The same as `libtz.open`, but always with NumPy arrays, which own their memory. Raises the
     errors of `libtz.open`."""
-    return open_as(NumpyFramework(), source, digest=digest, options=options)
+    return open_as(
+        NumpyFramework(),
+        source,
+        digest=digest,
+        signature=signature,
+        public_key=public_key,
+        options=options,
+    )
 
 
 def load_file(
@@ -62,7 +75,9 @@ def save_file(
     An array over freed memory, or one made with as_strided() beyond its base, crashes the process,
     as any access to it does.
     """
-    dtypes = {name: _dtype_name(name, array) for name, array in arrays.items()}
+    if not isinstance(arrays, Mapping):
+        raise OptionError(f"arrays must be a dict by name, not {type(arrays).__name__}")
+    dtypes = {name: dtype_name(name, array) for name, array in arrays.items()}
     extents = [_extent(name, array) for name, array in arrays.items()]
     ties = find_ties(extents, copy_overlapping=copy_overlapping)
     names = list(arrays)
@@ -77,18 +92,6 @@ def save_file(
             is_stored = array.flags.c_contiguous and array.dtype == DTYPES[dtypes[name]]
             writer.write_later(name, array if is_stored else _converted(array))
     return writer.digest
-
-
-def _dtype_name(name: str, array: Any) -> str:
-    """The format's name for the array's dtype, in either byte order."""
-    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
-        raise OptionError(f"tensor {name!r} is not a plain array but {type(array).__qualname__}")
-    known = NAMES.get(array.dtype.newbyteorder("<"))
-    if known is None:
-        raise OptionError(
-            f"tensor {name!r} has dtype {array.dtype}, which the format does not support"
-        )
-    return known
 
 
 def _extent(name: str, array: NDArray[Any]) -> Extent:

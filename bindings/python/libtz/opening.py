@@ -27,6 +27,7 @@ from libtz.manifest import MANIFEST_NAME, MANIFEST_SUFFIX
 from libtz.memory import allocate
 from libtz.options import ReadOptions
 from libtz.pinned import SetLocation, pinned_folder
+from libtz.signed import pinned_digest
 from libtz.sources.base import Source
 from libtz.transfer.decryption import DecryptionError
 
@@ -39,7 +40,12 @@ FRONT_SIZE = 1 << 20
 
 
 def open(
-    source: SourceLike, *, digest: str | None = None, options: ReadOptions | None = None
+    source: SourceLike,
+    *,
+    digest: str | None = None,
+    signature: str | os.PathLike[str] | None = None,
+    public_key: str | os.PathLike[str] | bytes | None = None,
+    options: ReadOptions | None = None,
 ) -> Checkpoint[Any]:
     """Opens a .tz, .safetensors or .tensors file, or a sharded set of files. `source` is a path, a
     URL (file, http, https, s3), a buffer or a seekable binary file; for a set, it is the folder (a
@@ -56,13 +62,23 @@ def open(
     "blake3:…" also pins a set that has a manifest, which `tz digest --set` writes into its folder.
     Then every file that is read, including the index, is compared with the manifest.
 
+    Instead of a digest, a `signature` by a `public_key` can pin a path or URL:
+    `libtz.signatures.signed_digest` describes both, and the errors that they raise.
+
     Raises SourceError if the source cannot be read, FormatError if the file is malformed or in an
     unknown format, and OptionError if source, digest and options cannot be combined.
 
     Tensors are PyTorch tensors if PyTorch is installed, else NumPy arrays. With `libtz.torch.open`
     and `libtz.numpy.open`, type checkers know which.
     """
-    return open_as(default_framework(), source, digest=digest, options=options)
+    return open_as(
+        default_framework(),
+        source,
+        digest=digest,
+        signature=signature,
+        public_key=public_key,
+        options=options,
+    )
 
 
 def open_as(
@@ -70,10 +86,13 @@ def open_as(
     source: SourceLike | Location,
     *,
     digest: str | None = None,
+    signature: str | os.PathLike[str] | None = None,
+    public_key: str | os.PathLike[str] | bytes | None = None,
     options: ReadOptions | None = None,
 ) -> Checkpoint[T]:
     """The same as `open`, with tensors of this framework."""
     options = options or ReadOptions()
+    digest = pinned_digest(source, digest, signature, public_key, options)
     if isinstance(source, (str, os.PathLike, Location)):
         source = Location.of(source)
         if _is_set(source):

@@ -1,4 +1,4 @@
-"""Files of a set, as locations: nothing is read of them that the set's manifest does not prove."""
+"""Locations of files in a set. All data read from them is verified against the set's manifest."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ __all__ = ["SetLocation", "is_manifest", "open_manifest", "pinned_folder"]
 
 @dataclass(frozen=True)
 class SetLocation(Location):
-    """The folder of a set, or a file in it. `sibling` and `folder` stay in the set, where a file
-    that the manifest does not list does not exist."""
+    """The folder of a set, or a file in it. `sibling` and `folder` also return locations in the
+    set. Files that the manifest does not list do not exist."""
 
     manifest: Manifest
     is_pinned: bool  # the caller gave the digest of the set
-    entry: str = ""  # the name of the file in the set; of a folder it ends with "/"
+    entry: str = ""  # the name in the set; the name of a subfolder ends with "/"
 
     @property
     def file(self) -> SetFile | None:
-        """None for what the manifest does not list."""
+        """None if the manifest does not list it."""
         return self.manifest.files.get(self.entry)
 
     @property
@@ -44,10 +44,10 @@ class SetLocation(Location):
         return replace(self, text=self.scheme.folder(self.text), entry=entry)
 
     def require_size(self, size: int) -> None:
-        """Raises IntegrityError if the file has another size than the manifest says."""
+        """Raises IntegrityError if the size differs from that in the manifest."""
         if self.file is not None and size != self.file.size:
             raise IntegrityError(
-                f"{self}: it has {size} bytes, and the manifest of its set says {self.file.size}",
+                f"{self} has {size} bytes, but the manifest of its set says {self.file.size}",
                 code="digest",
                 rule="TZS1-17",
             )
@@ -61,7 +61,8 @@ class SetLocation(Location):
         return [name for name in names if is_recursive or "/" not in name]
 
     def source(self, options: ReadOptions) -> Source:
-        """A source that checks every byte, but for a .tz file, which is opened with its digest."""
+        """A source that checks every byte. For a .tz file, a plain source: the file is opened with
+        its digest."""
         file = self.file
         if file is None:
             raise SourceNotFoundError(
@@ -71,27 +72,28 @@ class SetLocation(Location):
             )
         if self.is_local and options.local == "map":
             raise OptionError(
-                "a mapped file can change after it was checked, so local='map' and a set digest"
-                " exclude each other; leave local='copy'"
+                "a mapped file can change after it was checked, so local='map' cannot be combined"
+                " with a manifest; use local='copy'"
             )
         source = super().source(options)
         return source if file.digest is not None else PartChecks(source, file)
 
 
 def is_manifest(location: Location) -> bool:
-    """Whether it is the manifest of a set, by its name."""
+    """Whether the name is that of a manifest."""
     return location.name.endswith(MANIFEST_SUFFIX)
 
 
 def pinned_folder(location: Location, digest: str | None, options: ReadOptions) -> Location:
-    """The folder that is named, itself or by its manifest. It is that of a set if its manifest was
-    named, or if there is one to compare a digest with. IntegrityError if it is another."""
+    """The folder, given by itself or by its manifest. It is a `SetLocation` if the manifest was
+    given, or if there is a digest and the folder has a manifest. Raises IntegrityError if the
+    manifest has another digest."""
     if isinstance(location, SetLocation):
         return location
     if is_manifest(location):
         return open_manifest(location, options, digest=digest)
     if digest is not None and parse_digest(digest)[0] == "blake3":
-        # Of what the caller may not list, S3 forbids what is not there.
+        # Without permission to list the bucket, S3 answers 403 for missing objects.
         with suppress(SourceNotFoundError, SourcePermissionError):
             return open_manifest(location, options, digest=digest)
     return location.folder()
@@ -100,10 +102,11 @@ def pinned_folder(location: Location, digest: str | None, options: ReadOptions) 
 def open_manifest(
     location: Location, options: ReadOptions, *, digest: str | None = None
 ) -> SetLocation:
-    """The folder of a set, from its manifest, or from the folder where that has its usual name.
+    """The folder of a set. `location` is the manifest, or the folder of a manifest with the usual
+    name.
 
-    Raises IntegrityError if the manifest has not this `digest`, FormatError if it is malformed, and
-    SourceNotFoundError if there is none.
+    Raises IntegrityError if the manifest has another digest, FormatError if it is malformed, and
+    SourceNotFoundError if it does not exist.
     """
     if digest is not None and parse_digest(digest)[0] != "blake3":
         raise OptionError(f"{location}: a set is pinned by a digest that begins with blake3:")

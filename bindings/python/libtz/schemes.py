@@ -30,7 +30,7 @@ from libtz.sources.base import Source
 from libtz.sources.file import FileSource
 from libtz.sources.folder import list_folder
 from libtz.sources.mapped import MappedSource
-from libtz.sources.url import shown
+from libtz.sources.url import redacted
 
 __all__ = ["FILE", "Scheme", "file_url_path", "known", "scheme_name", "scheme_of"]
 
@@ -168,7 +168,7 @@ def scheme_of(url: str) -> Scheme:
     if scheme is None and name in _entry_points():
         scheme = _loaded(_entry_points()[name])
     if scheme is None:
-        raise OptionError(f"{shown(url)}: {name}:// is not supported; libtz opens {known()}")
+        raise OptionError(f"{redacted(url)}: {name}:// is not supported; libtz opens {known()}")
     return scheme
 
 
@@ -199,7 +199,7 @@ def _url_parts(url: str) -> SplitResult:
     try:
         return urlsplit(url)
     except ValueError:
-        raise OptionError(f"{shown(url)} is not a valid URL") from None
+        raise OptionError(f"{redacted(url)} is not a valid URL") from None
 
 
 def file_url_path(url: str) -> str:
@@ -207,11 +207,11 @@ def file_url_path(url: str) -> str:
     parts = urlsplit(url, allow_fragments=False)
     if parts.netloc not in ("", "localhost"):
         raise OptionError(
-            f"{shown(url)} names a file on another machine; write file:///path, without a host"
+            f"{redacted(url)} names a file on another machine; write file:///path, without a host"
         )
     if not parts.path or parts.query:
         raise OptionError(
-            f"{shown(url)} is not of the form file:///path; write a ? in the path as %3F"
+            f"{redacted(url)} is not of the form file:///path; write a ? in the path as %3F"
         )
     if os.name == "nt":
         return url2pathname(parts.path)

@@ -1,10 +1,10 @@
-"""A model's folder as one unit: weights, configuration and tokenizer, pinned by one digest.
+"""Pins a model's folder (weights, configuration and tokenizer) with one digest.
 
     digest = libtz.sets.write_manifest("llama")         # as `tz digest --set llama`
     libtz.torch.load_file("llama", digest=digest)       # every file is compared with the manifest
     libtz.sets.verify("https://host/llama/", digest=digest)
 
-`spec/tz-set-v1.md` defines the manifest, a text that lists all files with their digests.
+The manifest is a text that lists all files with their digests, defined in `spec/tz-set-v1.md`.
 """
 
 from __future__ import annotations
@@ -28,53 +28,46 @@ from libtz.manifest import (
     name_problem,
 )
 from libtz.opening import open_as
-from libtz.options import ReadOptions, WriteOptions
+from libtz.options import ReadOptions
 from libtz.pinned import is_manifest, open_manifest
-from libtz.sinks.base import Extent
 from libtz.sources.base import Source
 from libtz.transfer.progress import Progress
 from libtz.transfer.verify import read_through
 
 __all__ = ["digest", "verify", "write_manifest"]
 
-# Read at once by each thread: enough for a request to pay.
+# Each thread reads this much in one request, so that latency is negligible.
 STEP_SIZE = 4 * PART_SIZE
 
-_DEFAULTS = ReadOptions()
 
+def write_manifest(folder: str | os.PathLike[str], *, options: ReadOptions | None = None) -> str:
+    """Writes `model.tz-set`, the manifest of a folder, into the folder. Returns the set's digest.
 
-def write_manifest(folder: str | os.PathLike[str], *, options: ReadOptions = _DEFAULTS) -> str:
-    """Writes `model.tz-set`, the manifest of a folder, into it, and returns the digest of the set.
-
-    The folder is a path or s3://bucket/prefix/. All files in it and in its folders are part of the
-    set, but for hidden ones and manifests. Of a .tz file, only the header is read: its digest says
-    what the file should hold, and `verify` checks that it does. All other files are read.
+    The folder is a path or s3://bucket/prefix/. All files in it and its subfolders are part of the
+    set, except hidden ones and manifests. For a .tz file, only the header is read: it has a digest
+    of the file's contents, which `verify` checks. Other files are read completely.
 
     Raises:
         OptionError: a name is not allowed in a set, or something is neither a file nor a folder.
-        FormatError: a file whose name ends with .tz is none.
-        SourceError: a file cannot be read, or the manifest not be written.
+        FormatError: a file whose name ends with .tz is not a tz file.
+        SourceError: a file cannot be read, or the manifest cannot be written.
     """
+    options = options or ReadOptions()
     location = Location.of(folder).folder()
     data = _manifest_of(location, options)
     manifest = Manifest.parse(data, str(location))  # all rules hold
-    write_options = WriteOptions(http=options.http, s3=options.s3)
-    sink = location.sibling(MANIFEST_NAME).sink(write_options, Extent(0, len(data)))
-    try:
-        sink.write_at(0, memoryview(data))
-        sink.commit(len(data))
-    finally:
-        sink.abort()
+    location.sibling(MANIFEST_NAME).write(data, options)
     return manifest.digest
 
 
-def digest(source: str | os.PathLike[str], *, options: ReadOptions = _DEFAULTS) -> str:
-    """The digest of a set: of its manifest, which is `source` or lies in that folder. Of a folder
-    without a manifest, the digest that `write_manifest` would return.
+def digest(source: str | os.PathLike[str], *, options: ReadOptions | None = None) -> str:
+    """The digest of a set, which is that of its manifest. `source` is the manifest or its folder.
+    For a folder without a manifest, it is the digest that `write_manifest` would return.
 
-    A manifest says what the files should be; `verify` checks that they are. Raises as
-    `write_manifest`, and FormatError for a manifest that is malformed.
+    The files are not compared with the manifest; `verify` does that. Raises the same errors as
+    `write_manifest`, and FormatError if the manifest is malformed.
     """
+    options = options or ReadOptions()
     location = Location.of(source)
     if is_manifest(location):
         return open_manifest(location, options).manifest.digest
@@ -85,15 +78,16 @@ def digest(source: str | os.PathLike[str], *, options: ReadOptions = _DEFAULTS) 
 
 
 def verify(
-    source: str | os.PathLike[str], *, digest: str | None = None, options: ReadOptions = _DEFAULTS
+    source: str | os.PathLike[str], *, digest: str | None = None, options: ReadOptions | None = None
 ) -> None:
-    """Reads every file that the manifest of a set lists, and compares it with the manifest; of a
-    .tz file, also everything that `Checkpoint.verify` checks. `source` is the manifest or its
-    folder. Files that the manifest does not list are not looked at.
+    """Reads every file in the manifest of a set, and compares it with the manifest. In .tz files,
+    also checks everything that `Checkpoint.verify` checks. `source` is the manifest or its folder.
+    Files that are not in the manifest are ignored.
 
-    Raises IntegrityError if the manifest has not this digest, or a file is another one, and
-    SourceError if a file is missing.
+    Raises IntegrityError if the manifest or a file has another digest, and SourceError if a file is
+    missing.
     """
+    options = options or ReadOptions()
     folder = open_manifest(Location.of(source), options, digest=digest)
     for file in folder.manifest.files.values():
         _verify_file(folder.inside(file.name), file, options)
@@ -116,12 +110,12 @@ def _verify_file(location: Location, file: SetFile, options: ReadOptions) -> Non
 
 
 def _manifest_of(folder: Location, options: ReadOptions) -> bytes:
-    """The manifest of what lies in a folder."""
+    """Makes the manifest of the files in a folder."""
     names = folder.files(options, is_recursive=True)
     if names is None:
         raise OptionError(
-            f"{folder} cannot be listed, and has no manifest; make one where the files are, by"
-            " `tz digest --set`"
+            f"{folder} cannot be listed, and has no manifest; make one with `tz digest --set` where"
+            " the files are stored"
         )
     names = list(filter(belongs, names))
     if not names:
@@ -135,7 +129,7 @@ def _manifest_of(folder: Location, options: ReadOptions) -> bytes:
 def _described(location: Location, name: str, options: ReadOptions) -> SetFile:
     if name.endswith(".tz"):
         with open_as(BufferFramework(), location, options=options) as file:
-            assert isinstance(file, File)  # folders have no such names here
+            assert isinstance(file, File)  # the name is a file's, since a folder's ends with "/"
             return SetFile(name, file.size, digest=file.digest)
     source = location.source(options)
     try:

@@ -119,8 +119,8 @@ def flatten(
         size += 1 + _text_size(value)
         if size_max is not None and size > size_max:
             raise OptionError(
-                f"{_path_text(path)}: the object becomes larger than {size_max} values and bytes of"
-                " text when what is shared in it is written out"
+                f"{_path_text(path)}: with shared containers written out, the object has more than"
+                f" {size_max} values and bytes of text"
             )
         if key is not None:
             _check_key(key, path)

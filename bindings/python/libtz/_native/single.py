@@ -1,4 +1,4 @@
-"""The functions of tz.h for a tensor that is read alone, without a plan."""
+"""The functions of tz.h that read a single tensor without a plan."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["DECODE_SCRATCH_SIZE", "OnlyChunk", "decode_chunk", "only_chunk"]
 
 DECODE_SCRATCH_SIZE: int = clib.tz_decode_scratch_size()
 
-# What every call needs is looked up once.
+# Looked up once, since these calls take little longer than the lookups.
 _NULL, _new, _decode, _describe = ffi.NULL, ffi.new, clib.tz_chunk_decode, clib.tz_header_chunk
 _CHUNK, _CHUNK_SIZE = ffi.typeof("tz_chunk *"), ffi.sizeof("tz_chunk")
 _MISSING: int = clib.TZ_E_ENTRIES_MISSING
@@ -29,7 +29,7 @@ class OnlyChunk(NamedTuple):
 
 
 def only_chunk(header: Header, tensor: int) -> OnlyChunk | None:
-    """None: the tensor's entries have not been put. Same rule for threads as `Header.chunk`."""
+    """The tensor's chunk, or None if its entry has not been put. Thread-safe as `Header.chunk`."""
     chunk = _new(_CHUNK)
     chunk.struct_size = _CHUNK_SIZE
     status = _describe(header.handle, tensor, 0, chunk)
@@ -43,8 +43,9 @@ def only_chunk(header: Header, tensor: int) -> OnlyChunk | None:
 def decode_chunk(
     header: Header, chunk: OnlyChunk, verify: int, stored: int, out: int = 0, scratch: int = 0
 ) -> bool:
-    """Whether the data passed the checks. The last three are addresses; without `out`, the chunk is
-    only checked. A chunk that is not raw needs DECODE_SCRATCH_SIZE bytes of scratch."""
+    """Returns whether the data passed the checks. `stored`, `out` and `scratch` are addresses.
+    Without `out`, the chunk is only checked. A compressed chunk needs `scratch` of
+    DECODE_SCRATCH_SIZE bytes."""
     status = _decode(
         header.handle,
         chunk.tensor,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from libtz.errors import OptionError
 from libtz.memory import HostBuffer
 
-__all__ = ["DTYPES", "NAMES", "NumpyFramework"]
+__all__ = ["DTYPES", "NAMES", "NumpyFramework", "dtype_name"]
 
 DTYPES = {
     "bool": np.dtype("bool"),
@@ -23,6 +23,19 @@ DTYPES = {
 }
 
 NAMES: dict[np.dtype[Any], str] = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def dtype_name(name: str, array: Any) -> str:
+    """The format's name for the array's dtype, in either byte order. Raises OptionError if it has
+    none; `name`, the tensor's, is for the message."""
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        raise OptionError(f"tensor {name!r} is not a plain array but {type(array).__qualname__}")
+    known = NAMES.get(array.dtype.newbyteorder("<"))
+    if known is None:
+        raise OptionError(
+            f"tensor {name!r} has dtype {array.dtype}, which the format does not support"
+        )
+    return known
 
 
 class NumpyFramework:

@@ -1,4 +1,4 @@
-"""The tensors of one file according to its header. Work per tensor is done on demand."""
+"""The tensors in the header of one file. Work per tensor is done on demand."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class Catalog:
         self.header = header
         self._indices: dict[str, int] | None = None
         self._tensors: list[lib.Tensor] | None = None
-        # What was asked for last: whoever reads one tensor asks several times.
+        # The last result of `_described`: reading a tensor calls it several times.
         self._latest: tuple[str, tuple[int, lib.Tensor]] | None = None
-        self._single_count = 0  # descriptions that were read alone
+        self._single_count = 0  # descriptions that were read one by one
 
     def prepare(self) -> None:
-        """Reads all descriptions at once, which takes half as long as one by one."""
+        """Reads all descriptions at once, which takes half the time of single reads."""
         if self._tensors is None:
             tensors = self.header.tensors(range(len(self)))
             order = self.header.order().tolist()
@@ -118,7 +118,7 @@ class Catalog:
         return self.header.find(name) if isinstance(name, str) else None
 
     def _described(self, name: str) -> tuple[int, lib.Tensor]:
-        """A tensor and its place in the table."""
+        """The index of a tensor in the table, and the tensor."""
         tensors, indices = self._tensors, self._indices
         if tensors is not None and indices is not None:
             index = indices[name]

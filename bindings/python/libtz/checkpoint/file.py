@@ -53,7 +53,7 @@ class File(Checkpoint[T]):
         self._prepare()
 
     def _prepare(self) -> None:
-        """What other formats keep besides."""
+        """Extra preparation of other formats."""
 
     # ---- What is in the file ----
 

@@ -85,7 +85,7 @@ class Loader:
 
     @property
     def stats(self) -> TransferStats:
-        """Of the last load. They are put together when they are asked for."""
+        """Statistics of the last load, computed when requested."""
         return self._stats()
 
     def read(

@@ -7,10 +7,8 @@ files in its own folder.
 from __future__ import annotations
 
 import errno
-import json
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from libtz.errors import (
     FormatError,
@@ -22,6 +20,7 @@ from libtz.errors import (
 from libtz.locations import Location, is_plain_name
 from libtz.manifest import MANIFEST_NAME
 from libtz.options import ReadOptions
+from libtz.strict_json import parse_json
 
 __all__ = ["INDEX_SUFFIX", "read_index", "weights_in"]
 
@@ -143,30 +142,8 @@ def read_index(
     def broken(reason: str) -> FormatError:
         return FormatError(f"{location}: {reason}", code="bad-index")
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        members: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in members:
-                raise broken(f"it contains {key!r} twice")
-            members[key] = value
-        return members
-
-    def no_constant(text: str) -> Any:
-        raise broken(f"{text} is not JSON")
-
     text = location.read(options, size_max=INDEX_SIZE_MAX)
-    if max(text.count(b","), text.count(b"{") + text.count(b"[")) > INDEX_ITEMS_MAX:
-        raise broken(f"it has more than {INDEX_ITEMS_MAX} items")
-    try:
-        index = json.loads(
-            text.decode("utf-8"),
-            object_pairs_hook=unique,
-            parse_constant=no_constant,
-            parse_int=str,  # no number matters, and turning long ones into integers takes seconds
-            parse_float=str,
-        )
-    except (ValueError, RecursionError) as error:
-        raise broken(f"not a JSON file: {error}") from None
+    index = parse_json(text, broken, items_max=INDEX_ITEMS_MAX)
     weights = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weights, dict) or not weights:
         raise broken("it has no 'weight_map' from tensors to files")

@@ -105,14 +105,14 @@ class Sharded(Checkpoint[T]):
             for tensor in self._file(name):
                 if tensor in index:
                     raise FormatError(
-                        f"{self._shown(name)}: tensor {tensor!r} is also in {index[tensor]!r}",
+                        f"{self._shard_url(name)}: tensor {tensor!r} is also in {index[tensor]!r}",
                         code="bad-set",
                         tensor=tensor,
                     )
                 index[tensor] = name
         return index
 
-    def _shown(self, name: str) -> str:
+    def _shard_url(self, name: str) -> str:
         return str(self._location.sibling(name))
 
     def _file(self, name: str) -> Checkpoint[T]:
@@ -134,7 +134,7 @@ class Sharded(Checkpoint[T]):
         """Raises FormatError if the file cannot be part of the set."""
 
         def broken(reason: str) -> FormatError:
-            return FormatError(f"{self._shown(name)}: {reason}", code="bad-set")
+            return FormatError(f"{self._shard_url(name)}: {reason}", code="bad-set")
 
         if file.structure():
             raise broken("it contains a nested object, which cannot be part of a set")
@@ -142,14 +142,14 @@ class Sharded(Checkpoint[T]):
         if formats - {file.format}:
             raise broken(f"it is a {file.format} file in a set of another format")
         if self._expected is not None:
-            check_shard(self._shown(name), file, self._expected[name])
+            check_shard(self._shard_url(name), file, self._expected[name])
 
     def _all(self) -> list[Checkpoint[T]]:
         return [self._file(name) for name in self._files]
 
     def _by_file(self, names: Iterable[str]) -> list[tuple[Checkpoint[T], list[int]]]:
-        """For each file, in order, the positions in `names` of its tensors. Opens, and thereby
-        checks, the files."""
+        """For each file, in order, the positions in `names` of its tensors. Opens and checks the
+        files."""
         groups: dict[str, list[int]] = {name: [] for name in self._files}
         for position, tensor in enumerate(names):
             groups[self._index[tensor]].append(position)
@@ -164,7 +164,7 @@ class Sharded(Checkpoint[T]):
 
     @property
     def digest(self) -> str | None:
-        """That of the set, if it was opened by its manifest; otherwise there is none."""
+        """The digest of the set, if it was opened with its manifest; otherwise None."""
         return self._location.set_digest
 
     @property
@@ -190,7 +190,7 @@ class Sharded(Checkpoint[T]):
 
     @property
     def stats(self) -> TransferStats:
-        """What the last load did, summed over the files."""
+        """Statistics of the last load, summed over the files."""
         return self._stats
 
     @property

@@ -1,5 +1,6 @@
-"""Reads one small tensor, or a part of it, without a plan or threads: setting those up takes much
-longer than reading. What does not depend on the tensor is prepared when the file is opened.
+"""Reads one small tensor, or a part of it, without a plan and without threads: setting them up
+takes much longer than reading. State that does not depend on the tensor is prepared when the file
+is opened.
 """
 
 from __future__ import annotations
@@ -26,14 +27,15 @@ from libtz.transfer.stats import TransferStats
 
 __all__ = ["SmallReads"]
 
-# It takes a plan several times as long to be made as a tensor of this size to be read.
+# Making a plan takes several times as long as reading a tensor of this size.
 SIZE_MAX = 256 * 1024
-# Chunk entries in front of the file that are checked at once: those of the next tensors, too.
+# Chunk entries that were read with the header are checked in steps of this size, which include
+# those of the next tensors.
 ENTRIES_SIZE = 16 * 1024
 
 
 class SmallReadStats(NamedTuple):
-    """What `Checkpoint.stats` says about a small read."""
+    """Statistics of a small read, for `Checkpoint.stats`."""
 
     path: str
     seconds: float
@@ -48,7 +50,7 @@ class SmallReadStats(NamedTuple):
 
 
 class Preparation(NamedTuple):
-    """What has to be known before the data of an entry are read."""
+    """The facts that are needed to read the data of an entry."""
 
     entry: Entry
     begin_s: float
@@ -61,7 +63,7 @@ class Preparation(NamedTuple):
 
 
 class SmallReads:
-    """Reads single tensors of a source that is open."""
+    """Reads single tensors from an open source."""
 
     def __init__(
         self,
@@ -77,7 +79,7 @@ class SmallReads:
         self._header = header
         self._front = front
         self._options = options
-        # Up to this size, `check_decoded_size` allows everything.
+        # `check_decoded_size` allows all sizes up to this one.
         limit = options.decoded_size_max
         self._unlimited_size = SIZE_MAX if limit is None else min(SIZE_MAX, limit)
         self._planning = planning
@@ -91,12 +93,12 @@ class SmallReads:
             return False
         if region is None:
             return True
-        # Without chunks, a plan may read less than the tensor.
+        # In formats without chunks, a plan may read less than the whole tensor.
         return 0 not in region.shape and (self._has_chunks or self._is_resident)
 
     def prepare(self, entry: Entry) -> Preparation:
-        """Checks sizes, and fetches what is not known of the chunk. The source stays open after an
-        error."""
+        """Checks sizes, and fetches the chunk entry if it is missing. The source stays open after
+        an error."""
         counts, (_, region), tensor = self._counts, entry.item, entry.tensor
         begin_s, requests, retries = time.perf_counter(), counts.requests, counts.retries
         chunk, entries_read = self._chunk(entry.owner) if self._has_chunks else (None, 0)
@@ -111,8 +113,8 @@ class SmallReads:
         return Preparation(entry, begin_s, requests, retries, chunk, entries_read, size, is_shared)
 
     def read(self, prepared: Preparation, level: int) -> tuple[HostBuffer, SmallReadStats] | None:
-        """The checked bytes of a small tensor or its region, in memory of their own or of a
-        mapping. None if they do not pass the check: a load then says what is wrong."""
+        """The checked bytes of a small tensor or its region, in new memory or in the source's own.
+        None if the check fails; a load of the tensor then raises the error."""
         entry, begin_s, requests, retries, chunk, entries_read, wanted, is_shared = prepared
         tensor, region = entry.tensor, entry.item.region
         is_intermediate = region is not None or not (chunk is None or chunk.is_raw)
@@ -144,8 +146,8 @@ class SmallReads:
         return self._is_resident and not tensor.data_offset % item_size(dtype_name(tensor.dtype))
 
     def _stored(self, tensor: lib.Tensor, *, is_shared: bool) -> HostBuffer:
-        """The stored bytes: of the source's own memory, if it has any and they may be shared. Then
-        the source was seen to be unchanged."""
+        """The stored bytes: in the source's own memory, if it has any and they may be shared. Also
+        checks that the source is unchanged."""
         offset, size = tensor.data_offset, tensor.stored_size
         if is_shared and self._is_resident:
             resident = self._source.resident(offset, size)
@@ -177,14 +179,14 @@ class SmallReads:
         return out if is_right else None
 
     def _chunk(self, tensor: int) -> tuple[OnlyChunk, int]:
-        """The chunk of a tensor, and how many bytes were read to know it."""
+        """The chunk of a tensor, and the number of bytes read for its entry."""
         with self._planning:
             chunk = only_chunk(self._header, tensor)
             if chunk is not None:
                 return chunk, 0
             owner = np.array([tensor], np.uint32)
             for offset, _ in self._header.entry_ranges(owner):
-                # An error may be another tensor's. If it is this one's, it is raised below.
+                # The error may be in another tensor. If it is in this one, it is raised below.
                 with contextlib.suppress(Error):
                     self._header.put_entries(offset, self._front[offset : offset + ENTRIES_SIZE])
             read = fetch_chunk_entries(self._source, self._header, owner, self._front)

@@ -24,7 +24,7 @@ from libtz.locations import Location
 from libtz.options import DecryptionOptions, ReadOptions, WriteOptions
 from libtz.sinks.base import Extent, Sink
 from libtz.sinks.file import FileSink
-from libtz.sources.url import shown
+from libtz.sources.url import redacted
 from libtz.writing.base import CheckpointWriter, TensorSpec
 from libtz.writing.formats import writer_class_of
 
@@ -147,7 +147,7 @@ def _open(source: str, digest: str | None, options: ReadOptions) -> Checkpoint[A
     if digest is not None:
         raise OptionError("files written by torch.save have no digest to check")
     if importlib.util.find_spec("torch") is None:
-        raise OptionError(f"reading {shown(source)} needs PyTorch, which is not installed")
+        raise OptionError(f"reading {redacted(source)} needs PyTorch, which is not installed")
     from libtz.torch.pickled import Pickled
 
     return Pickled(source, options)

@@ -1,4 +1,4 @@
-"""What `tz convert` says before it replaces the file that it reads, or another beside it."""
+"""The notice of `tz convert` before it replaces its source, or a file in the source's folder."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def replacing_text(source: Location, target: Location) -> str | None:
     if source.is_local or target.is_local or _object(source) != _object(target):
         return None
     return (
-        f"{target} is the source: it is replaced when the upload is complete, and only then can the"
-        " result be compared with what was read; should they differ, the old object is left only"
-        " if the bucket keeps versions"
+        f"{target} is the source: it is replaced when the upload is complete, before the result can"
+        " be compared with the source; if they differ, the old object is kept only if the bucket"
+        " has versioning"
     )
 
 
 def _object(location: Location) -> tuple[str, str, str]:
-    """Without the query, which names a version or signs the URL."""
+    """The object without the query, which selects a version or signs the URL."""
     parts = urlsplit(location.text)
     return parts.scheme, parts.netloc, parts.path
 
@@ -51,6 +51,8 @@ def _local_text(source: Path, target: Path) -> str | None:
             what = "it, and other hard links keep the old file"
         else:
             what = "it"
-    except OSError:  # reading or writing says what is wrong
+    except OSError:  # reading or writing reports it
         return None
-    return f"{target} is {is_what}: once compared with what was read, the new file replaces {what}"
+    return (
+        f"{target} is {is_what}: after a comparison with the source, the new file replaces {what}"
+    )

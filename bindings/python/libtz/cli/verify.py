@@ -17,6 +17,7 @@ from libtz.errors import (
 from libtz.locations import Location
 from libtz.options import ReadOptions
 from libtz.pinned import is_manifest, open_manifest
+from libtz.signed import pinned_digest
 
 __all__ = ["add_to", "verify"]
 
@@ -27,6 +28,7 @@ every tensor are checked.
 
   tz verify model.tz
   tz verify https://host/model.tz --digest blake3:...    is it also the right file?
+  tz verify model.tz --signature model.sig --public-key signer.pub
   tz verify model.tz --content                           fail unless there are content digests
   tz verify llama/ --digest blake3:...                   every file that the manifest lists
 
@@ -40,6 +42,12 @@ def add_to(commands: Any) -> None:
     parser.add_argument("source", metavar="FILE", help="path or URL")
     parser.add_argument("--digest", help="the digest that the file must have")
     parser.add_argument(
+        "--signature",
+        metavar="FILE",
+        help="bundle by model_signing that covers the file; needs --public-key",
+    )
+    parser.add_argument("--public-key", metavar="FILE", help="the signer's public key, in PEM")
+    parser.add_argument(
         "--content",
         action="store_true",
         help="require that every tensor is decoded and compared with its content digest, which is"
@@ -50,8 +58,19 @@ def add_to(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     options = make_options(ReadOptions, arguments)
-    is_whole = verify(arguments.source, arguments.digest, options, content=arguments.content)
+    digest = _pin(arguments, options)
+    is_whole = verify(arguments.source, digest, options, content=arguments.content)
     print("ok" if is_whole else "ok (structure only: the file stores no checksums of its data)")
+
+
+def _pin(arguments: argparse.Namespace, options: ReadOptions) -> str | None:
+    """The digest that was given, or that the signature covers."""
+    signature, public_key = arguments.signature, arguments.public_key
+    if (signature is None) != (public_key is None):
+        raise OptionError("--signature and --public-key go together")
+    if signature is not None and arguments.digest is not None:
+        raise OptionError("--digest and --signature exclude each other")
+    return pinned_digest(arguments.source, arguments.digest, signature, public_key, options)
 
 
 def verify(source: Any, digest: str | None, options: ReadOptions, *, content: bool = False) -> bool:

@@ -35,8 +35,8 @@ class FileSink:
     def __init__(
         self, path: str | os.PathLike[str], *, check: Callable[[Path], None] | None = None
     ) -> None:
-        """`check` gets the path of the complete file before it is renamed; if it raises, what is at
-        `path` stays, and the new file is deleted."""
+        """`check` gets the path of the complete file before it is renamed. If it raises, the old
+        file at `path` stays, and the new file is deleted."""
         self.path = Path(path)
         self._check = check
         if not self.path.name or "\0" in str(self.path):
@@ -83,8 +83,8 @@ class FileSink:
             raise ValueError("the sink was committed or aborted")
         if self._fd is None:
             before = self._replaced()
-            # In the same directory, so that renaming is atomic. Of a new file, the kernel applies
-            # the umask and the directory's defaults to the mode.
+            # In the same directory, so that renaming is atomic. The kernel applies the umask and
+            # the directory's default ACL to the mode of a new file.
             temporary = self.path.with_name(f".libtz-{secrets.token_hex(8)}.tmp")
             self._fd = os.open(temporary, _OPEN_FLAGS, 0o666 if before is None else 0o600)
             self._temporary = temporary
@@ -93,7 +93,7 @@ class FileSink:
         return self._fd
 
     def _replaced(self) -> os.stat_result | None:
-        """The file that is at the path already. Of a link only what it points to is looked at."""
+        """The status of the existing file at the path, if any. Follows links."""
         try:
             followed = self.path.stat()
         except FileNotFoundError:

@@ -16,7 +16,7 @@ from libtz.errors import Error, OptionError
 from libtz.options import MIB, HttpOptions, S3Options
 from libtz.sinks.s3_calls import S3Calls
 from libtz.sources.s3_client import parse_s3_url
-from libtz.sources.url import shown
+from libtz.sources.url import redacted
 
 __all__ = ["S3Sink"]
 
@@ -44,7 +44,7 @@ class S3Sink:
     ) -> None:
         bucket, key = parse_s3_url(url)
         s3 = s3 or S3Options()
-        url = shown(url)
+        url = redacted(url)
         if s3.version_id is not None:
             raise OptionError(
                 f"{url}: S3Options.version_id is only for reading; the store assigns new versions"

@@ -97,7 +97,7 @@ class DirectFile:
             if skip == 0 and size and lib.address(buffer) % BLOCK_SIZE == 0:
                 count = os.preadv(self._fd, [buffer[:size]], offset)
             else:
-                count = self._read_beside(offset, skip, buffer)
+                count = self._read_bounced(offset, skip, buffer)
         except OSError:
             # EINVAL if the file system needs another alignment or refuses. If the disk is at fault,
             # reading through the cache reports it.
@@ -106,7 +106,7 @@ class DirectFile:
         self._stats.add(bytes_direct=max(0, count))
         return count
 
-    def _read_beside(self, offset: int, skip: int, buffer: memoryview) -> int:
+    def _read_bounced(self, offset: int, skip: int, buffer: memoryview) -> int:
         """An unaligned read, through an aligned bounce buffer."""
         try:
             bounce = self._bounces.pop()

@@ -1,4 +1,4 @@
-"""What a local folder holds."""
+"""Lists local folders."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ __all__ = ["list_folder"]
 
 
 def list_folder(path: str, *, is_recursive: bool) -> list[str]:
-    """The names of its files, sorted; with `is_recursive`, of those in its folders too, after their
-    folder's name and a "/". Hidden files and folders are left out.
+    """The names of the files in a folder, sorted. With `is_recursive`, also those in its
+    subfolders, with the relative path: "folder/name". Hidden files and folders are omitted.
 
-    A link to a file is that file. Recursively, whatever is neither a file nor a folder, such as a
-    link to a folder, is an OptionError. SourceError if a folder cannot be read.
+    A link to a file counts as a file. Raises SourceError if a folder cannot be read. With
+    `is_recursive`, raises OptionError for anything that is neither a file nor a folder, such as a
+    link to a folder.
     """
     names: list[str] = []
     for name in _walk(path, "") if is_recursive else _files(path):
@@ -52,6 +53,6 @@ def _walk(path: str, prefix: str) -> Iterator[str]:
                 yield prefix + entry.name
             else:
                 raise OptionError(
-                    f"{Path(entry.path)} is neither a file nor a folder (a link to a folder is"
-                    " none), so it cannot be part of a set"
+                    f"{Path(entry.path)} is neither a file nor a folder (links to folders are not"
+                    " followed), so it cannot be part of a set"
                 )

@@ -41,7 +41,7 @@ from libtz.sources.response_checks import (
     read_unsized,
 )
 from libtz.sources.retry import Tries, TryFailed, retry_after_s
-from libtz.sources.url import origin_of, shown
+from libtz.sources.url import origin_of, redacted
 
 __all__ = ["HttpSource"]
 
@@ -374,7 +374,7 @@ class HttpSource(Source):
             raise TryFailed(text, status=refusal.status, retryable=False)
         target = followed(url, headers, location, hops)
         if self._identity is None:
-            logger.info("%s: redirected to %s", self.url, shown(target[0]))
+            logger.info("%s: redirected to %s", self.url, redacted(target[0]))
         return target
 
     def _is_refusal(self, response: Response) -> bool:
@@ -400,7 +400,7 @@ class HttpSource(Source):
             self.stats.add(throttled=1)
         reason, retryable = self._origin.explain(refusal)
         if target is not None:
-            reason += f"; redirects led to {shown(target[0])}"
+            reason += f"; redirects led to {redacted(target[0])}"
             if status in (401, 403) and origin_of(target[0]) != origin_of(self.url):
                 reason += ", where no credentials are sent"
         wait_s = retry_after_s(refusal.headers.get("Retry-After")) if retryable else None

@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import NamedTuple, Protocol
 
 from libtz.options import HttpOptions
-from libtz.sources.url import parse_http_url, shown
+from libtz.sources.url import parse_http_url, redacted
 
 __all__ = ["HttpOrigin", "Origin", "Refusal", "status_text"]
 
@@ -59,7 +59,7 @@ class HttpOrigin:
 
     def __init__(self, url: str, options: HttpOptions) -> None:
         parsed = parse_http_url(url)
-        self.shown_url = shown(parsed.url)
+        self.shown_url = redacted(parsed.url)
         self._url = parsed.url
         self._headers = dict(options.headers)
         has_authorization = any(name.lower() == "authorization" for name in self._headers)

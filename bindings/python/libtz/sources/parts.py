@@ -1,4 +1,4 @@
-"""A source whose bytes are compared with digests before anybody sees them: a file of a set."""
+"""A source that compares bytes with digests before it delivers them, for the files of a set."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from libtz.sources.base import BufferCursor, Profile, Source, check_range
 __all__ = ["PartChecks"]
 
 HASH_SIZE = 32
-# Ranges share the parts at their borders, and small tensors lie in one part.
+# Adjacent ranges share the part at their border, and small tensors share parts.
 KEPT_MAX = 8
 
 
 class PartChecks(Source):
-    """Reads whole parts of another source, and delivers what was asked for of those that have the
-    right digest. Any other part is an IntegrityError. A part of 1 MiB is copied from the cache of
-    the processor, so this costs little beside the hash.
+    """Reads whole parts of another source, checks their digests, and delivers the requested bytes.
+    Raises IntegrityError if a digest is wrong. A part has 1 MiB and is copied from the CPU's cache,
+    so the copy costs little compared with the hash.
     """
 
     is_checked = True
@@ -56,7 +56,8 @@ class PartChecks(Source):
         if self._inner.size != self.size:
             raise self._wrong(
                 "TZS1-17",
-                f"it has {self._inner.size} bytes, and the manifest of its set says {self.size}",
+                f"it has {self._inner.size} bytes, but the manifest of its set says {self.size}",
+                None,
             )
         if filled:
             self._require(0, first[:filled])
@@ -84,7 +85,7 @@ class PartChecks(Source):
         cursor.finish()
 
     def _receive(self, begin: int, end: int, cursor: BufferCursor) -> Iterator[memoryview]:
-        """Memory for the parts [begin, end), which are delivered as they are complete."""
+        """Yields memory for the parts [begin, end). Checks and delivers each complete part."""
         memory = allocate(PART_SIZE).view()
         for number in range(begin, end):
             offset = number * PART_SIZE
@@ -102,14 +103,16 @@ class PartChecks(Source):
             offset = number * PART_SIZE
             raise self._wrong(
                 "TZS1-18",
-                f"bytes {offset} to {offset + len(part)} are not those that the manifest of its set"
-                " pins: this is another file, or it was changed",
+                f"bytes {offset} to {offset + len(part)} differ from the manifest of its set: this"
+                " is another file, or it was changed",
+                offset,
             )
 
-    def _wrong(self, rule: str, reason: str) -> IntegrityError:
-        return IntegrityError(f"{self.url}: {reason} (digest)", code="digest", rule=rule)
+    def _wrong(self, rule: str, reason: str, offset: int | None) -> IntegrityError:
+        text = f"{self.url}: {reason} (digest)"
+        return IntegrityError(text, code="digest", rule=rule, offset=offset)
 
-    # Parts that were not delivered whole are kept for the next range.
+    # Parts that were not delivered completely are kept for the next range.
 
     def _find(self, number: int) -> bytes | None:
         with self._lock:
@@ -124,7 +127,7 @@ class PartChecks(Source):
             if len(self._kept) > KEPT_MAX:
                 self._kept.popitem(last=False)
 
-    # The rest is the other source's.
+    # Everything else is left to the other source.
 
     def profile(self, begin: int, end: int, options: ReadOptions) -> Profile:
         return self._inner.profile(begin, end, options)
@@ -140,7 +143,7 @@ class PartChecks(Source):
 
 
 def _deliver(cursor: BufferCursor, offset: int, part: memoryview) -> None:
-    """Copies what the cursor still wants of a part, which begins at `offset` of the file."""
+    """Copies the bytes that the cursor needs from a part, which begins at `offset` of the file."""
     rest = part[cursor.offset - offset :]
     rest = rest[: cursor.remaining]
     while rest:

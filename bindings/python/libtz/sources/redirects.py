@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from libtz.sources.retry import TryFailed
-from libtz.sources.url import origin_of, redirect_url, shown
+from libtz.sources.url import origin_of, redacted, redirect_url
 
 __all__ = ["REDIRECT_STATUSES", "followed"]
 
@@ -27,7 +27,7 @@ def followed(
         raise TryFailed("a redirect to something other than an HTTP URL", retryable=False) from None
     if before[0] == "https" and after[0] == "http":
         raise TryFailed(
-            f"refused a redirect from https to {shown(target)}, which is not encrypted",
+            f"refused a redirect from https to {redacted(target)}, which is not encrypted",
             retryable=False,
         )
     # All of the caller's headers count as credentials. Once dropped, they stay dropped, even if a

@@ -25,7 +25,7 @@ from libtz.sources.s3_access import S3Access
 from libtz.sources.s3_client import object_parameters, parse_s3_url, region_of
 from libtz.sources.s3_errors import RETRYABLE_CODES, clock_text, code_of, hint_for, s3_errors
 from libtz.sources.tls import authorities
-from libtz.sources.url import shown
+from libtz.sources.url import redacted
 
 __all__ = ["S3Source"]
 
@@ -41,7 +41,7 @@ class S3Origin:
 
     def __init__(self, url: str, s3: S3Options, http: HttpOptions) -> None:
         bucket, key = parse_s3_url(url)
-        self.shown_url = shown(url)
+        self.shown_url = redacted(url)
         self._object = {"Bucket": bucket, "Key": key}
         self._s3 = s3
         self._http = http

@@ -21,7 +21,7 @@ from libtz.sources.logs import logger
 from libtz.sources.origin import RETRYABLE_STATUSES
 from libtz.sources.s3_errors import s3_errors
 from libtz.sources.tls import accept_unverified, authorities, check_certificates, proxies_for
-from libtz.sources.url import shown
+from libtz.sources.url import redacted
 
 __all__ = [
     "make_client",
@@ -54,14 +54,14 @@ def parse_s3_url(url: str) -> tuple[str, str]:
     bucket, separator, key = url.removeprefix("s3://").partition("/")
     if "@" in bucket or (":" in bucket and not bucket.startswith("arn:")):
         raise OptionError(
-            f"{shown(url)}: an s3:// URL cannot contain credentials; set them up as for boto3"
+            f"{redacted(url)}: an s3:// URL cannot contain credentials; set them up as for boto3"
             " (AWS_ACCESS_KEY_ID …), or name a profile in S3Options.profile"
         )
     if not url.startswith("s3://") or not bucket or not separator or not key:
-        raise OptionError(f"{shown(url)} is not of the form s3://bucket/key")
+        raise OptionError(f"{redacted(url)} is not of the form s3://bucket/key")
     if not _BUCKET.fullmatch(bucket):
         raise OptionError(
-            f"{shown(url)}: {bucket!r} is not the name of a bucket or the ARN of an access point"
+            f"{redacted(url)}: {bucket!r} is not the name of a bucket or the ARN of an access point"
         )
     return bucket, key
 

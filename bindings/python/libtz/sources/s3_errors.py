@@ -16,7 +16,7 @@ from typing import Any
 from libtz.errors import Error, OptionError, SourceError
 from libtz.sources.failures import failure
 from libtz.sources.logs import quiet_libraries
-from libtz.sources.url import shown
+from libtz.sources.url import redacted
 from libtz.text import excerpt
 
 __all__ = ["RETRYABLE_CODES", "clock_text", "code_of", "hint_for", "s3_errors"]
@@ -213,7 +213,7 @@ def _network_error(url: str, caught: Any, timeout_s: float) -> SourceError:
 def _option_text(caught: Exception) -> str:
     if type(caught).__name__ == "MissingDependencyException":
         return "signing for this bucket needs another package; run: pip install awscrt"
-    text = _URL.sub(lambda match: shown(match[0]), str(caught))
+    text = _URL.sub(lambda match: redacted(match[0]), str(caught))
     if text.startswith("Invalid endpoint"):  # the rest could be anything
         text = "the endpoint is not a URL; it must begin with http:// or https://"
     return f"{type(caught).__name__}: {excerpt(text, 400)}"

@@ -1,4 +1,4 @@
-"""URLs: what of them may be shown, and the form in which they are requested."""
+"""URLs: redacted for messages, and quoted for requests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 from libtz.errors import OptionError
 from libtz.text import printable
 
-__all__ = ["HttpUrl", "origin_of", "parse_http_url", "redirect_url", "shown"]
+__all__ = ["HttpUrl", "origin_of", "parse_http_url", "redacted", "redirect_url"]
 
 
 _DELIMITER = re.compile("[/?#]")
@@ -38,7 +38,7 @@ def parse_http_url(text: str) -> HttpUrl:
         parsed = _quoted(urlunsplit((parts.scheme, host, parts.path, parts.query, "")))
     if parsed is None:  # raised here, since a chained cause could show parts of a password
         hint = "; in a password, write / ? # @ as %2F %3F %23 %40" if "@" in text else ""
-        raise OptionError(f"{shown(text)} is not a valid URL{hint}")
+        raise OptionError(f"{redacted(text)} is not a valid URL{hint}")
     authorization = None
     if user is not None or password is not None:
         pair = f"{unquote(user or '')}:{unquote(password or '')}"
@@ -66,7 +66,7 @@ def origin_of(url: str) -> tuple[str, str, int]:
     return parts.scheme, (parts.hostname or "").lower(), port
 
 
-def shown(url: str) -> str:
+def redacted(url: str) -> str:
     """The URL without the parts that may be secret: user name, password, query and fragment.
 
     A password may contain "/", "?", "#" or "@" that should have been quoted. So everything that

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -33,11 +34,23 @@ __all__ = [
 
 
 def open(
-    source: SourceLike, *, digest: str | None = None, options: ReadOptions | None = None
+    source: SourceLike,
+    *,
+    digest: str | None = None,
+    signature: str | os.PathLike[str] | None = None,
+    public_key: str | os.PathLike[str] | bytes | None = None,
+    options: ReadOptions | None = None,
 ) -> Checkpoint[torch.Tensor]:
     """The same as `libtz.open`, but always with PyTorch tensors, which own their memory. Raises the
     errors of `libtz.open`."""
-    return open_as(TorchFramework(), source, digest=digest, options=options)
+    return open_as(
+        TorchFramework(),
+        source,
+        digest=digest,
+        signature=signature,
+        public_key=public_key,
+        options=options,
+    )
 
 
 def load_file(

@@ -15,7 +15,7 @@ from libtz.errors import Error, OptionError
 from libtz.memory import HostBuffer
 from libtz.torch.cast import load_as
 from libtz.torch.fit import Fit
-from libtz.torch.slots import PLAIN_TYPES, Group, Target, overlapping
+from libtz.torch.module_entries import PLAIN_TYPES, Group, Target, overlapping
 
 __all__ = ["Filling", "assign"]
 
@@ -134,7 +134,7 @@ class Filling:
         assign(groups, tensors)
 
     def _note(self, group: Group) -> None:
-        self._changed += [slot.name for slot in group.slots]
+        self._changed += [entry.name for entry in group.entries]
 
 
 def _is_direct(group: Group) -> bool:
@@ -175,5 +175,5 @@ def assign(groups: Iterable[Group], tensors: Iterable[torch.Tensor]) -> None:
                 made[key] = torch.nn.Parameter(tensor, requires_grad=old.requires_grad)
                 made[key].__dict__.update(old.__dict__)
             tensor = made[key]
-        for slot in group.slots:
-            slot.put(tensor)
+        for entry in group.entries:
+            entry.put(tensor)

@@ -12,8 +12,8 @@ from libtz.arrays.torch_dtypes import TORCH_DTYPES
 from libtz.checkpoint.base import Checkpoint
 from libtz.errors import OptionError
 from libtz.torch.cast import is_cast
+from libtz.torch.module_entries import Group, Target, groups_of, problem_of
 from libtz.torch.names import FileNames, cut, strangers
-from libtz.torch.slots import Group, Target, groups_of, problem_of
 
 __all__ = ["EXTRA_STATE", "Fit", "fit_of", "refuse"]
 
@@ -35,7 +35,7 @@ def fit_of(module: torch.nn.Module, names: FileNames, strict: bool, target: Targ
     fit = Fit()
     known: set[str] = set()
     for group in groups_of(module):
-        own = [slot.name for slot in group.slots]
+        own = [entry.name for entry in group.entries]
         known.update(own)
         group.infos = [names.info(name) for name in own if name in names]
         if group.infos:
@@ -43,7 +43,7 @@ def fit_of(module: torch.nn.Module, names: FileNames, strict: bool, target: Targ
             fit.problems += _mismatches(group, target)
             continue
         fit.others.append(group)
-        saved = [slot.name for slot in group.slots if not slot.is_volatile]
+        saved = [entry.name for entry in group.entries if not entry.is_volatile]
         fit.missing += saved
         if target.is_moved(group) and (problem := problem_of(group.tensor, is_written=True)):
             fit.problems.append(f"{group.name!r} {problem}")

@@ -23,8 +23,15 @@ from libtz.arrays.torch_memory import memory_of
 from libtz.errors import Error, OptionError
 from libtz.torch.filling import assign
 from libtz.torch.fit import EXTRA_STATE
+from libtz.torch.module_entries import (
+    UNSCALED_TYPES,
+    Group,
+    ModuleEntry,
+    Target,
+    groups_of,
+    problem_of,
+)
 from libtz.torch.names import cut
-from libtz.torch.slots import UNSCALED_TYPES, Group, Slot, Target, groups_of, problem_of
 
 __all__ = ["HookedLoad", "has_load_hooks"]
 
@@ -81,16 +88,19 @@ class HookedLoad:
 
     def rehearse(self, state: Mapping[str, torch.Tensor]) -> None:
         """Does everything except writing. Extra states are already set here."""
-        volatile = {slot.name for g in self._groups for slot in g.slots if slot.is_volatile}
+        volatile = {entry.name for g in self._groups for entry in g.entries if entry.is_volatile}
         given = {name: tensor for name, tensor in state.items() if name not in volatile}
         for group in self._groups:  # a file may have any one of the names of a tie
-            names = [slot.name for slot in group.slots if not slot.is_volatile]
+            names = [entry.name for entry in group.entries if not entry.is_volatile]
             stored = [name for name in names if name in state]
             given.update({name: state[stored[0]] for name in names if stored and name not in state})
         extras = [name for name in state if name.rpartition(".")[2] == EXTRA_STATE]
         self._changed += extras
         news: dict[int, list[torch.Tensor]] = {}
-        own = [[(slot, slot.registry[slot.key]) for slot in group.slots] for group in self._groups]
+        own = [
+            [(entry, entry.registry[entry.key]) for entry in group.entries]
+            for group in self._groups
+        ]
         with self._naming_changed():
             try:
                 self._load(given)
@@ -98,7 +108,9 @@ class HookedLoad:
                 for group, originals in zip(self._groups, own, strict=True):
                     news[id(group)] = _taken_back(originals)
         for group in self._groups:
-            stored = [slot.name for slot in group.slots if slot.is_volatile and slot.name in state]
+            stored = [
+                entry.name for entry in group.entries if entry.is_volatile and entry.name in state
+            ]
             if found := news[id(group)] or [state[name] for name in stored]:
                 self._fit(group, found)
         self.problems = cut(self.problems)
@@ -144,7 +156,7 @@ class HookedLoad:
             self.problems.append(f"{group.name!r} {problem}")
             return
         if any(not _is_same(new, other) for other in news[1:]):
-            names = " and ".join(repr(slot.name) for slot in group.slots)
+            names = " and ".join(repr(entry.name) for entry in group.entries)
             self.problems.append(f"{names} are tied in the module, but differ in the file")
         dtype = self._dtype_of(group, new)
         if dtype != new.dtype and not self._is_converting:
@@ -205,7 +217,7 @@ class HookedLoad:
             hook(module, keys)
 
     def _note(self, group: Group) -> None:
-        self._changed += [slot.name for slot in group.slots]
+        self._changed += [entry.name for entry in group.entries]
 
     @contextmanager
     def _naming_changed(self) -> Iterator[None]:
@@ -213,10 +225,10 @@ class HookedLoad:
             yield
         except Exception as error:  # also from hooks
             written = [
-                slot.name
+                entry.name
                 for group, version in zip(self._groups, self._versions, strict=True)
                 if _version(group.tensor) != version
-                for slot in group.slots
+                for entry in group.entries
             ]
             changed = tuple(dict.fromkeys(self._changed + written))
             if isinstance(error, Error):
@@ -230,16 +242,16 @@ class HookedLoad:
             raise wrapped from error
 
 
-def _taken_back(originals: list[tuple[Slot, torch.Tensor]]) -> list[torch.Tensor]:
+def _taken_back(originals: list[tuple[ModuleEntry, torch.Tensor]]) -> list[torch.Tensor]:
     """Puts the module's own tensors back; returns the tensors that were assigned instead."""
     news = []
-    for slot, own in originals:
-        new = slot.registry.get(slot.key)
+    for entry, own in originals:
+        new = entry.registry.get(entry.key)
         if new is None or new is own:
             continue
         # If a hook has changed the shape, the assigned tensor stays.
         if not is_lazy(own) and new.shape == own.shape:
-            slot.put(own)
+            entry.put(own)
             news.append(new)
     return news
 

@@ -15,8 +15,8 @@ from libtz.torch.cast import check_dtype, load_as
 from libtz.torch.filling import Filling
 from libtz.torch.fit import fit_of, refuse
 from libtz.torch.load_hooks import HookedLoad, has_load_hooks
+from libtz.torch.module_entries import Target
 from libtz.torch.names import FileNames, Rename, strangers
-from libtz.torch.slots import Target
 
 __all__ = ["load_model"]
 

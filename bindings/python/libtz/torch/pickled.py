@@ -45,8 +45,8 @@ U = TypeVar("U")
 
 SHARD_SUFFIXES = (".bin",)
 
-# What a file may become beyond its own size: shared containers that are written out, and tensors of
-# stride 0, which repeat what they hold.
+# How much larger than the file its contents may be: shared containers are written out, and tensors
+# of stride 0 repeat their data.
 OBJECT_SIZE_EXTRA = 100_000
 TENSORS_SIZE_EXTRA = 1 << 30
 
@@ -70,7 +70,7 @@ class Pickled(Checkpoint[torch.Tensor]):
         self._stats = TransferStats()
         if location.name.endswith(INDEX_SUFFIX):
             value: Any = _load_set(location, options)
-            size = 0  # of what is no tensor
+            size = 0  # of all that is not a tensor
         else:
             value = _load(location.text)
             size = Path(location.text).stat().st_size
@@ -179,7 +179,7 @@ class Pickled(Checkpoint[torch.Tensor]):
         self._tensors = {}
 
     def _require_held(self) -> None:
-        """That the tensors are not much larger than what is held of them."""
+        """Raises an error if the tensors are much larger than their stored data."""
         storages = {
             storage.data_ptr(): storage.nbytes()
             for storage in (tensor.untyped_storage() for tensor in self._tensors.values())
@@ -187,8 +187,8 @@ class Pickled(Checkpoint[torch.Tensor]):
         size = sum(info.stored_nbytes for info in self._infos.values())
         if size > sum(storages.values()) + TENSORS_SIZE_EXTRA:
             raise FormatError(
-                f"{self._location}: its tensors would have {size} bytes, made by repeating the"
-                f" {sum(storages.values())} that it holds",
+                f"{self._location}: its tensors would have {size} bytes, repeated from only"
+                f" {sum(storages.values())} stored bytes",
                 code="bad-pickle",
             )
 

@@ -19,7 +19,7 @@ from libtz.errors import OptionError
 from libtz.locations import Location, resolve_sink
 from libtz.options import WriteOptions
 from libtz.sinks.base import Extent, Sink
-from libtz.sources.url import shown
+from libtz.sources.url import redacted
 
 __all__ = ["CheckpointWriter", "Ending", "TensorSpec", "untied"]
 
@@ -286,5 +286,5 @@ def _label(target: Any) -> str:
     if isinstance(target, Location):
         return str(target)
     if isinstance(target, (str, PathLike)):
-        return shown(fspath(target))
+        return redacted(fspath(target))
     return str(getattr(target, "name", f"<{type(target).__name__}>"))

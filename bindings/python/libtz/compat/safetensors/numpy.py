@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libtz import numpy as libtz_numpy
+from libtz.arrays.numpy_arrays import dtype_name
 from libtz.compat.safetensors import safe_open
 from libtz.compat.safetensors._raw import file_bytes
 from libtz.compat.safetensors._writing import check_names, write, written
@@ -48,8 +49,7 @@ def load_file(filename: Any, *, backend: str = "mmap") -> dict[str, NDArray[Any]
 def _specs(arrays: Mapping[str, Any]) -> list[TensorSpec]:
     check_names(arrays.keys())
     return [
-        TensorSpec(name, libtz_numpy._dtype_name(name, array), array.shape)
-        for name, array in arrays.items()
+        TensorSpec(name, dtype_name(name, array), array.shape) for name, array in arrays.items()
     ]
 
 

@@ -30,7 +30,7 @@ from libtz.format import TensorInfo
 from libtz.torch import tensor_bytes
 from libtz.torch.fit import EXTRA_STATE
 from libtz.torch.load_hooks import HookedLoad, has_load_hooks
-from libtz.torch.slots import Target
+from libtz.torch.module_entries import Target
 from libtz.writing.base import TensorSpec
 
 __all__ = ["load", "load_file", "load_model", "safe_open", "save", "save_file", "save_model"]

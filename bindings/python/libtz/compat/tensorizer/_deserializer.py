@@ -28,7 +28,7 @@ from libtz.compat.tensorizer._arrays import bits, numpy_has, raw_array
 from libtz.compat.tensorizer._encryption import DecryptionParams
 from libtz.compat.tensorizer._entries import Entry, arranged, entries_of, layers, leaves
 from libtz.compat.tensorizer._errors import CryptographyError, HashMismatchError, translated
-from libtz.compat.tensorizer._loading import load_into, slots_of
+from libtz.compat.tensorizer._loading import load_into, module_entries
 from libtz.compat.tensorizer._types import FilterFuncType, TensorType
 from libtz.compat.tensorizer.stream_io import ObjectReader, open_stream
 from libtz.errors import OptionError
@@ -315,20 +315,20 @@ class TensorDeserializer(Mapping[Any, Any], AbstractContextManager["TensorDeseri
         """Compares the module with the file, bit for bit. Returns whether all tensors are equal,
         and the result for each."""
         file = self._opened()
-        slots = slots_of(m)
+        targets = module_entries(m)
         results: dict[str, bool] = {entry.name: False for entry in self._entries}
         present = [
             entry.name
             for entry in self._entries
-            if (slot := slots.get(entry.name)) is not None
-            and slot.tensor is not None
-            and not slot.tensor.is_meta
-            and slot.tensor.dtype == TORCH_DTYPES.get(entry.dtype)
-            and tuple(slot.tensor.shape) == entry.shape
+            if (target := targets.get(entry.name)) is not None
+            and target.tensor is not None
+            and not target.tensor.is_meta
+            and target.tensor.dtype == TORCH_DTYPES.get(entry.dtype)
+            and tuple(target.tensor.shape) == entry.shape
         ]
         with translated():
             for name, stored in file.iter_tensors(present):
-                tensor = slots[name].tensor
+                tensor = targets[name].tensor
                 if tensor is not None:
                     tensor_bytes.check(name, tensor)
                     results[name] = torch.equal(bits(tensor.detach().cpu()), bits(stored))

@@ -15,7 +15,7 @@ from libtz.compat.tensorizer._arrays import bits
 from libtz.compat.tensorizer._entries import Entry
 from libtz.compat.tensorizer._types import TensorType
 
-__all__ = ["Slot", "load_into", "slots_of"]
+__all__ = ["ModuleEntry", "load_into", "module_entries"]
 
 
 class MissingModuleError(ValueOptionError, KeyError):
@@ -23,7 +23,7 @@ class MissingModuleError(ValueOptionError, KeyError):
 
 
 @dataclass(frozen=True)
-class Slot:
+class ModuleEntry:
     """A parameter or buffer of a module, which may be None."""
 
     owner: torch.nn.Module
@@ -32,25 +32,20 @@ class Slot:
     tensor: torch.Tensor | None
 
     @property
-    def identity(self) -> object:
-        """Equal for slots that share a tensor."""
-        return id(self.owner), self.key if self.tensor is None else id(self.tensor)
-
-    @property
     def is_saved(self) -> bool:
         return self.is_parameter or self.key not in self.owner._non_persistent_buffers_set
 
 
-def slots_of(module: torch.nn.Module) -> dict[str, Slot]:
-    """The slots by name. The slots of a module with several names appear under each of them."""
-    slots: dict[str, Slot] = {}
+def module_entries(module: torch.nn.Module) -> dict[str, ModuleEntry]:
+    """The parameters and buffers by name; those of a module with several names, under each name."""
+    targets: dict[str, ModuleEntry] = {}
     for prefix, owner in module.named_modules(remove_duplicate=False):
         dot = f"{prefix}." if prefix else ""
         for key, parameter in owner._parameters.items():
-            slots[dot + key] = Slot(owner, key, True, parameter)
+            targets[dot + key] = ModuleEntry(owner, key, True, parameter)
         for key, buffer in owner._buffers.items():
-            slots[dot + key] = Slot(owner, key, False, buffer)
-    return slots
+            targets[dot + key] = ModuleEntry(owner, key, False, buffer)
+    return targets
 
 
 def load_into(
@@ -62,39 +57,41 @@ def load_into(
 ) -> None:
     """Reports all mismatches in one error before the module is modified. `is_all`: nothing was
     filtered out, so tensors of the module that are not in the file cause a warning."""
-    slots = slots_of(module)
-    fitting = {entry.name: slots[entry.name] for entry in entries if entry.name in slots}
-    new = [entry for entry in entries if entry.name not in slots]
-    _check(module, entries, slots, new)
+    targets = module_entries(module)
+    fitting = {entry.name: targets[entry.name] for entry in entries if entry.name in targets}
+    new = [entry for entry in entries if entry.name not in targets]
+    _check(module, entries, targets, new)
     tensors = fetch(entries)
     made: dict[object, list[torch.Tensor]] = {}
-    for name, slot in fitting.items():
-        made.setdefault(_tie(slot), []).append(tensors[name])
+    for name, target in fitting.items():
+        made.setdefault(_tie(target), []).append(tensors[name])
     broken = {tie for tie, group in made.items() if not _all_equal(group)}
     kept = {
-        tie: _fitted(slot, made[tie][0]) for slot in slots.values() if (tie := _tie(slot)) in made
+        tie: _fitted(target, made[tie][0])
+        for target in targets.values()
+        if (tie := _tie(target)) in made
     }
-    for name, slot in slots.items():
-        tie = _tie(slot)
+    for name, target in targets.items():
+        tie = _tie(target)
         if tie not in made:
             continue
         if tie in broken and name in fitting:
-            _put(slot, _fitted(slot, tensors[name]))
+            _put(target, _fitted(target, tensors[name]))
         else:
-            _put(slot, kept[tie])
+            _put(target, kept[tie])
     for entry in new:
         _register(module, entry, tensors[entry.name])
-    _warn(slots, made, broken, fitting, new, is_all)
+    _warn(targets, made, broken, fitting, new, is_all)
 
 
-def _tie(slot: Slot) -> object:
-    return (id(slot.owner), slot.key) if slot.tensor is None else id(slot.tensor)
+def _tie(target: ModuleEntry) -> object:
+    return (id(target.owner), target.key) if target.tensor is None else id(target.tensor)
 
 
 def _check(
     module: torch.nn.Module,
     entries: Sequence[Entry],
-    slots: Mapping[str, Slot],
+    targets: Mapping[str, ModuleEntry],
     new: Sequence[Entry],
 ) -> None:
     problems = []
@@ -108,11 +105,11 @@ def _check(
     if problems:
         raise MissingModuleError(_mismatches(module, problems))
     for entry in entries:
-        slot = slots.get(entry.name)
-        if slot is None or slot.tensor is None or is_lazy(slot.tensor):
+        target = targets.get(entry.name)
+        if target is None or target.tensor is None or is_lazy(target.tensor):
             continue
-        if tuple(slot.tensor.shape) != entry.shape:
-            shape = tuple(slot.tensor.shape)
+        if tuple(target.tensor.shape) != entry.shape:
+            shape = tuple(target.tensor.shape)
             problems.append(
                 f"{entry.name!r} has shape {entry.shape} in the file and {shape} in the module"
             )
@@ -130,12 +127,12 @@ def _all_equal(group: Sequence[torch.Tensor]) -> bool:
     return all(torch.equal(first, other) for other in rest)
 
 
-def _fitted(slot: Slot, tensor: torch.Tensor) -> torch.Tensor:
+def _fitted(target: ModuleEntry, tensor: torch.Tensor) -> torch.Tensor:
     """The tensor to assign: a detached buffer, or a parameter with the attributes of the old
     one."""
-    if not slot.is_parameter:
+    if not target.is_parameter:
         return tensor.detach()
-    old = slot.tensor
+    old = target.tensor
     can_learn = tensor.is_floating_point() or tensor.is_complex()
     wants = can_learn if old is None else old.requires_grad and can_learn
     parameter = torch.nn.Parameter(tensor.detach(), requires_grad=wants)
@@ -144,11 +141,11 @@ def _fitted(slot: Slot, tensor: torch.Tensor) -> torch.Tensor:
     return parameter
 
 
-def _put(slot: Slot, tensor: torch.Tensor) -> None:
+def _put(target: ModuleEntry, tensor: torch.Tensor) -> None:
     if isinstance(tensor, torch.nn.Parameter):
-        slot.owner._parameters[slot.key] = tensor
+        target.owner._parameters[target.key] = tensor
     else:
-        slot.owner._buffers[slot.key] = tensor
+        target.owner._buffers[target.key] = tensor
 
 
 def _register(module: torch.nn.Module, entry: Entry, tensor: torch.Tensor) -> None:
@@ -162,25 +159,25 @@ def _register(module: torch.nn.Module, entry: Entry, tensor: torch.Tensor) -> No
 
 
 def _warn(
-    slots: Mapping[str, Slot],
+    targets: Mapping[str, ModuleEntry],
     made: Mapping[object, Sequence[torch.Tensor]],
     broken: set[object],
-    fitting: Mapping[str, Slot],
+    fitting: Mapping[str, ModuleEntry],
     new: Sequence[Entry],
     is_all: bool,
 ) -> None:
     reports = []
     if new:
         reports.append(("were not in the module and were added", [entry.name for entry in new]))
-    untied = [name for name, slot in fitting.items() if _tie(slot) in broken]
+    untied = [name for name, target in fitting.items() if _tie(target) in broken]
     if untied:
         reports.append(("were tied in the module, but differ in the file, and were untied", untied))
     missing = [
         name
-        for name, slot in slots.items()
-        if slot.tensor is not None
-        and _tie(slot) not in made
-        and (slot.is_saved or slot.tensor.is_meta)
+        for name, target in targets.items()
+        if target.tensor is not None
+        and _tie(target) not in made
+        and (target.is_saved or target.tensor.is_meta)
     ]
     if missing and is_all:
         reports.append(("of the module are not in the file and were not loaded", missing))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
 
-from libtz import numpy as libtz_numpy
+from libtz.arrays.numpy_arrays import dtype_name
 from libtz.arrays.torch_dtypes import FORMAT_NAMES
 from libtz.compat._errors import TypeOptionError, ValueOptionError
 from libtz.compat.tensorizer._encryption import EncryptionParams
@@ -205,9 +205,9 @@ class TensorSerializer:
         known = {item.path for item in self._gathered}
         for item in items:
             if item.path in known:
-                raise OptionError(f"tensor {_shown(item.path)!r} is written twice")
+                raise OptionError(f"tensor {_path_text(item.path)!r} is written twice")
             known.add(item.path)
-            tensor_bytes.check(_shown(item.path), _as_torch(item.tensor))
+            tensor_bytes.check(_path_text(item.path), _as_torch(item.tensor))
             self._size += item.tensor.nbytes
         self._gathered += items
         for item in items:
@@ -347,7 +347,7 @@ def _flatten(root: Any) -> Iterator[tuple[TensorPath, torch.Tensor]]:
 
 
 def _children(path: TensorPath, container: Any) -> Iterator[tuple[Any, Any]]:
-    where = "the state dict" if not path else repr(_shown(path))
+    where = "the state dict" if not path else repr(_path_text(path))
     if isinstance(container, Mapping):
         for key in container:
             if not isinstance(key, str):
@@ -363,7 +363,7 @@ def _children(path: TensorPath, container: Any) -> Iterator[tuple[Any, Any]]:
     return iter(children)
 
 
-def _shown(path: TensorPath) -> str:
+def _path_text(path: TensorPath) -> str:
     return "/".join(map(str, path))
 
 
@@ -386,9 +386,9 @@ def _with_lists(layer: Any) -> Any:
 
 
 def _record(item: _Item) -> TensorRecord:
-    tensor, name = item.tensor, _shown(item.path)
+    tensor, name = item.tensor, _path_text(item.path)
     if isinstance(tensor, np.ndarray):
-        dtype = libtz_numpy._dtype_name(name, tensor)
+        dtype = dtype_name(name, tensor)
         is_meta = False
     else:
         is_meta = isinstance(tensor, torch.Tensor) and tensor.is_meta and not is_lazy(tensor)

@@ -16,7 +16,7 @@ from libtz.errors import OptionError
 from libtz.format import TensorInfo
 from libtz.torch.cast import is_cast
 
-__all__ = ["Group", "Slot", "Target", "groups_of", "overlapping", "problem_of"]
+__all__ = ["Group", "ModuleEntry", "Target", "groups_of", "overlapping", "problem_of"]
 
 PLAIN_TYPES = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
@@ -25,7 +25,7 @@ UNSCALED_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
-class Slot:
+class ModuleEntry:
     """A parameter or buffer of a module, by name."""
 
     name: str
@@ -44,21 +44,21 @@ class Slot:
 
 @dataclass
 class Group:
-    """A tensor of the module with all its slots: more than one if it is tied."""
+    """A tensor of the module with all its entries: more than one if it is tied."""
 
     tensor: torch.Tensor
-    slots: list[Slot] = field(default_factory=list)
+    entries: list[ModuleEntry] = field(default_factory=list)
     # The file's tensors for it. More than one if the file stores a tie as copies.
     infos: list[TensorInfo] = field(default_factory=list)
 
     @property
     def name(self) -> str:
-        return self.slots[0].name
+        return self.entries[0].name
 
     @property
     def objects(self) -> list[torch.Tensor]:
-        """The distinct tensor objects in the slots: a parameter and its detach() are two."""
-        found = [slot.registry[slot.key] for slot in self.slots]
+        """The distinct tensor objects in the entries: a parameter and its detach() are two."""
+        found = [entry.registry[entry.key] for entry in self.entries]
         return list({id(tensor): tensor for tensor in found}.values())
 
 
@@ -116,7 +116,7 @@ def groups_of(module: torch.nn.Module) -> list[Group]:
                 continue
             is_volatile = not is_parameter and key in owner._non_persistent_buffers_set
             group = groups.setdefault(_identity(tensor), Group(tensor))
-            group.slots.append(Slot(dot + key, owner, key, is_parameter, is_volatile))
+            group.entries.append(ModuleEntry(dot + key, owner, key, is_parameter, is_volatile))
     return list(groups.values())
 
 

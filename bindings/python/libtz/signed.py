@@ -1,0 +1,130 @@
+"""The digest of a source that is pinned by a signature, rather than by the digest itself."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from libtz.bundle import BUNDLE_SIZE_MAX, KEY_SIZE_MAX, signed_files
+from libtz.errors import FormatError, IntegrityError, OptionError
+from libtz.locations import Location
+from libtz.manifest import MANIFEST_NAME, MANIFEST_SIZE_MAX, MANIFEST_SUFFIX, Manifest
+from libtz.options import ReadOptions
+
+__all__ = ["PIN_SUFFIX", "pinned_digest", "signed_digest"]
+
+PIN_SUFFIX = ".pin"
+
+_PIN = re.compile(rb"(blake3:[0-9a-f]{64})\n")
+
+
+def signed_digest(
+    source: str | os.PathLike[str] | Location,
+    *,
+    signature: str | os.PathLike[str],
+    public_key: str | os.PathLike[str] | bytes,
+    options: ReadOptions | None = None,
+) -> str:
+    """The digest to load `source` with, after a signature of it was checked.
+
+    `source` and `signature` are paths or URLs. `signature` is a bundle written by `model_signing
+    sign key`; `public_key` is the path of the key in PEM, or its bytes. The bundle must list, by
+    its name:
+
+    - a folder, or the manifest of a set: the manifest, `model.tz-set`;
+    - a .tz file: its pin, `NAME.tz.pin`, which is read from beside the file;
+    - any other file: the file itself. The digest then is its SHA-256.
+
+    Raises IntegrityError if another key signed the bundle, if it does not list the file, or if the
+    manifest or pin was changed; FormatError if one of the three is malformed; OptionError for other
+    kinds of keys and signatures; and SourceError if something cannot be read.
+    """
+    options = options or ReadOptions()
+    bundle_at, location = Location.of(signature), Location.of(source)
+    bundle = bundle_at.read(options, size_max=BUNDLE_SIZE_MAX)
+    files = signed_files(bundle, _key_bytes(public_key), str(bundle_at))
+    if location.is_folder() or location.name.endswith(MANIFEST_SUFFIX):
+        if not location.name.endswith(MANIFEST_SUFFIX):
+            location = location.folder().sibling(MANIFEST_NAME)
+        data = _read_signed(location, files, bundle_at, options, MANIFEST_SIZE_MAX)
+        return Manifest.parse(data, str(location)).digest
+    if not location.name.endswith(".tz"):
+        return f"sha256:{_listed(location.name, files, bundle_at)}"
+    location = location.sibling(location.name + PIN_SUFFIX)
+    return _parsed_pin(_read_signed(location, files, bundle_at, options, KEY_SIZE_MAX), location)
+
+
+def pinned_digest(
+    source: Any,
+    digest: str | None,
+    signature: str | os.PathLike[str] | None,
+    public_key: str | os.PathLike[str] | bytes | None,
+    options: ReadOptions,
+) -> str | None:
+    """The digest that pins a source: the one given, or the one that a signature covers."""
+    if signature is None and public_key is None:
+        return digest
+    if signature is None or public_key is None:
+        raise OptionError("signature and public_key go together: pass both")
+    if digest is not None:
+        raise OptionError("a digest and a signature exclude each other; pass one of them")
+    if not isinstance(source, (str, os.PathLike, Location)):
+        raise OptionError("a signature covers files by name, so the source must be a path or URL")
+    return signed_digest(source, signature=signature, public_key=public_key, options=options)
+
+
+def _key_bytes(public_key: str | os.PathLike[str] | bytes) -> bytes:
+    if isinstance(public_key, bytes):
+        return public_key
+    if "-----BEGIN" in os.fspath(public_key):  # shown as a path, a private key would be in messages
+        raise OptionError("public_key is a path; pass the key itself as bytes")
+    try:
+        with Path(public_key).open("rb") as file:
+            return file.read(KEY_SIZE_MAX)
+    except OSError as error:
+        raise OptionError(f"{public_key} cannot be read: {error.strerror}") from None
+
+
+def _listed(name: str, files: dict[str, str], bundle_at: Location) -> str:
+    """The SHA-256 of a signed file."""
+    if name not in files:
+        advice = (
+            f"; before signing, write it with `tz digest --{_FLAGS[Path(name).suffix]}`"
+            if Path(name).suffix in _FLAGS
+            else ""
+        )
+        raise IntegrityError(
+            f"{bundle_at}: the signature does not cover {name!r}{advice}", code="signature"
+        )
+    return files[name]
+
+
+_FLAGS = {MANIFEST_SUFFIX: "set", PIN_SUFFIX: "pin"}
+
+
+def _read_signed(
+    location: Location,
+    files: dict[str, str],
+    bundle_at: Location,
+    options: ReadOptions,
+    size_max: int,
+) -> bytes:
+    """The contents of a small file, which the signature covers."""
+    expected = _listed(location.name, files, bundle_at)
+    data = location.read(options, size_max=size_max)
+    found = hashlib.sha256(data).hexdigest()
+    if found != expected:
+        raise IntegrityError.wrong_pin(str(location), f"sha256:{expected}", f"sha256:{found}")
+    return data
+
+
+def _parsed_pin(data: bytes, location: Location) -> str:
+    match = _PIN.fullmatch(data)
+    if match is None:
+        raise FormatError(
+            f"{location}: a pin is one line, the digest of a .tz file", code="bad-signature"
+        )
+    return match[1].decode("ascii")

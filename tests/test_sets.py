@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from tests.raising import raises
 from tests.servers import Nginx, Seaweed
 
 import libtz
@@ -36,6 +37,7 @@ TENSORS = {
     "b": torch.arange(300, dtype=torch.int16),
     "c": torch.arange(140_000, dtype=torch.float64).view(140, 1000),
 }
+OTHER_PIN = "blake3:" + "0" * 64
 WEIGHT_MAP = {"a": SHARDS[0], "b": SHARDS[1], "c": SHARDS[1]}
 
 
@@ -207,7 +209,7 @@ def test_an_index_that_the_manifest_does_not_list_is_not_read(tmp_path: Path) ->
     (folder / INDEX).write_text(json.dumps({"weight_map": {"a": "evil-1-of-1.safetensors"}}))
     safetensors.torch.save_file({"a": TENSORS["a"] + 1}, folder / "evil-1-of-1.safetensors")
     assert_equal(libtz.torch.load_file(folder, digest=digest))
-    with pytest.raises(SourceNotFoundError, match="its manifest does not list"):
+    with raises(SourceNotFoundError, url=str(folder / INDEX)):
         libtz.open(folder / INDEX, digest=digest)
 
 
@@ -240,14 +242,14 @@ def test_pins_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="tz digest --set"):
         libtz.open(folder, digest=digest)  # there is no manifest
     assert sets.write_manifest(folder) == digest
-    with pytest.raises(IntegrityError, match="pinned by its set digest"):
-        libtz.open(folder, digest="blake3:" + "0" * 64)
+    with raises(IntegrityError, code="digest", expected=OTHER_PIN):
+        libtz.open(folder, digest=OTHER_PIN)
     with pytest.raises(OptionError, match="begins with blake3:"):
         libtz.open(folder / "model.tz-set", digest="sha256:" + "0" * 64)
     with pytest.raises(OptionError, match="local='map'"):
         libtz.open(folder, digest=digest, options=ReadOptions(local="map"))
     (folder / "model.tz-set").write_text("tz-set 2\n")
-    with pytest.raises(FormatError, match="version 2"):
+    with raises(FormatError, code="version"):
         libtz.open(folder / "model.tz-set")
 
 
@@ -463,7 +465,7 @@ def test_folders_that_are_no_set(
 def test_folders_without_files(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="holds no files"):
         sets.write_manifest(tmp_path)
-    with pytest.raises(SourceError, match="cannot be listed"):
+    with pytest.raises(SourceNotFoundError):
         sets.write_manifest(tmp_path / "nowhere")
 
 

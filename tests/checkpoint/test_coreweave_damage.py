@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tests.coreweave_files import Entry, build
+from tests.raising import raises
 
 import libtz
 import libtz.torch
@@ -466,7 +467,7 @@ def test_paths_do_not_make_nodes_without_end() -> None:
     with libtz.open(deep(555)) as file:
         assert len(file.structure()) == 1 + 127 * 555 <= 65_536 + 9 * 555 < 1 + 127 * 556
     for act in (libtz.open, lambda data: TensorDeserializer(io.BytesIO(data), device="cpu")):
-        with pytest.raises(libtz.FormatError, match=r"65,536 dicts and lists .* \(lim") as caught:
+        with raises(libtz.FormatError, code="limit") as caught:
             act(deep(556))
         assert str(caught.value.tensor).startswith("555/0/0")
 

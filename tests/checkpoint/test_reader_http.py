@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 from tests.faults.server import Fault, FaultServer, Request
 from tests.files import File, make_file, random_tensor
+from tests.raising import raises
 from tests.servers import Nginx
 
 import libtz
 import libtz.torch
-from libtz.errors import IntegrityError, SourceError
+from libtz.errors import IntegrityError, SourceError, SourceNotFoundError
 from libtz.options import HttpOptions, ReadOptions, RetryPolicy
 from libtz.sources.stragglers import Stragglers
 
@@ -97,7 +98,7 @@ def test_a_server_that_changes_bits(file: File) -> None:
         for digest in (None, file.digest):
             with (
                 libtz.open(server.url(), options=OPTIONS, digest=digest) as f,
-                pytest.raises(IntegrityError, match="'07', chunk 0"),
+                raises(IntegrityError, tensor="07", chunk=0),
             ):
                 f.load()
 
@@ -154,7 +155,7 @@ def test_an_error_does_not_wait_for_stalled_connections(file: File) -> None:
         server.faults.extend(stalls)
         server.always = Fault(status=404)
         begin = time.monotonic()
-        with pytest.raises(SourceError, match="404"):
+        with raises(SourceNotFoundError, status=404):
             f.load()
         assert time.monotonic() - begin < 5
 

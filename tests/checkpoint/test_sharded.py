@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from tests.raising import raises
 from tests.servers import Nginx, Seaweed
 
 import libtz
@@ -18,6 +19,7 @@ import libtz.torch
 from libtz import FormatError, OptionError, ReadOptions, S3Options, SourceError
 from libtz.checkpoint.file import File
 from libtz.checkpoint.sharded import Sharded
+from libtz.errors import SourceNotFoundError
 
 INDEX = "model.safetensors.index.json"
 SHARDS = {
@@ -114,8 +116,9 @@ def test_over_http(nginx: Nginx) -> None:
     folder = write_set(nginx.root / "set é")
     assert_equal(libtz.torch.load_file(f"{nginx.http}/set é/{INDEX}?download=true"))
     (folder / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(SourceError, match=r"00002-of-00002\.safetensors cannot be read.*404"):
+    with raises(SourceNotFoundError, status=404) as caught:
         libtz.torch.load_file(f"{nginx.http}/set é/{INDEX}")
+    assert caught.value.url.endswith("00002-of-00002.safetensors")
 
 
 def test_over_s3(seaweed: Seaweed, folder: Path) -> None:
@@ -135,7 +138,7 @@ def test_files_are_opened_when_needed(folder: Path) -> None:
     (folder / "model-00002-of-00002.safetensors").unlink()
     with libtz.open(folder) as f:
         assert torch.equal(f["a"], TENSORS["a"])
-        with pytest.raises(SourceError, match="00002-of-00002"):
+        with raises(SourceNotFoundError, url=str(folder / "model-00002-of-00002.safetensors")):
             f["c"]
 
 
@@ -216,7 +219,7 @@ def test_an_index_that_leaves_a_part_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [5_000, 999_999_999])
 def test_a_part_of_very_many(tmp_path: Path, count: int) -> None:
     safetensors.torch.save_file(TENSORS, tmp_path / f"model-1-of-{count}.safetensors")
-    with pytest.raises(FormatError, match="most files are missing"):
+    with raises(FormatError, code="bad-set"):
         libtz.open(tmp_path)
 
 
@@ -282,9 +285,8 @@ def test_a_set_without_a_manifest_cannot_be_pinned(folder: Path) -> None:
 def test_an_index_names_files_of_its_folder_only(tmp_path: Path, name: Any) -> None:
     (tmp_path / "secret.safetensors").write_bytes(safetensors.torch.save(TENSORS))
     folder = write_set(tmp_path / "model", {**WEIGHT_MAP, "a": name})
-    with pytest.raises(FormatError, match=r"the file of tensor 'a' is") as caught:
+    with raises(FormatError, code="bad-index") as caught:
         libtz.open(folder)
-    assert caught.value.code == "bad-index"
     assert INDEX in str(caught.value)
     assert str(caught.value).isprintable()
 
@@ -293,7 +295,7 @@ def test_an_absolute_path_in_an_index(tmp_path: Path) -> None:
     secret = tmp_path / "secret.safetensors"
     secret.write_bytes(safetensors.torch.save(TENSORS))
     folder = write_set(tmp_path / "model", dict.fromkeys(TENSORS, os.fspath(secret)))
-    with pytest.raises(FormatError, match="not the name of a"):
+    with raises(FormatError, code="bad-index"):
         libtz.open(folder)
 
 
@@ -329,7 +331,7 @@ def test_indexes_that_are_not_right(tmp_path: Path, text: bytes, reason: str) ->
 def test_an_index_that_is_too_large(tmp_path: Path) -> None:
     with (tmp_path / INDEX).open("wb") as file:
         file.truncate((64 << 20) + 1)
-    with pytest.raises(FormatError, match="67108865 bytes"):
+    with raises(FormatError, code="too-large"):
         libtz.open(tmp_path)
 
 
@@ -337,10 +339,9 @@ def test_an_index_that_promises_too_much(tmp_path: Path) -> None:
     folder = write_set(tmp_path, {**WEIGHT_MAP, "d": "model-00002-of-00002.safetensors"})
     with (
         libtz.open(folder) as f,
-        pytest.raises(FormatError, match="is missing") as caught,
+        raises(FormatError, code="bad-set", tensor="d") as caught,
     ):
         f.load()
-    assert (caught.value.code, caught.value.tensor) == ("bad-set", "d")
     assert "model-00002-of-00002.safetensors" in str(caught.value)
 
 
@@ -372,13 +373,13 @@ def test_a_tensor_that_two_files_hold(folder: Path) -> None:
     safetensors.torch.save_file(both, folder / "model-00002-of-00002.safetensors")
     assert_equal(libtz.torch.load_file(folder))
     (folder / INDEX).unlink()
-    with pytest.raises(FormatError, match=r"tensor 'a' is also in 'model-00001"):
+    with raises(FormatError, code="bad-set", tensor="a"):
         libtz.open(folder)
 
 
 def test_files_of_two_formats(folder: Path) -> None:
     libtz.torch.save_file({"c": TENSORS["c"]}, folder / "model-00002-of-00002.safetensors")
-    with libtz.open(folder) as f, pytest.raises(FormatError, match="another format"):
+    with libtz.open(folder) as f, raises(FormatError, code="bad-set"):
         f.load()
 
 

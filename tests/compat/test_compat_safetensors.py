@@ -237,7 +237,9 @@ def test_nothing_is_changed_in_a_model_that_does_not_fit(tmp_path: Path) -> None
     safetensors.torch.save_file(tensors, path)
     model = Tied()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(OptionError, match=r"nothing was changed:\n.*shape \(4,\)"):
+    with pytest.raises(
+        OptionError, match=r"\n    size mismatch for body.bias: .*\n.*nothing was changed"
+    ):
         our_torch.load_model(model, path, strict=False)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])

@@ -13,6 +13,7 @@ from email.utils import format_datetime
 
 import pytest
 from tests.faults.server import Fault, FaultServer
+from tests.raising import raises
 
 import libtz
 from libtz.errors import FormatError, OptionError, SourceError
@@ -391,11 +392,11 @@ def test_a_416_without_a_size_is_of_an_empty_object(server: FaultServer) -> None
     source = HttpSource(server.url(), OPTIONS)
     assert source.open(memoryview(bytearray(10))) == 0
     source.close()
-    with pytest.raises(FormatError, match=r"empty \(0 bytes\)"):
+    with raises(FormatError, code="truncated"):
         libtz.open(server.url(), options=ReadOptions(http=OPTIONS))
     server.always = Fault(status=416, headers={"Content-Range": "bytes */7"})
     source = HttpSource(server.url(), OPTIONS)
-    with pytest.raises(SourceError, match="416"):
+    with raises(SourceError, status=416):
         source.open(memoryview(bytearray(10)))
     source.close()
 
@@ -467,11 +468,8 @@ def test_statuses_that_pass_are_tried_again(
 def test_statuses_that_stay_are_not(server: FaultServer, status: int) -> None:
     server.always = Fault(status=status, body=b"<secret>")
     source = HttpSource(server.url("/model.bin?X-Amz-Signature=secret"), OPTIONS)
-    with pytest.raises(SourceError) as caught:
+    with raises(SourceError, status=status, retryable=False) as caught:
         source.open(memoryview(bytearray(10)))
-    assert caught.value.status == status
-    assert not caught.value.retryable
-    assert str(status) in str(caught.value)
     assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert len(server.requests) == 1
@@ -524,7 +522,7 @@ def test_the_deadline_ends_the_tries(server: FaultServer) -> None:
     source = HttpSource(server.url(), HttpOptions(retry=retry, proxies={}))
     server.always = Fault(status=503)
     started_s = time.monotonic()
-    with pytest.raises(SourceError, match="503"):
+    with raises(SourceError, status=503):
         source.open(memoryview(bytearray(10)))
     assert time.monotonic() - started_s < 2
     source.close()

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import libtz.numpy
 from libtz.errors import OptionError, SourceError
 from libtz.locations import resolve_source
 from libtz.options import ReadOptions
@@ -263,6 +264,13 @@ def test_a_file_object_that_fails_is_a_source_error(path: Path) -> None:
     os.close(writer)
     with open(reader, "rb") as pipe, pytest.raises(SourceError, match="cannot be read"):  # noqa: PTH123
         FileObjectSource(pipe).open(memoryview(bytearray(10)))
+
+
+def test_files_in_text_mode_are_refused(path: Path) -> None:
+    with path.open(encoding="utf-8") as file, pytest.raises(OptionError, match="text mode"):
+        libtz.open(file)  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match="text mode"):
+        libtz.numpy.save_file({}, io.StringIO())
 
 
 def test_memory_must_be_contiguous() -> None:

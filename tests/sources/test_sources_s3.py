@@ -21,10 +21,11 @@ import botocore.session
 import numpy as np
 import pytest
 from tests.faults.server import Fault, FaultServer, Request
+from tests.raising import raises
 from tests.servers import Certificate, Seaweed
 
 import libtz.numpy
-from libtz.errors import OptionError, SourceError
+from libtz.errors import OptionError, SourceError, SourcePermissionError
 from libtz.options import HttpOptions, ReadOptions, RetryPolicy, S3Options
 from libtz.sources import s3 as s3_module
 from libtz.sources.http import HttpSource
@@ -266,7 +267,7 @@ def test_credentials_replaced_in_a_file_are_found_after_a_refusal(
     keys = [signer(request)[0] for request in fake.requests]
     assert keys == ["AKIAOLD", "AKIAOLD", "AKIANEW", "AKIANEW"]
     fake.faults.append(Fault(status=403, body=error_body("AccessDenied")))
-    with pytest.raises(SourceError, match="AccessDenied"):
+    with raises(SourcePermissionError, status=403):
         source.read_into(0, 100, [memoryview(bytearray(100))])
     assert len(fake.requests) == 5  # the same credentials are not tried again
     source.close()
@@ -340,7 +341,7 @@ def test_the_region_the_store_names_is_used(fake: FaultServer) -> None:
     assert regions == ["us-west-1", "eu-west-3", "eu-west-3"]
     fake.always = wrong
     source = S3Source("s3://bucket/key", with_keys(fake, region="us-west-1"), HTTP)
-    with pytest.raises(SourceError, match="redirect"):
+    with raises(SourceError, status=301):
         source.open(memoryview(bytearray(10)))
     source.close()
 

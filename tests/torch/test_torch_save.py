@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
+import libtz.numpy
 import libtz.torch
 from libtz.arrays.torch_dtypes import FORMAT_NAMES, TORCH_DTYPES
 from libtz.errors import OptionError
@@ -183,6 +184,22 @@ class Tied(torch.nn.Module):
         self.head.weight = self.embed.weight
         self.register_buffer("kept", torch.arange(3))
         self.register_buffer("dropped", torch.arange(4), persistent=False)
+
+
+@pytest.mark.parametrize("metadata", [[1], "text", 5, ()])
+def test_metadata_that_is_no_dict_is_refused(metadata: Any) -> None:
+    with pytest.raises(OptionError, match="metadata must be a dict"):
+        libtz.torch.save_file({"a": torch.ones(1)}, io.BytesIO(), metadata=metadata)
+
+
+@pytest.mark.parametrize("tensors", [torch.nn.Linear(1, 1), [torch.ones(1)], torch.ones(1)])
+def test_what_is_no_dict_is_refused(tensors: Any) -> None:
+    target = io.BytesIO()
+    with pytest.raises(OptionError):
+        libtz.torch.save_file(tensors, target)
+    with pytest.raises(OptionError):
+        libtz.numpy.save_file(tensors, target)
+    assert not target.getvalue()
 
 
 def test_a_module_with_buffers_and_a_tie() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from tests.files import File, Tensor, make_file, random_tensor, sample, weights
+from tests.raising import raises
 
 import libtz
 from libtz.arrays.base import Destination
@@ -118,7 +119,7 @@ def test_damage_is_found_before_anything_is_handed_out() -> None:
     file = sample()
     data = bytearray(file.data)
     data[data.index(file.tensors["big"].data[:64])] ^= 1
-    with libtz.open(bytes(data)) as f, pytest.raises(IntegrityError, match="'big'"):
+    with libtz.open(bytes(data)) as f, raises(IntegrityError, tensor="big"):
         load_with(f, LateLane())
 
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.raising import raises
 from tests.servers import Seaweed
 
 import libtz
 from libtz import Writer
-from libtz.errors import SourceError
+from libtz.errors import SourceError, SourceNotFoundError, SourcePermissionError
 from libtz.options import HttpOptions, RetryPolicy, S3Options, WriteOptions
 from libtz.writing.base import TensorSpec
 
@@ -76,7 +77,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, limit: int) -> None:
 
 def test_a_missing_folder_is_a_typed_error(tmp_path: Path) -> None:
     writer = Writer(tmp_path / "no" / "model.tz", [TensorSpec("a", "u8", (3,))])
-    with pytest.raises(SourceError, match="cannot be written: No such file"), writer:
+    with raises(SourceNotFoundError, url=str(tmp_path / "no" / "model.tz")), writer:
         writer.write("a", b"abc")
 
 
@@ -139,7 +140,7 @@ def test_an_exception_in_the_middle_aborts_the_upload(store: Any, options: Write
 
 def test_a_bucket_that_refuses_is_a_typed_error(seaweed: Seaweed) -> None:
     s3 = S3Options(endpoint=seaweed.endpoint, access_key_id="who", secret_access_key="knows")
-    with pytest.raises(SourceError, match=rf"s3://{BUCKET}/model\.tz") as error:
+    with raises(SourcePermissionError, url=f"s3://{BUCKET}/model.tz") as error:
         write(f"s3://{BUCKET}/model.tz", WriteOptions(s3=s3))
     assert "knows" not in str(error.value)
 

@@ -98,7 +98,7 @@ class Builder:
         keep: list[Any] = []
         options = new_struct("tz_builder_options")
         options.chunk_size_log2 = 0 if chunk_size is None else chunk_size.bit_length() - 1
-        pairs = _pairs(metadata or {}, keep)
+        pairs = _pairs({} if metadata is None else metadata, keep)
         options.metadata, options.metadata_count = pairs, len(pairs)
         structure = ffi.new("tz_node[]", len(nodes))
         for i, node in enumerate(nodes):
@@ -171,6 +171,8 @@ def _specs(specs: Sequence[TensorSpec], keep: list[Any]) -> Any:
 
 
 def _pairs(metadata: Mapping[str, str], keep: list[Any]) -> Any:
+    if not isinstance(metadata, Mapping):
+        raise OptionError(f"metadata must be a dict of str to str, not {type(metadata).__name__}")
     pairs = ffi.new("tz_pair[]", len(metadata))
     for pair, (key, value) in zip(pairs, metadata.items(), strict=True):
         pair.key, pair.key_size = _text(key, "a metadata key", keep)

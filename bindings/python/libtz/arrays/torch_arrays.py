@@ -13,6 +13,7 @@ from libtz.arrays.torch_dtypes import TORCH_DTYPES
 from libtz.errors import OptionError
 from libtz.format import dtype_name
 from libtz.memory import HostBuffer
+from libtz.text import excerpt
 from libtz.transfer.upload import CudaUpload, Upload
 
 __all__ = ["CudaDevice", "TorchDevice", "TorchFramework", "make_empty"]
@@ -54,7 +55,8 @@ class TorchFramework:
         try:
             torch.empty(0, device=found)
         except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA asserts
-            raise OptionError(f"device {device!r} cannot be used: {error}") from error
+            reason = excerpt(str(error).partition(". ")[0])
+            raise OptionError(f"device {device!r} cannot be used: {reason}") from error
         return CudaDevice(found) if found.type == "cuda" else TorchDevice(found)
 
 

@@ -502,7 +502,8 @@ typedef struct tz_plan tz_plan;
  *
  *   TZ_E_ENTRIES_MISSING: the diagnostic names a tensor whose chunk entries have not been put.
  *   TZ_E_ARGUMENT: also for a box that is not contiguous, in a staged plan.
- *   TZ_E_FEATURE: a box of a tensor whose dtype is unknown.
+ *   TZ_E_FEATURE: a box of a tensor whose dtype is unknown. Whole, such a tensor is read as any
+ *     other.
  *   TZ_E_LIMIT: the plan would be too large. */
 tz_status tz_plan_new(const tz_header *header, const tz_read_item *items, size_t item_count,
                       const tz_plan_options *options, tz_plan **out, tz_diagnostic *diagnostic);
@@ -678,6 +679,8 @@ typedef struct {
     uint32_t rank;
     uint32_t tie;               /* index of another spec with the same dtype and shape, whose data
                                    this one shares; or TZ_NONE32 */
+    uint64_t decoded_size;      /* in bytes. May be 0, unless the dtype is of the extensible range:
+                                   there it does not follow from the shape */
 } tz_tensor_spec;
 
 typedef struct {

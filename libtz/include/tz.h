@@ -652,7 +652,7 @@ tz_status tz_verifier_next(tz_verifier *verifier, tz_range *out, tz_diagnostic *
  *
  *   TZ_E_CHECKSUM: a checksum of chunk entries or of a chunk does not match.
  *   TZ_E_RESERVED, TZ_E_FEATURE, TZ_E_CHUNK: a chunk entry is invalid.
- *   TZ_E_CODEC: a chunk does not decode. TZ_E_FEATURE: its dtype is unknown.
+ *   TZ_E_CODEC: a compressed chunk does not decode. TZ_E_FEATURE: its dtype is unknown.
  *   TZ_E_CONTENT: the decoded data of a tensor does not match its content digest.
  *   TZ_E_ARGUMENT: also for a size that is not that of the range, and at the end.
  *

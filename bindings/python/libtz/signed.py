@@ -68,9 +68,9 @@ def pinned_digest(
     if signature is None and public_key is None:
         return digest
     if signature is None or public_key is None:
-        raise OptionError("signature and public_key go together: pass both")
+        raise OptionError("a signature needs a public key, and vice versa")
     if digest is not None:
-        raise OptionError("a digest and a signature exclude each other; pass one of them")
+        raise OptionError("a digest cannot be combined with a signature")
     if not isinstance(source, (str, os.PathLike, Location)):
         raise OptionError("a signature covers files by name, so the source must be a path or URL")
     return signed_digest(source, signature=signature, public_key=public_key, options=options)
@@ -80,7 +80,7 @@ def _key_bytes(public_key: str | os.PathLike[str] | bytes) -> bytes:
     if isinstance(public_key, bytes):
         return public_key
     if "-----BEGIN" in os.fspath(public_key):  # shown as a path, a private key would be in messages
-        raise OptionError("public_key is a path; pass the key itself as bytes")
+        raise OptionError("the public key must be a path, or the key itself as bytes")
     try:
         with Path(public_key).open("rb") as file:
             return file.read(KEY_SIZE_MAX)

@@ -28,7 +28,7 @@ test-fast: $(INSTALLED)
 	$(BIN)/python tools/build_native.py
 	$(PYTEST) -m "not server and not slow"
 
-# Of the parts where a line that no test runs is most likely to hide a fault.
+# For the parts where untested lines are most likely to hide a bug.
 coverage: $(INSTALLED)
 	$(BIN)/python tools/build_native.py
 	$(BIN)/coverage run -m pytest -m "not server and not slow" tests/native tests/checkpoint tests/writing

@@ -605,8 +605,8 @@ def test_bytes_of_an_unknown_dtype_are_read() -> None:
 
 @pytest.mark.parametrize("field", ["reserved", "codec", "stored_length"])
 def test_the_dtype_is_checked_before_the_chunks_of_the_tensor(field: str) -> None:
-    """Of a tensor with two faults, typed loads report that its dtype is unknown, the others what
-    is wrong with its chunks."""
+    """For a tensor with both faults, typed loads report the unknown dtype, and others the fault in
+    its chunks."""
     value = b"\1" * 7 if field == "reserved" else 9
     data = tz_kit.broken(EXTENSIBLE, {f"chunk[0].{field}": value})
     with libtz.open(data) as f, raises(FormatError, rule="TZ1-60"):
@@ -620,7 +620,7 @@ def vector_data(name: str) -> bytes:
 
 
 def test_a_pin_makes_loads_compare_digests() -> None:
-    """Of a chunk with the right CRC and a wrong digest."""
+    """A chunk with the right CRC and a wrong digest is refused only with a pin."""
     data = vector_data("chunk-digest")
     with libtz.open(data) as f:
         assert len(f.load()) == 1

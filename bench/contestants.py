@@ -59,6 +59,30 @@ def libtz_mapped(location: Location, *, verify: bool = True) -> Load:
     return lambda: touched(load_file(location.file(models.RAW), options=options))
 
 
+def libtz_one_by_one(location: Location, *, file: str = models.RAW) -> Load:
+    from libtz.torch import open
+
+    def load() -> None:
+        with open(location.file(file)) as opened:
+            for name in opened:
+                touched({name: opened[name]})
+
+    return load
+
+
+def libtz_safe_open(location: Location) -> Load:
+    from libtz.compat.safetensors import safe_open
+
+    return partial(one_by_one, safe_open, location.file(models.SAFETENSORS))
+
+
+def one_by_one(safe_open: Callable[..., Any], path: str) -> None:
+    """Reads every tensor alone, with the class of the safetensors package or ours."""
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 - not a mapping
+            touched({name: file.get_tensor(name)})
+
+
 def preadv(location: Location) -> Load:
     from bench.floors.preadv import load
 

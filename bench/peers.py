@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from bench import models
-from bench.contestants import Load, Location, touched
+from bench.contestants import Load, Location, one_by_one, touched
 
 PART_SIZE = 16 << 20
 CONNECTIONS = 4
@@ -23,6 +23,13 @@ def safetensors(location: Location) -> Load:
     from safetensors.torch import load_file
 
     return lambda: touched(load_file(location.file(models.SAFETENSORS)))
+
+
+def safetensors_one_by_one(location: Location) -> Load:
+    """Maps the file."""
+    from safetensors import safe_open
+
+    return partial(one_by_one, safe_open, location.file(models.SAFETENSORS))
 
 
 def torch_load(location: Location, *, mmap: bool = False) -> Load:

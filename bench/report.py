@@ -61,10 +61,10 @@ def scene_text(scene: SceneResult) -> str:
     return text
 
 
-def document(results: Results) -> str:
+def document(results: Results, picture: str) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
     parts = [ABOUT.format(**results.machine, versions=versions)]
-    parts.append("![Speed of all contestants](loading.png)\n")
+    parts.append(f"![Speed of all contestants]({picture})\n")
     header = ["target", "bound", "measured", "reached"]
     parts.append("## Targets\n\n" + table(header, targets.rows(results)))
     parts += [scene_text(scene) for scene in results.scenes.values()]

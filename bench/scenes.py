@@ -132,6 +132,18 @@ SCENES = {
         "local",
         {**PREADV, **OURS, "safetensors": peers.safetensors, **COPYING_PEERS},
     ),
+    "one-by-one": Scene(
+        "10,000 tensors of 8 KiB, local file in the page cache, opened and read one by one",
+        "10,000 tiny",
+        "local",
+        {
+            "safetensors": peers.safetensors_one_by_one,
+            "libtz, safe_open": us.libtz_safe_open,
+            "libtz": us.libtz_one_by_one,
+            "libtz, compressed": partial(us.libtz_one_by_one, file=models.COMPRESSED),
+            "libtz, safetensors": partial(us.libtz_one_by_one, file=models.SAFETENSORS),
+        },
+    ),
     "tiny-http": Scene(
         "10,000 tensors of 8 KiB, HTTP", "10,000 tiny", "http", SOCKETS | OURS | TENSORIZER
     ),

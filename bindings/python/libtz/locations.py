@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol, TypeAlias, TypeGuard, cast
@@ -151,12 +152,19 @@ def resolve_source(source: SourceLike | Location | Any, options: ReadOptions) ->
     # An mmap object is both a buffer and a file; as a buffer it needs no lock.
     if _is_buffer(source):
         return MemorySource(source)
+    _require_binary(source)
     if hasattr(source, "read") and hasattr(source, "seek"):
         return FileObjectSource(cast(BinaryIO, source))
     raise OptionError(
         "a source must be a path, a URL, a buffer or a seekable binary file, not"
         f" {type(source).__name__}"
     )
+
+
+def _require_binary(file: object) -> None:
+    if isinstance(file, io.TextIOBase):
+        name = getattr(file, "name", type(file).__name__)
+        raise OptionError(f"{name} is open in text mode; open it in binary mode, with a 'b'")
 
 
 def _is_buffer(source: object) -> TypeGuard[Buffer]:
@@ -176,6 +184,7 @@ def resolve_sink(
     """
     if isinstance(target, (str, os.PathLike, Location)):
         return Location.of(target).sink(options, Extent(header_size, file_size_max))
+    _require_binary(target)
     if all(hasattr(target, name) for name in ("write", "seek", "truncate")):
         return FileObjectSink(target)
     raise OptionError(

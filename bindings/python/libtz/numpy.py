@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from libtz.arrays.numpy_arrays import DTYPES, NumpyFramework, dtype_name
 from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.selection import Names
+from libtz.errors import OptionError
 from libtz.locations import SourceLike
 from libtz.opening import open_as
 from libtz.options import ReadOptions, WriteOptions
@@ -74,6 +75,8 @@ def save_file(
     An array over freed memory, or one made with as_strided() beyond its base, crashes the process,
     as any access to it does.
     """
+    if not isinstance(arrays, Mapping):
+        raise OptionError(f"arrays must be a dict by name, not {type(arrays).__name__}")
     dtypes = {name: dtype_name(name, array) for name, array in arrays.items()}
     extents = [_extent(name, array) for name, array in arrays.items()]
     ties = find_ties(extents, copy_overlapping=copy_overlapping)

@@ -21,12 +21,14 @@ ENTRY = record_dtype("tz_chunk_entry")
 
 
 class TensorSpec(NamedTuple):
-    """A tensor to lay out. `dtype` is a code; `tie` is the index of another spec, or None."""
+    """A tensor to lay out. `dtype` is a code; `tie` is the index of another spec, or None.
+    `decoded_size` is only needed for a dtype of the extensible range."""
 
     name: str
     shape: Sequence[int]
     dtype: int
     tie: int | None = None
+    decoded_size: int = 0
 
 
 class BuilderInfo(NamedTuple):
@@ -98,7 +100,7 @@ class Builder:
         keep: list[Any] = []
         options = new_struct("tz_builder_options")
         options.chunk_size_log2 = 0 if chunk_size is None else chunk_size.bit_length() - 1
-        pairs = _pairs(metadata or {}, keep)
+        pairs = _pairs({} if metadata is None else metadata, keep)
         options.metadata, options.metadata_count = pairs, len(pairs)
         structure = ffi.new("tz_node[]", len(nodes))
         for i, node in enumerate(nodes):
@@ -167,10 +169,13 @@ def _specs(specs: Sequence[TensorSpec], keep: list[Any]) -> Any:
         record.shape, record.rank = shape, len(shape)
         record.dtype = spec.dtype
         record.tie = NONE32 if spec.tie is None else spec.tie
+        record.decoded_size = spec.decoded_size
     return table
 
 
 def _pairs(metadata: Mapping[str, str], keep: list[Any]) -> Any:
+    if not isinstance(metadata, Mapping):
+        raise OptionError(f"metadata must be a dict of str to str, not {type(metadata).__name__}")
     pairs = ffi.new("tz_pair[]", len(metadata))
     for pair, (key, value) in zip(pairs, metadata.items(), strict=True):
         pair.key, pair.key_size = _text(key, "a metadata key", keep)

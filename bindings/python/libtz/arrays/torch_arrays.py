@@ -9,10 +9,12 @@ from typing import Any
 import torch
 
 from libtz._native import lib
+from libtz.arrays.base import require_known
 from libtz.arrays.torch_dtypes import TORCH_DTYPES
 from libtz.errors import OptionError
 from libtz.format import dtype_name
 from libtz.memory import HostBuffer
+from libtz.text import excerpt
 from libtz.transfer.upload import CudaUpload, Upload
 
 __all__ = ["CudaDevice", "TorchDevice", "TorchFramework", "make_empty"]
@@ -22,6 +24,7 @@ class TorchFramework:
     """See arrays.base.Framework. Each tensor has a storage of its own, of its own size."""
 
     def require(self, dtype: str, name: str) -> None:
+        require_known(dtype, name)
         if dtype not in TORCH_DTYPES:
             raise OptionError(
                 f"tensor {name!r}: PyTorch has no type for {dtype}; iter_buffers() gives its bytes"
@@ -54,7 +57,8 @@ class TorchFramework:
         try:
             torch.empty(0, device=found)
         except (RuntimeError, AssertionError) as error:  # PyTorch without CUDA asserts
-            raise OptionError(f"device {device!r} cannot be used: {error}") from error
+            reason = excerpt(str(error).partition(". ")[0])
+            raise OptionError(f"device {device!r} cannot be used: {reason}") from error
         return CudaDevice(found) if found.type == "cuda" else TorchDevice(found)
 
 

@@ -45,6 +45,10 @@ def save_file(
     Raises OptionError for names and tensors that the format cannot hold, and SourceError if the
     target cannot be written.
     """
+    if isinstance(tensors, torch.nn.Module):
+        raise OptionError("save_file takes a dict of tensors by name; save_model saves a module")
+    if not isinstance(tensors, Mapping):
+        raise OptionError(f"tensors must be a dict by name, not {type(tensors).__name__}")
     items = list(tensors.items())
     return _write(items, target, metadata, (), copy_overlapping, options)
 

@@ -18,7 +18,6 @@ that converters import from `safetensors.torch`. Deliberate differences:
 from __future__ import annotations
 
 import errno
-import os
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -77,18 +76,6 @@ def read_options(backend: str) -> ReadOptions:
     return options
 
 
-class _MissingFileError(SourceError, FileNotFoundError):
-    """Both errors in one, since code may expect either."""
-
-    def __init__(self, message: str, *, url: str, **fields: Any) -> None:
-        super().__init__(message, url=url, **fields)
-        self.errno = errno.ENOENT
-        self.strerror = os.strerror(errno.ENOENT)
-        self.filename = url
-
-    __str__ = SourceError.__str__
-
-
 class safe_open:  # noqa: N801 - the package's name
     """An open file. Each tensor is read when it is requested, and owns its memory, unless `backend`
     is "mmap", where it may be a private mapping of the file.
@@ -116,8 +103,9 @@ class safe_open:  # noqa: N801 - the package's name
         try:
             self._file = open_as(self._framework, filename, options=read_options(backend))
         except SourceError as error:
-            if isinstance(filename, (str, os.PathLike)) and not os.path.lexists(filename):
-                raise _MissingFileError(error.message, url=error.url) from error
+            if error.errno == errno.ENOENT and error.status is None:
+                message = f"No such file or directory: {error.url}"  # as the package says it
+                raise SourceError(message, url=error.url, errno=error.errno) from error
             raise
 
         self._into = Destination(self._framework, into)
@@ -192,6 +180,16 @@ class safe_open:  # noqa: N801 - the package's name
             raise TypeOptionError(f"the name of a tensor must be a str; got {name!r}")
         if name not in file:
             raise OptionError(f"{file.url} does not contain tensor {name!r}")
+
+
+class _safe_open_handle(safe_open):  # noqa: N801 - the package's name
+    """`safe_open` of a file object, which is opened again by its name."""
+
+    def __init__(
+        self, f: Any, framework: str, device: Any = "cpu", *, backend: str = "mmap"
+    ) -> None:
+        f.fileno  # noqa: B018 - other objects raise AttributeError, as with the package
+        super().__init__(f.name, framework, device, backend=backend)
 
 
 def _has_empty_metadata(file: Checkpoint[Any]) -> bool:

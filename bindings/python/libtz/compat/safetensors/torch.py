@@ -16,6 +16,7 @@ from libtz.arrays.torch_memory import memory_of
 from libtz.compat._errors import RuntimeOptionError, ValueOptionError
 from libtz.compat.safetensors import safe_open
 from libtz.compat.safetensors._raw import DTYPES, described, file_bytes
+from libtz.compat.safetensors._sharing import _end_ptr as _end_ptr
 from libtz.compat.safetensors._sharing import (
     _find_shared_tensors,
     _remove_duplicate_names,
@@ -30,7 +31,6 @@ from libtz.torch import tensor_bytes
 from libtz.torch.fit import EXTRA_STATE
 from libtz.torch.load_hooks import HookedLoad, has_load_hooks
 from libtz.torch.module_entries import Target
-from libtz.torch.names import strangers
 from libtz.writing.base import TensorSpec
 
 __all__ = ["load", "load_file", "load_model", "safe_open", "save", "save_file", "save_model"]
@@ -125,11 +125,14 @@ def load_model(
         ]
         missing, unexpected = ([], []) if problems else _difference(state, infos)
         if strict:
-            problems += strangers(missing, unexpected)
+            problems += _strangers(missing, unexpected)
         for name in sorted(infos.keys() & state.keys()):
             shape, own = infos[name].shape, tuple(state[name].shape)
             if shape != own:
-                problems.append(f"{name!r} has shape {shape} in the file and {own} in the model")
+                problems.append(
+                    f"size mismatch for {name}: copying a param with shape {torch.Size(shape)} from"
+                    f" checkpoint, the shape in current model is {torch.Size(own)}."
+                )
         _refuse(model, filename, problems)
         model.load_state_dict(file.get_tensors(), strict=False)
     return missing, unexpected
@@ -143,21 +146,33 @@ def _load_by_hooks(
     load.rehearse(state)
     _refuse(model, filename, load.problems)
     if strict and not load.has_post_hooks:
-        _refuse(model, filename, strangers(load.missing, load.unexpected))
+        _refuse(model, filename, _strangers(load.missing, load.unexpected))
     load.apply()
     if strict and (load.missing or load.unexpected):
-        lines = "".join(f"\n  - {line}" for line in strangers(load.missing, load.unexpected))
-        error = RuntimeOptionError(f"{filename} does not fit {type(model).__name__}:{lines}")
+        text = _misfit(model, filename, _strangers(load.missing, load.unexpected))
+        error = RuntimeOptionError(f"{text}; the model was changed")
         error.changed = load.changed
         raise error
     return sorted(load.missing), sorted(load.unexpected)
 
 
 def _refuse(model: torch.nn.Module, filename: Any, problems: Iterable[str]) -> None:
-    if listed := "".join(f"\n  - {problem}" for problem in problems):
-        raise RuntimeOptionError(
-            f"{filename} does not fit {type(model).__name__}; nothing was changed:{listed}"
-        )
+    if listed := list(problems):
+        raise RuntimeOptionError(f"{_misfit(model, filename, listed)}; nothing was changed")
+
+
+def _misfit(model: torch.nn.Module, filename: Any, problems: Iterable[str]) -> str:
+    """In the words of PyTorch and of the package, which callers look for."""
+    lines = "".join(f"\n    {problem}" for problem in problems)
+    name = type(model).__name__
+    return f"Error(s) in loading state_dict for {name}:{lines}\n{filename} does not fit it"
+
+
+def _strangers(missing: Iterable[str], unexpected: Iterable[str]) -> list[str]:
+    """Messages about names that only the model has, and those that only the file has."""
+    sides = (("Missing", missing), ("Unexpected", unexpected))
+    listed = [(word, ", ".join(f'"{name}"' for name in sorted(names))) for word, names in sides]
+    return [f"{word} key(s) in state_dict: {names}" for word, names in listed if names]
 
 
 def _memory_problems(name: str, tensor: torch.Tensor) -> Iterator[str]:
@@ -186,28 +201,46 @@ def _difference(
 def _specs(tensors: Mapping[str, torch.Tensor]) -> list[TensorSpec]:
     if not isinstance(tensors, Mapping):
         raise ValueOptionError(
-            f"tensors must be a dict of names to tensors, not {type(tensors).__name__}"
+            f"Expected a dict of [str, torch.Tensor] but received {type(tensors)}"
         )
     check_names(tensors)
+    _refuse_sparse(tensors)
     for name, tensor in tensors.items():
         _check(name, tensor)
-    for group in _find_shared_tensors(tensors):
-        if len(group) > 1:
-            listed = ", ".join(repr(name) for name in sorted(group))
-            raise RuntimeOptionError(
-                f"tensors {listed} share memory, which a .safetensors file cannot express; use"
-                " save_model, which stores one of them, or a .tz file, which ties them"
-            )
+    if shared := [sorted(group) for group in _find_shared_tensors(tensors) if len(group) > 1]:
+        raise RuntimeOptionError(
+            "Some tensors share memory, this will lead to duplicate memory on disk and potential"
+            f" differences when loading them again: {shared}. A potential way to correctly save"
+            " your model is to use `save_model`, which stores one of each group; a .tz file ties"
+            " them"
+        )
     for name, tensor in tensors.items():
         if not tensor.is_contiguous():
             raise ValueOptionError(
-                f"tensor {name!r} is not contiguous; save its contiguous(), or use"
-                " save_model(..., force_contiguous=True)"
+                f"You are trying to save a non contiguous tensor: `{name}` which is not allowed."
+                " Save its `.contiguous()`, or use save_model(..., force_contiguous=True)"
             )
     return [
         TensorSpec(name, FORMAT_NAMES[tensor.dtype], tuple(tensor.shape))
         for name, tensor in tensors.items()
     ]
+
+
+def _refuse_sparse(tensors: Mapping[str, Any]) -> None:
+    sparse = []
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise ValueOptionError(
+                f"Key `{name}` is invalid, expected torch.Tensor but received {type(tensor)}"
+            )
+        if tensor.layout != torch.strided:
+            sparse.append(name)
+    if sparse:
+        raise ValueOptionError(
+            f"You are trying to save a sparse tensors: `{sparse}` which this library does not"
+            " support. You can make it a dense tensor before saving with `.to_dense()` but be aware"
+            " this might make a much larger file than needed."
+        )
 
 
 def _check(name: str, tensor: Any) -> None:

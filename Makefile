@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest $(IN_PROCESSES)
 # Where bytecode is not kept, every process of the tests compiles all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast coverage check check-native check-python fuzz bench wheels clean
+.PHONY: demo test test-fast coverage check check-native check-python mutants fuzz bench wheels clean
 
 demo: $(INSTALLED)
 	$(BIN)/python tools/build_native.py
@@ -46,6 +46,10 @@ check-python: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Whether the vectors find each small mistake in the reference reader. Takes minutes.
+mutants: $(INSTALLED)
+	$(BIN)/python spec/reference/mutants.py
 
 # make fuzz TARGET=file SECONDS=3600
 fuzz: $(INSTALLED)

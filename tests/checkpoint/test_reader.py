@@ -457,7 +457,7 @@ def test_a_file_changed_during_the_load(file: File, path: Path) -> None:
 def test_chunks_larger_than_the_memory_for_them() -> None:
     count = 16 * MIB
     file = make_file(
-        {"t": Tensor("bf16", (count,), weights(count))}, chunk_size=32 * MIB, compress=True
+        {"t": Tensor("bf16", (count,), weights(MIB) * 16)}, chunk_size=32 * MIB, compress=True
     )
     with libtz.open(file.data, options=ReadOptions(host_memory_max=64 * MIB)) as f:
         assert raw(f["t"]) == file.tensors["t"].data

@@ -430,7 +430,7 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
     "digest", ["", "0" * 64, "blake3:" + "0" * 63, "blake3:" + "A" * 64, "md5:" + "0" * 32, 5]
 )
 def test_malformed_pins(file: File, digest: Any) -> None:
-    with pytest.raises(OptionError, match="digest must be"):
+    with pytest.raises(OptionError, match="is not a digest"):
         libtz.open(file.data, digest=digest)
 
 
@@ -438,7 +438,7 @@ def test_pins_of_other_kinds(file: File, path: Path) -> None:
     sha256 = "sha256:" + hashlib.sha256(file.data).hexdigest()
     with pytest.raises(OptionError, match="pin it with its own digest"):
         libtz.open(file.data, digest=sha256)
-    with pytest.raises(OptionError, match="cannot be combined"):
+    with pytest.raises(OptionError, match=r"ReadOptions\.local"):
         libtz.open(path, digest=file.digest, options=MAP)
 
 

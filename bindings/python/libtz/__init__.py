@@ -18,6 +18,7 @@ from types import ModuleType
 from libtz._native.lib import Node
 from libtz.arrays.base import Destination, Device, Framework
 from libtz.checkpoint.base import Checkpoint
+from libtz.checkpoint.contents import Contents
 from libtz.checkpoint.selection import Names, prefix
 from libtz.checkpoint.slices import Described, ReadItem, Region, TensorSlice
 from libtz.errors import Error, FormatError, IntegrityError, OptionError, SourceError
@@ -40,6 +41,7 @@ from libtz.writing.tz import Writer
 
 __all__ = [
     "Checkpoint",
+    "Contents",
     "DecryptionOptions",
     "Described",
     "Destination",

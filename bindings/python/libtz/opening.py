@@ -20,6 +20,7 @@ from libtz.checkpoint.other_formats import describe_other_format
 from libtz.checkpoint.pins import in_memory_max, whole_in_memory
 from libtz.checkpoint.shard_index import INDEX_SUFFIX, read_index, weights_in
 from libtz.checkpoint.sharded import Sharded
+from libtz.checkpoint.shards import Shards
 from libtz.errors import FormatError, IntegrityError, OptionError
 from libtz.format import parse_digest
 from libtz.locations import Location, SourceLike, resolve_source
@@ -146,7 +147,7 @@ def _open_file(
         is_pinned = has_proof and (member is None or member.is_pinned)
         return opened(
             framework,
-            Catalog(header),
+            Catalog(header, source.url),
             Loader(source, header, front, options),
             is_pinned=is_pinned,
             sha256=sha256,
@@ -186,9 +187,10 @@ def _open_set(
         )
     open_file = partial(open_as, framework, options=options)
     if not is_index:
-        return Sharded(framework, first, names, None, open_file, options)
+        return Sharded(framework, Shards(first, names, None, open_file), options)
     index = read_index(first, options)
-    return Sharded(framework, first, sorted(set(index.values())), index, open_file, options)
+    shards = Shards(first, sorted(set(index.values())), index, open_file)
+    return Sharded(framework, shards, options)
 
 
 def _open_member(

@@ -167,7 +167,7 @@ const Case = struct {
         var plan = made catch |err| switch (err) {
             error.Argument => return if (options.staged) true else error.BoxRefused, // scattered
             error.EntriesMissing => return true, // not put, or refused
-            error.Feature => return true, // TZ1-60
+            error.Feature => return true, // TZ1-60, of a box
             error.Limit, error.OutOfMemory => |other| return other,
         };
         defer plan.deinit();

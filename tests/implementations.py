@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import run_vectors
+import libtz_vectors
 import tz_describe
 import tz_reference
 from tests.libtz_implementation import CInterface, PythonReader
@@ -35,7 +35,7 @@ class Implementation(Protocol):
     ) -> Description:
         """What `spec/README.md` has a command print, for a file of these bytes.
 
-        `pin` is a file digest as text; `operation` is "open" or "verify".
+        `pin` is a file digest as text; `operation` is "open", "verify" or "load NAME".
         """
 
 
@@ -67,7 +67,7 @@ class Command:
     def describe(
         self, data: bytes, *, pin: str | None = None, operation: str = "verify"
     ) -> Description:
-        return run_vectors.run_command(self.command, data, pin=pin, operation=operation)
+        return libtz_vectors.run_command(self.command, data, pin=pin, operation=operation)
 
 
 REFERENCE = Reference()

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import tz_kit
+import tz_reference
 import tz_vectors
 from tests.files import ALL_DTYPES, File, Tensor, make_file, random_tensor, sample, weights
 from tests.raising import raises
@@ -28,6 +30,7 @@ from libtz._native import lib
 from libtz.arrays import base
 from libtz.arrays.torch_dtypes import TORCH_DTYPES
 from libtz.errors import FormatError, IntegrityError, OptionError, SourceError, SourceNotFoundError
+from libtz.memory import allocate
 from libtz.options import ReadOptions
 
 MIB = 1024 * 1024
@@ -572,14 +575,73 @@ def test_tensors_of_files_that_do_not_open_are_named(name: str) -> None:
     assert caught.value.offset is not None
 
 
-def test_a_dtype_of_the_extensible_range_is_listed_and_verified_but_not_loaded() -> None:
-    # A conformance vector, since no writer of this version makes such a file.
-    vector = tz_vectors.load(tz_vectors.VECTORS / "v1" / "valid" / "dtype-extensible-last-code.hex")
-    with libtz.open(vector.data) as f:
-        assert f.info("b").dtype == "0x01ff"
+EXTENSIBLE = tz_vectors.load(
+    tz_vectors.VECTORS / "v1" / "valid" / "dtype-extensible-of-several-chunks.hex"
+).data
+
+
+def test_values_of_an_unknown_dtype_are_refused() -> None:
+    with libtz.open(EXTENSIBLE) as f:
+        name = next(name for name in f if f.info(name).dtype.startswith("0x"))
         f.verify()
-        assert set(f.load(["a"])) == {"a"}
-        with raises(FormatError, code="feature", rule="TZ1-60"):
-            list(f.iter_buffers())
-        with pytest.raises(OptionError, match="0x01ff"):
-            f.load()
+        for load in (f.load, lambda: f[name], lambda: f.get_slice(name)[...]):
+            with raises(FormatError, code="feature", rule="TZ1-60", tensor=name) as caught:
+                load()
+            assert "iter_buffers() gives its bytes" in str(caught.value)
+    with libtz.numpy.open(EXTENSIBLE) as f, raises(FormatError, rule="TZ1-60"):
+        f.load()
+
+
+def test_bytes_of_an_unknown_dtype_are_read() -> None:
+    expected = tz_reference.File(EXTENSIBLE)
+    with libtz.open(EXTENSIBLE) as f:
+        for name, data in f.iter_buffers():
+            assert len(data) == f.info(name).nbytes
+            assert bytes(data) == expected.load_bytes(name)
+            buffer = allocate(len(data))
+            f.load_into({name: buffer})
+            assert bytes(buffer.view()) == bytes(data)
+
+
+@pytest.mark.parametrize("field", ["reserved", "codec", "stored_length"])
+def test_the_dtype_is_checked_before_the_chunks_of_the_tensor(field: str) -> None:
+    """Of a tensor with two faults, typed loads report that its dtype is unknown, the others what
+    is wrong with its chunks."""
+    value = b"\1" * 7 if field == "reserved" else 9
+    data = tz_kit.broken(EXTENSIBLE, {f"chunk[0].{field}": value})
+    with libtz.open(data) as f, raises(FormatError, rule="TZ1-60"):
+        f.load()
+    with libtz.open(data) as f, pytest.raises(FormatError, match=r"TZ1-(39|40|41)"):
+        list(f.iter_buffers())
+
+
+def vector_data(name: str) -> bytes:
+    return tz_vectors.load(tz_vectors.VECTORS / "v1" / "invalid" / f"{name}.hex").data
+
+
+def test_a_pin_makes_loads_compare_digests() -> None:
+    """Of a chunk with the right CRC and a wrong digest."""
+    data = vector_data("chunk-digest")
+    with libtz.open(data) as f:
+        assert len(f.load()) == 1
+    pin = tz_reference.digest_text(data[:128])
+    with libtz.open(data, digest=pin) as f, raises(IntegrityError, rule="TZ1-85"):
+        f.load()
+
+
+def test_checks_of_stored_bytes_can_be_waived() -> None:
+    """By who asks for it, for a file without a pin, and for nothing but the stored bytes."""
+    data = vector_data("chunk-bit-flip")
+    with libtz.open(data) as f, raises(IntegrityError, rule="TZ1-43"):
+        f.load()
+    with libtz.open(data, options=RAW) as f:
+        assert len(f.load()) == 1
+    with libtz.open(data, options=RAW) as f, raises(IntegrityError, rule="TZ1-43"):
+        f.verify()
+    pin = tz_reference.digest_text(data[:128])
+    pinned = libtz.open(data, digest=pin, options=RAW)
+    with pinned as f, raises(IntegrityError, rule="TZ1-85"):
+        f.load()
+    changed = libtz.open(vector_data("run-changed"), options=RAW)
+    with changed as f, raises(IntegrityError, rule="TZ1-38"):
+        f.load()

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+import tz_kit
+import tz_reference
 
 import libtz
 import libtz.torch
@@ -93,6 +95,27 @@ def test_checkpoints_keep_their_structure(
     assert "nested object" in refuse(
         capsys, 2, tmp_path / "last.ckpt", tmp_path / "last.safetensors"
     )
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_tensors_of_unknown_dtypes_are_copied(
+    tied: bool, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Their bytes go from one .tz file to another. Other formats have other dtypes."""
+    tensor = tz_reference.Tensor("u8", (2, 3), b"abcdef")
+    names = ["a", "b"] if tied else ["a"]
+    data = tz_reference.encode(dict.fromkeys(names, tensor), ties=[names])
+    changes: dict[str, int | bytes] = {f"tensor[{i}].dtype": 0x01FF for i in range(len(names))}
+    changes["dimension[0].units"] = 77
+    if tied:
+        changes["dimension[2].units"] = 77
+    data = tz_kit.broken(data, changes)
+    source, target = tmp_path / "old.tz", tmp_path / "new.tz"
+    source.write_bytes(data)
+    convert(capsys, source, target, "--chunk-size", "1M")
+    assert target.read_bytes() == data
+    text = refuse(capsys, 2, source, tmp_path / "new.safetensors")
+    assert "cannot hold dtype 0x01ff" in text
 
 
 def test_views_that_overlap_are_stored_apart(

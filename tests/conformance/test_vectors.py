@@ -37,7 +37,8 @@ def test_a_wrong_answer_fails() -> None:
         assert tz_vectors.mismatches(vector, {"result": "ok"})
         assert tz_vectors.mismatches(vector, {**right, "class": "other"})
         assert tz_vectors.mismatches(vector, {**right, "rule": "TZ1-0"})
-        assert tz_vectors.mismatches(vector, {**right, "released": "00" * 32})
+        if vector.released is not None:
+            assert tz_vectors.mismatches(vector, {**right, "released": "00" * 32})
 
 
 # Those that a program which begins a Python interpreter for each file can do in seconds.
@@ -75,6 +76,7 @@ def test_vector_text_round_trips() -> None:
         ("00", b"\0"),
         ("00 ff  # two", b"\0\xff"),
         ("01 02 * 3", b"\1\2\1\2\1\2"),
+        ("01 30 39 ++ 3", b"\x0109\x0110\x0111"),
     ],
 )
 def test_body_grammar(text: str, data: bytes) -> None:

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import libtz
+from libtz._native import lib
 from libtz.errors import Error, OptionError
 from libtz.options import WriteOptions
 from libtz.writing.base import TensorSpec
@@ -386,3 +387,34 @@ def _fits(dtype: str, size: int) -> bool:
     except Error:
         return False
     return True
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nbytes", "message"),
+    [
+        ("0x01ff", None, "set nbytes"),
+        ("0x01ff", -1, "nbytes must be"),
+        ("0x01ff", 1.5, "nbytes must be"),
+        ("0x01ff", 1 << 63, "limit"),
+        ("0x0200", 8, "not a dtype"),
+        ("0x01FF", 8, "not a dtype"),
+        ("f32", 7, "shape"),
+    ],
+)
+def test_sizes_that_no_tensor_has(dtype: str, nbytes: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=message):
+        Writer(tmp_path / "model.tz", [TensorSpec("x", dtype, (2,), nbytes=nbytes)])
+
+
+def test_a_structure_holds_names(tmp_path: Path) -> None:
+    """As `Checkpoint.structure` gives them, not indices as the C interface takes them."""
+    node = lib.Node(lib.NODE_TENSOR, None, "x")
+    specs = [TensorSpec("x", "u8", (1,))]
+    path = tmp_path / "model.tz"
+    with Writer(path, specs, structure=[node]) as writer:
+        writer.write("x", b"1")
+    with libtz.open(path) as file:
+        assert file.structure() == [node]
+    for wrong in (0, "y", ["x"], None):
+        with pytest.raises(OptionError, match="hold the names of tensors"):
+            Writer(path, specs, structure=[node._replace(value=wrong)])

@@ -15,7 +15,9 @@ __all__ = [
     "TensorInfo",
     "Verified",
     "digest_text",
+    "dtype_code",
     "dtype_name",
+    "is_known",
     "item_size",
     "parse_digest",
 ]
@@ -23,6 +25,7 @@ __all__ = [
 Format = Literal["tz", "safetensors", "tensors", "pickle"]
 Verified = Literal["pinned", "checksum", "none"]
 
+_EXTENSIBLE = re.compile("0x01[0-9a-f]{2}")
 _DIGEST = re.compile(r"(blake3|sha256):([0-9a-f]{64})")
 
 
@@ -51,6 +54,18 @@ def dtype_name(code: int) -> str:
     """The name from section 11, or a number such as "0x0100" for an unknown code."""
     info = lib.dtype(code)
     return f"{code:#06x}" if info is None else info.name
+
+
+def is_known(dtype: str) -> bool:
+    """Whether it is a dtype whose values this version can read, not a number."""
+    return not dtype.startswith("0x")
+
+
+@functools.cache
+def dtype_code(name: str) -> int:
+    """The code of a name from section 11, or of a number such as "0x0100" from the extensible
+    range; 0 if there is none."""
+    return int(name, 16) if _EXTENSIBLE.fullmatch(name) else lib.dtype_code(name)
 
 
 @functools.cache

@@ -183,6 +183,7 @@ pub const TensorSpec = extern struct {
     shape: ?[*]const u64,
     rank: u32,
     tie: u32,
+    decoded_size: u64,
 };
 
 pub const BuilderOptions = extern struct {

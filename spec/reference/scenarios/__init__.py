@@ -6,6 +6,7 @@ A function's name is the vector's, its docstring the vector's comment, its resul
 from scenarios import (
     chunks,
     directory,
+    loading,
     names,
     order,
     places,
@@ -24,6 +25,7 @@ __all__ = [
     "Scenario",
     "chunks",
     "directory",
+    "loading",
     "names",
     "order",
     "places",

@@ -155,8 +155,12 @@ def _open(source: str, digest: str | None, options: ReadOptions) -> Checkpoint[A
 
 def _writer(source: SourceContents, target: Location, options: WriteOptions) -> CheckpointWriter:
     writer_class = writer_class_of(target.text)
+    # A number that stands for an unknown dtype means the same in all .tz files, and only there.
+    is_same_format = source.file.format == "tz"
     specs = writer_class.arranged(
-        TensorSpec(info.name, info.dtype, info.shape, info.tied_to)
+        TensorSpec(
+            info.name, info.dtype, info.shape, info.tied_to, info.nbytes if is_same_format else None
+        )
         for info in source.infos.values()
     )
     metadata = source.file.metadata or None

@@ -23,7 +23,7 @@ from libtz.checkpoint.selection import Names, prefix
 from libtz.checkpoint.slices import Described, ReadItem, Region, TensorSlice
 from libtz.errors import Error, FormatError, IntegrityError, OptionError, SourceError
 from libtz.format import Format, TensorInfo, Verified
-from libtz.locations import SourceLike
+from libtz.locations import SourceLike, TargetLike
 from libtz.memory import HostBuffer
 from libtz.opening import open
 from libtz.options import (
@@ -64,6 +64,7 @@ __all__ = [
     "S3Options",
     "SourceError",
     "SourceLike",
+    "TargetLike",
     "TensorInfo",
     "TensorSlice",
     "TensorSpec",

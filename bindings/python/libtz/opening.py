@@ -21,7 +21,8 @@ from libtz.checkpoint.pins import in_memory_max, whole_in_memory
 from libtz.checkpoint.shard_index import INDEX_SUFFIX, read_index, weights_in
 from libtz.checkpoint.sharded import Sharded
 from libtz.checkpoint.shards import Shards
-from libtz.errors import FormatError, IntegrityError, OptionError
+from libtz.errors import DecryptionError, FormatError, IntegrityError, OptionError
+from libtz.fields import options_or_default
 from libtz.format import parse_digest
 from libtz.locations import Location, SourceLike, resolve_source
 from libtz.manifest import MANIFEST_NAME, MANIFEST_SUFFIX
@@ -30,7 +31,6 @@ from libtz.options import ReadOptions
 from libtz.pinned import SetLocation, pinned_folder
 from libtz.signed import pinned_digest
 from libtz.sources.base import Source
-from libtz.transfer.decryption import DecryptionError
 
 __all__ = ["open", "open_as"]
 
@@ -92,7 +92,7 @@ def open_as(
     options: ReadOptions | None = None,
 ) -> Checkpoint[T]:
     """The same as `open`, with tensors of this framework."""
-    options = options or ReadOptions()
+    options = options_or_default(options, ReadOptions)
     digest = pinned_digest(source, digest, signature, public_key, options)
     if isinstance(source, (str, os.PathLike, Location)):
         source = Location.of(source)

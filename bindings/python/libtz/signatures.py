@@ -19,6 +19,7 @@ import os
 
 from libtz.arrays.base import BufferFramework
 from libtz.errors import FormatError
+from libtz.fields import options_or_default
 from libtz.locations import Location
 from libtz.opening import open_as
 from libtz.options import ReadOptions
@@ -34,7 +35,7 @@ def write_pin(source: str | os.PathLike[str], *, options: ReadOptions | None = N
     should hold. Raises FormatError if it is not a .tz file, and SourceError if it cannot be read or
     the pin cannot be written.
     """
-    options = options or ReadOptions()
+    options = options_or_default(options, ReadOptions)
     location = Location.of(source)
     with open_as(BufferFramework(), location, options=options) as file:
         digest = file.digest

@@ -13,6 +13,7 @@ from libtz.arrays.base import BufferFramework, Destination, Framework
 from libtz.checkpoint.contents import Contents
 from libtz.checkpoint.selection import Names, select
 from libtz.checkpoint.slices import ReadItem, Region, TensorSlice
+from libtz.errors import OptionError
 from libtz.format import Format, TensorInfo, Verified
 from libtz.memory import HostBuffer
 from libtz.transfer.stats import TransferStats
@@ -236,7 +237,10 @@ class Checkpoint(Mapping[str, T], ABC):
         are too small to be copied one by one. Raises KeyError, IndexError, and the errors of the
         class."""
         into = self._destination(device)
-        regions = [Region.of(self.info(name), index) for name, index in slices]
+        pairs = list(slices)
+        if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+            raise OptionError("slices must be pairs of a tensor's name and an index")
+        regions = [Region.of(self.info(name), index) for name, index in pairs]
         items = [ReadItem(region.info.name, region) for region in regions]
         loaded = {id(item): each for item, each in self.read_items(items, into, streamed=False)}
         return [loaded[id(item)] for item in items]

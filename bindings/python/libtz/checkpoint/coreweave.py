@@ -16,8 +16,9 @@ from libtz.arrays.base import Framework
 from libtz.checkpoint.catalog import Catalog
 from libtz.checkpoint.file import File
 from libtz.checkpoint.loader import Loader
+from libtz.errors import DecryptionOptionError
 from libtz.format import Verified
-from libtz.transfer.decryption import Decryption, DecryptionOptionError
+from libtz.transfer.decryption import Decryption
 from libtz.transfer.record_checks import END_MARK, RecordChecks, RecordLog, RecordNote
 from libtz.transfer.verification import ChunkChecks, Verification
 

@@ -11,6 +11,7 @@ from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.shards import Shards
 from libtz.checkpoint.slices import ReadItem
 from libtz.errors import Error, OptionError
+from libtz.fields import require_type
 from libtz.format import Verified
 from libtz.memory import HostBuffer, check_decoded_size
 from libtz.options import ReadOptions
@@ -72,6 +73,7 @@ class Sharded(Checkpoint[T]):
 
     def load_into(self, buffers: Mapping[str, HostBuffer]) -> None:
         for name, buffer in buffers.items():
+            require_type(buffer, f"the buffer of tensor {name!r}", HostBuffer)
             size = self.info(name).nbytes
             if buffer.size != size:
                 raise OptionError(f"tensor {name!r} needs a buffer of {size} bytes")

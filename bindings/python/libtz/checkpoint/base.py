@@ -14,6 +14,7 @@ from libtz.checkpoint.contents import Contents
 from libtz.checkpoint.selection import Names, select
 from libtz.checkpoint.slices import ReadItem, Region, TensorSlice
 from libtz.errors import OptionError
+from libtz.fields import require_type
 from libtz.format import Format, TensorInfo, Verified
 from libtz.memory import HostBuffer
 from libtz.transfer.stats import TransferStats
@@ -158,13 +159,8 @@ class Checkpoint(Mapping[str, T], ABC):
         return tensor
 
     @abstractmethod
-    def load_into(self, buffers: Mapping[str, HostBuffer]) -> None:
-        """Loads tensors into memory that the caller owns, which must have exactly their size. For
-        tied tensors, pass one buffer, under any of their names.
-
-        Raises KeyError for a name that does not exist. After an error, the contents of the tensors
-        in its `changed` are undefined.
-        """
+    def fill(self, buffers: Mapping[str, HostBuffer]) -> None:
+        """What `load_into` does, after it has checked the types."""
 
     @abstractmethod
     def verify(self) -> None:
@@ -203,6 +199,19 @@ class Checkpoint(Mapping[str, T], ABC):
         return {name: loaded[name] for name in wanted}
 
     @final
+    def load_into(self, buffers: Mapping[str, HostBuffer]) -> None:
+        """Loads tensors into memory that the caller owns, which must have exactly their size. For
+        tied tensors, pass one buffer, under any of their names.
+
+        Raises KeyError for a name that does not exist. After an error, the contents of the tensors
+        in its `changed` are undefined.
+        """
+        require_type(buffers, "buffers", Mapping)
+        for name, buffer in buffers.items():
+            require_type(buffer, f"the buffer of tensor {name!r}", HostBuffer)
+        self.fill(buffers)
+
+    @final
     def iter_tensors(self, names: Names = None, device: Any = "cpu") -> Iterator[tuple[str, T]]:
         """Yields names and tensors one by one, in file order. `names` and `device` as in `load`.
 
@@ -237,6 +246,7 @@ class Checkpoint(Mapping[str, T], ABC):
         are too small to be copied one by one. Raises KeyError, IndexError, and the errors of the
         class."""
         into = self._destination(device)
+        require_type(slices, "slices", Iterable)
         pairs = list(slices)
         if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
             raise OptionError("slices must be pairs of a tensor's name and an index")

@@ -109,7 +109,7 @@ class File(Checkpoint[T]):
             return None
         return self._loader.read_small(entry, into, self._verification())
 
-    def load_into(self, buffers: Mapping[str, HostBuffer]) -> None:
+    def fill(self, buffers: Mapping[str, HostBuffer]) -> None:
         entries = self._catalog.entries(list(map(ReadItem, buffers)))
         self._loader.fill(entries, buffers, self._checks(entries))
         self._is_pinned |= self._sha256 is not None

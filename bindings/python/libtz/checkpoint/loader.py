@@ -18,7 +18,6 @@ from libtz.checkpoint.catalog import Entry, is_valueless, memory_size
 from libtz.checkpoint.slices import ReadItem, cut, thin
 from libtz.checkpoint.small_reads import SmallReads
 from libtz.errors import Error, OptionError
-from libtz.fields import require_type
 from libtz.format import dtype_name, is_known, item_size
 from libtz.memory import HostBuffer, allocate
 from libtz.options import ReadOptions
@@ -197,7 +196,6 @@ class Loader:
         existing: list[HostBuffer | None] = [None] * len(reads.tensors)
         for number, entry in reads.numbered():
             buffer, size = buffers[entry.item.name], memory_size(entry.tensor)
-            require_type(buffer, f"the buffer of tensor {entry.item.name!r}", HostBuffer)
             if buffer.size != size or existing[number] is not None:
                 raise OptionError(
                     f"tensor {entry.item.name!r} needs a buffer of {size} bytes, and only one for"

@@ -11,7 +11,6 @@ from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.shards import Shards
 from libtz.checkpoint.slices import ReadItem
 from libtz.errors import Error, OptionError
-from libtz.fields import require_type
 from libtz.format import Verified
 from libtz.memory import HostBuffer, check_decoded_size
 from libtz.options import ReadOptions
@@ -71,9 +70,8 @@ class Sharded(Checkpoint[T]):
         finally:
             self._stats = file.stats
 
-    def load_into(self, buffers: Mapping[str, HostBuffer]) -> None:
+    def fill(self, buffers: Mapping[str, HostBuffer]) -> None:
         for name, buffer in buffers.items():
-            require_type(buffer, f"the buffer of tensor {name!r}", HostBuffer)
             size = self.info(name).nbytes
             if buffer.size != size:
                 raise OptionError(f"tensor {name!r} needs a buffer of {size} bytes")
@@ -83,7 +81,7 @@ class Sharded(Checkpoint[T]):
         for file, positions in self._shards.by_file(names):
             part = [names[position] for position in positions]
             try:
-                file.load_into({name: buffers[name] for name in part})
+                file.fill({name: buffers[name] for name in part})
             except Error as error:
                 error.changed = (*done, *error.changed)
                 raise

@@ -30,7 +30,6 @@ from libtz.checkpoint.shard_index import INDEX_SUFFIX, read_index
 from libtz.checkpoint.shards import check_shard
 from libtz.checkpoint.slices import ReadItem, Region, cut
 from libtz.errors import FormatError, OptionError, SourceError
-from libtz.fields import require_type
 from libtz.format import Format, TensorInfo, Verified
 from libtz.locations import Location
 from libtz.memory import HostBuffer, allocate
@@ -169,10 +168,9 @@ class Pickled(Checkpoint[torch.Tensor]):
             yield item, whole[owner]
         self._stats = TransferStats("map", time.perf_counter() - begin, bytes_wanted=size)
 
-    def load_into(self, buffers: Mapping[str, HostBuffer]) -> None:
+    def fill(self, buffers: Mapping[str, HostBuffer]) -> None:
         self._require_open()
         for name, buffer in buffers.items():
-            require_type(buffer, f"the buffer of tensor {name!r}", HostBuffer)
             if buffer.size != self._infos[name].nbytes:
                 raise OptionError(
                     f"tensor {name!r} needs a buffer of {self._infos[name].nbytes} bytes"

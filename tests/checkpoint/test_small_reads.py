@@ -237,7 +237,7 @@ def test_damage_is_the_same_error_both_ways(
     path = tmp_path / "damaged.tz"
     data = bytearray(files[".tz", compress].read_bytes())
     with libtz.open(bytes(data)) as file:
-        begin = file.catalog.tensor("bf16").data_offset  # type: ignore[attr-defined]
+        begin = file.contents.tensor("bf16").data_offset  # type: ignore[attr-defined]
         digest = file.digest if how == "pinned" else None
     data[begin] ^= 0x80
     path.write_bytes(data)
@@ -260,7 +260,7 @@ def test_damaged_entries_fail_only_their_own_tensor(
 ) -> None:
     data = bytearray(files[".tz", "off"].read_bytes())
     with libtz.open(bytes(data)) as file:
-        header = file.catalog.header  # type: ignore[attr-defined]
+        header = file.contents.header  # type: ignore[attr-defined]
         entries = header.info.open_size
         names = list(file)
     assert header.info.header_size - entries < ENTRIES_SIZE  # so that they are checked at once

@@ -1,6 +1,6 @@
-//! Changes files where it matters: in fields, records and sections that are found by the format's
-//! own tables. Half of all changed files are resealed: every checksum is computed again bottom-up,
-//! so that a reader gets past them to the rules behind.
+//! Changes files in their fields, records and sections, which are found through the format's own
+//! tables. Half of all changed files are resealed: all checksums are recomputed bottom-up, so that
+//! a reader reaches the rules behind them.
 
 const std = @import("std");
 const sample = @import("sample.zig");
@@ -42,7 +42,7 @@ const node_fields = [_]Field{
 };
 const pair_fields = [_]Field{ .{ .offset = 0, .size = 4 }, .{ .offset = 4, .size = 4 } };
 
-/// A changed copy of a file, from `arena`. `file` may be anything, and is changed somehow.
+/// A changed copy of a file, from `arena`. `file` may be any bytes.
 pub fn mutate(arena: Allocator, random: std.Random, file: []const u8) ![]u8 {
     var bytes: Bytes = .empty;
     try bytes.appendSlice(arena, file);
@@ -74,7 +74,7 @@ fn change(arena: Allocator, random: std.Random, bytes: *Bytes) !void {
     }
 }
 
-// ---- Where things are --------------------------------------------------------------------------
+// ---- Positions ---------------------------------------------------------------------------------
 
 const Place = struct { offset: usize, size: usize };
 
@@ -115,8 +115,8 @@ const Table = enum {
     }
 };
 
-// What is behind the end is read as 0 and written nowhere: an earlier change may have cut the file
-// in the middle of its tables.
+// Bytes behind the end read as 0, and writes there are dropped: an earlier change may have
+// truncated the file in the middle of its tables.
 
 fn get(comptime T: type, file: []const u8, offset: usize) T {
     if (offset + @sizeOf(T) > file.len) return 0;
@@ -128,7 +128,7 @@ fn put(comptime T: type, file: []u8, offset: usize, value: T) void {
     std.mem.writeInt(T, file[offset..][0..@sizeOf(T)], value, .little);
 }
 
-/// As many directory entries as there are and the file has.
+/// The number of directory entries that are inside the file.
 fn sectionCount(file: []const u8) usize {
     if (file.len < format.preamble_size) return 0;
     const space = (file.len - format.preamble_size) / format.directory_entry_size;
@@ -149,7 +149,7 @@ fn entryPlace(file: []const u8, number: usize) Place {
     return clip(file, get(u64, file, at + 8), get(u64, file, at + 16));
 }
 
-/// What the file has of its first section of this type; nothing when there is none.
+/// The part of the first section of this type that is inside the file; empty if there is none.
 fn sectionPlace(file: []const u8, section_type: u32) Place {
     for (0..sectionCount(file)) |number| {
         if (get(u32, file, entryOffset(number)) == section_type) return entryPlace(file, number);
@@ -213,7 +213,7 @@ fn swapRecords(random: std.Random, file: []u8) void {
 
 fn changeNode(random: std.Random, file: []u8) void {
     const place = sectionPlace(file, format.section.structure);
-    // Any of the nodes with equal chance: a later one replaces the choice so far.
+    // Each node with equal probability: a later one may replace the choice so far.
     var chosen: ?usize = null;
     var number: usize = 0;
     var at = place.offset;
@@ -245,7 +245,7 @@ fn changePair(random: std.Random, file: []u8) void {
     changeField(random, file, chosen orelse return, &pair_fields);
 }
 
-/// A byte of a name, key or value becomes one that text rules are about.
+/// Replaces a byte of a name, key or value with one that text rules concern.
 fn changeText(random: std.Random, file: []u8) void {
     const types = [_]u32{ format.section.names, format.section.structure, format.section.metadata };
     const place = sectionPlace(file, types[random.uintLessThan(usize, types.len)]);
@@ -257,7 +257,7 @@ fn changeText(random: std.Random, file: []u8) void {
 
 fn changeAnything(random: std.Random, file: []u8) void {
     for (0..random.intRangeAtMost(usize, 1, 8)) |_| {
-        // Mostly in the header.
+        // Usually in the header.
         const limit = if (random.boolean()) file.len else @min(file.len, 2048);
         file[random.uintLessThan(usize, limit)] ^= @as(u8, 1) << random.int(u3);
     }
@@ -276,7 +276,7 @@ fn resizeFile(arena: Allocator, random: std.Random, bytes: *Bytes) !void {
 }
 
 /// Makes a section longer or shorter and moves everything behind it, as a writer of such a section
-/// would have.
+/// would.
 fn resizeSection(arena: Allocator, random: std.Random, bytes: *Bytes) !void {
     const count = sectionCount(bytes.items);
     if (count == 0) return;
@@ -295,7 +295,7 @@ fn resizeSection(arena: Allocator, random: std.Random, bytes: *Bytes) !void {
     }
 }
 
-/// New bytes at the end of a section: random, or again what stands before them.
+/// New bytes at the end of a section: random, or a copy of the bytes before them.
 fn insert(
     arena: Allocator,
     random: std.Random,
@@ -335,7 +335,7 @@ fn realign(arena: Allocator, bytes: *Bytes, changed: usize) !void {
     put(u64, bytes.items, 32, bytes.items.len);
 }
 
-/// Makes the zeros after `end` reach exactly to `begin`.
+/// Makes the padding after `end` end exactly at `begin`.
 fn setPadding(arena: Allocator, bytes: *Bytes, end: usize, begin: usize) !void {
     if (end > bytes.items.len) return;
     var zeros: usize = 0;
@@ -386,7 +386,7 @@ fn addSection(arena: Allocator, random: std.Random, bytes: *Bytes) !void {
     try insert(arena, random, bytes, number, begin, 64 * random.uintAtMost(usize, 2));
 }
 
-/// A later minor version with longer records, of which this one reads the front (section 15).
+/// A later minor version with longer records, whose beginnings this version reads (section 15).
 fn growRecords(arena: Allocator, random: std.Random, bytes: *Bytes) !void {
     put(u16, bytes.items, 10, random.intRangeAtMost(u16, 0, 2));
     const types = [_]u32{ format.section.tensors, format.section.shapes, format.section.chunks };
@@ -414,7 +414,7 @@ fn growRecords(arena: Allocator, random: std.Random, bytes: *Bytes) !void {
 
 // ---- Checksums ---------------------------------------------------------------------------------
 
-/// Computes every checksum again, as far as the tables lead to bytes of the file: chunks, runs,
+/// Recomputes all checksums of bytes that the tables locate inside the file: chunks, runs,
 /// sections, directory, preamble.
 pub fn reseal(file: []u8) void {
     if (file.len < format.preamble_size) return;
@@ -432,7 +432,7 @@ pub fn reseal(file: []u8) void {
     put(u32, file, 124, tz.checksum.crc32c(0, file[0..124]));
 }
 
-/// How the records of a table are spaced in this file.
+/// The stride of the records of a table in this file.
 fn recordStride(file: []const u8, section_type: u32, smallest: usize) usize {
     for (0..sectionCount(file)) |number| {
         const entry = entryOffset(number);
@@ -465,7 +465,7 @@ fn resealChunks(file: []u8, run: Place, stride: usize, data_offset: u64) void {
     var at = run.offset;
     while (at + format.chunk_record_size <= run.offset + run.size) : (at += stride) {
         const length = get(u32, file, at);
-        // Chunks that the file does not have keep their made-up checksums.
+        // Chunks outside the file keep their made-up checksums.
         if (offset < run.offset + run.size or offset +| length > file.len) return;
         const stored = file[@intCast(offset)..][0..length];
         put(u32, file, at + 4, tz.checksum.crc32c(0, stored));

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import run_vectors
+import libtz_vectors
 import tz_describe
 import tz_reference
 from tests.libtz_implementation import CInterface, PythonReader
@@ -21,21 +21,21 @@ Description = dict[str, Any]
 
 
 class Implementation(Protocol):
-    """A reader of the format, seen from the tests."""
+    """A reader of the format, as the tests use it."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def codecs(self) -> frozenset[str]:
-        """The codecs that it has: "raw" at least."""
+        """The codecs that it supports, always including "raw"."""
 
     def describe(
         self, data: bytes, *, pin: str | None = None, operation: str = "verify"
     ) -> Description:
-        """What `spec/README.md` has a command print, for a file of these bytes.
+        """The output of the command in `spec/README.md` for a file of these bytes.
 
-        `pin` is a file digest as text; `operation` is "open" or "verify".
+        `pin` is a file digest as text; `operation` is "open", "verify" or "load NAME".
         """
 
 
@@ -67,7 +67,7 @@ class Command:
     def describe(
         self, data: bytes, *, pin: str | None = None, operation: str = "verify"
     ) -> Description:
-        return run_vectors.run_command(self.command, data, pin=pin, operation=operation)
+        return libtz_vectors.run_command(self.command, data, pin=pin, operation=operation)
 
 
 REFERENCE = Reference()

@@ -1,9 +1,11 @@
-"""libtz as an implementation for conformance and differential tests: through its C interface, as
-the Python bindings call it, and through `libtz.open` as users do."""
+"""libtz as an implementation for conformance and differential tests: through its C interface, which
+the Python bindings call, and through `libtz.open`."""
 
 from __future__ import annotations
 
+import hashlib
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +15,9 @@ from tests.kept import keep
 import libtz
 from libtz._native import lib
 from libtz._native.verifying import Verifier
+from libtz.arrays.base import BufferFramework, Destination, require_known
 from libtz.checkpoint.file import File
+from libtz.checkpoint.slices import ReadItem
 from libtz.errors import Error, FormatError, IntegrityError
 from libtz.format import digest_text, dtype_name, parse_digest
 
@@ -31,7 +35,7 @@ def failed(error: Error) -> Description:
 
 @dataclass(frozen=True)
 class CInterface:
-    """tz_header_open, tz_verifier_* and the accessors, fed from memory."""
+    """tz_header_open, tz_verifier_* and the accessors, on bytes in memory."""
 
     name: str = "libtz-c"
     codecs: frozenset[str] = frozenset({"raw", "tiered"})
@@ -41,6 +45,8 @@ class CInterface:
     ) -> Description:
         try:
             header = self._open(data, None if pin is None else parse_digest(pin)[1])
+            if operation.startswith("load "):
+                return self._load(header, data, operation.removeprefix("load "))
             if operation == "verify":
                 self._verify(header, data)
                 header.put_entries(0, data)
@@ -59,6 +65,25 @@ class CInterface:
             assert needed < opened <= len(data)
             needed = opened
         raise AssertionError("opening asks for more a third time")
+
+    def _load(self, header: lib.Header, data: bytes, name: str) -> Description:
+        """A tensor of one chunk, as a program in C would load it."""
+        index = header.find(name)
+        assert index is not None
+        tensor = header.tensor(index)
+        require_known(dtype_name(tensor.dtype), name)
+        owner = index if tensor.tie is None else tensor.tie
+        for offset, size in header.entry_ranges(np.array([owner], np.uint32)):
+            header.put_entries(offset, data[offset : offset + size])
+        content = bytearray()
+        for number in range(header.tensor(owner).chunk_count):
+            chunk = header.chunk(owner, number)
+            assert chunk.codec == 0
+            stored = data[chunk.offset : chunk.offset + chunk.stored_length]
+            if lib.crc32c(stored) != chunk.crc:
+                raise IntegrityError("a chunk", code="checksum", rule="TZ1-43", tensor=name)
+            content += stored
+        return describe_loaded(dtype_name(tensor.dtype), tensor.shape, bytes(content))
 
     def _verify(self, header: lib.Header, data: bytes) -> None:
         verifier = Verifier(header)
@@ -81,9 +106,14 @@ class PythonReader:
     ) -> Description:
         try:
             with libtz.open(data, digest=pin) as file:
-                if file.format != "tz":  # a vector may be a good file of another format
+                if file.format != "tz":  # a vector may be a valid file of another format
                     return {"result": "error", "class": "not-tz", "rule": "TZ1-1"}
                 assert isinstance(file, File)
+                if operation.startswith("load "):
+                    name = operation.removeprefix("load ")
+                    content = file.read_item(ReadItem(name), Destination(TypedBuffers()))
+                    info = file.info(name)
+                    return describe_loaded(info.dtype, info.shape, bytes(content))
                 header = file._catalog.header
                 if operation == "verify":
                     file.verify()
@@ -91,6 +121,18 @@ class PythonReader:
                 return describe_header(header, with_chunks=operation == "verify")
         except Error as error:
             return failed(error)
+
+
+class TypedBuffers(BufferFramework):
+    """Bytes of every dtype of the format, for values that no library may have a type for."""
+
+    def require(self, dtype: str, name: str) -> None:
+        require_known(dtype, name)
+
+
+def describe_loaded(dtype: str, shape: Sequence[int], content: bytes) -> Description:
+    digest = hashlib.sha256(content).hexdigest()
+    return {"result": "ok", "dtype": dtype, "shape": list(shape), "sha256": digest}
 
 
 def describe_header(header: lib.Header, *, with_chunks: bool) -> Description:

@@ -183,7 +183,7 @@ uint32_t tz_crc32c(uint32_t initial, const void *data, size_t size);
 /* The CRC-32 of zlib and gzip, in the same way. Record headers of .tensors files use it. */
 uint32_t tz_crc32(uint32_t initial, const void *data, size_t size);
 
-/* BLAKE3-256 of the bytes. */
+/* BLAKE3-256 of the bytes. `data` may be NULL when `size` is 0. */
 void tz_blake3(const void *data, size_t size, uint8_t digest[32]);
 
 /* BLAKE3-256 of a stream. The state is plain memory: it may be copied and needs no freeing. */
@@ -191,7 +191,10 @@ typedef struct {
     uint64_t opaque[256];
 } tz_blake3_state;
 
+/* Begins a stream. Call it before the state's first use, and to begin anew. */
 void tz_blake3_init(tz_blake3_state *state);
+
+/* Adds the next bytes of the stream. `data` may be NULL when `size` is 0. */
 void tz_blake3_update(tz_blake3_state *state, const void *data, size_t size);
 
 /* The digest of all bytes so far; more may follow. */
@@ -277,6 +280,7 @@ typedef struct {
     uint32_t reserved;
 } tz_header_info;
 
+/* Describes the file as a whole. Never fails with valid arguments. */
 tz_status tz_header_get(const tz_header *header, tz_header_info *out);
 
 enum {
@@ -304,10 +308,17 @@ typedef struct {
     const uint8_t *content_digest; /* 32 bytes; NULL in other formats than tz */
 } tz_tensor;
 
-/* Tensor `index`, in the order of names. */
+/* Describes tensor `index`, counted in the order of names. The pointers are valid as long as the
+ * header.
+ *
+ *   TZ_E_ARGUMENT: also for an index that is not less than tensor_count. */
 tz_status tz_header_tensor(const tz_header *header, uint32_t index, tz_tensor *out);
 
-/* The index of the tensor with this name. TZ_E_NOT_FOUND: there is none. */
+/* Finds a tensor by its name.
+ *   name, name_size: the name, compared byte by byte.
+ *   index: gets the index of the tensor.
+ *
+ *   TZ_E_NOT_FOUND: no tensor has this name. */
 tz_status tz_header_find(const tz_header *header, const char *name, size_t name_size,
                          uint32_t *index);
 
@@ -321,7 +332,10 @@ typedef struct {
     uint64_t value_size;
 } tz_pair;
 
-/* Metadata pair `index`, in order of keys. */
+/* Metadata pair `index`, counted in the order of keys. The pointers are valid as long as the
+ * header.
+ *
+ *   TZ_E_ARGUMENT: also for an index that is not less than metadata_count. */
 tz_status tz_header_pair(const tz_header *header, uint32_t index, tz_pair *out);
 
 enum { TZ_NODE_NONE = 0, TZ_NODE_BOOL = 1, TZ_NODE_INT = 2, TZ_NODE_FLOAT = 3, TZ_NODE_STR = 4,
@@ -341,10 +355,14 @@ typedef struct {
     const uint8_t *value_bytes; /* NULL unless TZ_NODE_STR, _BYTES or _LARGE_INT */
 } tz_node;
 
-/* Node `index`, in preorder. */
+/* Node `index`, counted in preorder. The pointers are valid as long as the header.
+ *
+ *   TZ_E_ARGUMENT: also for an index that is not less than node_count. */
 tz_status tz_header_node(const tz_header *header, uint64_t index, tz_node *out);
 
-/* The content digest of the whole file (section 12). TZ_E_FEATURE in other formats than tz. */
+/* The content digest of the whole file (section 12). It is computed from the header alone.
+ *
+ *   TZ_E_FEATURE: the file has another format than tz. */
 tz_status tz_header_content_digest(const tz_header *header, uint8_t digest[32]);
 
 /* ---- Chunk entries --------------------------------------------------------------------------- */
@@ -359,7 +377,10 @@ typedef struct {
  *   tensors, tensor_count: indices of the tensors; NULL means all.
  *   gap_max: ranges with at most this many bytes between them are joined.
  *   out, capacity: get the ranges, in ascending order; at most one per tensor.
- *   needed: gets the number of ranges, with TZ_E_BUFFER_TOO_SMALL too. */
+ *   needed: gets the number of ranges, with TZ_E_BUFFER_TOO_SMALL too.
+ *
+ *   TZ_E_BUFFER_TOO_SMALL: there are more than `capacity` ranges; only the first ones were written.
+ *   TZ_E_ARGUMENT: also for an index of a tensor that does not exist. */
 tz_status tz_header_entry_ranges(const tz_header *header, const uint32_t *tensors,
                                  size_t tensor_count, uint64_t gap_max, tz_range *out,
                                  size_t capacity, size_t *needed);
@@ -368,6 +389,7 @@ tz_status tz_header_entry_ranges(const tz_header *header, const uint32_t *tensor
  * is freed. A tensor's entries are taken only if all of them are in these bytes. All other bytes
  * are ignored, so you may pass the front that the header was opened from.
  *   offset: where the bytes begin in the file.
+ *   bytes, size: the bytes; any part of the file.
  *
  *   TZ_E_CHECKSUM and others: no entry of the tensor at fault was kept; those of the tensors before
  *     it were.
@@ -389,13 +411,18 @@ typedef struct {
     const uint8_t *digest;      /* 32 bytes; NULL in other formats than tz */
 } tz_chunk;
 
-/* Chunk number `chunk` of a tensor. TZ_E_ENTRIES_MISSING: its entries have not been put. */
+/* Describes chunk number `chunk` of a tensor. Takes time at most in proportion to that number.
+ *
+ *   TZ_E_ENTRIES_MISSING: the tensor's chunk entries have not been put.
+ *   TZ_E_ARGUMENT: also for a tensor or a chunk that does not exist. */
 tz_status tz_header_chunk(const tz_header *header, uint32_t tensor, uint64_t chunk, tz_chunk *out);
 
 /* ---- Record headers of .tensors files -------------------------------------------------------- */
 
 /* The range of a tensor's record header. It is right before the tensor's data, and a plan can read
- * both together (TZ_ITEM_RECORD). TZ_E_ARGUMENT in other formats. */
+ * both together (TZ_ITEM_RECORD).
+ *
+ *   TZ_E_ARGUMENT: also for other formats, and for a tensor that does not exist. */
 tz_status tz_header_record(const tz_header *header, uint32_t tensor, tz_range *out);
 
 enum { TZ_RECORD_CRC32 = 1 };   /* there is a CRC-32: see tz_crc32() */
@@ -428,7 +455,9 @@ typedef struct {
  *   record, size: the bytes of the range that tz_header_record() returns.
  *   hashed: memory of the same size; gets the bytes that the hashes cover before the data.
  *
- *   TZ_E_FOREIGN: the record contradicts the index, or it has plain data in an encrypted file. */
+ *   TZ_E_FOREIGN: the record contradicts the index, or it has plain data in an encrypted file.
+ *   TZ_E_FEATURE: a hash, a cipher or a key derivation is of an unknown kind.
+ *   TZ_E_ARGUMENT: also for a size that is not that of the range. */
 tz_status tz_record_parse(const tz_header *header, uint32_t tensor, const void *record, size_t size,
                           void *hashed, tz_record *out, tz_diagnostic *diagnostic);
 
@@ -473,10 +502,13 @@ typedef struct tz_plan tz_plan;
  *
  *   TZ_E_ENTRIES_MISSING: the diagnostic names a tensor whose chunk entries have not been put.
  *   TZ_E_ARGUMENT: also for a box that is not contiguous, in a staged plan.
- *   TZ_E_FEATURE: a box of a tensor whose dtype is unknown.
+ *   TZ_E_FEATURE: a box of a tensor whose dtype is unknown. Whole, such a tensor is read as any
+ *     other.
  *   TZ_E_LIMIT: the plan would be too large. */
 tz_status tz_plan_new(const tz_header *header, const tz_read_item *items, size_t item_count,
                       const tz_plan_options *options, tz_plan **out, tz_diagnostic *diagnostic);
+
+/* Frees a plan. The allocations are yours: they, and the tensors in them, stay. */
 void tz_plan_free(tz_plan *plan);
 
 typedef struct {
@@ -492,6 +524,7 @@ typedef struct {
     uint64_t bytes_wanted;      /* sum of the items, decoded; shared placements count once */
 } tz_plan_info;
 
+/* Describes the plan. Never fails with valid arguments. */
 tz_status tz_plan_get(const tz_plan *plan, tz_plan_info *out);
 
 /* A range of the file, to be read from front to back into its segments. Requests ascend and do not
@@ -536,12 +569,22 @@ typedef struct {
     uint32_t reserved;
 } tz_piece;
 
+/* The lists of a plan. Each is valid as long as the plan; do not read one that has no elements. */
+
+/* request_count requests. */
 const tz_request *tz_plan_requests(const tz_plan *plan);
+
+/* segment_count segments. A request's are [segment_begin, segment_begin + segment_count). */
 const tz_segment *tz_plan_segments(const tz_plan *plan);
+
+/* piece_count pieces. A request's are [piece_begin, piece_begin + piece_count). */
 const tz_piece *tz_plan_pieces(const tz_plan *plan);
+
+/* item_count placements, as many as items were given to tz_plan_new(). */
 const tz_placement *tz_plan_placements(const tz_plan *plan);
 
-/* The size of each allocation. Allocate them, aligned to 64, before the first tz_plan_process(). */
+/* allocation_count sizes, one for each allocation. Allocate them, aligned to 64, before the first
+ * tz_plan_process(). */
 const uint64_t *tz_plan_allocations(const tz_plan *plan);
 
 /* A CRC detects accidental damage and costs very little; the digest is for pinned files. */
@@ -579,6 +622,7 @@ tz_status tz_plan_process(const tz_plan *plan, uint32_t request, uint64_t receiv
 tz_status tz_chunk_decode(const tz_header *header, uint32_t tensor, const tz_chunk *chunk,
                           uint32_t verify, const void *stored, void *out, void *scratch);
 
+/* The size of the scratch memory of tz_chunk_decode(): the same for every chunk. */
 size_t tz_decode_scratch_size(void);
 
 /* ---- Checking whole files -------------------------------------------------------------------- */
@@ -593,17 +637,35 @@ typedef struct tz_verifier tz_verifier;
  *
  *   TZ_E_ARGUMENT: also for other formats. */
 tz_status tz_verifier_new(const tz_header *header, tz_verifier **out);
+
+/* Frees a verifier, at any time; the header stays. */
 void tz_verifier_free(tz_verifier *verifier);
 
 /* The range of the file to put next. It has at most 16 MiB, unless one chunk or the chunk entries
- * of one tensor are larger. Its size is 0 at the end. */
+ * of one tensor are larger. Its size is 0 at the end. Called again, it gives the same range.
+ *
+ *   TZ_E_CONTENT: a tensor without data has a content digest other than that of no bytes. */
 tz_status tz_verifier_next(tz_verifier *verifier, tz_range *out, tz_diagnostic *diagnostic);
 
-/* Takes exactly the bytes of that range. After an error, the verifier can only be freed. */
+/* Checks the bytes of that range. After an error, the verifier can only be freed.
+ *   bytes, size: exactly that range.
+ *
+ *   TZ_E_CHECKSUM: a checksum of chunk entries or of a chunk does not match.
+ *   TZ_E_RESERVED, TZ_E_FEATURE, TZ_E_CHUNK: a chunk entry is invalid.
+ *   TZ_E_CODEC: a compressed chunk does not decode. TZ_E_FEATURE: its dtype is unknown.
+ *   TZ_E_CONTENT: the decoded data of a tensor does not match its content digest.
+ *   TZ_E_ARGUMENT: also for a size that is not that of the range, and at the end.
+ *
+ * With errors of data the diagnostic names the tensor, and the chunk if one is at fault. */
 tz_status tz_verifier_put(tz_verifier *verifier, const void *bytes, size_t size,
                           tz_diagnostic *diagnostic);
 
-/* TZ_OK: the file is whole. TZ_E_SEQUENCE: not everything has been put. */
+/* Ends the check.
+ *
+ *   TZ_OK: the file is whole.
+ *   TZ_E_RESERVED: a byte of padding is not 0; the diagnostic has the offset of the first one.
+ *   TZ_E_FEATURE: the header has the flag of a codec that no chunk uses.
+ *   TZ_E_SEQUENCE: not everything has been put. */
 tz_status tz_verifier_finish(tz_verifier *verifier, tz_diagnostic *diagnostic);
 
 /* ---- Writing --------------------------------------------------------------------------------- */
@@ -617,6 +679,8 @@ typedef struct {
     uint32_t rank;
     uint32_t tie;               /* index of another spec with the same dtype and shape, whose data
                                    this one shares; or TZ_NONE32 */
+    uint64_t decoded_size;      /* in bytes. May be 0, unless the dtype is of the extensible range:
+                                   there it does not follow from the shape */
 } tz_tensor_spec;
 
 typedef struct {
@@ -642,6 +706,8 @@ typedef struct tz_builder tz_builder;
 tz_status tz_builder_new(const tz_tensor_spec *specs, size_t spec_count,
                          const tz_builder_options *options, tz_builder **out,
                          tz_diagnostic *diagnostic);
+
+/* Frees a builder, at any time; what you have written of the file is yours to keep or remove. */
 void tz_builder_free(tz_builder *builder);
 
 typedef struct {
@@ -654,9 +720,11 @@ typedef struct {
     uint64_t file_size_max;     /* the file will not be larger */
 } tz_builder_info;
 
+/* Describes the file that is being built. Never fails with valid arguments. */
 tz_status tz_builder_get(const tz_builder *builder, tz_builder_info *out);
 
-/* 1: this spec's data must be put. 0: it is empty, or it is tied and not the owner. */
+/* 1: this spec's data must be put. 0: it is empty, or it is tied and not the owner, or there is no
+ * such spec. */
 uint32_t tz_builder_has_data(const tz_builder *builder, uint32_t spec);
 
 enum { TZ_COMPRESS_OFF = 0, TZ_COMPRESS_AUTO = 1 };
@@ -690,20 +758,27 @@ size_t tz_chunks_encode_bound(const tz_encode_options *options, size_t size);
  *     write `source` itself to the file.
  *   entries, entry_count: get one entry per chunk. The first one's struct_size must be set.
  *
- *   TZ_E_CODEC: a chunk did not decode to the source; libtz or the machine is at fault. */
+ *   TZ_E_CODEC: a chunk did not decode to the source; libtz or the machine is at fault.
+ *   TZ_E_ARGUMENT: also for a buffer that is too small, and for a wrong number of entries. */
 tz_status tz_chunks_encode(const tz_encode_options *options, const void *source, size_t size,
                            void *out, size_t out_capacity, size_t *out_size,
                            tz_chunk_entry *entries, size_t entry_count);
 
 /* Appends chunks to the file.
  *   spec: put specs with data in their order, and the chunks of each in order.
+ *   entries, count: the entries of these chunks, as tz_chunks_encode() makes them; at least one.
  *   offset: gets the offset of the first of these chunks; the others follow at multiples of 64.
  *
- *   TZ_E_SEQUENCE: other chunks must be put first, or these are too many. */
+ *   TZ_E_SEQUENCE: other chunks must be put first, or these are none or too many.
+ *   TZ_E_ARGUMENT: also for an entry that no chunk can have. */
 tz_status tz_builder_put_chunks(tz_builder *builder, uint32_t spec, const tz_chunk_entry *entries,
                                 size_t count, uint64_t *offset);
 
-/* Sets the BLAKE3 of the spec's decoded bytes; once for each spec with data. */
+/* Sets the content digest of a spec with data; at any time before tz_builder_finish().
+ *   digest: the BLAKE3 of all its decoded bytes.
+ *
+ *   TZ_E_SEQUENCE: the spec has no data, or its content digest has been put already.
+ *   TZ_E_ARGUMENT: also for a spec that does not exist. */
 tz_status tz_builder_put_content(tz_builder *builder, uint32_t spec, const uint8_t digest[32]);
 
 /* Makes the header, which goes to offset 0.
@@ -711,6 +786,7 @@ tz_status tz_builder_put_content(tz_builder *builder, uint32_t spec, const uint8
  *   needed: gets its size, with TZ_E_BUFFER_TOO_SMALL too.
  *   file_size, file_digest: get those of the whole file; either may be NULL.
  *
+ *   TZ_E_BUFFER_TOO_SMALL: the header has more than `capacity` bytes; nothing was written to `out`.
  *   TZ_E_SEQUENCE: not all chunks and content digests have been put. */
 tz_status tz_builder_finish(const tz_builder *builder, void *out, size_t capacity, size_t *needed,
                             uint64_t *file_size, uint8_t file_digest[32]);

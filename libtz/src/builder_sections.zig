@@ -21,6 +21,8 @@ pub const Spec = struct {
     dtype: u32,
     /// Another spec whose data this one shares, or `format.none`.
     tie: u32 = format.none,
+    /// Needed for a dtype of the extensible range only, where it does not follow from the shape.
+    decoded_size: u64 = 0,
 };
 
 /// A spec, with derived facts and what has been put for it.
@@ -54,7 +56,9 @@ pub fn copySpecs(
         if (!bytes.isText(spec.name) or bytes.hasControl(spec.name)) {
             return diagnostic.fail(error.Name, 23, nowhere);
         }
-        if (dtypes.byCode(spec.dtype) == null) return diagnostic.fail(error.Feature, 25, nowhere);
+        if (dtypes.byCode(spec.dtype) == null and !dtypes.isExtensible(spec.dtype)) {
+            return diagnostic.fail(error.Feature, 25, nowhere);
+        }
         if (spec.shape.len > format.rank_max) return diagnostic.fail(error.Limit, 27, nowhere);
         item.* = .{
             .spec = .{
@@ -63,13 +67,23 @@ pub fn copySpecs(
                 .dtype = spec.dtype,
                 .tie = spec.tie,
             },
-            .decoded_size = tensor_table.decodedSize(spec.dtype, spec.shape) orelse
-                return diagnostic.fail(error.Limit, 29, nowhere),
+            .decoded_size = try decodedSize(spec, diagnostic),
             .owner = @intCast(index),
         };
     }
     diagnostic.tensor = nowhere;
     return items;
+}
+
+fn decodedSize(spec: Spec, diagnostic: *status.Diagnostic) status.DataError!u64 {
+    const size = tensor_table.decodedSize(spec.dtype, spec.shape) orelse
+        return diagnostic.fail(error.Limit, 29, nowhere);
+    if (spec.decoded_size > format.file_size_max) return diagnostic.fail(error.Limit, 74, nowhere);
+    if (dtypes.byCode(spec.dtype) == null) return spec.decoded_size;
+    if (spec.decoded_size != 0 and spec.decoded_size != size) {
+        return diagnostic.fail(error.Shape, 30, nowhere);
+    }
+    return size;
 }
 
 pub fn sortByName(
@@ -103,12 +117,14 @@ pub fn resolveTies(items: []Item, diagnostic: *status.Diagnostic) status.Error!v
         if (item.spec.tie == format.none) continue;
         diagnostic.tensor = index;
         if (item.spec.tie >= items.len) return error.Argument;
-        const other = items[item.spec.tie].spec;
-        if (item.spec.tie == index or item.decoded_size == 0 or other.dtype != item.spec.dtype or
-            !std.mem.eql(u64, other.shape, item.spec.shape))
+        if (item.spec.tie == index) return diagnostic.fail(error.Tie, 32, nowhere);
+        const other = items[item.spec.tie];
+        if (other.spec.dtype != item.spec.dtype or other.decoded_size != item.decoded_size or
+            !std.mem.eql(u64, other.spec.shape, item.spec.shape))
         {
-            return diagnostic.fail(error.Tie, 32, nowhere);
+            return diagnostic.fail(error.Tie, 76, nowhere);
         }
+        if (item.decoded_size == 0) return diagnostic.fail(error.Tie, 77, nowhere);
         const a = root(items, @intCast(index));
         const b = root(items, item.spec.tie);
         if (items[a].sorted < items[b].sorted) items[b].owner = a else items[a].owner = b;

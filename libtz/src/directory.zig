@@ -73,7 +73,7 @@ pub fn recordSize(section_type: u32) ?u32 {
     };
 }
 
-/// TZ1-11 to TZ1-20. `front` holds the first `open_size` bytes of the file.
+/// TZ1-11 to TZ1-20 and TZ1-69 to TZ1-73. `front` holds the first `open_size` bytes of the file.
 pub fn decode(
     preamble: Preamble,
     front: []const u8,
@@ -124,27 +124,26 @@ fn checkEntry(
         return diagnostic.fail(error.Directory, 16, at + 24);
     }
     if (record_size != 0 and section.size % section.record_size != 0) {
-        return diagnostic.fail(error.Directory, 16, at + 16);
+        return diagnostic.fail(error.Directory, 70, at + 16);
     }
 }
 
-/// TZ1-17.
+/// TZ1-17 and TZ1-71.
 fn select(sections: []const Section, diagnostic: *status.Diagnostic) status.DataError!Directory {
-    const structure = find(sections, format.section.structure);
-    const metadata = find(sections, format.section.metadata);
-    for ([_]?Section{ structure, metadata }) |optional| {
-        if (optional) |section| if (section.size == 0) {
-            return diagnostic.fail(error.Directory, 17, format.preamble_size);
-        };
-    }
-    return .{
+    const directory: Directory = .{
         .tensors = try require(sections, format.section.tensors, diagnostic),
         .shapes = try require(sections, format.section.shapes, diagnostic),
         .names = try require(sections, format.section.names, diagnostic),
-        .structure = structure,
-        .metadata = metadata,
+        .structure = find(sections, format.section.structure),
+        .metadata = find(sections, format.section.metadata),
         .chunks = try require(sections, format.section.chunks, diagnostic),
     };
+    for ([_]?Section{ directory.structure, directory.metadata }) |optional| {
+        if (optional) |section| if (section.size == 0) {
+            return diagnostic.fail(error.Directory, 71, format.preamble_size);
+        };
+    }
+    return directory;
 }
 
 fn find(sections: []const Section, section_type: u32) ?Section {
@@ -161,35 +160,34 @@ fn require(
         diagnostic.fail(error.Directory, 17, format.preamble_size);
 }
 
-/// TZ1-18. The chunk table has the highest type, so it is the last section.
+/// TZ1-18, TZ1-72 and TZ1-73. The chunk table has the highest type, so it is the last section, and
+/// no section ends behind it.
 fn checkLayout(
     preamble: Preamble,
     sections: []const Section,
     directory: Directory,
     diagnostic: *status.Diagnostic,
 ) status.DataError!void {
-    var end = preamble.directoryEnd();
+    var end: u128 = preamble.directoryEnd(); // of sizes that are not checked yet
     for (sections, 0..) |section, number| {
         const at = format.preamble_size + number * format.directory_entry_size;
-        const begin = bytes.alignUp(end, format.section_alignment) orelse
+        if (section.offset != std.mem.alignForward(u128, end, format.section_alignment)) {
             return diagnostic.fail(error.Layout, 18, at + 8);
-        if (section.offset != begin) return diagnostic.fail(error.Layout, 18, at + 8);
-        end = bytes.add(begin, section.size) orelse
-            return diagnostic.fail(error.Layout, 18, at + 16);
-        if (end > preamble.header_size) return diagnostic.fail(error.Layout, 18, at + 16);
+        }
+        end = @as(u128, section.offset) + section.size;
     }
     if (directory.chunks.offset != preamble.open_size or end != preamble.header_size) {
-        return diagnostic.fail(error.Layout, 18, 40);
+        return diagnostic.fail(error.Layout, 72, 40);
     }
     if (directory.tensors.size / directory.tensors.record_size != preamble.tensor_count) {
-        return diagnostic.fail(error.Layout, 18, 56);
+        return diagnostic.fail(error.Layout, 73, 56);
     }
     if (directory.chunks.size / directory.chunks.record_size != preamble.chunk_count) {
-        return diagnostic.fail(error.Layout, 18, 64);
+        return diagnostic.fail(error.Layout, 73, 64);
     }
 }
 
-/// TZ1-19 and TZ1-20.
+/// TZ1-19, TZ1-20 and TZ1-69.
 fn checkContent(
     preamble: Preamble,
     sections: []const Section,
@@ -205,7 +203,7 @@ fn checkContent(
         end = section.offset + section.size;
         if (section.type == format.section.chunks) {
             if (!bytes.allZero(&section.digest)) {
-                return diagnostic.fail(error.Reserved, 20, at + 32);
+                return diagnostic.fail(error.Reserved, 69, at + 32);
             }
         } else if (!std.mem.eql(u8, &checksum.blake3(section.slice(front)), &section.digest)) {
             return diagnostic.fail(error.Checksum, 20, section.offset);

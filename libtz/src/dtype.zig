@@ -77,9 +77,9 @@ pub const table = [_]Info{
     .{ .code = 0x44, .name = "b16", .unit_bits = 16 },
 };
 
-/// Codes that later versions may add without breaking readers: such tensors can be listed, but not
-/// loaded.
-pub fn isExtensible(code: u16) bool {
+/// Codes that later versions may add without breaking readers: such tensors can be listed, checked
+/// and copied, but their values cannot be used.
+pub fn isExtensible(code: u32) bool {
     return code >= 0x0100 and code <= 0x01FF;
 }
 

@@ -33,7 +33,7 @@ pub const Pair = struct {
     }
 };
 
-/// TZ1-55 to TZ1-58. The pairs point into `raw`, which lies at `offset` in the file.
+/// TZ1-55 to TZ1-58 and TZ1-83. The pairs point into `raw`, which lies at `offset` in the file.
 pub fn decode(
     arena: std.mem.Allocator,
     raw: []const u8,
@@ -54,7 +54,7 @@ pub fn decode(
         if (key_size + value_size > rest.len - Pair.fixed_size) {
             return diagnostic.fail(error.Metadata, 55, at);
         }
-        if (key_size > format.metadata_key_size_max) return diagnostic.fail(error.Limit, 58, at);
+        if (key_size > format.metadata_key_size_max) return diagnostic.fail(error.Limit, 83, at);
         const pair: Pair = .{
             .key = rest[Pair.fixed_size..][0..@intCast(key_size)],
             .value = rest[@intCast(Pair.fixed_size + key_size)..][0..@intCast(value_size)],

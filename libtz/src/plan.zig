@@ -202,14 +202,14 @@ const Planner = struct {
 
     /// Null: the whole tensor.
     fn boxOf(self: *Planner, tensor: Tensor, item: ReadItem) Error!?Box {
+        const rank = tensor.shape.len;
+        if (rank == 0) return null;
+        if (item.begin == null and item.end == null) return null;
         const dtype = dtypes.byCode(tensor.dtype) orelse {
             self.diagnostic.rule = 60;
             return error.Feature;
         };
         const unit_size = dtype.unitSize();
-        const rank = tensor.shape.len;
-        if (rank == 0) return null;
-        if (item.begin == null and item.end == null) return null;
         const begin = item.begin orelse return error.Argument;
         const end = item.end orelse return error.Argument;
         var buffer: boxes.Buffer = undefined;

@@ -39,8 +39,8 @@ pub const Preamble = struct {
     chunk_count: u64,
     directory_digest: Digest,
 
-    /// TZ1-1 to TZ1-10, for a file of `file_size` bytes of which `front` is the beginning: at least
-    /// 128 bytes, or all of a shorter file.
+    /// TZ1-1 to TZ1-10 and TZ1-68, for a file of `file_size` bytes of which `front` is the
+    /// beginning: at least 128 bytes, or all of a shorter file.
     pub fn decode(
         front: []const u8,
         file_size: u64,
@@ -104,7 +104,7 @@ pub const Preamble = struct {
         if (self.open_size > self.header_size) return diagnostic.fail(error.Layout, 9, 40);
         if (self.header_size > self.file_size) return diagnostic.fail(error.Layout, 9, 32);
         if (file_size < self.file_size) return diagnostic.fail(error.Truncated, 10, file_size);
-        if (file_size > self.file_size) return diagnostic.fail(error.Trailing, 10, self.file_size);
+        if (file_size > self.file_size) return diagnostic.fail(error.Trailing, 68, self.file_size);
     }
 
     pub fn directoryEnd(self: Preamble) u64 {

@@ -5,6 +5,7 @@
 const std = @import("std");
 const checksum = @import("checksum.zig");
 const codecs = @import("codec.zig");
+const dtypes = @import("dtype.zig");
 const Digest = @import("index.zig").Digest;
 const types = @import("plan_types.zig");
 const status = @import("status.zig");
@@ -55,9 +56,9 @@ pub fn process(
             diagnostic.chunk = task.chunk;
             diagnostic.rule = switch (err) {
                 error.Argument => unreachable,
-                error.Checksum => 43,
+                error.Checksum => if (batch.verify == .digest) 85 else 43,
                 error.Codec => 44,
-                error.Feature => 40,
+                error.Feature => 86,
             };
             return err;
         };
@@ -130,10 +131,11 @@ pub fn processSingle(chunk: Single, verify: Verify) Error!void {
 
 fn decode(codec: u32, dtype: u16, stored: []const u8, out: []u8, scratch: []u8) Error!void {
     const known = codecs.info(codec) orelse return error.Feature;
+    if (codec != codecs.raw and dtypes.byCode(dtype) == null) return error.Feature;
     try known.decode(dtype, stored, out, scratch);
 }
 
-/// TZ1-43. Foreign formats have nothing to check against.
+/// TZ1-43 or TZ1-85. Foreign formats have nothing to check against.
 fn check(
     expected: ?*const Digest,
     crc: u32,

@@ -106,8 +106,9 @@ pub const Structure = struct {
 const Allocator = std.mem.Allocator;
 const Failure = status.DataError || error{OutOfMemory};
 
-/// TZ1-48 to TZ1-54, and TZ1-67. `raw` lies at `offset` in the file and must outlive the result.
-/// Arrays of the result are allocated in `arena`, temporary memory in `gpa`.
+/// TZ1-48 to TZ1-54, TZ1-67, TZ1-78 to TZ1-82, and TZ1-84. `raw` lies at `offset` in the file and
+/// must outlive the result. Arrays of the result are allocated in `arena`, temporary memory in
+/// `gpa`.
 pub fn decode(
     gpa: Allocator,
     arena: Allocator,
@@ -127,8 +128,8 @@ pub fn decode(
     };
     defer scan.deinit();
     try scan.run();
-    if (scan.position != raw.len) return scan.fail(error.Structure, 48);
-    if (used.count() != tensor_count) return scan.fail(error.Structure, 54);
+    if (scan.position != raw.len) return scan.fail(error.Structure, 79);
+    if (used.count() != tensor_count) return scan.fail(error.Structure, 81);
     try scan.checkKeys();
     return .{ .raw = raw, .offsets = try arena.dupe(u32, scan.offsets.items) };
 }
@@ -189,7 +190,7 @@ const Scan = struct {
         const rest = self.raw[self.position..];
         if (rest.len < format.structure_node_size) return self.fail(error.Structure, 48);
         if (self.depth > format.depth_max) return self.fail(error.Limit, 53);
-        if (self.offsets.items.len == format.node_count_max) return self.fail(error.Limit, 53);
+        if (self.offsets.items.len == format.node_count_max) return self.fail(error.Limit, 82);
         const node = try self.fixedPart(rest);
         const parent: ?*Open = if (self.depth == 0) null else &self.stack[self.depth - 1];
         const needs_key = parent != null and parent.?.kind == .dict;
@@ -197,7 +198,7 @@ const Scan = struct {
         const text = try self.variablePart(node, rest[format.structure_node_size..]);
         if (node.kind == .tensor) {
             if (node.value >= self.used.capacity()) return self.fail(error.Structure, 54);
-            if (self.used.isSet(@intCast(node.value))) return self.fail(error.Structure, 54);
+            if (self.used.isSet(@intCast(node.value))) return self.fail(error.Structure, 80);
             self.used.set(@intCast(node.value));
         }
         if (parent) |open| {
@@ -248,12 +249,12 @@ const Scan = struct {
 
     const Text = struct { key: []const u8, size: usize };
 
-    /// Key and value bytes: TZ1-48, TZ1-51 and TZ1-67.
+    /// Key and value bytes: TZ1-78, TZ1-51, TZ1-67 and TZ1-84.
     fn variablePart(self: *Scan, node: Node, rest: []const u8) status.DataError!Text {
         const key_size = if (node.key_kind.hasBytes()) node.key else 0;
         const value_size = if (node.kind.hasBytes()) node.value else 0;
         if (key_size > rest.len or value_size > rest.len - key_size) {
-            return self.fail(error.Structure, 48);
+            return self.fail(error.Structure, 78);
         }
         const key = rest[0..@intCast(key_size)];
         const value = rest[key.len..][0..@intCast(value_size)];
@@ -267,12 +268,13 @@ const Scan = struct {
         return .{ .key = key, .size = key.len + value.len };
     }
 
-    /// TZ1-67: two's complement of more bytes than an i64 has, and of no more than it takes.
+    /// TZ1-67 and TZ1-84: two's complement of more bytes than an i64 has, and of no more than it
+    /// takes.
     fn largeInteger(self: *Scan, raw: []const u8) status.DataError!void {
         if (raw.len > format.large_integer_size_max) return self.fail(error.Limit, 67);
-        if (raw.len <= @sizeOf(i64)) return self.fail(error.Structure, 67);
+        if (raw.len <= @sizeOf(i64)) return self.fail(error.Structure, 84);
         const extension: u8 = if (raw[raw.len - 2] < 0x80) 0 else 0xFF;
-        if (raw[raw.len - 1] == extension) return self.fail(error.Structure, 67);
+        if (raw[raw.len - 1] == extension) return self.fail(error.Structure, 84);
     }
 
     /// TZ1-52.

@@ -60,8 +60,8 @@ pub fn encode(
     out[88..120].* = tensor.content_digest.?.*;
 }
 
-/// TZ1-21 to TZ1-37. `front` holds the first `open_size` bytes and must outlive the result, whose
-/// names and digests point into it. Arrays are allocated in `arena`.
+/// TZ1-21 to TZ1-37 and TZ1-74 to TZ1-77. `front` holds the first `open_size` bytes and must
+/// outlive the result, whose names and digests point into it. Arrays are allocated in `arena`.
 pub fn decode(
     arena: std.mem.Allocator,
     preamble: Preamble,
@@ -140,18 +140,16 @@ const Table = struct {
             .run_digest = raw[56..88],
             .content_digest = raw[88..120],
         };
-        if (tensor.decoded_size > format.file_size_max) {
-            return diagnostic.fail(error.Limit, 29, at + 24);
-        }
         const size = decodedSize(dtype, shape) orelse
             return diagnostic.fail(error.Limit, 29, at + 8);
+        if (tensor.decoded_size > format.file_size_max) {
+            return diagnostic.fail(error.Limit, 74, at + 24);
+        }
         if (dtypes.byCode(dtype) != null and tensor.decoded_size != size) {
             return diagnostic.fail(error.Shape, 30, at + 24);
         }
         if (tensor.order >= self.tensors.len) return diagnostic.fail(error.Order, 31, at + 16);
-        if (tensor.tie != format.none and !self.tieHolds(tensor, index)) {
-            return diagnostic.fail(error.Tie, 32, at + 20);
-        }
+        if (tensor.tie != format.none) try self.checkTie(tensor, index);
         if (!tensor.hasChunks() and (tensor.data_offset != 0 or tensor.stored_size != 0 or
             tensor.chunk_begin != 0 or !std.mem.eql(u8, tensor.run_digest.?, &empty_digest)))
         {
@@ -195,14 +193,20 @@ const Table = struct {
         return shape;
     }
 
-    /// TZ1-32.
-    fn tieHolds(self: *const Table, tensor: Tensor, index: u32) bool {
-        if (tensor.tie >= index or tensor.decoded_size == 0) return false;
+    /// TZ1-32 and TZ1-75 to TZ1-77.
+    fn checkTie(self: *const Table, tensor: Tensor, index: u32) status.DataError!void {
+        const at = self.recordOffset(index);
+        if (tensor.tie >= index) return self.diagnostic.fail(error.Tie, 32, at + 20);
         const owner = self.tensors[tensor.tie];
-        return owner.tie == format.none and owner.dtype == tensor.dtype and
-            std.mem.eql(u64, owner.shape, tensor.shape) and
-            owner.decoded_size == tensor.decoded_size and
-            std.mem.eql(u8, owner.content_digest.?, tensor.content_digest.?);
+        if (owner.tie != format.none) return self.diagnostic.fail(error.Tie, 75, at + 20);
+        if (owner.dtype != tensor.dtype or
+            !std.mem.eql(u64, owner.shape, tensor.shape) or
+            owner.decoded_size != tensor.decoded_size or
+            !std.mem.eql(u8, owner.content_digest.?, tensor.content_digest.?))
+        {
+            return self.diagnostic.fail(error.Tie, 76, at + 20);
+        }
+        if (tensor.decoded_size == 0) return self.diagnostic.fail(error.Tie, 77, at + 24);
     }
 
     /// TZ1-35.

@@ -139,15 +139,16 @@ pub const Verifier = struct {
         const is_raw = chunk.codec == codecs.raw;
         // A decoder's input must be what was checked, so it is copied first.
         const stored = if (is_raw) given else try self.copy(given);
-        if (checksum.crc32c(0, stored) != chunk.crc or
-            !std.mem.eql(u8, &checksum.blake3(stored), chunk.digest.?))
-        {
+        if (checksum.crc32c(0, stored) != chunk.crc) {
             return diagnostic.fail(error.Checksum, 43, chunk.offset);
+        }
+        if (!std.mem.eql(u8, &checksum.blake3(stored), chunk.digest.?)) {
+            return diagnostic.fail(error.Checksum, 85, chunk.offset);
         }
         if (is_raw) return self.content.update(stored);
         const codec = codecs.info(chunk.codec).?; // checked with the run
         self.codec_flags |= codec.flag;
-        if (dtypes.byCode(dtype) == null) return diagnostic.fail(error.Feature, 60, chunk.offset);
+        if (dtypes.byCode(dtype) == null) return diagnostic.fail(error.Feature, 86, chunk.offset);
         const chunk_size: usize = @intCast(self.header.index.chunk_size);
         const decoded = self.workspace[chunk_size..][0..chunk.decoded_length];
         const scratch = self.workspace[2 * chunk_size ..];

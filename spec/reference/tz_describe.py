@@ -1,6 +1,6 @@
 """Say what a tz file holds, or what is wrong with it, in the JSON that conformance tests compare.
 
-    python tz_describe.py [--open] [--digest blake3:...] FILE
+    python tz_describe.py [--open | --load NAME] [--digest blake3:...] FILE
 
 This is the reference for the command that another implementation puts in its place; the protocol
 is written down in `spec/README.md`.
@@ -24,10 +24,14 @@ Description = dict[str, Any]
 
 
 def describe(data: bytes, *, pin: str | None = None, operation: str = "verify") -> Description:
-    """What the file `data` holds, or its error; `operation` is "open" or "verify"."""
+    """What the file `data` holds, or its error; `operation` is "open", "verify" or "load NAME"."""
     released = hashlib.sha256()
     try:
         file = tz.File(data, pin=pin)
+        if operation.startswith("load "):
+            dtype, shape, content = file.load(operation.removeprefix("load "))
+            digest = hashlib.sha256(content).hexdigest()
+            return {"result": "ok", "dtype": dtype, "shape": list(shape), "sha256": digest}
         released = file.released
         if operation == "verify":
             try:
@@ -115,13 +119,23 @@ def _pin(text: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--open", action="store_true", help="only open the file; no data")
+    operation = parser.add_mutually_exclusive_group()
+    operation.add_argument(
+        "--open", action="store_const", const="open", dest="operation", help="only open the file"
+    )
+    operation.add_argument(
+        "--load", metavar="NAME", type="load {}".format, dest="operation", help="load a tensor"
+    )
     parser.add_argument("--digest", type=_pin, help="the file digest that the file must have")
     parser.add_argument("file", type=Path)
     arguments = parser.parse_args()
-    operation = "open" if arguments.open else "verify"
     data = arguments.file.read_bytes()
-    description = describe(data, pin=arguments.digest, operation=operation)
+    try:
+        description = describe(
+            data, pin=arguments.digest, operation=arguments.operation or "verify"
+        )
+    except KeyError as error:
+        parser.error(f"there is no tensor {error}")
     print(to_json(description))
     return 0 if description["result"] == "ok" else 1
 

@@ -105,7 +105,7 @@ def read_preamble(front: bytes, size: int, pin: str | None) -> Preamble:
     ascending = directory_end <= p.open_size <= p.header_size <= p.file_size
     require(ascending, "layout", 9, 32, "the sizes are not in order")
     require(size >= p.file_size, "truncated", 10, size, f"{size} of {p.file_size} bytes")
-    require(size <= p.file_size, "trailing", 10, p.file_size, f"{size} for {p.file_size} bytes")
+    require(size <= p.file_size, "trailing", 68, p.file_size, f"{size} for {p.file_size} bytes")
     return p
 
 
@@ -146,12 +146,12 @@ def read_directory(front: bytes, p: Preamble) -> dict[int, Section]:
         longer = p.version_minor > 0 and 0 < expected < s.record_size
         require(s.record_size == expected or longer, "directory", 16, at + 24, "record_size")
         whole = s.record_size == 0 or s.size % s.record_size == 0
-        require(whole, "directory", 16, at + 16, "not a whole number of records")
+        require(whole, "directory", 70, at + 16, "not a whole number of records")
     sections = {s.type: s for s in entries if s.type in RECORD_SIZES}
     for section_type in (TENSORS, SHAPES, NAMES, CHUNKS):
         require(section_type in sections, "directory", 17, 128, f"no section {section_type:#x}")
     for section_type in {STRUCTURE, METADATA} & set(sections):
-        require(sections[section_type].size > 0, "directory", 17, 128, "an empty section")
+        require(sections[section_type].size > 0, "directory", 71, 128, "an empty section")
     check_section_places(entries, p)
     check_section_bytes(front, entries, directory_end)
     return sections
@@ -163,14 +163,13 @@ def check_section_places(entries: Sequence[Section], p: Preamble) -> None:
         at = PREAMBLE.size + SECTION.size * i
         require(s.offset == align(end, 64), "layout", 18, at + 8, f"offset {s.offset}")
         end = s.offset + s.size
-        if s.type == CHUNKS:
-            there = (s.offset, end) == (p.open_size, p.header_size)
-            require(there, "layout", 18, at + 8, "not from open_size to header_size")
+    there = (entries[-1].offset, end) == (p.open_size, p.header_size)
+    require(there, "layout", 72, 40, "the chunk table is not from open_size to header_size")
     counts = {TENSORS: p.tensor_count, CHUNKS: p.chunk_count}
     for s in entries:
         count = counts.get(s.type, 0)
         fits = s.type not in counts or s.size == count * s.record_size
-        require(fits, "layout", 18, s.offset, f"{s.size} bytes for {count} records")
+        require(fits, "layout", 73, s.offset, f"{s.size} bytes for {count} records")
 
 
 def check_section_bytes(front: bytes, entries: Sequence[Section], directory_end: int) -> None:
@@ -179,7 +178,7 @@ def check_section_bytes(front: bytes, entries: Sequence[Section], directory_end:
         require(not any(front[end : s.offset]), "reserved", 19, end, "padding is not zero")
         end = s.offset + s.size
         if s.type == CHUNKS:
-            require(not any(s.digest), "reserved", 20, s.offset, "the chunk table has no digest")
+            require(not any(s.digest), "reserved", 69, s.offset, "the chunk table has no digest")
         else:
             same = blake3(front[s.offset : end]) == s.digest
             require(same, "checksum", 20, s.offset, f"section {s.type:#x}")
@@ -253,11 +252,12 @@ def read_tensor_table(front: bytes, p: Preamble, sections: Mapping[int, Section]
 
 
 def check_record(e: Entry, before: Sequence[Entry], p: Preamble) -> None:
-    """TZ1-29 to TZ1-33."""
+    """TZ1-29 to TZ1-33, with TZ1-74 to TZ1-77."""
     r = e.record
     unit_size = UNIT_SIZES.get(r.dtype, 1)
     largest = math.prod(dimension for dimension in e.shape if dimension) * unit_size
-    require(max(largest, r.decoded_size) < 1 << 63, "limit", 29, e.at + 24, "2^63 bytes or more")
+    require(largest < 1 << 63, "limit", 29, e.at + 8, "dimensions of 2^63 bytes or more")
+    require(r.decoded_size < 1 << 63, "limit", 74, e.at + 24, "2^63 bytes or more")
     fits = r.dtype not in UNIT_SIZES or r.decoded_size == math.prod(e.shape) * unit_size
     require(fits, "shape", 30, e.at + 24, f"{r.decoded_size} bytes for shape {e.shape}")
     require(r.order < p.tensor_count, "order", 31, e.at + 16, f"order {r.order}")
@@ -265,13 +265,11 @@ def check_record(e: Entry, before: Sequence[Entry], p: Preamble) -> None:
         require(r.tie < e.index, "tie", 32, e.at + 20, f"tied to record {r.tie}")
         owner = before[r.tie]
         o = owner.record
-        same = (
-            (r.dtype, e.shape, r.decoded_size) == (o.dtype, owner.shape, o.decoded_size)
-            and r.content_digest == o.content_digest
-            and r.decoded_size != 0
-            and not owner.is_tied
-        )
-        require(same, "tie", 32, e.at + 20, f"tied to {owner.name!r}, which does not match")
+        require(not owner.is_tied, "tie", 75, e.at + 20, f"{owner.name!r} is tied itself")
+        same = (r.dtype, e.shape, r.decoded_size) == (o.dtype, owner.shape, o.decoded_size)
+        same = same and r.content_digest == o.content_digest
+        require(same, "tie", 76, e.at + 20, f"tied to {owner.name!r}, which is not the same")
+        require(r.decoded_size != 0, "tie", 77, e.at + 24, "an empty tensor is tied")
     if e.chunk_count == 0:
         nowhere = r.data_offset == r.stored_size == r.chunk_begin == 0
         require(nowhere, "layout", 33, e.at + 32, "a place without chunks")
@@ -339,12 +337,15 @@ def read_chunk(data: bytes, e: Entry, placed: PlacedChunk) -> bytes:
     """The decoded bytes of a chunk. This reader checks both checksums, pinned or not."""
     chunk, offset = placed.chunk, placed.offset
     stored = data[offset : offset + chunk.stored_length]
-    same = crc32c(stored) == chunk.crc and blake3(stored) == chunk.digest
-    require(same, "checksum", 43, offset, f"a chunk of {e.name!r}")
+    require(crc32c(stored) == chunk.crc, "checksum", 43, offset, f"a chunk of {e.name!r}")
+    require(blake3(stored) == chunk.digest, "checksum", 85, offset, f"a chunk of {e.name!r}")
     if chunk.codec == RAW:
         return stored
+    known = e.record.dtype in DTYPE_NAMES
+    require(known, "feature", 86, offset, f"dtype {e.record.dtype:#x} cannot be decoded")
     try:
-        return bytes(tz_tiered.decode(stored, known_dtype(e), placed.decoded_length))
+        dtype = dtype_name(e.record.dtype)
+        return bytes(tz_tiered.decode(stored, dtype, placed.decoded_length))
     except ValueError as error:
         raise TzError("codec", 44, offset, str(error)) from error
 
@@ -355,6 +356,8 @@ NONE, BOOLEAN, INTEGER, FLOAT, STRING, BYTES, TENSOR, DICT, LIST, TUPLE, LARGE_I
 NO_KEY, STRING_KEY, INTEGER_KEY, LARGE_INTEGER_KEY = range(4)
 KINDS_WITH_BYTES = (STRING, BYTES, LARGE_INTEGER)
 KEY_KINDS_WITH_BYTES = (STRING_KEY, LARGE_INTEGER_KEY)
+
+NODE_COUNT_MAX = 1 << 26
 
 NODE = struct.Struct("<BB6sQQ")
 Node = namedtuple("Node", "kind key_kind reserved key value")
@@ -376,8 +379,8 @@ class StructureReader:
 
     def read(self) -> Any:
         _, value = self.read_node(parent_kind=None, depth=0)
-        require(self.at == self.end, "structure", 48, self.at, "bytes after the last node")
-        require(not self.unused, "structure", 54, self.at, "a tensor that no node refers to")
+        require(self.at == self.end, "structure", 79, self.at, "bytes after the last node")
+        require(not self.unused, "structure", 81, self.at, "a tensor that no node refers to")
         at = self.repeated_key_at
         require(at is None, "structure", 52, at or 0, "a key used before in the same dict")
         return value
@@ -387,13 +390,13 @@ class StructureReader:
         require(at + NODE.size <= self.end, "structure", 48, at, "the nodes end too early")
         self.node_count += 1
         require(depth <= 128, "limit", 53, at, f"depth {depth}")
-        require(self.node_count <= 1 << 26, "limit", 53, at, "too many nodes")
+        require(self.node_count <= NODE_COUNT_MAX, "limit", 82, at, "too many nodes")
         node = Node(*NODE.unpack_from(self.front, at))
         check_node(node, parent_kind, at)
         key_at = at + NODE.size
         value_at = key_at + (node.key if node.key_kind in KEY_KINDS_WITH_BYTES else 0)
         self.at = value_at + (node.value if node.kind in KINDS_WITH_BYTES else 0)
-        require(self.at <= self.end, "structure", 48, at, "a key or value that goes on too far")
+        require(self.at <= self.end, "structure", 78, at, "a key or value that goes on too far")
         key: str | int | None = signed(node.key) if node.key_kind == INTEGER_KEY else None
         if node.key_kind == STRING_KEY:
             key = utf8(self.front[key_at:value_at], "structure", 51, key_at)
@@ -409,7 +412,8 @@ class StructureReader:
         if node.kind == LARGE_INTEGER:
             return large_integer(self.front[value_at : self.at], value_at)
         if node.kind == TENSOR:
-            require(node.value in self.unused, "structure", 54, value_at, "no tensor, or used")
+            require(node.value < len(self.names), "structure", 54, value_at, "no such tensor")
+            require(node.value in self.unused, "structure", 80, value_at, "a tensor used before")
             self.unused.remove(node.value)
             return TensorRef(self.names[node.value])
         if node.kind == DICT:
@@ -447,11 +451,11 @@ def check_node(node: Node, parent_kind: int | None, at: int) -> None:
 
 
 def large_integer(data: bytes, at: int) -> int:
-    """TZ1-67."""
+    """TZ1-67 and TZ1-84."""
     require(len(data) <= 1024, "limit", 67, at, f"an integer of {len(data)} bytes")
     value = int.from_bytes(data, "little", signed=True)
     fewest = len(data) >= 9 and data == pack_large_integer(value)
-    require(fewest, "structure", 67, at, "an integer in more bytes than it needs")
+    require(fewest, "structure", 84, at, "an integer in more bytes than it needs")
     return value
 
 
@@ -472,7 +476,7 @@ def read_metadata(front: bytes, section: Section) -> dict[str, str]:
         value_at = key_at + key_size
         end = value_at + value_size
         require(end <= section_end, "metadata", 55, at, "a pair that goes on too far")
-        require(key_size <= 1024, "limit", 58, at, f"a key of {key_size} bytes")
+        require(key_size <= 1024, "limit", 83, at, f"a key of {key_size} bytes")
         key_bytes = front[key_at:value_at]
         key = utf8(key_bytes, "metadata", 56, key_at)
         value = utf8(front[value_at:end], "metadata", 56, value_at)
@@ -580,10 +584,13 @@ class File:
 
     def load(self, name: str) -> Tensor:
         e = self._entries[name]
-        dtype = known_dtype(e)
+        return Tensor(known_dtype(e), e.shape, self.load_bytes(name))
+
+    def load_bytes(self, name: str) -> bytes:
+        """For this, nobody needs to know what the dtype means."""
+        e = self._entries[name]
         owner = self.header.entries[e.record.tie] if e.is_tied else e
-        data = b"".join(read_chunk(self._data, owner, placed) for placed in self.run(owner))
-        return Tensor(dtype, e.shape, data)
+        return b"".join(read_chunk(self._data, owner, placed) for placed in self.run(owner))
 
     def object(self) -> Any:
         """The nested object with its tensors loaded."""

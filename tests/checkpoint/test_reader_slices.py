@@ -1,4 +1,4 @@
-"""Slices of files against PyTorch's own indexing."""
+"""Slices of files, compared with PyTorch's own indexing."""
 
 from __future__ import annotations
 
@@ -72,6 +72,7 @@ def indices(draw: st.DrawFn, shape: tuple[int, ...]) -> Any:
     return tuple(parts)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_slices_are_those_of_torch(data: st.DataObject) -> None:
@@ -173,6 +174,7 @@ def named_indices(draw: st.DrawFn) -> tuple[str, Any]:
     return str(shape), draw(indices(shape))
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(number=st.integers(0, 3), wanted=st.lists(named_indices(), max_size=8))
 def test_many_slices_are_those_of_torch(sources: Sources, number: int, wanted: Any) -> None:
@@ -201,7 +203,7 @@ def test_a_chunk_that_several_slices_need_is_read_once(compress: bool) -> None:
         assert f.stats.bytes_read <= stored
         f.get_slice("t")[:, :256]
         assert f.stats.bytes_wanted == 512 * 256 * ITEM
-        assert stored * 0.9 < f.stats.bytes_read <= stored  # what row-major storage forces
+        assert stored * 0.9 < f.stats.bytes_read <= stored  # required by row-major storage
     whole = torch.cat(list(reversed(got)), dim=1)
     expected = torch.from_numpy(np.frombuffer(file.tensors["t"].data, np.int16).copy())
     assert torch.equal(whole.view(torch.int16).view(-1), expected)
@@ -222,17 +224,17 @@ def test_slices_are_read_in_the_order_of_the_file() -> None:
         watched.offsets.clear()
         f.load_slices([(name, slice(10, 60)) for name in reversed(names)])
         assert f.stats.threads == 1 or watched.offsets
-    # Two threads may read, yet each goes forward.
+    # Two threads may read, but each of them reads forward.
     assert max(watched.offsets[:2]) < min(watched.offsets[-2:])
 
 
 @pytest.mark.parametrize("kind", ["tz", "compressed", "safetensors", "set"])
-@pytest.mark.parametrize("ranks", [2, 3, 8])
+@pytest.mark.parametrize("ranks", [2, 7])
 def test_shards_along_the_first_dimension_read_their_share(
     kind: str, ranks: int, tmp_path: Path
 ) -> None:
     chunk = 64 * 1024
-    shape = (1200, 4000)
+    shape = (600, 4000)
     data = tensor(shape, 5)
     file = make_file({"t": data, "u": data}, chunk_size=chunk, compress=kind == "compressed")
     source: Any = file.data
@@ -309,7 +311,7 @@ def index_kinds() -> list[Any]:
 
 @pytest.mark.parametrize("number", range(len(index_kinds())))
 def test_an_index_means_what_it_means_to_pytorch(number: int) -> None:
-    """Or it is refused: an index of another kind is never taken for an integer."""
+    """Or it is refused: an index of another type is never used as an integer."""
     tensor = torch.arange(24.0).view(4, 6)
     target = io.BytesIO()
     libtz.torch.save_file({"t": tensor}, target)

@@ -1,4 +1,4 @@
-"""`tz convert` from what torch.save wrote, from sharded sets, and in bounded memory."""
+"""`tz convert` from files of torch.save and sharded sets, and its bounded memory."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+import tz_kit
+import tz_reference
 
 import libtz
 import libtz.torch
@@ -95,6 +97,27 @@ def test_checkpoints_keep_their_structure(
     )
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_tensors_of_unknown_dtypes_are_copied(
+    tied: bool, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Their bytes go from one .tz file to another. Other formats have other dtypes."""
+    tensor = tz_reference.Tensor("u8", (2, 3), b"abcdef")
+    names = ["a", "b"] if tied else ["a"]
+    data = tz_reference.encode(dict.fromkeys(names, tensor), ties=[names])
+    changes: dict[str, int | bytes] = {f"tensor[{i}].dtype": 0x01FF for i in range(len(names))}
+    changes["dimension[0].units"] = 77
+    if tied:
+        changes["dimension[2].units"] = 77
+    data = tz_kit.broken(data, changes)
+    source, target = tmp_path / "old.tz", tmp_path / "new.tz"
+    source.write_bytes(data)
+    convert(capsys, source, target, "--chunk-size", "1M")
+    assert target.read_bytes() == data
+    text = refuse(capsys, 2, source, tmp_path / "new.safetensors")
+    assert "cannot hold dtype 0x01ff" in text
+
+
 def test_views_that_overlap_are_stored_apart(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -106,7 +129,7 @@ def test_views_that_overlap_are_stored_apart(
 
 
 def shards(folder: Path) -> dict[str, torch.Tensor]:
-    """As transformers wrote them before safetensors."""
+    """Sets of .bin files, as transformers wrote them before safetensors."""
     tensors = {f"layer.{number}": torch.randn(40, 30) for number in range(6)}
     weight_map: dict[str, str] = {}
     for number in range(3):
@@ -152,7 +175,7 @@ def test_indexes_of_torch_save_that_lie(
 def test_shards_of_torch_save_that_hold_more_than_the_index_says(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """A tensor that two files hold comes from the one that the index names."""
+    """A tensor that is in two files is read from the one in the index."""
     tensors = shards(tmp_path)
     last = tmp_path / "pytorch_model-00003-of-00003.bin"
     torch.save(torch.load(last) | {"layer.0": torch.zeros(1), "stale": torch.ones(1)}, last)
@@ -192,7 +215,7 @@ def test_small_pickles_do_not_become_large(
 
 
 def test_compressed_members_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Anybody's zip program makes such files, and a few kilobytes of them fill any memory."""
+    """Any zip program makes such files, and a few kilobytes can fill all memory."""
     source = tmp_path / "x.pt"
     torch.save({"a": torch.zeros(1 << 20)}, tmp_path / "plain.pt")
     with (
@@ -275,7 +298,7 @@ print(status, re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("target", ["x.tz", "x.safetensors"])
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, target: str) -> None:
-    """A file of 640 MiB with 64 MiB to spend; without libtz's own, Python takes some 50 MiB."""
+    """Converts 640 MiB with 64 MiB of memory for libtz; Python itself takes about 50 MiB."""
     tensors = {f"{n}": torch.zeros(64 * MIB, dtype=torch.uint8) for n in range(10)}
     source = tmp_path / "source.tz"
     libtz.torch.save_file(tensors, source)

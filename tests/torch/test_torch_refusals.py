@@ -1,4 +1,4 @@
-"""What load_model cannot fill: refused before anything is changed, with the way on."""
+"""Modules that load_model cannot fill: refused before anything changes, with a remedy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 class Scaled(torch.Tensor):
-    """A tensor in 8 bits with a scale, in the manner of torchao."""
+    """A tensor in 8 bits with a scale, as in torchao."""
 
     @staticmethod
     def __new__(cls, data: torch.Tensor, scale: float) -> Scaled:
@@ -52,7 +52,7 @@ def stored(module: nn.Module) -> io.BytesIO:
 
 
 def with_weight(weight: torch.Tensor) -> Any:
-    """`1.weight` is the tensor, the rest as usual."""
+    """A module in which `1.weight` is the given tensor."""
     net = two_layers()
     del net[1].weight
     if weight.is_floating_point() and type(weight) is not torch.Tensor:
@@ -131,7 +131,16 @@ def test_inference_tensors(is_contiguous: bool, is_inside: bool) -> None:
     assert net[0].weight.dtype == torch.float64
 
 
-@pytest.mark.parametrize("kind", ["scripted", "frozen", "compiled", "compiled in place"])
+# What compiling imports takes seconds.
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "scripted",
+        "frozen",
+        pytest.param("compiled", marks=pytest.mark.slow),
+        pytest.param("compiled in place", marks=pytest.mark.slow),
+    ],
+)
 def test_modules_of_other_makes(kind: str) -> None:
     source, net = two_layers(), two_layers()
     loaded: Any = net

@@ -1,4 +1,4 @@
-"""The writer against the reference implementation, byte by byte, and what it refuses."""
+"""The writer, compared byte by byte with the reference implementation, and its refusals."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import libtz
+from libtz._native import lib
 from libtz.errors import Error, OptionError
 from libtz.options import WriteOptions
 from libtz.writing.base import TensorSpec
@@ -32,7 +33,7 @@ def random_bytes(size: int, seed: int = 0) -> bytes:
 
 
 def weights(count: int) -> bytes:
-    """bf16 as trained weights are, which the codec makes smaller."""
+    """bf16 values like trained weights, which the codec compresses."""
     values = np.random.default_rng(1).normal(0, 0.02, count).astype(np.float32)
     return (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()
 
@@ -124,7 +125,7 @@ def test_any_cut_into_blocks_gives_the_same_bytes(cuts: list[int]) -> None:
 
     def blocks() -> Iterator[memoryview]:
         for begin, end in itertools.pairwise(borders):
-            # The same memory again and again: a block is done with when the next is asked for.
+            # The same memory every time: a block is free when the next one is requested.
             buffer[: end - begin] = data[begin:end]
             yield memoryview(buffer)[: end - begin]
 
@@ -137,7 +138,7 @@ def test_any_cut_into_blocks_gives_the_same_bytes(cuts: list[int]) -> None:
 
 @pytest.mark.slow
 def test_several_batches_in_order(tmp_path: Path) -> None:
-    """Streams longer than all batches under way; the reference checks every chunk in place."""
+    """Streams more than all batches in flight; the reference checks every chunk."""
     data = random_bytes(3 * 1024 * KIB) * 30
     tensors: Tensors = {
         "a": ("u8", (len(data),), (data[i : i + 999_983] for i in range(0, len(data), 999_983))),
@@ -386,3 +387,34 @@ def _fits(dtype: str, size: int) -> bool:
     except Error:
         return False
     return True
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nbytes", "message"),
+    [
+        ("0x01ff", None, "set nbytes"),
+        ("0x01ff", -1, "nbytes must be"),
+        ("0x01ff", 1.5, "nbytes must be"),
+        ("0x01ff", 1 << 63, "limit"),
+        ("0x0200", 8, "not a dtype"),
+        ("0x01FF", 8, "not a dtype"),
+        ("f32", 7, "shape"),
+    ],
+)
+def test_sizes_that_no_tensor_has(dtype: str, nbytes: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match=message):
+        Writer(tmp_path / "model.tz", [TensorSpec("x", dtype, (2,), nbytes=nbytes)])
+
+
+def test_a_structure_holds_names(tmp_path: Path) -> None:
+    """As `Checkpoint.structure` gives them, not indices as the C interface takes them."""
+    node = lib.Node(lib.NODE_TENSOR, None, "x")
+    specs = [TensorSpec("x", "u8", (1,))]
+    path = tmp_path / "model.tz"
+    with Writer(path, specs, structure=[node]) as writer:
+        writer.write("x", b"1")
+    with libtz.open(path) as file:
+        assert file.structure() == [node]
+    for wrong in (0, "y", ["x"], None):
+        with pytest.raises(OptionError, match="hold the names of tensors"):
+            Writer(path, specs, structure=[node._replace(value=wrong)])

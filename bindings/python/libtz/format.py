@@ -15,7 +15,9 @@ __all__ = [
     "TensorInfo",
     "Verified",
     "digest_text",
+    "dtype_code",
     "dtype_name",
+    "is_known",
     "item_size",
     "parse_digest",
 ]
@@ -23,6 +25,7 @@ __all__ = [
 Format = Literal["tz", "safetensors", "tensors", "pickle"]
 Verified = Literal["pinned", "checksum", "none"]
 
+_EXTENSIBLE = re.compile("0x01[0-9a-f]{2}")
 _DIGEST = re.compile(r"(blake3|sha256):([0-9a-f]{64})")
 
 
@@ -53,6 +56,18 @@ def dtype_name(code: int) -> str:
     return f"{code:#06x}" if info is None else info.name
 
 
+def is_known(dtype: str) -> bool:
+    """Whether this version knows the dtype. An unknown one is given as a number."""
+    return not dtype.startswith("0x")
+
+
+@functools.cache
+def dtype_code(name: str) -> int:
+    """The code of a name from section 11, or of a number such as "0x0100" from the extensible
+    range; 0 if there is none."""
+    return int(name, 16) if _EXTENSIBLE.fullmatch(name) else lib.dtype_code(name)
+
+
 @functools.cache
 def item_size(dtype: str) -> int:
     """The size of a storage unit in bytes; 1 for an unknown dtype."""
@@ -69,8 +84,8 @@ def parse_digest(text: str) -> tuple[str, bytes]:
     match = _DIGEST.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         raise OptionError(
-            "digest must be 'blake3:' (the digest of a tz file) or 'sha256:' (the hash of a whole"
-            " file in another format), followed by 64 lower-case hexadecimal digits; got"
-            f" {text!r}"
+            f"{text!r} is not a digest: it must be 'blake3:' (the digest of a .tz file) or"
+            " 'sha256:' (the hash of a whole file in another format), followed by 64 lower-case"
+            " hexadecimal digits"
         )
     return match[1], bytes.fromhex(match[2])

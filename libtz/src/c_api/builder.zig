@@ -53,6 +53,7 @@ fn newBuilder(
             .shape = try slice(u64, from.shape, from.rank),
             .dtype = from.dtype,
             .tie = from.tie,
+            .decoded_size = from.decoded_size,
         };
     }
     var chosen: builders.Options = .{};

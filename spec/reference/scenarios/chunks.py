@@ -180,7 +180,7 @@ def chunk_crc() -> bytes:
     return broken(ONE, {"chunk[0].crc": get(ONE, "chunk[0].crc") ^ 1}, keep={"chunks"})
 
 
-@invalid("checksum", 43)
+@invalid("checksum", 85)
 def chunk_digest() -> bytes:
     """Only the digest of a chunk is wrong: someone has changed a byte and adjusted the CRC."""
     return broken(ONE, {"chunk[0].digest": bytes(32)}, keep={"chunks"})
@@ -254,7 +254,7 @@ def codec_flag_unused() -> bytes:
     return broken(ONE, {"preamble.incompatible_flags": TIERED_FLAG})
 
 
-@invalid("feature", 60, requires="tiered")
+@invalid("feature", 86, requires="tiered")
 def dtype_extensible_tiered() -> bytes:
     """A chunk of dtype 0x0100 with a codec other than raw: how to decode it, the dtype says."""
     return broken(tiered(2), {"tensor[0].dtype": 0x0100})

@@ -162,13 +162,13 @@ def record_size_of_names() -> bytes:
     return broken(ONE, {"preamble.version_minor": 1, "directory[2].record_size": 1})
 
 
-@invalid("directory", 16)
+@invalid("directory", 70)
 def table_size_not_whole() -> bytes:
     """The shapes section is half a record longer than one record."""
     return broken(ONE, {"directory[1].size": 12})
 
 
-@invalid("directory", 16)
+@invalid("directory", 70)
 def table_size_below_one_record() -> bytes:
     """The tensor table is a byte short."""
     return broken(ONE, {"directory[0].size": 119})
@@ -204,13 +204,13 @@ def section_chunks_missing() -> bytes:
     return without(tz.CHUNKS)
 
 
-@invalid("directory", 17)
+@invalid("directory", 71)
 def section_structure_empty() -> bytes:
     """The structure section is empty: no nested object is no section."""
     return structure_file()
 
 
-@invalid("directory", 17)
+@invalid("directory", 71)
 def section_metadata_empty() -> bytes:
     """The metadata section is empty: no pairs are no section."""
     return metadata_file()
@@ -283,7 +283,7 @@ def skipped_section_misplaced() -> bytes:
     return broken(data, {path: get(data, path) + 64})
 
 
-@invalid("layout", 18)
+@invalid("layout", 72)
 def chunk_table_before_open_size() -> bytes:
     """open_size is 64 more than the chunk table's offset."""
     data = splice(ONE, 640, 640, bytes(64))
@@ -291,31 +291,31 @@ def chunk_table_before_open_size() -> bytes:
     return broken(data, {**sizes, "preamble.file_size": len(data)})
 
 
-@invalid("layout", 18)
+@invalid("layout", 72)
 def chunk_table_after_header_size() -> bytes:
     """The chunk table goes on behind header_size."""
     return broken(ONE, {"preamble.header_size": get(ONE, "preamble.header_size") - 1})
 
 
-@invalid("layout", 18)
+@invalid("layout", 73)
 def tensor_count_small() -> bytes:
     """The tensor table holds a record more than tensor_count says."""
     return broken(TWO, {"preamble.tensor_count": 1})
 
 
-@invalid("layout", 18)
+@invalid("layout", 73)
 def tensor_count_large() -> bytes:
     """The tensor table holds a record less than tensor_count says."""
     return broken(TWO, {"preamble.tensor_count": 3})
 
 
-@invalid("layout", 18)
+@invalid("layout", 73)
 def chunk_count_small() -> bytes:
     """The chunk table holds a record more than chunk_count says."""
     return broken(TWO, {"preamble.chunk_count": 1})
 
 
-@invalid("layout", 18)
+@invalid("layout", 73)
 def chunk_count_large() -> bytes:
     """The chunk table holds a record less than chunk_count says."""
     return broken(TWO, {"preamble.chunk_count": 3})
@@ -403,7 +403,7 @@ def empty_section_digest() -> bytes:
     return broken(EMPTY, {"directory[2].digest": bytes(32)}, keep={"sections"})
 
 
-@invalid("reserved", 20)
+@invalid("reserved", 69)
 def chunk_table_digest() -> bytes:
     """The chunk table has a digest, and even the right one."""
     begin, end = get(ONE, "preamble.open_size"), get(ONE, "preamble.header_size")

@@ -181,7 +181,7 @@ def order_nodes_before_tensors() -> bytes:
     return structure_file(node(tz.LIST, 2), node(tz.STRING, 1, tail=b"\xff"), node(tz.TENSOR, 9))
 
 
-@invalid("structure", 48)
+@invalid("structure", 78)
 def order_node_size_before_utf8() -> bytes:
     """A string goes on behind the section, and is not UTF-8."""
     return structure_file(node(tz.STRING, 3, tail=b"\xff\xff"))

@@ -205,7 +205,7 @@ def chunk_size_log2_255() -> bytes:
     return broken(ONE, {"preamble.chunk_size_log2": 255})
 
 
-@invalid("layout", 18)
+@invalid("layout", 73)
 def tensor_count_at_limit() -> bytes:
     """2^24 tensors are within the limit, but the table does not hold them."""
     return broken(ONE, {"preamble.tensor_count": 1 << 24})
@@ -217,7 +217,7 @@ def tensor_count_over_limit() -> bytes:
     return broken(ONE, {"preamble.tensor_count": (1 << 24) + 1})
 
 
-@invalid("layout", 18)
+@invalid("layout", 73)
 def chunk_count_at_limit() -> bytes:
     """2^32 chunks are within the limit, but the table does not hold them."""
     return broken(ONE, {"preamble.chunk_count": 1 << 32})
@@ -328,19 +328,19 @@ def truncated_in_data() -> bytes:
     return TWO_CHUNKS[:-100]
 
 
-@invalid("trailing", 10)
+@invalid("trailing", 68)
 def trailing_1() -> bytes:
     """One byte follows the end, a zero."""
     return ONE + b"\0"
 
 
-@invalid("trailing", 10)
+@invalid("trailing", 68)
 def trailing_page() -> bytes:
     """Zeros up to a multiple of 4096 follow the end."""
     return ONE + bytes(4096 - len(ONE))
 
 
-@invalid("trailing", 10)
+@invalid("trailing", 68)
 def trailing_file() -> bytes:
     """Another whole tz file follows the end."""
     return ONE + EMPTY

@@ -37,37 +37,37 @@ def node_count_huge() -> bytes:
     return structure_file(node(tz.LIST, (1 << 64) - 1), node(tz.NONE))
 
 
-@invalid("structure", 48)
+@invalid("structure", 79)
 def nodes_followed_by_byte() -> bytes:
     """A byte follows the last node."""
     return structure_file(node(tz.NONE), b"\0")
 
 
-@invalid("structure", 48)
+@invalid("structure", 79)
 def nodes_followed_by_node() -> bytes:
     """A second node that is no one's child."""
     return structure_file(node(tz.NONE), node(tz.NONE))
 
 
-@invalid("structure", 48)
+@invalid("structure", 78)
 def node_key_outside() -> bytes:
     """The key of the last node ends a byte behind the section."""
     return structure_file(node(tz.DICT, 1), node(tz.NONE, key=b"ab")[:-1])
 
 
-@invalid("structure", 48)
+@invalid("structure", 78)
 def node_value_outside() -> bytes:
     """The string of the last node ends a byte behind the section."""
     return structure_file(node(tz.STRING, 3, tail=b"ab"))
 
 
-@invalid("structure", 48)
+@invalid("structure", 78)
 def node_value_huge() -> bytes:
     """A string of 2^64 - 1 bytes."""
     return structure_file(node(tz.STRING, (1 << 64) - 1, tail=b"ab"))
 
 
-@invalid("structure", 48)
+@invalid("structure", 78)
 def node_sizes_wrap() -> bytes:
     """The sizes of a key and of its value are together 2^64, hence 0 to a careless reader."""
     wrapping = tz.NODE.pack(tz.BYTES, tz.STRING_KEY, bytes(6), 1 << 63, 1 << 63)
@@ -219,43 +219,43 @@ def node_tensor_without_tensors() -> bytes:
     return structure_file(node(tz.TENSOR, 0))
 
 
-@invalid("structure", 54)
+@invalid("structure", 80)
 def node_tensor_twice() -> bytes:
     """Two nodes refer to one tensor: that would have to be a tie."""
     return structure_file(node(tz.LIST, 2), *[node(tz.TENSOR, 0)] * 2, tensor_count=1)
 
 
-@invalid("structure", 54)
+@invalid("structure", 81)
 def node_tensor_missing() -> bytes:
     """No node refers to the second tensor."""
     return structure_file(node(tz.LIST, 1), node(tz.TENSOR, 0), tensor_count=2)
 
 
-@invalid("structure", 67)
+@invalid("structure", 84)
 def large_integer_of_8_bytes() -> bytes:
     """A large integer of eight bytes: an ordinary one holds it."""
     return structure_file(large_integer(b"\xff" * 7 + b"\x7f"))
 
 
-@invalid("structure", 67)
+@invalid("structure", 84)
 def large_integer_of_no_bytes() -> bytes:
     """A large integer without bytes."""
     return structure_file(large_integer(b""))
 
 
-@invalid("structure", 67)
+@invalid("structure", 84)
 def large_integer_0_in_9_bytes() -> bytes:
     """0 as a large integer of nine bytes."""
     return structure_file(large_integer(bytes(9)))
 
 
-@invalid("structure", 67)
+@invalid("structure", 84)
 def large_integer_with_zero_byte() -> bytes:
     """A positive integer has a zero byte more than it needs."""
     return structure_file(large_integer(b"\xff" * 9 + b"\x7f\x00"))
 
 
-@invalid("structure", 67)
+@invalid("structure", 84)
 def large_integer_with_ff_byte() -> bytes:
     """A negative integer has a byte 0xFF more than it needs."""
     return structure_file(large_integer(bytes(8) + b"\x80\xff"))
@@ -273,19 +273,19 @@ def large_integer_of_1025_zero_bytes() -> bytes:
     return structure_file(large_integer(bytes(1025)))
 
 
-@invalid("structure", 48)
+@invalid("structure", 78)
 def large_integer_outside() -> bytes:
     """The bytes of a large integer end a byte behind the section."""
     return structure_file(large_integer(b"\x01" * 9)[:-1])
 
 
-@invalid("structure", 48)
+@invalid("structure", 78)
 def large_integer_key_outside() -> bytes:
     """The bytes of a large integer that is a key end a byte behind the section."""
     return structure_file(node(tz.DICT, 1), large_integer_key(b"\x01" * 9)[:-1])
 
 
-@invalid("structure", 67)
+@invalid("structure", 84)
 def large_integer_key_of_8_bytes() -> bytes:
     """A key that is a large integer has eight bytes."""
     return structure_file(node(tz.DICT, 1), large_integer_key(b"\x01" * 8))
@@ -297,7 +297,7 @@ def large_integer_key_of_1025_bytes() -> bytes:
     return structure_file(node(tz.DICT, 1), large_integer_key(b"\x01" * 1025))
 
 
-@invalid("structure", 67)
+@invalid("structure", 84)
 def large_integer_key_before_value() -> bytes:
     """The key is a large integer of eight bytes and the value one of 1025: the key counts first."""
     data = b"\x01" * 8 + b"\x01" * 1025
@@ -408,12 +408,18 @@ def pairs_prefix_after() -> bytes:
 
 
 @invalid("limit", 58)
+def pairs_65537() -> bytes:
+    """One pair more than the limit."""
+    return metadata_file(*(pair(f"{i:05}".encode()) for i in range(65537)))
+
+
+@invalid("limit", 83)
 def pair_key_1025() -> bytes:
     """A key of 1025 bytes, one more than the limit."""
     return metadata_file(pair(b"k" * 1025))
 
 
-@invalid("limit", 58)
+@invalid("limit", 83)
 def pair_key_1025_not_utf8() -> bytes:
     """A key of 1025 bytes that is not UTF-8: its size counts first."""
     return metadata_file(pair(b"\xff" * 1025))

@@ -152,7 +152,21 @@ def metadata_keys_in_byte_order() -> bytes:
     return encode({}, metadata=dict.fromkeys(keys, "-"))
 
 
+@valid(36)
+def example() -> bytes:
+    """The file whose description the kit's README shows."""
+    structure = {"weight": TensorRef("w")}
+    tensors = {"w": tensor("bf16", 8, 4)}
+    return encode(tensors, structure=structure, metadata={"license": "MIT"})
+
+
 @valid(58)
+def metadata_of_65536_pairs() -> bytes:
+    """As many pairs as there may be."""
+    return metadata_file(*(pair(f"{i:05}".encode()) for i in range(65536)))
+
+
+@valid(83)
 def metadata_key_of_1024_bytes() -> bytes:
     """A key of 1024 bytes, the most there may be."""
     return encode({}, metadata={"k" * 1024: "v"})

@@ -21,12 +21,14 @@ ENTRY = record_dtype("tz_chunk_entry")
 
 
 class TensorSpec(NamedTuple):
-    """A tensor to lay out. `dtype` is a code; `tie` is the index of another spec, or None."""
+    """A tensor to lay out. `dtype` is a code; `tie` is the index of another spec, or None.
+    `decoded_size` is only needed for a dtype of the extensible range."""
 
     name: str
     shape: Sequence[int]
     dtype: int
     tie: int | None = None
+    decoded_size: int = 0
 
 
 class BuilderInfo(NamedTuple):
@@ -167,6 +169,7 @@ def _specs(specs: Sequence[TensorSpec], keep: list[Any]) -> Any:
         record.shape, record.rank = shape, len(shape)
         record.dtype = spec.dtype
         record.tie = NONE32 if spec.tie is None else spec.tie
+        record.decoded_size = spec.decoded_size
     return table
 
 

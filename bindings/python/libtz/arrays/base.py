@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
-from libtz.errors import OptionError
-from libtz.format import item_size
+from libtz.errors import FormatError, OptionError
+from libtz.format import is_known, item_size
 from libtz.memory import HostBuffer
 from libtz.transfer.upload import Upload
 
@@ -21,6 +21,7 @@ __all__ = [
     "Framework",
     "StreamingDevice",
     "default_framework",
+    "require_known",
 ]
 
 T = TypeVar("T")
@@ -30,8 +31,8 @@ class Framework(Protocol[T]):
     """Makes one library's tensors over host memory, and moves them to devices."""
 
     def require(self, dtype: str, name: str) -> None:
-        """Raises OptionError if the library lacks this type; `name`, the tensor's, is for the
-        message."""
+        """Raises OptionError if the framework lacks this dtype, and FormatError if libtz does not
+        know it. `name` is the tensor's, for the message."""
 
     def make(self, buffer: HostBuffer | None, position: int, dtype: str, shape: Sequence[int]) -> T:
         """A tensor over the buffer's bytes from `position` on. It keeps the buffer's owner alive.
@@ -66,8 +67,20 @@ class Destination(Generic[T]):
     device: Device[T] | None = None
 
 
+def require_known(dtype: str, name: str) -> None:
+    """Raises FormatError for a dtype that libtz can list, check and copy, but not load (TZ1-60)."""
+    if not is_known(dtype):
+        raise FormatError(
+            f"tensor {name!r}: this version of libtz does not know its dtype, {dtype};"
+            " iter_buffers() gives its bytes (feature, TZ1-60)",
+            code="feature",
+            rule="TZ1-60",
+            tensor=name,
+        )
+
+
 class BufferFramework:
-    """Plain bytes."""
+    """Plain bytes, for all dtypes. A tensor of an unknown dtype has the shape of its bytes."""
 
     def require(self, dtype: str, name: str) -> None:
         pass

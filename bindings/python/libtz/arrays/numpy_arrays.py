@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from libtz.arrays.base import require_known
 from libtz.errors import OptionError
 from libtz.memory import HostBuffer
 
@@ -42,6 +43,7 @@ class NumpyFramework:
     """See arrays.base.Framework."""
 
     def require(self, dtype: str, name: str) -> None:
+        require_known(dtype, name)
         if dtype not in DTYPES:
             raise OptionError(f"tensor {name!r}: NumPy has no type for {dtype}; load it with torch")
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from libtz._native import lib
+from libtz.arrays.base import require_known
 from libtz.arrays.torch_dtypes import TORCH_DTYPES
 from libtz.errors import OptionError
 from libtz.format import dtype_name
@@ -23,6 +24,7 @@ class TorchFramework:
     """See arrays.base.Framework. Each tensor has a storage of its own, of its own size."""
 
     def require(self, dtype: str, name: str) -> None:
+        require_known(dtype, name)
         if dtype not in TORCH_DTYPES:
             raise OptionError(
                 f"tensor {name!r}: PyTorch has no type for {dtype}; iter_buffers() gives its bytes"

@@ -18,7 +18,7 @@ from libtz.checkpoint.catalog import Entry, is_valueless, memory_size
 from libtz.checkpoint.slices import ReadItem, cut, thin
 from libtz.checkpoint.small_reads import SmallReads
 from libtz.errors import Error, OptionError
-from libtz.format import dtype_name, item_size
+from libtz.format import dtype_name, is_known, item_size
 from libtz.memory import HostBuffer, allocate
 from libtz.options import ReadOptions
 from libtz.sources.base import Source
@@ -146,7 +146,7 @@ class Loader:
         buffer, stats = read
         self._stats = stats.stats
         region = entry.item.region
-        shape = entry.tensor.shape if region is None else region.shape
+        shape = _whole_shape(entry.tensor, dtype) if region is None else region.shape
         return (into.framework.make(buffer, 0, dtype, shape),)
 
     def _read_all(
@@ -269,24 +269,31 @@ class Loader:
 
 
 def _require_dtypes(entries: Sequence[Entry], into: Destination[Any]) -> None:
-    """Raises OptionError for dtypes that the framework does not support. Checks each one once."""
+    """Raises OptionError for dtypes that the framework does not support, and FormatError for
+    unknown ones. Checks each dtype once."""
     names = {tensor.dtype: item.name for item, _, _, tensor in reversed(entries)}
     for dtype, name in names.items():
         into.framework.require(dtype_name(dtype), name)
 
 
+def _whole_shape(tensor: lib.Tensor, dtype: str) -> tuple[int, ...]:
+    """The tensor's shape. For an unknown dtype, the shape of its bytes."""
+    return tensor.shape if is_known(dtype) else (tensor.decoded_size,)
+
+
 def _make(load: Load, reads: _Reads, number: int, entry: Entry, into: Destination[U]) -> U:
     """Makes the tensor of an entry whose data have arrived."""
     (_, region), _, _, described = entry
+    dtype = dtype_name(described.dtype)
     if load.is_on_device and not is_valueless(described):
         uploaded: U = load.device_tensor(number)
         return uploaded
     if region is None and not described.flags:  # most tensors, hence the short way
         buffer, position = load.placed(number)
-        shape = described.shape
+        shape = _whole_shape(described, dtype)
     else:
         buffer, position, shape = _values(load, reads, number, entry)
-    tensor = into.framework.make(buffer, position, dtype_name(described.dtype), shape)
+    tensor = into.framework.make(buffer, position, dtype, shape)
     return tensor if into.device is None else into.device.copy(tensor)
 
 

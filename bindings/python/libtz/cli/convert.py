@@ -16,7 +16,7 @@ from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.shard_index import INDEX_SUFFIX
 from libtz.cli.contents import SourceContents
 from libtz.cli.digest import sha256_of
-from libtz.cli.options import add_command, add_options, make_options
+from libtz.cli.options import add_command, add_digest, add_options, make_options
 from libtz.cli.output import note, print_json, print_line, size_text
 from libtz.cli.replacing import replacing_text
 from libtz.errors import FormatError, IntegrityError, OptionError
@@ -63,9 +63,9 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "target", metavar="DST", help="file to write, .tz, .safetensors or .tensors"
     )
-    parser.add_argument("--digest", help="the digest that SRC must have")
+    add_digest(parser, "SRC")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-    add_options(parser, ReadOptions, WriteOptions)
+    add_options(parser, ReadOptions, WriteOptions, writes=True)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -155,8 +155,12 @@ def _open(source: str, digest: str | None, options: ReadOptions) -> Checkpoint[A
 
 def _writer(source: SourceContents, target: Location, options: WriteOptions) -> CheckpointWriter:
     writer_class = writer_class_of(target.text)
+    # The number of an unknown dtype has the same meaning in all .tz files, and only in those.
+    is_same_format = source.file.format == "tz"
     specs = writer_class.arranged(
-        TensorSpec(info.name, info.dtype, info.shape, info.tied_to)
+        TensorSpec(
+            info.name, info.dtype, info.shape, info.tied_to, info.nbytes if is_same_format else None
+        )
         for info in source.infos.values()
     )
     metadata = source.file.metadata or None

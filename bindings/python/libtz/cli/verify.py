@@ -8,7 +8,7 @@ from typing import Any
 from libtz import opening, sets
 from libtz.arrays.base import BufferFramework
 from libtz.checkpoint.base import Checkpoint
-from libtz.cli.options import add_command, add_options, make_options
+from libtz.cli.options import add_command, add_digest, add_options, make_options
 from libtz.errors import (
     OptionError,
     SourceNotFoundError,
@@ -40,7 +40,7 @@ checksums can only be compared with the SHA-256 that 'tz digest' prints.
 def add_to(commands: Any) -> None:
     parser = add_command(commands, "verify", "check every byte of a file", DESCRIPTION, run)
     parser.add_argument("source", metavar="FILE", help="path or URL")
-    parser.add_argument("--digest", help="the digest that the file must have")
+    add_digest(parser)
     parser.add_argument(
         "--signature",
         metavar="FILE",
@@ -67,9 +67,9 @@ def _pin(arguments: argparse.Namespace, options: ReadOptions) -> str | None:
     """The digest that was given, or that the signature covers."""
     signature, public_key = arguments.signature, arguments.public_key
     if (signature is None) != (public_key is None):
-        raise OptionError("--signature and --public-key go together")
+        raise OptionError("pass both --signature and --public-key, or neither")
     if signature is not None and arguments.digest is not None:
-        raise OptionError("--digest and --signature exclude each other")
+        raise OptionError("--digest cannot be combined with --signature; pass one of them")
     return pinned_digest(arguments.source, arguments.digest, signature, public_key, options)
 
 

@@ -30,12 +30,17 @@ W = TypeVar("W", bound="CheckpointWriter")
 class TensorSpec:
     """A tensor to be written. `dtype` is one of the format's names, such as "bf16" (section 11 of
     the specification). `shape` counts storage units. `tied_to` is the name of another tensor with
-    the same dtype and shape, whose data this one shares."""
+    the same dtype and shape, whose data this one shares.
+
+    `nbytes` is the size in memory, in bytes. It follows from dtype and shape unless the dtype is a
+    number such as "0x01ff". Those are for tensors copied from another .tz file, whose dtype this
+    version does not know."""
 
     name: str
     dtype: str
     shape: Sequence[int]
     tied_to: str | None = None
+    nbytes: int | None = None
 
 
 class Ending(NamedTuple):

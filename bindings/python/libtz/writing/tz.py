@@ -21,6 +21,7 @@ from typing import Any
 
 from libtz._native import lib
 from libtz.errors import Error, OptionError
+from libtz.format import dtype_code
 from libtz.options import WriteOptions
 from libtz.sinks.base import Extent, Sink
 from libtz.writing.base import CheckpointWriter, Ending, TensorSpec
@@ -167,10 +168,11 @@ def _native_nodes(structure: Sequence[lib.Node], indices: Mapping[str, int]) -> 
     nodes = []
     for node in structure:
         if node.kind == lib.NODE_TENSOR:
-            number = indices.get(node.value)
+            number = indices.get(node.value) if isinstance(node.value, str) else None
             if number is None:
                 raise OptionError(
-                    f"the structure contains tensor {node.value!r}, which is not declared"
+                    f"the structure contains tensor {node.value!r}, which is not declared; its"
+                    " nodes hold the names of tensors, as those of Checkpoint.structure() do"
                 )
             node = node._replace(value=number)
         nodes.append(node)
@@ -184,9 +186,14 @@ def _native_specs(specs: Sequence[TensorSpec]) -> list[lib.TensorSpec]:
             raise OptionError(f"tensor {spec.name!r} is declared twice")
     native = []
     for spec in specs:
-        code = lib.dtype_code(spec.dtype) if isinstance(spec.dtype, str) else 0
+        code = dtype_code(spec.dtype) if isinstance(spec.dtype, str) else 0
         if not code:
             raise OptionError(f"tensor {spec.name!r}: {spec.dtype!r} is not a dtype of the format")
+        if lib.dtype(code) is None and spec.nbytes is None:
+            raise OptionError(
+                f"tensor {spec.name!r}: dtype {spec.dtype!r} has no known size; set nbytes to"
+                " that of the tensor from which this one is copied"
+            )
         tie = None
         if spec.tied_to is not None:
             tie = indices.get(spec.tied_to)
@@ -194,7 +201,7 @@ def _native_specs(specs: Sequence[TensorSpec]) -> list[lib.TensorSpec]:
                 raise OptionError(
                     f"tensor {spec.name!r} is tied to {spec.tied_to!r}, which is not declared"
                 )
-        native.append(lib.TensorSpec(spec.name, _shape(spec), code, tie))
+        native.append(lib.TensorSpec(spec.name, _shape(spec), code, tie, _nbytes(spec)))
     return native
 
 
@@ -211,6 +218,22 @@ def _shape(spec: TensorSpec) -> tuple[int, ...]:
     return shape
 
 
+def _nbytes(spec: TensorSpec) -> int:
+    """The declared size; 0 if there is none."""
+    if spec.nbytes is None:
+        return 0
+    try:
+        size = index(spec.nbytes)
+    except TypeError:
+        size = -1
+    if not 0 <= size <= DIMENSION_MAX:
+        raise OptionError(
+            f"tensor {spec.name!r}: nbytes must be an integer from 0 to 2^64 - 1, not"
+            f" {spec.nbytes!r}"
+        )
+    return size
+
+
 def _decoded_size(spec: lib.TensorSpec) -> int:
     info = lib.dtype(spec.dtype)
-    return prod(spec.shape) * (info.unit_bits // 8) if info else 0
+    return prod(spec.shape) * (info.unit_bits // 8) if info else spec.decoded_size

@@ -68,7 +68,7 @@ def _paths(structure: Sequence[Node]) -> dict[str, tuple[str | int, ...]]:
     )
     if paths is None or not is_held or () in paths.values():
         raise OptionError(
-            "a .tensors file can hold only non-empty dicts (with str keys), non-empty lists, and"
+            "a .tensors file can only hold non-empty dicts (with str keys), non-empty lists, and"
             " tensors"
         )
     return paths

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 __all__ = [
     "CODES",
+    "DecryptionError",
+    "DecryptionOptionError",
     "Error",
     "ErrorCode",
     "FormatError",
@@ -190,6 +192,10 @@ class IntegrityError(_DataError):
         return error
 
 
+class DecryptionError(IntegrityError):
+    """Data cannot be decrypted with this key: it is another one, or the data were changed."""
+
+
 class SourceError(Error, OSError):
     """A source could not be read, or a target could not be written.
 
@@ -253,3 +259,7 @@ def _errno_of(status: int | None, errno: int | None) -> int | None:
 
 class OptionError(Error):
     """The caller asked for something invalid or impossible. Nothing was read or written."""
+
+
+class DecryptionOptionError(OptionError):
+    """The options do not give a key for the file, or one that cannot be its key."""

@@ -192,7 +192,7 @@ def test_arguments_of_wrong_types_are_refused(checkpoint: Checkpoint) -> None:
         lambda: checkpoint.load_slices(["a"]),  # type: ignore[list-item]
         lambda: checkpoint.load_into({"a": bytearray(24)}),  # type: ignore[dict-item]
         lambda: checkpoint.load_into(wrong),
-        lambda: checkpoint.get_slice("a")[wrong,][{}],
+        lambda: checkpoint.get_slice("a")[{}],
         lambda: checkpoint.load(device=object()),
     ):
         with pytest.raises((OptionError, IndexError)):

@@ -181,12 +181,13 @@ class IntegrityError(_DataError):
 
     @classmethod
     def wrong_pin(cls, where: str, expected: str, found: str | None) -> IntegrityError:
-        """The error for a file that is not the pinned one. `found` None: it is not a tz file."""
-        error = cls(
-            f"{where}: this is not the file that the digest pins: expected {expected}, found"
-            f" {found or 'no tz file'} (digest)",
-            code="digest",
-        )
+        """The error for a file that is not the pinned one. `found` None: it is not a .tz file."""
+        if found is None:
+            reason = f"expected the .tz file with digest {expected}, but this is not a .tz file"
+        else:
+            reason = "this is not the file that the digest pins: "
+            reason += f"expected {expected}, found {found}"
+        error = cls(f"{where}: {reason} (digest)", code="digest")
         error.expected, error.found = expected, found
         return error
 

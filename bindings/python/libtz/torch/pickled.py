@@ -194,8 +194,8 @@ class Pickled(Checkpoint[torch.Tensor]):
         size = sum(info.stored_nbytes for info in self._infos.values())
         if size > sum(storages.values()) + TENSORS_SIZE_EXTRA:
             raise FormatError(
-                f"{self.url}: its tensors would have {size} bytes, repeated from only"
-                f" {sum(storages.values())} stored bytes",
+                f"{self.url}: its tensors would take {size} bytes, but the file stores"
+                f" only {sum(storages.values())} bytes for them",
                 code="bad-pickle",
             )
 
@@ -286,7 +286,7 @@ def _require_stored(path: str) -> None:
     size = sum(member.file_size for member in members)
     is_stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
     if not is_stored or size > Path(path).stat().st_size:
-        raise ValueError("its members are compressed or overlap, as torch.save writes none")
+        raise ValueError("its members are compressed or overlap, which torch.save never writes")
 
 
 def _load_set(location: Location, options: ReadOptions) -> dict[str, torch.Tensor]:

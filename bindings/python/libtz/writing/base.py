@@ -172,7 +172,9 @@ class CheckpointWriter(ABC):
             return
         try:
             if self._state == "failed":
-                raise OptionError(f"{self._label}: an earlier write failed, so there is no file")
+                raise OptionError(
+                    f"{self._label}: an earlier write failed, and the file was discarded"
+                )
             sink = self._opened()
             if self._pending:
                 more = len(self._pending) - 1
@@ -279,7 +281,8 @@ class CheckpointWriter(ABC):
 
     def _wrong_size(self, name: Hashable, size: int, got: str) -> OptionError:
         return OptionError(
-            f"{self._label}: by its dtype and shape, tensor {name!r} has {size} bytes; got {got}"
+            f"{self._label}: tensor {name!r} takes {size} bytes by its dtype and shape, but {got}"
+            " were given"
         )
 
 

@@ -69,7 +69,7 @@ def _paths(structure: Sequence[Node]) -> dict[str, tuple[str | int, ...]]:
     )
     if paths is None or not is_held or () in paths.values():
         raise OptionError(
-            "a .tensors file cannot hold this nested object, but only one of dicts (with str keys),"
-            " lists and tensors, none of them empty"
+            "a .tensors file can only hold non-empty dicts (with str keys), non-empty lists, and"
+            " tensors"
         )
     return paths

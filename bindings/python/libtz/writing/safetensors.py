@@ -74,7 +74,7 @@ class SafetensorsWriter(CheckpointWriter):
                 sink.write_at(self._offset, view)
                 self._offset += len(view)
             if self._offset != end:
-                raise self._wrong_size(name, end - begin, f"{self._offset - begin} bytes")
+                raise self._wrong_size(name, end - begin, f"{self._offset - begin}")
         self._ends.popleft()
         self._done()
 

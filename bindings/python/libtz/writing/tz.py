@@ -105,7 +105,7 @@ class Writer(CheckpointWriter):
         if is_buffer(data):
             view = byte_view(data)
             if len(view) != size:
-                raise self._wrong_size(name, size, f"{len(view)} bytes")
+                raise self._wrong_size(name, size, f"{len(view)}")
             pieces = None
         else:
             pieces = (byte_view(piece) for piece in data)
@@ -120,7 +120,7 @@ class Writer(CheckpointWriter):
             else:
                 taken = pipeline.put_pieces(number, self._codes[number], size, pieces)
                 if taken != size:
-                    count = "more" if taken > size else f"{taken} bytes"
+                    count = "more" if taken > size else f"{taken}"
                     raise self._wrong_size(name, size, count)
         self._done()
 

@@ -343,7 +343,7 @@ def test_chunk_entries_of_many_tensors_take_few_requests(tmp_path: Path, damaged
     tensors = {f"{prefix}{number:05}": torch.full((2,), number) for number in range(count)}
     libtz.torch.save_file(tensors, path)
     with libtz.open(path) as file:
-        header = file.catalog.header  # type: ignore[attr-defined]
+        header = file.contents.header  # type: ignore[attr-defined]
         assert len(file._loader.front) < header.info.header_size  # type: ignore[attr-defined]
     bad = f"{prefix}{count - 50:05}"
     if damaged:

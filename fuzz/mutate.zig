@@ -76,7 +76,7 @@ fn change(arena: Allocator, random: std.Random, bytes: *Bytes) !void {
 
 // ---- Where things are --------------------------------------------------------------------------
 
-const Place = struct { offset: usize, size: usize };
+const Range = struct { offset: usize, size: usize };
 
 const Table = enum {
     directory,
@@ -102,15 +102,15 @@ const Table = enum {
         };
     }
 
-    fn place(self: Table, file: []const u8) Place {
+    fn range(self: Table, file: []const u8) Range {
         return switch (self) {
             .directory => .{
                 .offset = format.preamble_size,
                 .size = sectionCount(file) * format.directory_entry_size,
             },
-            .tensors => sectionPlace(file, format.section.tensors),
-            .shapes => sectionPlace(file, format.section.shapes),
-            .chunks => sectionPlace(file, format.section.chunks),
+            .tensors => sectionRange(file, format.section.tensors),
+            .shapes => sectionRange(file, format.section.shapes),
+            .chunks => sectionRange(file, format.section.chunks),
         };
     }
 };
@@ -139,20 +139,20 @@ fn entryOffset(number: usize) usize {
     return format.preamble_size + number * format.directory_entry_size;
 }
 
-fn clip(file: []const u8, offset: u64, size: u64) Place {
+fn clip(file: []const u8, offset: u64, size: u64) Range {
     const begin: usize = @intCast(@min(offset, file.len));
     return .{ .offset = begin, .size = @intCast(@min(size, file.len - begin)) };
 }
 
-fn entryPlace(file: []const u8, number: usize) Place {
+fn entryRange(file: []const u8, number: usize) Range {
     const at = entryOffset(number);
     return clip(file, get(u64, file, at + 8), get(u64, file, at + 16));
 }
 
 /// What the file has of its first section of this type; nothing when there is none.
-fn sectionPlace(file: []const u8, section_type: u32) Place {
+fn sectionRange(file: []const u8, section_type: u32) Range {
     for (0..sectionCount(file)) |number| {
-        if (get(u32, file, entryOffset(number)) == section_type) return entryPlace(file, number);
+        if (get(u32, file, entryOffset(number)) == section_type) return entryRange(file, number);
     }
     return .{ .offset = 0, .size = 0 };
 }
@@ -191,10 +191,10 @@ fn interesting(random: std.Random, old: u64, file_size: usize) u64 {
 }
 
 fn recordAt(random: std.Random, file: []const u8, table: Table) ?usize {
-    const place = table.place(file);
-    const count = place.size / table.recordSize();
+    const range = table.range(file);
+    const count = range.size / table.recordSize();
     if (count == 0) return null;
-    return place.offset + random.uintLessThan(usize, count) * table.recordSize();
+    return range.offset + random.uintLessThan(usize, count) * table.recordSize();
 }
 
 fn changeRecord(random: std.Random, file: []u8, table: Table) void {
@@ -212,12 +212,12 @@ fn swapRecords(random: std.Random, file: []u8) void {
 }
 
 fn changeNode(random: std.Random, file: []u8) void {
-    const place = sectionPlace(file, format.section.structure);
+    const range = sectionRange(file, format.section.structure);
     // Any of the nodes with equal chance: a later one replaces the choice so far.
     var chosen: ?usize = null;
     var number: usize = 0;
-    var at = place.offset;
-    const end = place.offset + place.size;
+    var at = range.offset;
+    const end = range.offset + range.size;
     while (at + format.structure_node_size <= end) : (number += 1) {
         if (random.uintAtMost(usize, number) == 0) chosen = at;
         var size: u64 = format.structure_node_size;
@@ -231,11 +231,11 @@ fn changeNode(random: std.Random, file: []u8) void {
 }
 
 fn changePair(random: std.Random, file: []u8) void {
-    const place = sectionPlace(file, format.section.metadata);
+    const range = sectionRange(file, format.section.metadata);
     var chosen: ?usize = null;
     var number: usize = 0;
-    var at = place.offset;
-    const end = place.offset + place.size;
+    var at = range.offset;
+    const end = range.offset + range.size;
     while (at + 8 <= end) : (number += 1) {
         if (random.uintAtMost(usize, number) == 0) chosen = at;
         const size = 8 + @as(u64, get(u32, file, at)) + get(u32, file, at + 4);
@@ -248,10 +248,10 @@ fn changePair(random: std.Random, file: []u8) void {
 /// A byte of a name, key or value becomes one that text rules are about.
 fn changeText(random: std.Random, file: []u8) void {
     const types = [_]u32{ format.section.names, format.section.structure, format.section.metadata };
-    const place = sectionPlace(file, types[random.uintLessThan(usize, types.len)]);
-    if (place.size == 0) return;
+    const range = sectionRange(file, types[random.uintLessThan(usize, types.len)]);
+    if (range.size == 0) return;
     const letters = "\x00\x1F\x7F\x80\x9F\xA0\xBF\xC0\xC2\xE0\xED\xF4\xFFa0.";
-    const at = place.offset + random.uintLessThan(usize, place.size);
+    const at = range.offset + random.uintLessThan(usize, range.size);
     file[at] = letters[random.uintLessThan(usize, letters.len)];
 }
 
@@ -284,13 +284,13 @@ fn resizeSection(arena: Allocator, random: std.Random, bytes: *Bytes) !void {
     const record_size = get(u32, bytes.items, entryOffset(number) + 24);
     const unit = if (record_size == 0 or record_size > 1000) 1 else record_size;
     const change_size = unit * random.intRangeAtMost(usize, 1, 3);
-    const place = entryPlace(bytes.items, number);
+    const range = entryRange(bytes.items, number);
     if (random.boolean()) {
-        try insert(arena, random, bytes, number, place.offset + place.size, change_size);
-    } else if (place.size >= change_size) {
-        const begin = place.offset + place.size - change_size;
+        try insert(arena, random, bytes, number, range.offset + range.size, change_size);
+    } else if (range.size >= change_size) {
+        const begin = range.offset + range.size - change_size;
         bytes.replaceRangeAssumeCapacity(begin, change_size, &.{});
-        put(u64, bytes.items, entryOffset(number) + 16, place.size - change_size);
+        put(u64, bytes.items, entryOffset(number) + 16, range.size - change_size);
         try realign(arena, bytes, number);
     }
 }
@@ -321,8 +321,8 @@ fn realign(arena: Allocator, bytes: *Bytes, changed: usize) !void {
     for (changed..@max(changed, sectionCount(bytes.items))) |number| {
         const entry = entryOffset(number);
         if (number == changed) {
-            const place = entryPlace(bytes.items, number);
-            end = place.offset + place.size;
+            const range = entryRange(bytes.items, number);
+            end = range.offset + range.size;
         } else {
             const begin = std.mem.alignForward(usize, end, format.section_alignment);
             try setPadding(arena, bytes, end, begin);
@@ -373,7 +373,7 @@ fn addSection(arena: Allocator, random: std.Random, bytes: *Bytes) !void {
     const content_at = if (number == count)
         bytes.items.len
     else
-        entryPlace(bytes.items, number).offset;
+        entryRange(bytes.items, number).offset;
     try bytes.insertSlice(arena, entryOffset(number), &entry);
     put(u32, bytes.items, 12, @intCast(count + 1));
     for (0..count + 1) |other| { // all sections moved with the directory's end
@@ -394,19 +394,19 @@ fn growRecords(arena: Allocator, random: std.Random, bytes: *Bytes) !void {
     const number = for (0..sectionCount(bytes.items)) |number| {
         if (get(u32, bytes.items, entryOffset(number)) == wanted) break number;
     } else return;
-    const place = entryPlace(bytes.items, number);
+    const range = entryRange(bytes.items, number);
     const entry = entryOffset(number);
     const old = get(u32, bytes.items, entry + 24);
-    if (old == 0 or place.size / old > 1000) return;
+    if (old == 0 or range.size / old > 1000) return;
     const extra = 8 * random.intRangeAtMost(usize, 1, 4);
-    const count = place.size / old;
+    const count = range.size / old;
     const grown = try arena.alloc(u8, count * (old + extra));
     for (0..count) |record| {
         const target = grown[record * (old + extra) ..][0 .. old + extra];
-        @memcpy(target[0..old], bytes.items[place.offset + record * old ..][0..old]);
+        @memcpy(target[0..old], bytes.items[range.offset + record * old ..][0..old]);
         random.bytes(target[old..]);
     }
-    try bytes.replaceRange(arena, place.offset, place.size, grown);
+    try bytes.replaceRange(arena, range.offset, range.size, grown);
     put(u32, bytes.items, entry + 24, @truncate(old + extra));
     put(u64, bytes.items, entry + 16, grown.len);
     try realign(arena, bytes, number);
@@ -421,13 +421,13 @@ pub fn reseal(file: []u8) void {
     resealTensors(file);
     for (0..sectionCount(file)) |number| {
         const entry = entryOffset(number);
-        const place = entryPlace(file, number);
+        const range = entryRange(file, number);
         file[entry + 32 ..][0..32].* = if (get(u32, file, entry) == format.section.chunks)
             @splat(0)
         else
-            tz.checksum.blake3(file[place.offset..][0..place.size]);
+            tz.checksum.blake3(file[range.offset..][0..range.size]);
     }
-    const directory = Table.directory.place(file);
+    const directory = Table.directory.range(file);
     file[72..104].* = tz.checksum.blake3(file[directory.offset..][0..directory.size]);
     put(u32, file, 124, tz.checksum.crc32c(0, file[0..124]));
 }
@@ -443,8 +443,8 @@ fn recordStride(file: []const u8, section_type: u32, smallest: usize) usize {
 }
 
 fn resealTensors(file: []u8) void {
-    const tensors = Table.tensors.place(file);
-    const table = Table.chunks.place(file);
+    const tensors = Table.tensors.range(file);
+    const table = Table.chunks.range(file);
     const stride = recordStride(file, format.section.tensors, format.tensor_record_size);
     const chunk_stride = recordStride(file, format.section.chunks, format.chunk_record_size);
     const chunk_size = @as(u64, 1) << @truncate(file[60]);
@@ -460,7 +460,7 @@ fn resealTensors(file: []u8) void {
     }
 }
 
-fn resealChunks(file: []u8, run: Place, stride: usize, data_offset: u64) void {
+fn resealChunks(file: []u8, run: Range, stride: usize, data_offset: u64) void {
     var offset = data_offset;
     var at = run.offset;
     while (at + format.chunk_record_size <= run.offset + run.size) : (at += stride) {

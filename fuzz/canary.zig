@@ -1,6 +1,6 @@
-//! Invariant, broken on purpose: a reader that checks every checksum and then believes what it
-//! reads. It panics only on a file whose checksums are right and whose tensor table lies, which no
-//! unsealed change ever is. If the driver does not find this within seconds, it finds nothing.
+//! An invariant that is broken on purpose: a reader that checks every checksum, but then trusts the
+//! contents. It panics only on a file with right checksums and a wrong tensor table, which only a
+//! resealed change produces. A driver that does not find this within seconds finds nothing.
 
 const std = @import("std");
 const inputs = @import("input.zig");
@@ -30,7 +30,7 @@ pub fn run(bytes: []const u8) !void {
     const names = section(file, directory, 2).?;
     for (0..records.len / 120) |index| {
         const record = records[index * 120 ..][0..120];
-        // The bug: that the name lies inside the names (TZ1-22) is not checked.
+        // The bug: TZ1-22, that the name is inside the names section, is not checked.
         const name = names[get(u32, record, 0)..][0..get(u16, record, 4)];
         std.mem.doNotOptimizeAway(name);
     }

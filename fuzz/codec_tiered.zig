@@ -1,10 +1,10 @@
-//! Invariant: any bytes as a tiered chunk get the same verdict and the same elements from every CPU
-//! level as from the scalar twin, whatever the scratch memory held; what decodes is encoded back to
-//! the very same bytes; any bytes as elements come back from what they are encoded to. Nothing
-//! outside the buffers is touched.
+//! Invariant: for any bytes as a tiered chunk, every CPU level gives the verdict and the elements
+//! of the scalar kernels, with any contents of the scratch memory. Decoded chunks are encoded to
+//! the same bytes again, and encoded elements decode to the same elements. No memory outside the
+//! buffers is accessed.
 //!
-//! An input is a byte, of which bit 7 says what the rest is: elements, or stored bytes with their
-//! decoded size inside. The lower bits choose the layout.
+//! The first byte of an input selects the layout; its bit 7 selects elements or stored bytes, which
+//! contain their decoded size.
 
 const std = @import("std");
 const Buffer = @import("memory.zig").Buffer;
@@ -18,9 +18,9 @@ const Layout = tiered.Layout;
 const layouts = std.enums.values(Layout);
 const is_elements = 0x80;
 const decoded_size_offset = 4;
-/// Two sub-blocks of the largest elements, and a bit: enough to stream past the caches.
+/// A little more than two sub-blocks of the largest elements: enough to bypass the caches.
 const decoded_size_max = (2 << 17) + 1024;
-/// The worst tiered plane takes 15 bits for a symbol, of which an fp8 element has two.
+/// The worst tiered plane takes 15 bits for a symbol; an fp8 element has two symbols.
 const stored_size_max = 4 * decoded_size_max + 4096;
 
 var encode_scratch: tiered.EncodeScratch = undefined;
@@ -38,9 +38,9 @@ fn runStored(layout: Layout, bytes: []const u8) !void {
     const stored: Tight = .copyOf(bytes);
     defer stored.deinit();
     const size = decodedSize(bytes);
-    const twin: Tight = .init(size);
-    defer twin.deinit();
-    const verdict = decode(&tiered.kernels_scalar, layout, stored.bytes, twin.bytes, 0x00);
+    const scalar: Tight = .init(size);
+    defer scalar.deinit();
+    const verdict = decode(&tiered.kernels_scalar, layout, stored.bytes, scalar.bytes, 0x00);
 
     if (verdict == null) try tiered.validate(layout, stored.bytes, size);
     for (tz.dispatch.levels) |level| {
@@ -53,9 +53,9 @@ fn runStored(layout: Layout, bytes: []const u8) !void {
             const again = decode(kernels, layout, stored.bytes, destination, 0xFF);
             if (again != verdict) return error.VerdictsDiffer;
             if (verdict != null) continue;
-            if (!std.mem.eql(u8, twin.bytes, destination)) return error.LevelsDiffer;
+            if (!std.mem.eql(u8, scalar.bytes, destination)) return error.LevelsDiffer;
         }
-        if (verdict == null) try expectCanonical(kernels, layout, stored.bytes, twin.bytes);
+        if (verdict == null) try expectCanonical(kernels, layout, stored.bytes, scalar.bytes);
     }
     if (verdict) |err| observe.rules[ruleOf(err)] += 1 else observe.accepted += 1;
 }
@@ -72,14 +72,14 @@ fn decode(
     return null;
 }
 
-/// What the chunk says itself, so that it is worth decoding, as long as that can be.
+/// The decoded size that the chunk claims, if it is possible, so that decoding makes sense.
 fn decodedSize(stored: []const u8) usize {
     if (stored.len < decoded_size_offset + 4) return 1;
     const claimed = std.mem.readInt(u32, stored[decoded_size_offset..][0..4], .little);
     return claimed % (decoded_size_max + 1);
 }
 
-/// Given the elements, kinds and tables there is one encoding.
+/// Checks that the elements, kinds and tables have only one encoding.
 fn expectCanonical(
     kernels: *const tiered.Kernels,
     layout: Layout,
@@ -98,28 +98,29 @@ fn runElements(layout: Layout, bytes: []const u8) !void {
     const source: Tight = .copyOf(bytes);
     defer source.deinit();
     const room = tiered.encodedSizeMax(source.bytes.len);
-    const twin: Tight = .init(room);
-    defer twin.deinit();
+    const scalar: Tight = .init(room);
+    defer scalar.deinit();
     const scratch = &encode_scratch;
-    const kernels_twin = &tiered.kernels_scalar;
-    const twin_size = tiered.encodeWith(kernels_twin, layout, source.bytes, twin.bytes, scratch);
+    const kernels_scalar = &tiered.kernels_scalar;
+    const encoded_size =
+        tiered.encodeWith(kernels_scalar, layout, source.bytes, scalar.bytes, scratch);
     for (tz.dispatch.levels) |level| {
         const kernels = &(tz.dispatch.kernelsAt(level) orelse continue).tiered;
         const stored: Tight = .init(room);
         defer stored.deinit();
         const size = tiered.encodeWith(kernels, layout, source.bytes, stored.bytes, scratch);
-        if (size != twin_size) return error.LevelsDiffer;
+        if (size != encoded_size) return error.LevelsDiffer;
         const encoded = stored.bytes[0 .. size orelse continue];
-        if (!std.mem.eql(u8, encoded, twin.bytes[0..encoded.len])) return error.LevelsDiffer;
+        if (!std.mem.eql(u8, encoded, scalar.bytes[0..encoded.len])) return error.LevelsDiffer;
         const decoded: Tight = .init(source.bytes.len);
         defer decoded.deinit();
         if (decode(kernels, layout, encoded, decoded.bytes, 0x55)) |err| return err;
         if (!std.mem.eql(u8, source.bytes, decoded.bytes)) return error.RoundTrip;
     }
-    if (twin_size != null) observe.accepted += 1;
+    if (encoded_size != null) observe.accepted += 1;
 }
 
-/// A buffer that ends exactly where reading and writing faults, so it begins anywhere.
+/// A buffer that ends exactly at a guard page, so its beginning has any alignment.
 const Tight = struct {
     buffer: Buffer,
     bytes: []u8,
@@ -160,7 +161,7 @@ fn ruleOf(err: tiered.DecodeError) usize {
     };
 }
 
-/// A valid chunk, mostly changed a little, or elements.
+/// A valid chunk, usually with small changes, or elements.
 pub fn make(arena: Allocator, random: std.Random) ![]u8 {
     const layout_index = random.uintLessThan(u8, layouts.len);
     const layout = layouts[layout_index];
@@ -182,7 +183,7 @@ pub fn make(arena: Allocator, random: std.Random) ![]u8 {
     return if (random.uintLessThan(u8, 8) == 0) input else mutate(arena, random, input);
 }
 
-/// Changes bytes of the header, around its sizes, and of the planes alike; sometimes the length.
+/// Changes bytes of the header, near its end and in the planes; sometimes also the length.
 pub fn mutate(arena: Allocator, random: std.Random, input: []const u8) ![]u8 {
     var bytes: std.ArrayList(u8) = .empty;
     try bytes.appendSlice(arena, input);

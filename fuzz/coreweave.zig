@@ -1,9 +1,9 @@
-//! Invariant: any bytes as a .tensors file give tensors under names of their own whose records and
-//! data fill the file in order, and nodes that a structure section may have, or a typed error,
-//! within memory in proportion to the file; every front of the file gives the same answer or asks
-//! for more; and every record header is parsed within its bounds, to hashes over less than itself.
+//! Invariant: any bytes as a .tensors file give a typed error, or tensors with unique names, whose
+//! records and data fill the file in order, and valid nodes. Memory is in proportion to the file.
+//! Every front of the file gives the same result or needs more bytes. Every record header is parsed
+//! within its bounds, and the hashed bytes are fewer than its own.
 //!
-//! An input is the whole file. Whatever is refused is so with a place and a reason.
+//! An input is a whole file. Every error has an offset and a reason.
 
 const std = @import("std");
 const Buffer = @import("memory.zig").Buffer;
@@ -21,8 +21,8 @@ const records = tz.coreweave_record;
 const file_header_size = 73;
 const end_marker_size = 8;
 
-/// Bytes that opening may take for each byte of the file, and for any. The most is taken for nested
-/// names: each of two bytes "1," may become a node.
+/// Bytes that opening may allocate per byte of the file, and in addition. Nested names need the
+/// most: each pair of bytes "1," may become a node.
 const memory_factor = 256;
 const memory_base = 64 << 10;
 
@@ -146,7 +146,7 @@ fn checkRecords(header: *const Header, file: []const u8) !void {
     }
 }
 
-/// A valid file, or one that is nearly valid.
+/// A valid or nearly valid file.
 pub fn make(arena: Allocator, random: std.Random) ![]u8 {
     var writer: Writer = .{ .arena = arena, .random = random };
     const file = try writer.make();
@@ -310,8 +310,8 @@ const Writer = struct {
     }
 };
 
-/// Changes a few bytes: mostly of the file header, the index and the records, which is all there
-/// is. Nothing has to be sealed again; no checksum is over these.
+/// Changes a few bytes, mostly in the file header, the index and the records. No checksum covers
+/// them, so nothing has to be resealed.
 pub fn mutate(arena: Allocator, random: std.Random, input: []const u8) ![]u8 {
     const copy = try arena.dupe(u8, input);
     if (copy.len == 0) return copy;

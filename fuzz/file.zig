@@ -1,7 +1,6 @@
-//! Invariant: whatever the file holds, opening, planning and processing any boxes of it ends with a
-//! typed error or with the bytes that the chunks say, writes nothing outside of the caller's
-//! buffers, and takes memory in proportion to what it was given; and what the whole-file verifier
-//! accepts, every load accepts.
+//! Invariant: for any file, opening, planning and processing any boxes ends with a typed error or
+//! with the bytes in the chunks. Nothing outside the caller's buffers is written, and memory is in
+//! proportion to the input. Loads accept every file that the whole-file verifier accepts.
 
 const std = @import("std");
 const inputs = @import("input.zig");
@@ -17,15 +16,15 @@ const Header = tz.header.Header;
 const Plan = tz.plan_types.Plan;
 const ReadItem = tz.plan_types.ReadItem;
 
-/// Bytes that opening and planning may take for each byte of the file, for each item, and for any
-/// file. A chunk of 48 bytes becomes a task, a request, segments, and per item a demand, a user and
-/// a piece, in lists that grow.
+/// Bytes that opening and planning may allocate per byte of the file, per item, and in addition. A
+/// chunk entry of 48 bytes becomes a task, a request, segments, and for each item a demand, a user
+/// and a piece, in growing lists.
 const memory_factor = 32;
 const memory_per_item = 1 << 10;
 const memory_base = 64 << 10;
 const item_count_max = 6;
 
-/// Decoded sizes are only claims until chunks decode, and what takes more is not read.
+/// Decoded sizes are only claims until chunks decode. Larger ones are not read.
 const loaded_size_max = 1 << 22;
 
 pub fn make(arena: Allocator, random: std.Random) ![]u8 {
@@ -67,7 +66,7 @@ const Case = struct {
         for (0..2) |_| if (!try self.load() and whole) return error.VerifiedChunkRefused;
     }
 
-    /// Reads the front in as many steps as the header asks for.
+    /// Reads the front in as many steps as the header needs.
     fn open(self: *Case) !?*Header {
         var size = self.random.uintAtMost(usize, @min(self.file.len, 300));
         for (0..3) |_| {
@@ -94,7 +93,7 @@ const Case = struct {
         return error.AskedThreeTimes;
     }
 
-    /// Feeds the verifier; whether it accepts the file.
+    /// Runs the verifier. Returns whether it accepts the file.
     fn verify(self: *Case) !bool {
         var verifier: tz.verifier.Verifier = try .init(memories.backing, self.header);
         defer verifier.deinit();
@@ -116,7 +115,7 @@ const Case = struct {
         return false;
     }
 
-    /// Fetches chunk entries as the header asks, all or of some tensors. Whether all were accepted.
+    /// Fetches the chunk entries of all or some tensors. Returns whether all were accepted.
     fn putEntries(self: *Case) !bool {
         const header = self.header;
         const chunk_entries = &header.chunk_entries.?;
@@ -152,7 +151,7 @@ const Case = struct {
         return accepted;
     }
 
-    /// Plans and reads some boxes. Whether the data were accepted, as far as they were read.
+    /// Plans and reads some boxes. Returns whether all data that was read was accepted.
     fn load(self: *Case) !bool {
         const read_items = try self.makeItems();
         const options: tz.plan_types.Options = .{
@@ -231,7 +230,7 @@ fn segmentsOf(plan: *const Plan, request: tz.plan_types.Request) []const tz.plan
     return plan.segments.items[@intCast(request.segment_begin)..][0..request.segment_count];
 }
 
-/// Memory for a plan, and what is to come out of it.
+/// Memory for a plan, and the expected results.
 const Loading = struct {
     case: *Case,
     plan: *const Plan,
@@ -277,7 +276,7 @@ const Loading = struct {
 
     fn read(self: Loading, number: u32, verify: tz.process.Verify) tz.process.Error!void {
         const request = self.plan.requests.items[number];
-        // Of staging memory the request gets what it asked for and no more.
+        // The request gets exactly the staging memory that it needs.
         const staging: Buffer = .init(@intCast(request.staging_size));
         defer staging.deinit();
         self.receive(request, staging.bytes);
@@ -320,7 +319,7 @@ const Loading = struct {
         }
     }
 
-    /// What was delivered for a item is its box of the decoded tensor, byte by byte.
+    /// Checks that the data of each item is its box of the decoded tensor, byte by byte.
     fn compare(self: Loading, item: ReadItem, number: usize) !void {
         const placement = self.plan.placements[number];
         if (placement.size == 0) return;
@@ -343,7 +342,7 @@ const Loading = struct {
         if (position != delivered.len) return error.WrongSize;
     }
 
-    /// In staged plans only the first of several read_items of the same whole tensor has pieces.
+    /// In staged plans, only the first of several items of the same whole tensor has pieces.
     fn isFirst(self: Loading, item: ReadItem, number: usize) bool {
         if (!isWhole(self.case, item)) return true;
         const index = self.case.header.index;
@@ -358,8 +357,8 @@ const Loading = struct {
         return item.begin == null or case.header.index.tensors[item.tensor].shape.len == 0;
     }
 
-    /// Straight from the chunk entries, without a plan. A chunk that nothing was wanted of may be
-    /// one that does not decode; its bytes are then not those of any that was delivered.
+    /// Decodes the chunks directly, without a plan. A chunk that no item needs may not decode; its
+    /// bytes are then not compared with any result.
     fn decode(self: Loading, owner: u32) ![]u8 {
         const header = self.case.header;
         const tensor = header.index.tensors[owner];

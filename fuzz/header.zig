@@ -1,6 +1,6 @@
-//! Invariant: any bytes give a header or a typed error, within memory in proportion to them; every
-//! front of them gives the same answer or asks for more; and what opens is canonical: a builder
-//! given what the header says makes the very same bytes.
+//! Invariant: any bytes give a header or a typed error, with memory in proportion to the input.
+//! Every front of them gives the same result or needs more bytes. Headers that open are canonical:
+//! a builder makes the same bytes from their contents.
 
 const std = @import("std");
 const inputs = @import("input.zig");
@@ -15,8 +15,8 @@ const Error = tz.status.Error;
 const Header = tz.header.Header;
 const format = tz.format;
 
-/// Bytes that opening may take for each byte of the header, and for any header. The most is taken
-/// for metadata: pairs of 9 bytes become entries of 32 in a list that grows.
+/// Bytes that opening may allocate per byte of the header, and in addition. Metadata needs the
+/// most: pairs of 9 bytes become entries of 32 bytes in a growing list.
 const memory_factor = 24;
 const memory_base = 64 << 10;
 
@@ -47,7 +47,7 @@ pub fn run(bytes: []const u8) !void {
     defer header.deinit();
     observe.accepted += 1;
     try checkLookups(header);
-    // Chunk entries, as far as the input has them.
+    // The chunk entries that are in the input.
     header.chunk_entries.?.put(gpa, header.index, 0, front.bytes, &diagnostic) catch |err| {
         if (err == error.OutOfMemory) return err;
         return observe.refused(diagnostic);
@@ -57,13 +57,13 @@ pub fn run(bytes: []const u8) !void {
     try checkCanonical(header, front.bytes);
 }
 
-/// The size that the preamble claims, which a hostile server would confirm, or the real one.
+/// The file size that the preamble claims, as a hostile server would, or the real one.
 fn claimedSize(input: inputs.Input) u64 {
     if (input.file.len < format.preamble_size or input.seed % 8 == 0) return input.file.len;
     return @max(input.file.len, std.mem.readInt(u64, input.file[32..40], .little));
 }
 
-/// A shorter front never gives another verdict, only a question.
+/// Checks that a shorter front never gives another result, but needs more bytes.
 fn checkFronts(input: inputs.Input, file_size: u64, expected: anytype) !void {
     var prng: std.Random.DefaultPrng = .init(input.seed);
     for (0..2) |_| {
@@ -105,7 +105,7 @@ fn checkLookups(header: *Header) !void {
     _ = try header.contentDigest();
 }
 
-/// Chunks lie one after another up to the end of their tensor.
+/// Checks that chunks are contiguous up to the end of their tensor.
 fn checkChunks(header: *Header) !void {
     for (header.index.tensors, 0..) |tensor, number| {
         if (!tensor.hasChunks()) continue;
@@ -123,7 +123,7 @@ fn checkChunks(header: *Header) !void {
     }
 }
 
-/// Builds the header again from what was read of it.
+/// Builds the header again from its contents.
 fn checkCanonical(header: *Header, front: []const u8) !void {
     if (!isOfThisVersion(header, front)) return;
     var arena_state: std.heap.ArenaAllocator = .init(@import("memory.zig").backing);
@@ -157,13 +157,13 @@ fn checkCanonical(header: *Header, front: []const u8) !void {
     }
     const rebuilt = try arena.alloc(u8, @intCast(header.header_size));
     const file_size = try builder.finish(rebuilt);
-    // A flag without a use is for whole-file operations to refuse: TZ1-47.
+    // An unused flag is refused only by whole-file operations: TZ1-47.
     if (builder.incompatible_flags != header.incompatible_flags) return;
     if (file_size != header.file_size) return error.OtherSize;
     if (!std.mem.eql(u8, rebuilt, front[0..rebuilt.len])) return error.NotCanonical;
 }
 
-/// Whether a writer of this version may have made it. Others are read, and not written.
+/// Whether a writer of this version can make it. Other headers can be read, but not written.
 fn isOfThisVersion(header: *Header, front: []const u8) bool {
     if (header.compatible_flags != 0) return false;
     if (std.mem.readInt(u16, front[10..12], .little) != 0) return false;
@@ -175,7 +175,7 @@ fn isOfThisVersion(header: *Header, front: []const u8) bool {
     for (header.index.tensors) |tensor| {
         if (tz.dtype.byCode(tensor.dtype) == null) return false;
         if (tensor.decoded_size != 0) continue;
-        // That an empty tensor's content digest is wrong, only whole-file operations say.
+        // Only whole-file operations check the content digest of an empty tensor.
         if (!std.mem.eql(u8, tensor.content_digest.?, &tz.checksum.blake3(""))) return false;
     }
     return true;

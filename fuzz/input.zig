@@ -1,5 +1,5 @@
-//! The inputs of the targets that read tz files: eight bytes that seed the target's own choices
-//! (how much it reads at once, what it wants of the file), then the file.
+//! The inputs of targets that read tz files: eight bytes that seed the target's own choices (how
+//! much to read at once, which items to load), then the file.
 
 const std = @import("std");
 const mutators = @import("mutate.zig");
@@ -23,7 +23,7 @@ pub const Input = struct {
     }
 };
 
-/// A new input: mostly a changed file, sometimes a valid one.
+/// A new input: usually a changed file, sometimes a valid one.
 pub fn make(arena: Allocator, random: std.Random, kind: sample.Kind) ![]u8 {
     const file = try sample.make(arena, random, kind);
     const valid = random.uintLessThan(u8, 8) == 0;
@@ -34,7 +34,7 @@ pub fn make(arena: Allocator, random: std.Random, kind: sample.Kind) ![]u8 {
     );
 }
 
-/// The input with its file changed, or with another seed.
+/// The input with a changed file, or with another seed.
 pub fn mutate(arena: Allocator, random: std.Random, bytes: []const u8) ![]u8 {
     const input = Input.parse(bytes) orelse return join(arena, random.int(u64), bytes);
     if (random.uintLessThan(u8, 8) == 0) return join(arena, random.int(u64), input.file);

@@ -1,6 +1,5 @@
-//! The entry points that libFuzzer calls, for the target that was chosen when this was compiled.
-//! fuzz/libfuzzer.py builds and runs it, with every memory access checked by AddressSanitizer and
-//! every arithmetic operation by Zig's own safety.
+//! The entry points for libFuzzer, for the target selected at compile time. fuzz/libfuzzer.py
+//! builds and runs it, with AddressSanitizer and Zig's safety checks.
 
 const std = @import("std");
 const options = @import("options");
@@ -15,7 +14,7 @@ export fn LLVMFuzzerTestOneInput(data: [*]const u8, size: usize) c_int {
     return 0;
 }
 
-/// One change in four is libFuzzer's own, which knows what the code compares its input with.
+/// One change in four is libFuzzer's own, which uses the operands of comparisons in the code.
 export fn LLVMFuzzerCustomMutator(data: [*]u8, size: usize, size_max: usize, seed: c_uint) usize {
     var prng: std.Random.DefaultPrng = .init(seed);
     const random = prng.random();

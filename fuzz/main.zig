@@ -1,5 +1,5 @@
-//! The driver of all fuzz targets: seeded, reproducible, without coverage feedback (libfuzzer.zig
-//! has that).
+//! The driver of all fuzz targets. It is seeded and reproducible, and has no coverage feedback, as
+//! libfuzzer.zig does.
 //!
 //!   fuzz TARGET [--seed N] [--seconds N] [--executions N]   new inputs, until one fails
 //!   fuzz TARGET --seed N --from N --executions 1            one execution of an earlier run
@@ -8,7 +8,7 @@
 //!   fuzz smoke [--seed N]                                   every corpus, a second of every target
 //!   fuzz canary [--seed N]                                  whether a planted bug is found
 //!
-//! A failure prints how to run it again and leaves its input in fuzz-failure-TARGET.
+//! A failure prints the command that repeats it, and leaves the input in fuzz-failure-TARGET.
 
 const std = @import("std");
 const builtin = @import("builtin");
@@ -21,7 +21,7 @@ const Io = std.Io;
 
 const corpus_folder = "fuzz/corpus";
 const input_size_max = 1 << 24;
-/// The canary is found within a few thousand executions.
+/// Finding the canary takes a few thousand executions.
 const canary_executions = 200_000;
 
 const Options = struct {
@@ -32,7 +32,7 @@ const Options = struct {
     input: ?[]const u8 = null,
 };
 
-/// What is being executed, for the one who has to report that it failed.
+/// The current execution, for the report of a failure.
 var current: struct {
     target: []const u8 = "",
     input: []const u8 = "",
@@ -105,7 +105,7 @@ fn parseOptions(arguments: []const [:0]const u8, io: Io) !Options {
     return options;
 }
 
-/// Execution number n of a seed is always the same, whatever came before it.
+/// Execution number n of a seed is always the same, regardless of earlier ones.
 fn loop(io: Io, target: Target, options: Options) !void {
     const begin: Io.Timestamp = .now(io, .awake);
     observe.reset();
@@ -176,7 +176,7 @@ fn readCorpus(io: Io, target: Target) ![]const []const u8 {
     while (try entries.next(io)) |entry| {
         if (entry.kind == .file) try names.append(gpa, try gpa.dupe(u8, entry.name));
     }
-    // In one order everywhere, so that a seed means the same.
+    // In the same order everywhere, so that a seed is reproducible.
     std.mem.sortUnstable([]const u8, names.items, {}, struct {
         fn lessThan(_: void, a: []const u8, b: []const u8) bool {
             return std.mem.order(u8, a, b) == .lt;
@@ -210,7 +210,7 @@ fn catchFaults() void {
 }
 
 fn onFault(_: std.posix.SIG) callconv(.c) void {
-    // A second fault on the way out must not come back here.
+    // A second fault during the report must not call this again.
     const default: std.posix.Sigaction = .{
         .handler = .{ .handler = std.posix.SIG.DFL },
         .mask = std.posix.sigemptyset(),
@@ -236,7 +236,7 @@ fn fail(what: []const u8) noreturn {
     std.process.exit(1);
 }
 
-/// Straight to the system: the rest of the process may be damaged.
+/// Uses system calls only, since the process may be damaged.
 fn saveInput() void {
     var path_buffer: [100]u8 = undefined;
     const pattern = "fuzz-failure-{s}";

@@ -1,5 +1,5 @@
-//! Memory that notices misuse: an allocator with a limit that counts, and buffers that end at a
-//! page which cannot be touched. Failures panic, since what they show are bugs of the library.
+//! Memory that detects misuse: a counting allocator with a limit, and buffers that end at a guard
+//! page. Violations panic, since they are bugs of the library.
 
 const std = @import("std");
 const builtin = @import("builtin");
@@ -8,13 +8,13 @@ const options = @import("options");
 const Allocator = std.mem.Allocator;
 const Alignment = std.mem.Alignment;
 
-/// Under AddressSanitizer its own allocator guards every block.
+/// With AddressSanitizer, its own allocator guards every block.
 pub const backing: Allocator = if (options.sanitize)
     std.heap.c_allocator
 else
     std.heap.smp_allocator;
 
-/// Refuses more than `limit` bytes at a time. That nothing leaks is checked by `deinit`.
+/// Refuses to have more than `limit` bytes allocated at a time. `deinit` checks for leaks.
 pub const Limited = struct {
     limit: usize,
     live: usize = 0,
@@ -55,7 +55,7 @@ pub const Limited = struct {
         return true;
     }
 
-    // Blocks never grow in place, so that ends are real and every growth is a move.
+    // Blocks never grow in place, so that every overrun is detected and every growth is a move.
     fn resize(
         context: *anyopaque,
         memory: []u8,
@@ -81,12 +81,12 @@ pub const Limited = struct {
     }
 };
 
-/// What callers align their memory to.
+/// The alignment of callers' memory.
 const buffer_alignment = 64;
 const band = 0xA5;
 
-/// A buffer of exactly the size that was asked for, aligned to 64. A byte written right before or
-/// behind it is found when it is given back; reading or writing further behind it faults at once.
+/// A buffer of exactly the requested size, aligned to 64. Writes right before or behind it are
+/// detected when it is freed; accesses further behind it fault immediately.
 pub const Buffer = struct {
     bytes: []align(buffer_alignment) u8,
     pages: if (options.sanitize) void else Pages,
@@ -127,7 +127,7 @@ pub const Buffer = struct {
     }
 };
 
-/// Pages with one behind them that faults. Kept for reuse: mapping costs more than most executions.
+/// Pages followed by a guard page. Kept for reuse: mapping costs more than most executions.
 const Pages = struct {
     usable: []align(std.heap.page_size_min) u8,
 
@@ -143,7 +143,7 @@ const Pages = struct {
             return .{ .usable = pages };
         }
         const page = std.heap.pageSize();
-        // A power of two, so that most sizes find a kept one.
+        // A power of two, so that kept pages fit most sizes.
         const usable_size = @max(page, std.math.ceilPowerOfTwoAssert(usize, size));
         const mapped = std.posix.mmap(
             null,

@@ -1,48 +1,29 @@
-//! Changes files where it matters: in fields, records and sections that are found by the format's
-//! own tables. Half of all changed files are resealed: every checksum is computed again bottom-up,
-//! so that a reader gets past them to the rules behind.
+//! Changes files in their fields, records and sections, which tables.zig finds. Half of all changed
+//! files are resealed: all checksums are recomputed bottom-up, so that a reader reaches the rules
+//! behind them.
 
 const std = @import("std");
+const reseal = @import("reseal.zig").reseal;
 const sample = @import("sample.zig");
+const tables = @import("tables.zig");
 const tz = @import("tz");
+const Field = tables.Field;
+const Table = tables.Table;
+const entryOffset = tables.entryOffset;
+const entryRange = tables.entryRange;
+const get = tables.get;
+const node_fields = tables.node_fields;
+const pair_fields = tables.pair_fields;
+const preamble_fields = tables.preamble_fields;
+const put = tables.put;
+const sectionCount = tables.sectionCount;
+const sectionRange = tables.sectionRange;
 
 const Allocator = std.mem.Allocator;
 const format = tz.format;
 const Bytes = std.ArrayList(u8);
 
-const Field = struct { offset: usize, size: usize };
-
-const preamble_fields = [_]Field{
-    .{ .offset = 8, .size = 2 },  .{ .offset = 10, .size = 2 },  .{ .offset = 12, .size = 4 },
-    .{ .offset = 16, .size = 8 }, .{ .offset = 24, .size = 8 },  .{ .offset = 32, .size = 8 },
-    .{ .offset = 40, .size = 8 }, .{ .offset = 48, .size = 8 },  .{ .offset = 56, .size = 4 },
-    .{ .offset = 60, .size = 1 }, .{ .offset = 61, .size = 1 },  .{ .offset = 64, .size = 8 },
-    .{ .offset = 72, .size = 8 }, .{ .offset = 104, .size = 8 },
-};
-const directory_fields = [_]Field{
-    .{ .offset = 0, .size = 4 },  .{ .offset = 4, .size = 4 },  .{ .offset = 8, .size = 8 },
-    .{ .offset = 16, .size = 8 }, .{ .offset = 24, .size = 4 }, .{ .offset = 28, .size = 4 },
-    .{ .offset = 32, .size = 8 },
-};
-const tensor_fields = [_]Field{
-    .{ .offset = 0, .size = 4 },  .{ .offset = 4, .size = 2 },  .{ .offset = 6, .size = 2 },
-    .{ .offset = 8, .size = 4 },  .{ .offset = 12, .size = 1 }, .{ .offset = 13, .size = 1 },
-    .{ .offset = 14, .size = 2 }, .{ .offset = 16, .size = 4 }, .{ .offset = 20, .size = 4 },
-    .{ .offset = 24, .size = 8 }, .{ .offset = 32, .size = 8 }, .{ .offset = 40, .size = 8 },
-    .{ .offset = 48, .size = 8 }, .{ .offset = 56, .size = 8 }, .{ .offset = 88, .size = 8 },
-};
-const shape_fields = [_]Field{.{ .offset = 0, .size = 8 }};
-const chunk_fields = [_]Field{
-    .{ .offset = 0, .size = 4 }, .{ .offset = 4, .size = 4 },  .{ .offset = 8, .size = 1 },
-    .{ .offset = 9, .size = 1 }, .{ .offset = 16, .size = 8 },
-};
-const node_fields = [_]Field{
-    .{ .offset = 0, .size = 1 }, .{ .offset = 1, .size = 1 },  .{ .offset = 2, .size = 1 },
-    .{ .offset = 8, .size = 8 }, .{ .offset = 16, .size = 8 },
-};
-const pair_fields = [_]Field{ .{ .offset = 0, .size = 4 }, .{ .offset = 4, .size = 4 } };
-
-/// A changed copy of a file, from `arena`. `file` may be anything, and is changed somehow.
+/// A changed copy of a file, from `arena`. `file` may be any bytes.
 pub fn mutate(arena: Allocator, random: std.Random, file: []const u8) ![]u8 {
     var bytes: Bytes = .empty;
     try bytes.appendSlice(arena, file);
@@ -73,91 +54,6 @@ fn change(arena: Allocator, random: std.Random, bytes: *Bytes) !void {
         else => try resizeFile(arena, random, bytes),
     }
 }
-
-// ---- Where things are --------------------------------------------------------------------------
-
-const Range = struct { offset: usize, size: usize };
-
-const Table = enum {
-    directory,
-    tensors,
-    shapes,
-    chunks,
-
-    fn recordSize(self: Table) usize {
-        return switch (self) {
-            .directory => format.directory_entry_size,
-            .tensors => format.tensor_record_size,
-            .shapes => format.shape_record_size,
-            .chunks => format.chunk_record_size,
-        };
-    }
-
-    fn fields(self: Table) []const Field {
-        return switch (self) {
-            .directory => &directory_fields,
-            .tensors => &tensor_fields,
-            .shapes => &shape_fields,
-            .chunks => &chunk_fields,
-        };
-    }
-
-    fn range(self: Table, file: []const u8) Range {
-        return switch (self) {
-            .directory => .{
-                .offset = format.preamble_size,
-                .size = sectionCount(file) * format.directory_entry_size,
-            },
-            .tensors => sectionRange(file, format.section.tensors),
-            .shapes => sectionRange(file, format.section.shapes),
-            .chunks => sectionRange(file, format.section.chunks),
-        };
-    }
-};
-
-// What is behind the end is read as 0 and written nowhere: an earlier change may have cut the file
-// in the middle of its tables.
-
-fn get(comptime T: type, file: []const u8, offset: usize) T {
-    if (offset + @sizeOf(T) > file.len) return 0;
-    return std.mem.readInt(T, file[offset..][0..@sizeOf(T)], .little);
-}
-
-fn put(comptime T: type, file: []u8, offset: usize, value: T) void {
-    if (offset + @sizeOf(T) > file.len) return;
-    std.mem.writeInt(T, file[offset..][0..@sizeOf(T)], value, .little);
-}
-
-/// As many directory entries as there are and the file has.
-fn sectionCount(file: []const u8) usize {
-    if (file.len < format.preamble_size) return 0;
-    const space = (file.len - format.preamble_size) / format.directory_entry_size;
-    return @min(get(u32, file, 12), space, format.section_count_max);
-}
-
-fn entryOffset(number: usize) usize {
-    return format.preamble_size + number * format.directory_entry_size;
-}
-
-fn clip(file: []const u8, offset: u64, size: u64) Range {
-    const begin: usize = @intCast(@min(offset, file.len));
-    return .{ .offset = begin, .size = @intCast(@min(size, file.len - begin)) };
-}
-
-fn entryRange(file: []const u8, number: usize) Range {
-    const at = entryOffset(number);
-    return clip(file, get(u64, file, at + 8), get(u64, file, at + 16));
-}
-
-/// What the file has of its first section of this type; nothing when there is none.
-fn sectionRange(file: []const u8, section_type: u32) Range {
-    for (0..sectionCount(file)) |number| {
-        if (get(u32, file, entryOffset(number)) == section_type) return entryRange(file, number);
-    }
-    return .{ .offset = 0, .size = 0 };
-}
-
-// ---- Changes -----------------------------------------------------------------------------------
 
 fn changeField(random: std.Random, file: []u8, record: usize, fields: []const Field) void {
     const field = fields[random.uintLessThan(usize, fields.len)];
@@ -213,7 +109,7 @@ fn swapRecords(random: std.Random, file: []u8) void {
 
 fn changeNode(random: std.Random, file: []u8) void {
     const range = sectionRange(file, format.section.structure);
-    // Any of the nodes with equal chance: a later one replaces the choice so far.
+    // Each node with equal probability: a later one may replace the choice so far.
     var chosen: ?usize = null;
     var number: usize = 0;
     var at = range.offset;
@@ -245,7 +141,7 @@ fn changePair(random: std.Random, file: []u8) void {
     changeField(random, file, chosen orelse return, &pair_fields);
 }
 
-/// A byte of a name, key or value becomes one that text rules are about.
+/// Replaces a byte of a name, key or value with one that text rules concern.
 fn changeText(random: std.Random, file: []u8) void {
     const types = [_]u32{ format.section.names, format.section.structure, format.section.metadata };
     const range = sectionRange(file, types[random.uintLessThan(usize, types.len)]);
@@ -257,7 +153,7 @@ fn changeText(random: std.Random, file: []u8) void {
 
 fn changeAnything(random: std.Random, file: []u8) void {
     for (0..random.intRangeAtMost(usize, 1, 8)) |_| {
-        // Mostly in the header.
+        // Usually in the header.
         const limit = if (random.boolean()) file.len else @min(file.len, 2048);
         file[random.uintLessThan(usize, limit)] ^= @as(u8, 1) << random.int(u3);
     }
@@ -276,7 +172,7 @@ fn resizeFile(arena: Allocator, random: std.Random, bytes: *Bytes) !void {
 }
 
 /// Makes a section longer or shorter and moves everything behind it, as a writer of such a section
-/// would have.
+/// would.
 fn resizeSection(arena: Allocator, random: std.Random, bytes: *Bytes) !void {
     const count = sectionCount(bytes.items);
     if (count == 0) return;
@@ -295,7 +191,7 @@ fn resizeSection(arena: Allocator, random: std.Random, bytes: *Bytes) !void {
     }
 }
 
-/// New bytes at the end of a section: random, or again what stands before them.
+/// New bytes at the end of a section: random, or a copy of the bytes before them.
 fn insert(
     arena: Allocator,
     random: std.Random,
@@ -335,7 +231,7 @@ fn realign(arena: Allocator, bytes: *Bytes, changed: usize) !void {
     put(u64, bytes.items, 32, bytes.items.len);
 }
 
-/// Makes the zeros after `end` reach exactly to `begin`.
+/// Makes the padding after `end` end exactly at `begin`.
 fn setPadding(arena: Allocator, bytes: *Bytes, end: usize, begin: usize) !void {
     if (end > bytes.items.len) return;
     var zeros: usize = 0;
@@ -386,7 +282,7 @@ fn addSection(arena: Allocator, random: std.Random, bytes: *Bytes) !void {
     try insert(arena, random, bytes, number, begin, 64 * random.uintAtMost(usize, 2));
 }
 
-/// A later minor version with longer records, of which this one reads the front (section 15).
+/// A later minor version with longer records, whose beginnings this version reads (section 15).
 fn growRecords(arena: Allocator, random: std.Random, bytes: *Bytes) !void {
     put(u16, bytes.items, 10, random.intRangeAtMost(u16, 0, 2));
     const types = [_]u32{ format.section.tensors, format.section.shapes, format.section.chunks };
@@ -410,80 +306,6 @@ fn growRecords(arena: Allocator, random: std.Random, bytes: *Bytes) !void {
     put(u32, bytes.items, entry + 24, @truncate(old + extra));
     put(u64, bytes.items, entry + 16, grown.len);
     try realign(arena, bytes, number);
-}
-
-// ---- Checksums ---------------------------------------------------------------------------------
-
-/// Computes every checksum again, as far as the tables lead to bytes of the file: chunks, runs,
-/// sections, directory, preamble.
-pub fn reseal(file: []u8) void {
-    if (file.len < format.preamble_size) return;
-    resealTensors(file);
-    for (0..sectionCount(file)) |number| {
-        const entry = entryOffset(number);
-        const range = entryRange(file, number);
-        file[entry + 32 ..][0..32].* = if (get(u32, file, entry) == format.section.chunks)
-            @splat(0)
-        else
-            tz.checksum.blake3(file[range.offset..][0..range.size]);
-    }
-    const directory = Table.directory.range(file);
-    file[72..104].* = tz.checksum.blake3(file[directory.offset..][0..directory.size]);
-    put(u32, file, 124, tz.checksum.crc32c(0, file[0..124]));
-}
-
-/// How the records of a table are spaced in this file.
-fn recordStride(file: []const u8, section_type: u32, smallest: usize) usize {
-    for (0..sectionCount(file)) |number| {
-        const entry = entryOffset(number);
-        if (get(u32, file, entry) != section_type) continue;
-        return @max(smallest, get(u32, file, entry + 24));
-    }
-    return smallest;
-}
-
-fn resealTensors(file: []u8) void {
-    const tensors = Table.tensors.range(file);
-    const table = Table.chunks.range(file);
-    const stride = recordStride(file, format.section.tensors, format.tensor_record_size);
-    const chunk_stride = recordStride(file, format.section.chunks, format.chunk_record_size);
-    const chunk_size = @as(u64, 1) << @truncate(file[60]);
-    var at = tensors.offset;
-    while (at + format.tensor_record_size <= tensors.offset + tensors.size) : (at += stride) {
-        const decoded_size = get(u64, file, at + 24);
-        const tied = get(u32, file, at + 20) != format.none;
-        const count = decoded_size / chunk_size + @intFromBool(decoded_size % chunk_size != 0);
-        const run_offset = table.offset +| get(u64, file, at + 48) *| chunk_stride;
-        const run = clip(file, run_offset, if (tied) 0 else count *| chunk_stride);
-        resealChunks(file, run, chunk_stride, get(u64, file, at + 32));
-        file[at + 56 ..][0..32].* = tz.checksum.blake3(file[run.offset..][0..run.size]);
-    }
-}
-
-fn resealChunks(file: []u8, run: Range, stride: usize, data_offset: u64) void {
-    var offset = data_offset;
-    var at = run.offset;
-    while (at + format.chunk_record_size <= run.offset + run.size) : (at += stride) {
-        const length = get(u32, file, at);
-        // Chunks that the file does not have keep their made-up checksums.
-        if (offset < run.offset + run.size or offset +| length > file.len) return;
-        const stored = file[@intCast(offset)..][0..length];
-        put(u32, file, at + 4, tz.checksum.crc32c(0, stored));
-        file[at + 16 ..][0..32].* = tz.checksum.blake3(stored);
-        offset = std.mem.alignForward(u64, offset + length, format.chunk_alignment);
-    }
-}
-
-test "resealing a valid file changes nothing" {
-    var arena: std.heap.ArenaAllocator = .init(std.testing.allocator);
-    defer arena.deinit();
-    var prng: std.Random.DefaultPrng = .init(std.testing.random_seed);
-    for (0..50) |_| {
-        const file = try sample.make(arena.allocator(), prng.random(), .whole);
-        const copy = try arena.allocator().dupe(u8, file);
-        reseal(copy);
-        try std.testing.expectEqualSlices(u8, file, copy);
-    }
 }
 
 test "anything can be changed, again and again" {

@@ -1,6 +1,5 @@
-//! What a run has reached, counted over all executions: how many inputs were accepted, and which
-//! rules of the specification refused others. A rule that is never reached is one that the mutators
-//! do not test.
+//! Counts over all executions how many inputs were accepted, and how often each rule of the
+//! specification refused one. The mutators do not test rules with a count of 0.
 
 const std = @import("std");
 const tz = @import("tz");
@@ -17,7 +16,7 @@ pub fn refused(diagnostic: tz.status.Diagnostic) void {
     if (diagnostic.rule < rules.len) rules[diagnostic.rule] += 1;
 }
 
-/// Of a foreign format, whose refusals say why.
+/// Refusals of a foreign format, by reason.
 pub fn refusedForeign(diagnostic: tz.status.Diagnostic) !void {
     refused(diagnostic);
     if (diagnostic.reason == null) return error.NoReason;

@@ -1,9 +1,8 @@
-//! Invariant: whatever tensors, boxes and options there are, a plan keeps every promise that tz.h
-//! makes about plans, and executing it in any order, in pieces of any size, delivers exactly what
-//! was wanted.
+//! Invariant: for any tensors, boxes and options, a plan has all properties that tz.h documents,
+//! and executing it in any order, in pieces of any size, delivers exactly the items.
 //!
-//! An input is what a random number generator would say: it decides shapes, chunk sizes, boxes and
-//! options. What it leaves open is decided by numbers that depend on its size only.
+//! An input replaces the output of a random number generator, which decides shapes, chunk sizes,
+//! boxes and options. After its end, numbers follow that depend only on its size.
 
 const std = @import("std");
 const memories = @import("memory.zig");
@@ -22,7 +21,7 @@ pub fn run(input: []const u8) !void {
     if (!feats.contains(.refused)) observe.accepted += 1;
 }
 
-/// Reads the input in place of a generator's numbers.
+/// Returns the input as random numbers.
 const Decisions = struct {
     rest: []const u8,
     prng: std.Random.DefaultPrng,
@@ -35,7 +34,7 @@ const Decisions = struct {
         const size = @min(out.len, self.rest.len);
         @memcpy(out[0..size], self.rest[0..size]);
         self.rest = self.rest[size..];
-        // Not zeros, on which some distributions would wait forever.
+        // Not zeros, with which some distributions never end.
         self.prng.random().bytes(out[size..]);
     }
 };

@@ -1,10 +1,10 @@
-//! Invariant: any bytes as a safetensors header give tensors that fill the data exactly, under
-//! names of their own, or a typed error, within memory in proportion to the header; every front of
-//! the file gives the same answer or asks for more; and what was understood, written as JSON again,
-//! is understood in the same way.
+//! Invariant: any bytes as a safetensors header give a typed error, or tensors with unique names
+//! that fill the data exactly. Memory is in proportion to the header. Every front of the file gives
+//! the same result or needs more bytes. A header that was read and written as JSON again reads the
+//! same.
 //!
-//! An input is the size of the file's data (u32), then the JSON. Whatever is refused is so with a
-//! place and a reason.
+//! An input is the size of the file's data (u32), then the JSON. Every error has an offset and a
+//! reason.
 
 const std = @import("std");
 const Buffer = @import("memory.zig").Buffer;
@@ -22,8 +22,8 @@ const Tensor = tz.index.Tensor;
 const prefix_size = 4;
 const length_size = 8;
 
-/// Bytes that opening may take for each byte of the header, and for any header. The most is taken
-/// for metadata, as in header.zig.
+/// Bytes that opening may allocate per byte of the header, and in addition. Metadata needs the
+/// most, as in header.zig.
 const memory_factor = 32;
 const memory_base = 64 << 10;
 
@@ -49,7 +49,7 @@ pub fn run(input: []const u8) !void {
     try checkAgain(header);
 }
 
-/// The header's bytes as they lie in a file.
+/// The header's bytes as in a file.
 fn joinLength(json: []const u8) Buffer {
     const front: Buffer = .init(length_size + json.len);
     std.mem.writeInt(u64, front.bytes[0..length_size], json.len, .little);
@@ -105,7 +105,7 @@ fn sizeOf(tensor: Tensor) !u64 {
     return size;
 }
 
-/// Writes what the header says, opens that, and compares.
+/// Writes the contents of the header again, opens that, and compares.
 fn checkAgain(header: *const Header) !void {
     var arena_state: std.heap.ArenaAllocator = .init(std.heap.smp_allocator);
     defer arena_state.deinit();
@@ -175,7 +175,7 @@ fn renderString(out: *std.Io.Writer, text: []const u8) !void {
     try out.writeByte('"');
 }
 
-/// A valid header, with white space here and there, or one that is nearly valid.
+/// A valid header with random white space, or a nearly valid one.
 pub fn make(arena: Allocator, random: std.Random) ![]u8 {
     var input: std.Io.Writer.Allocating = .init(arena);
     const out = &input.writer;
@@ -195,7 +195,7 @@ pub fn make(arena: Allocator, random: std.Random) ![]u8 {
         try out.writeAll("\"shape\":[");
         for (1..@max(1, rank)) |_| try out.print("{d}, ", .{outer});
         if (rank > 0) try out.print("{d}", .{count});
-        // A hole or an overlap that nothing else betrays.
+        // A gap or an overlap, with everything else consistent.
         if (random.uintLessThan(u8, 32) == 0) data_size += 1;
         if (random.uintLessThan(u8, 32) == 0) data_size -|= 1;
         const numbers = count * std.math.pow(u32, outer, rank -| 1);

@@ -1,4 +1,4 @@
-//! Valid files with a bit of everything, made by the builder: what the mutators begin with.
+//! Valid files that use every feature, made by the builder, for the mutators.
 
 const std = @import("std");
 const tz = @import("tz");
@@ -11,13 +11,13 @@ const Node = tz.structure.Node;
 pub const Kind = enum {
     /// With data, small enough to be read thousands of times a second.
     whole,
-    /// A header for more data than anyone has; its chunk entries are made up.
+    /// A header for a huge amount of data; its chunk entries are made up.
     header_only,
 };
 
-/// The bytes of a file, or of a header. Everything is taken from `arena`.
+/// The bytes of a file, or of a header, allocated from `arena`.
 pub fn make(arena: Allocator, random: std.Random, kind: Kind) ![]u8 {
-    // Of whole files nearly always the smallest, so that several chunks are few bytes.
+    // In whole files, nearly always the smallest size, so that several chunks are few bytes.
     const chunk_size_log2 = if (kind == .header_only or random.uintLessThan(u8, 8) == 0)
         random.intRangeAtMost(u32, format.chunk_size_log2_min, format.chunk_size_log2_max)
     else
@@ -72,7 +72,7 @@ fn makeSpecs(arena: Allocator, random: std.Random, unit_count_max: u64) ![]build
 }
 
 fn randomDtype(random: std.Random) u32 {
-    if (random.boolean()) { // those that models are made of, and that codecs know
+    if (random.boolean()) { // dtypes of models, which codecs support
         const common = [_][]const u8{ "bf16", "f32", "f16", "f8_e4m3fn", "u8" };
         return tz.dtype.byName(common[random.uintLessThan(usize, common.len)]).?.code;
     }
@@ -81,7 +81,7 @@ fn randomDtype(random: std.Random) u32 {
     }
 }
 
-/// Unique by its number, which stands in front or behind.
+/// Unique by its number, at the beginning or at the end.
 fn makeName(arena: Allocator, random: std.Random, index: usize) ![]const u8 {
     const parts = [_][]const u8{
         "", "a", "layers.", "weight", "\u{FC}", "\u{20AC}", "\u{1D11E}", "../", " ",
@@ -231,7 +231,7 @@ fn putData(
     try builder.putContent(spec, tz.checksum.blake3(data));
 }
 
-/// As weights are (so that a codec has something to do), all the same, or noise.
+/// Values like weights (which a codec can compress), constants, or noise.
 fn fill(random: std.Random, data: []u8) void {
     switch (random.uintLessThan(u8, 4)) {
         0 => random.bytes(data),

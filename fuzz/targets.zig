@@ -1,7 +1,7 @@
 //! The table of targets. A target is a file with `run(input: []const u8)`, which panics or returns
-//! an error when its invariant does not hold. `make(arena, random)` gives inputs worth running,
-//! `mutate(arena, random, input)` others like one; a target without them gets its corpus with
-//! random bytes changed.
+//! an error if its invariant does not hold. `make(arena, random)` makes useful inputs, and
+//! `mutate(arena, random, input)` similar ones. Targets without these get their corpus with
+//! randomly changed bytes.
 
 const std = @import("std");
 
@@ -23,7 +23,7 @@ pub const all = [_]Target{
     describe("codec_tiered", @import("codec_tiered.zig")),
 };
 
-/// Not among all: it fails.
+/// Not part of "all", since it fails.
 pub const canary = describe("canary", @import("canary.zig"));
 
 fn describe(comptime name: []const u8, comptime File: type) Target {
@@ -52,7 +52,7 @@ pub fn find(name: []const u8) ?Target {
     return null;
 }
 
-/// For targets that know nothing better: flips, copies, cuts and inserts bytes.
+/// For targets without a mutator: flips, copies, cuts and inserts bytes.
 fn changeBytes(arena: Allocator, random: std.Random, input: []const u8) anyerror![]u8 {
     var bytes: std.ArrayList(u8) = .empty;
     try bytes.appendSlice(arena, input);

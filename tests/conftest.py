@@ -1,5 +1,5 @@
-"""Fixtures that every test may ask for, the marker of those that start a real server, and an order
-in which two workers end at the same time."""
+"""Fixtures for all tests, the marker of tests that start a real server, and an order of files with
+which two workers end at the same time."""
 
 import gc
 import os
@@ -14,16 +14,16 @@ __all__ = ["certificate", "nginx", "seaweed"]
 
 SERVERS = {"nginx", "seaweed"}
 
-# A module of which every test is slow.
+# Matches modules in which every test is slow.
 SLOW_MODULE = re.compile(r"^pytestmark = (\[\s*)?pytest\.mark\.slow\b", re.MULTILINE)
 
-# A shell's background jobs, and whatever they start, ignore Ctrl-C, which some tests send.
+# Background jobs of a shell ignore Ctrl-C, and so do their children. Some tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """No configuration of AWS or of proxies but that in this folder, and what a test sets."""
+    """Only the AWS configuration in this folder and the settings of the test apply; no proxies."""
     for name in list(os.environ):
         if name.startswith("AWS_") or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
@@ -34,8 +34,8 @@ def aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Slow modules are not even imported where none of their tests will run: some import
-    transformers, which alone takes seconds."""
+    """Does not import slow modules if none of their tests will run: some import transformers, which
+    takes seconds."""
     if "not slow" not in config.option.markexpr or collection_path.suffix != ".py":
         return None
     return True if SLOW_MODULE.search(collection_path.read_text(encoding="utf-8")) else None
@@ -46,12 +46,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if isinstance(item, pytest.Function) and SERVERS & set(item.fixturenames):
             item.add_marker("server")
     if hasattr(config, "workerinput"):
-        # Workers take one file after another. A long one must not be the last.
+        # Workers take one file after another. The last one must not be a long one.
         items.sort(key=lambda item: not is_of_slow_module(item))
 
 
 def pytest_collection_finish() -> None:
-    """What was imported stays, so the garbage collector need not look at it in every test."""
+    """Imported modules stay, so the garbage collector can skip their objects in every test."""
     gc.collect()
     gc.freeze()
 

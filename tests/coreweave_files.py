@@ -1,4 +1,4 @@
-"""Small .tensors files made by hand, right or wrong in any place."""
+"""Makes small .tensors files, valid or with any field wrong."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILE_HEADER_SIZE = 73
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor. What is None follows from the rest; the index and the record may disagree."""
+    """A tensor. Fields that are None follow from the others. Index and record may disagree."""
 
     name: bytes = b"a"
     shape: Sequence[int] = (2,)
@@ -29,8 +29,8 @@ class Entry:
     data_size: int | None = None
     record_size: int | None = None
     entry_version: int | None = None
-    record: dict[str, Any] | None = None  # fields that only the record header has so
-    index: dict[str, Any] | None = None  # and only the index
+    record: dict[str, Any] | None = None  # fields with other values in the record header only
+    index: dict[str, Any] | None = None  # and in the index only
 
 
 def build(
@@ -42,7 +42,7 @@ def build(
     end: bytes = bytes(8),
     **header: int,
 ) -> bytes:
-    """`header` has fields of the file header: data_size, reserved, count, index_size."""
+    """`header` sets fields of the file header: data_size, reserved, count, index_size."""
     index = body = b""
     is_versioned = bool(flags & 2)
     for entry in entries:
@@ -86,7 +86,7 @@ def _record(entry: Entry, is_wide: bool) -> bytes:
 
     def whole(block: bytes, crypt: bytes) -> bytes:
         after = head + struct.pack("<H", len(block)) + block + crypt + tail
-        # The size counts the crypt block also where that is left out.
+        # The size includes the crypt block even if that is omitted.
         size = 8 + len(after) - len(crypt) + len(entry.crypt or b"")
         return struct.pack("<Q", size if entry.record_size is None else entry.record_size) + after
 

@@ -14,7 +14,7 @@ __all__ = ["ALL_DTYPES", "File", "Tensor", "make_file", "random_tensor", "sample
 
 KIB = 1024
 
-# Every code of section 11 of the specification that this library knows.
+# Every code in section 11 of the specification.
 ALL_DTYPES = [info for code in range(0x100) if (info := lib.dtype(code)) is not None]
 
 
@@ -31,7 +31,7 @@ class File(NamedTuple):
 
 
 def weights(count: int, seed: int = 1) -> bytes:
-    """bf16 as trained weights are, which the codec makes smaller."""
+    """bf16 values like trained weights, which the codec compresses."""
     values = np.random.default_rng(seed).normal(0, 0.02, count).astype(np.float32)
     return (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()
 
@@ -52,7 +52,7 @@ def make_file(
     chunk_size: int | None = None,
     compress: bool = False,
 ) -> File:
-    """`ties` maps names to the names that have their data; both are in `tensors`."""
+    """`ties` maps names to the names of the owners of their data. Both are in `tensors`."""
     ties = ties or {}
     names = list(tensors)
     specs = [

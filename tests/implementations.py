@@ -21,19 +21,19 @@ Description = dict[str, Any]
 
 
 class Implementation(Protocol):
-    """A reader of the format, seen from the tests."""
+    """A reader of the format, as the tests use it."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def codecs(self) -> frozenset[str]:
-        """The codecs that it has: "raw" at least."""
+        """The codecs that it supports, always including "raw"."""
 
     def describe(
         self, data: bytes, *, pin: str | None = None, operation: str = "verify"
     ) -> Description:
-        """What `spec/README.md` has a command print, for a file of these bytes.
+        """The output of the command in `spec/README.md` for a file of these bytes.
 
         `pin` is a file digest as text; `operation` is "open", "verify" or "load NAME".
         """

@@ -1,5 +1,5 @@
-"""libtz as an implementation for conformance and differential tests: through its C interface, as
-the Python bindings call it, and through `libtz.open` as users do."""
+"""libtz as an implementation for conformance and differential tests: through its C interface, which
+the Python bindings call, and through `libtz.open`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def failed(error: Error) -> Description:
 
 @dataclass(frozen=True)
 class CInterface:
-    """tz_header_open, tz_verifier_* and the accessors, fed from memory."""
+    """tz_header_open, tz_verifier_* and the accessors, on bytes in memory."""
 
     name: str = "libtz-c"
     codecs: frozenset[str] = frozenset({"raw", "tiered"})
@@ -106,7 +106,7 @@ class PythonReader:
     ) -> Description:
         try:
             with libtz.open(data, digest=pin) as file:
-                if file.format != "tz":  # a vector may be a good file of another format
+                if file.format != "tz":  # a vector may be a valid file of another format
                     return {"result": "error", "class": "not-tz", "rule": "TZ1-1"}
                 assert isinstance(file, File)
                 if operation.startswith("load "):

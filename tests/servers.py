@@ -55,13 +55,13 @@ http {{
 
 @dataclass(frozen=True)
 class Certificate:
-    """A certificate for 127.0.0.1 that signs itself, hence is its own authority."""
+    """A self-signed certificate for 127.0.0.1, which is its own authority."""
 
     path: str
     key_path: str
 
     def context(self) -> ssl.SSLContext:
-        """For a server that shows it."""
+        """The TLS context of a server with this certificate."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.path, self.key_path)
         return context
@@ -69,7 +69,7 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Nginx:
-    """A running nginx; files put into `root` are served at once."""
+    """A running nginx, which serves the files in `root`."""
 
     root: Path
     http: str  # "http://127.0.0.1:PORT"
@@ -79,7 +79,7 @@ class Nginx:
 
 @dataclass(frozen=True)
 class Seaweed:
-    """A running S3 server. Both pairs of keys may do everything; nobody else may do anything."""
+    """A running S3 server. Both pairs of keys have all permissions; other clients have none."""
 
     endpoint: str
     keys: tuple[str, str] = ("AKIATESTONE", "secret-one")
@@ -87,8 +87,8 @@ class Seaweed:
 
     @contextlib.contextmanager
     def bucket(self, name: str) -> Iterator[Any]:
-        """A client of botocore's, with a bucket made: one server runs for all tests, so a name that
-        two modules use is an error."""
+        """Makes a bucket and returns a botocore client. All tests share the server, so using a name
+        in two modules is an error."""
         client: Any = botocore.session.Session().create_client(
             "s3",
             endpoint_url=self.endpoint,
@@ -105,7 +105,7 @@ class Seaweed:
 
 
 def _wait_until_writable(client: Any, bucket: str) -> None:
-    """The first object of a bucket makes its volumes, and fails where that takes long."""
+    """Puts the first object, which makes the bucket's volumes; retries if that takes long."""
     deadline_s = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
@@ -120,7 +120,7 @@ def _wait_until_writable(client: Any, bucket: str) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now, all different."""
+    """Different ports that are free now."""
     with contextlib.ExitStack() as stack:
         sockets = [
             stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
@@ -129,7 +129,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def make_certificate(directory: Path) -> Certificate:
-    """A fresh certificate, or a skip where there is no openssl to make one."""
+    """A new certificate. Skips the test if openssl is not installed."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("needs the openssl command to make a certificate")
@@ -178,7 +178,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
 
 @pytest.fixture(scope="session")
 def nginx(tmp_path_factory: pytest.TempPathFactory, certificate: Certificate) -> Iterator[Nginx]:
-    # Distributions put it where only root's PATH leads.
+    # Distributions install it where only root's PATH points.
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if program is None:
         pytest.skip("needs nginx (Debian and Ubuntu: apt-get install nginx-light)")
@@ -189,7 +189,7 @@ def nginx(tmp_path_factory: pytest.TempPathFactory, certificate: Certificate) ->
     conf = prefix / "nginx.conf"
     conf.write_text(
         NGINX_CONF.format(
-            # Started by root, workers would become another user and see nothing of ours.
+            # If root starts nginx, its workers change to a user that cannot read our files.
             user="user root;" if os.geteuid() == 0 else "",
             prefix=prefix,
             root=root,
@@ -219,7 +219,7 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
 def seaweed_server(
     program: str, directory: Path, keys: list[tuple[str, str]], volume_size_mb: int = 64
 ) -> Iterator[str]:
-    """The endpoint of SeaweedFS with its data in `directory`, until the block ends."""
+    """Runs SeaweedFS with its data in `directory` until the block ends; yields its endpoint."""
     names = ["master", "volume", "filer", "s3"]
     ports = iter(free_ports(2 * len(names)))
     options = {f"{name}.port{kind}": next(ports) for name in names for kind in ("", ".grpc")}
@@ -236,10 +236,10 @@ def seaweed_server(
     command = [program, "server", f"-dir={directory}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
     command += [f"-{name}={port}" for name, port in options.items()]
     command += ["-s3", f"-s3.config={config}", "-s3.port.iceberg=0", "-s3.port.lance=0"]
-    # A bucket takes seven volumes when it is first written to; they are files that grow.
+    # The first write to a bucket makes seven volumes, which are growing files.
     command += [f"-master.volumeSizeLimitMB={volume_size_mb}", "-volume.max=200"]
-    # Its sockets would lie in the system's temporary folder otherwise.
+    # By default, its sockets are in the system's temporary folder.
     command += [f"-filer.localSocket={directory}/f", f"-s3.localSocket={directory}/s"]
-    # Asked politely, it takes its time to tell a cluster that is not there.
+    # Killed, since an orderly shutdown waits for a cluster that does not exist.
     with running(command, options["s3.port"], directory / "log", signal.SIGKILL):
         yield f"http://127.0.0.1:{options['s3.port']}"

@@ -1,4 +1,4 @@
-"""The example programs of bindings/c, go and rust: built against tz.h and libtz.a, and run."""
+"""Builds and runs the example programs in bindings/c, go and rust, with tz.h and libtz.a."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ def build_c(compiler: list[str]) -> Callable[[Path], Path]:
 
 
 def build_rust(folder: Path) -> Path:
-    # A copy, since cargo writes a lock file beside Cargo.toml.
+    # A copy, since cargo writes a lock file next to Cargo.toml.
     package = shutil.copytree(BINDINGS / "rust", folder / "rust")
-    # libtz.a in a folder without libtz.so, so that no linker prefers that.
+    # libtz.a in a folder without libtz.so, which linkers would prefer.
     shutil.copy(LIBRARY / "libtz.a", folder)
     run(
         ["cargo", "build", "--offline", "--manifest-path", package / "Cargo.toml"],
@@ -86,7 +86,7 @@ def build_go(folder: Path) -> Path:
     return folder / "tz_show"
 
 
-# What each needs, and how it is built.
+# The program that each needs, and how it is built.
 PROGRAMS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "c-zig": (sys.executable, build_c([sys.executable, "-m", "ziglang", "cc"])),
     "c-gcc": ("gcc", build_c(["gcc"])),
@@ -111,7 +111,7 @@ def show(program: Path, *arguments: str | Path) -> tuple[int, str, str]:
 
 
 def described() -> dict[str, tuple[str, str]]:
-    """By name: the line about it, and its content digest, as the Python bindings read them."""
+    """The line about each tensor and its content digest, by name, from the Python bindings."""
     header = lib.Header.open(SAMPLE.data, len(SAMPLE.data), label="sample")
     assert isinstance(header, lib.Header)
     found = {}
@@ -155,7 +155,7 @@ def test_other_formats_are_recognised(program: Path, tmp_path: Path) -> None:
 
 def test_says_what_is_wrong(program: Path, path: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.tz"
-    damaged.write_bytes(SAMPLE.data[:-1] + bytes([SAMPLE.data[-1] ^ 1]))  # of a tie
+    damaged.write_bytes(SAMPLE.data[:-1] + bytes([SAMPLE.data[-1] ^ 1]))  # of a tied tensor
     status, output, errors = show(program, damaged, "a.weight")
     assert status != 0
     assert "checksum" in errors
@@ -184,7 +184,7 @@ def test_the_example_in_the_header_compiles(tmp_path: Path) -> None:
     run([*compiler, *C_FLAGS, f"-I{INCLUDE}", program, "-o", tmp_path / "example.o"])
 
 
-# ---- The declarations in Rust, which a person wrote ----------------------------------------------
+# ---- The hand-written declarations in Rust -------------------------------------------------------
 
 C_TO_RUST = {
     "char": "c_char",
@@ -200,7 +200,7 @@ C_TO_RUST = {
 
 
 def rust_type(node: c_ast.Node, *, parameter: bool) -> str:
-    """What a C declaration is in Rust; arrays are pointers when they are parameters."""
+    """A C declaration in Rust. Array parameters are pointers."""
     if isinstance(node, c_ast.ArrayDecl) and not parameter:
         return f"[{rust_type(node.type, parameter=False)}; {node.dim.value}]"
     if isinstance(node, (c_ast.ArrayDecl, c_ast.PtrDecl)):
@@ -214,7 +214,7 @@ def rust_type(node: c_ast.Node, *, parameter: bool) -> str:
 
 
 def header_declarations() -> dict[str, str]:
-    """Functions and fields of structs of tz.h as Rust would have them, without spaces."""
+    """Functions and fields of structs of tz.h in Rust, without spaces."""
     text = (INCLUDE / "tz.h").read_text(encoding="utf-8")
     region = text.split("/* CFFI-BEGIN */")[1].split("/* CFFI-END */")[0]
     known = "".join(f"typedef int {name};" for name in C_TO_RUST if name[0] in "uis")

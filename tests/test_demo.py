@@ -1,4 +1,5 @@
-"""The demo runs, shows what it promises, and leaves nothing behind, also when it is stopped."""
+"""The demo runs, shows the expected results, and leaves no files or servers, even if it is
+stopped."""
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ def servers(directory: Path) -> list[str]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             line = path.read_bytes()
-        except OSError:  # it ended meanwhile
+        except OSError:  # the process has ended
             continue
         if f"-dir={directory}".encode() in line:
             found.append(line.decode(errors="replace"))
@@ -55,7 +56,7 @@ def test_the_demo(tmp_path: Path) -> None:
     assert out.count("pinned digest  identical") == 3
     assert out.count("refused: IntegrityError") == 2
     assert "without a digest: it loads" in out
-    assert out.count("blake3:") == 4  # a wrong pin: what was expected, what was found
+    assert out.count("blake3:") == 4  # a wrong pin: the expected and the found digest
     assert not list(tmp_path.iterdir())
     assert not servers(tmp_path)
 

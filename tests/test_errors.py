@@ -1,4 +1,4 @@
-"""What errors tell programs: fields, codes, and the types that Python has for the same."""
+"""The fields and codes of errors, and the Python exceptions that they also are."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FILE_ARRAY = np.arange(100, dtype=np.float32)
 
 
 def codes_in_python() -> set[str]:
-    """Of all errors that the package raises by itself."""
+    """The codes of all errors that the package raises in Python."""
     found = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -50,7 +50,7 @@ def codes_in_python() -> set[str]:
 
 
 def codes_of_the_library() -> set[str]:
-    """Statuses that blame the data."""
+    """The statuses for invalid data."""
     names = {status.status_name(number) for number in range(clib.TZ_E_NOT_TZ, 128)}
     return names - {"unknown"}
 
@@ -108,7 +108,7 @@ def test_sources_fail_as_files_do(tmp_path: Path) -> None:
 
 
 def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any) -> int:  # tests may run as root, who may read everything
+    def refuse(*_: Any) -> int:  # tests may run as root, which can read everything
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr("os.open", refuse)

@@ -1,4 +1,4 @@
-"""The snippets of docs/GUIDE.md run, in their order."""
+"""Runs the snippets of docs/GUIDE.md in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What libtz.numpy writes, read back by the reference implementation and by libtz.numpy."""
+"""Files of libtz.numpy, read by the reference implementation and by libtz.numpy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options are checked where they are made, and show no secret; errors survive pickling."""
+"""Options are checked on construction and show no secrets; errors survive pickling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `zig build install` leaves behind: a C program is built with pkg-config, and with CMake."""
+"""Builds a C program with the files of `zig build install`, by pkg-config and by CMake."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(*command: str | Path, **environment: str) -> str:
 
 @pytest.fixture
 def prefix(tmp_path: Path) -> Path:
-    """The installed files somewhere else: nothing in them names the folder they were built for."""
+    """The installed files in another folder: they must not contain the path of the first one."""
     return shutil.copytree(PREFIX, tmp_path / "prefix", symlinks=True)
 
 
@@ -52,7 +52,7 @@ def test_pkg_config_finds_the_shared_library(prefix: Path, tmp_path: Path) -> No
     rpath = f"-Wl,-rpath,{prefix / 'lib'}"
     run("gcc", "-std=c99", PROGRAM, *ask("--cflags", "--libs"), rpath, "-o", program)
     run(program)
-    # The program asks for the ABI version that it was linked with, whatever comes after it.
+    # The program needs the ABI version that it was linked with.
     needed = re.findall(r"NEEDED.*\[(.*)\]", run("readelf", "-d", program))
     assert f"libtz.so.{lib.ABI_VERSION}" in needed
 

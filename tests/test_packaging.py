@@ -1,4 +1,4 @@
-"""The wheel and the sdist: what is in them, and that a fresh environment can use them."""
+"""The wheel and the sdist: their contents, and their use in a new environment."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ print(hex(clib.tz_crc32c(0, b"123456789", 9)))
 def run(*command: str | Path, cwd: Path = ROOT) -> str:
     environment = {
         **os.environ,
-        "PIP_NO_INDEX": "1",  # whatever is missing here must not come from the network
+        "PIP_NO_INDEX": "1",  # nothing may come from the network
         "ZIG_GLOBAL_CACHE_DIR": os.environ.get(
             "ZIG_GLOBAL_CACHE_DIR", str(ROOT / ".zig-cache" / "global")
         ),
@@ -92,7 +92,7 @@ def test_the_wheel_holds_the_package_and_one_library(wheel: Path) -> None:
     libraries = {name for name in package if Path(name).suffix in {".so", ".dylib", ".dll"}}
     assert len(libraries) == 1
     assert {"libtz/__init__.py", "libtz/py.typed", "libtz/_native/_cffi.py"} <= package
-    assert "libtz/_native/build.py" not in package  # needs what only a checkout has
+    assert "libtz/_native/build.py" not in package  # works only in a checkout
     others = {name for name in package if Path(name).suffix not in {".py", ".typed"}}
     assert others == libraries
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
@@ -104,7 +104,7 @@ def test_the_library_is_of_this_platform_and_exports_what_the_header_declares(wh
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built for another machine: one stands for all that `make wheels` builds and looks into."""
+    """A wheel for another machine, as an example of those that `make wheels` builds and checks."""
     prefix = tmp_path_factory.mktemp("foreign")
     command = [sys.executable, "-m", "ziglang", "build", f"-Dtarget={FOREIGN}", "--prefix"]
     run(*command, prefix)
@@ -134,7 +134,7 @@ def test_another_machine_decodes_the_same(foreign: Path, tmp_path: Path) -> None
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads an ELF library")
 def test_the_library_asks_nothing_of_the_c_library(wheel: Path) -> None:
-    # What lets the wheel say manylinux_2_17 without a repair tool.
+    # This allows the tag manylinux_2_17 without a repair tool.
     with zipfile.ZipFile(wheel) as archive:
         library = archive.read("libtz/_native/libtz.so")
     assert library.startswith(b"\x7fELF")
@@ -147,7 +147,7 @@ def test_a_fresh_environment_imports_the_wheel(wheel: Path, tmp_path: Path) -> N
     venv.create(environment, with_pip=False, symlinks=os.name != "nt")
     python = environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     run(sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", wheel)
-    # The dependencies are those of the running Python: found, but behind the wheel.
+    # Dependencies come from the running Python, after the wheel in the search path.
     (site_packages,) = environment.glob("**/site-packages")
     (site_packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
 
@@ -164,7 +164,7 @@ def test_the_sdist_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path, filter="data")
     unpacked = tmp_path / sdist.name.removesuffix(".tar.gz")
-    (unpacked / ".zig-cache").symlink_to(ROOT / ".zig-cache")  # or this test compiles all anew
+    (unpacked / ".zig-cache").symlink_to(ROOT / ".zig-cache")  # saves compiling
     rebuilt = build_wheel(unpacked, tmp_path / "wheel")
     assert rebuilt.name == wheel.name
     with zipfile.ZipFile(wheel) as first, zipfile.ZipFile(rebuilt) as second:

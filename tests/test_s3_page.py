@@ -1,4 +1,4 @@
-"""What docs/S3.md names is there."""
+"""The options and flags in docs/S3.md exist."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ def test_options_and_flags_that_the_page_names_are_there() -> None:
     flags = {"--" + path.replace(".", "-").replace("_", "-") for path in fields}
     assert set(re.findall(r"`(--[a-z0-9-]+)`", PAGE)) <= flags
     for path, field in fields.items():
-        if path.startswith("s3."):  # all there is to say of a store
+        if path.startswith("s3."):  # the page documents all options of S3
             assert path in PAGE or path in ("s3.secret_access_key", "s3.session_token")
             assert not field.option.has_flag or path.replace(".", "-").replace("_", "-") in PAGE

@@ -12,7 +12,7 @@ from libtz.locations import Location
 from libtz.options import WriteOptions
 from libtz.sinks.base import Extent
 
-# A package as another project would write it: objects in a dict, read and written by libtz.
+# A package of another project: libtz reads and writes objects in a dict.
 PACKAGE = """
 from libtz.errors import SourceError
 from libtz.schemes import Scheme
@@ -95,7 +95,7 @@ else:
 
 
 def install(folder: Path, module: str, entry_points: str) -> None:
-    """What `pip install` leaves of a package with one module."""
+    """The files that `pip install` writes for a package with one module."""
     (folder / "memtz.py").write_text(module)
     info = folder / "memtz-1.0.dist-info"
     info.mkdir()

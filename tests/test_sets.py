@@ -1,4 +1,4 @@
-"""Sets of files, pinned as one: what is written, and what is refused when anything changed."""
+"""Sets of files pinned by one digest: their manifests, and the refusal of all changes."""
 
 from __future__ import annotations
 
@@ -82,14 +82,14 @@ def make_set(write: Callable[[Path], None], folder: Path) -> str:
 def intact(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, str]:
-    """A folder that tests only read, and the digest of its set."""
+    """A folder that tests must not change, and the digest of its set."""
     folder = tmp_path_factory.mktemp("intact") / "model"
     return folder, make_set(request.param, folder)
 
 
 @pytest.fixture
 def pinned(intact: tuple[Path, str], tmp_path: Path) -> tuple[Path, str]:
-    """A copy of such a folder, for one test, and the digest of its set."""
+    """A copy of that folder for one test, and the digest of its set."""
     folder, digest = intact
     return shutil.copytree(folder, tmp_path / "model"), digest
 
@@ -187,7 +187,7 @@ def test_a_changed_byte_is_found_in_every_way_of_reading(
 
 @pytest.mark.parametrize("name", ["model.tz-set", INDEX, SHARDS[1]])
 def test_another_files_are_refused(name: str, tmp_path: Path) -> None:
-    """Valid files, but not those that were pinned."""
+    """Valid files, but not the pinned ones."""
     digest = make_set(write_sharded, tmp_path / "model")
     other = tmp_path / "other"
     make_set(write_sharded, other)
@@ -259,7 +259,7 @@ def test_the_digest_of_the_only_file_still_pins_it(tmp_path: Path) -> None:
     assert_equal(libtz.torch.load_file(tmp_path / "model", digest=digest))
 
 
-# Elsewhere ----------------------------------------------------------------------------------------
+# HTTP and S3 --------------------------------------------------------------------------------------
 
 
 BUCKET = "folders"
@@ -279,7 +279,7 @@ def store(seaweed: Seaweed, bucket: Any, aws: Path) -> ReadOptions:
 
 
 def upload(client: Any, folder: Path, prefix: str) -> str:
-    """The URL of a prefix with the files of a folder, and what else lies beside models."""
+    """The URL of a prefix with the files of a folder, and with other objects beside them."""
     for path in [path for path in folder.rglob("*") if path.is_file()]:
         key = f"{prefix}/{path.relative_to(folder)}"
         client.put_object(Bucket=BUCKET, Key=key, Body=path.read_bytes())
@@ -351,7 +351,7 @@ def test_prefixes_that_are_no_model(bucket: Any, store: ReadOptions, tmp_path: P
 
 
 def test_many_objects(bucket: Any, store: ReadOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Listings come in pages, here of five objects."""
+    """Listings are paged, here with five objects per page."""
     for number in range(12):
         bucket.put_object(Bucket=BUCKET, Key=f"many/{number:02}.txt", Body=b"x")
     monkeypatch.setattr("libtz.sources.s3_listing.object_parameters", lambda *given: {"MaxKeys": 5})
@@ -389,7 +389,7 @@ def test_a_set_over_http(write: Callable[[Path], None], nginx: Nginx) -> None:
     for source in (f"{url}/", f"{url}/model.tz-set"):
         load(source, digest)
     load(f"{url}/model.tz-set?download=true", digest)  # with a query, a URL is that of a file
-    assert_equal(libtz.torch.load_file(f"{url}/"))  # the manifest says which files there are
+    assert_equal(libtz.torch.load_file(f"{url}/"))  # the manifest lists the files
     for path in [*folder.glob("*.tz"), *folder.glob("*.safetensors")]:
         flip(path, -1)
     with pytest.raises(IntegrityError):
@@ -487,7 +487,7 @@ def test_tz_digest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "digest", "--set", folder) == (0, digest)
     assert (folder / "model.tz-set").exists()
     assert run(capsys, "digest", folder / "model.tz-set") == (0, digest)
-    # The digest of the manifest, until it is written anew.
+    # The digest of the manifest, until it is rewritten.
     (folder / "config.json").write_text("{}")
     assert run(capsys, "digest", folder) == (0, digest)
     status, other = run(capsys, "digest", "--set", folder)

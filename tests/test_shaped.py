@@ -1,4 +1,4 @@
-"""The link that benchmarks and tests of many connections measure through."""
+"""The simulated link of benchmarks and tests with many connections."""
 
 from __future__ import annotations
 

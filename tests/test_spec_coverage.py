@@ -18,7 +18,7 @@ def rules() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for text in TEXTS:
         for match in re.finditer(r"^- \[(TZ1\w*-\d+)\]", text, re.MULTILINE):
-            # A requirement goes on until the next list item, heading or paragraph.
+            # A requirement ends at the next list item, heading or paragraph.
             end = re.compile(r"^(?:\n|\S)", re.MULTILINE).search(text, match.end() + 1)
             body = text[match.end() : end.start() if end else len(text)]
             assert match[1] not in found, f"{match[1]} is defined twice"
@@ -81,7 +81,7 @@ def test_the_order_of_checks_has_every_requirement_on_files_once() -> None:
 
 
 def test_every_rule_of_the_codec_is_broken_by_a_vector() -> None:
-    """But for those that are not about the stored bytes of a file."""
+    """Except for requirements that do not concern the stored bytes of a file."""
     broken = {rule for head in vectors() if head["expect"] == "codec" for rule in ids(head)[1:]}
     assert broken == {rule for rule in rules() if rule.startswith("TZ1T-")} - set(named_tests())
 

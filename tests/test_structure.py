@@ -1,4 +1,4 @@
-"""Objects to nodes and back: what round-trips, what is refused and how it is named."""
+"""Objects to nodes and back: round trips, refusals and the names of tensors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from libtz.structure import NodeKind, flatten, unflatten
 
 
 class Leaf:
-    """Stands for a tensor: this module knows none."""
+    """Stands for a tensor; libtz.structure does not depend on tensors."""
 
 
 def is_leaf(value: object) -> bool:
@@ -34,7 +34,7 @@ def round_trip(value: Any) -> Any:
 
 
 def same(left: Any, right: Any) -> bool:
-    """Equality that tells types, bits of floats, order of keys and identity of tensors apart."""
+    """Equality that also compares types, bits of floats, order of keys and identity of tensors."""
     if type(left) is not type(right):
         return False
     if isinstance(left, float):
@@ -64,7 +64,7 @@ objects = st.recursive(
 )
 
 
-# However slow the machine is.
+# No deadline, since machines may be slow.
 EXAMPLES = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -80,7 +80,7 @@ def test_names_are_unique_and_clean(value: Any) -> None:
     names = flatten(value, is_leaf).names
     assert len(set(names)) == len(names)
     for name in names:
-        name.encode()  # raises for what is no UTF-8
+        name.encode()  # raises if it cannot be UTF-8
         assert not any(ord(c) < 0x20 or 0x7F <= ord(c) <= 0x9F for c in name)
 
 
@@ -260,7 +260,7 @@ def test_numpy_keys_become_python_keys() -> None:
 
 
 def test_the_state_of_numpy_generators_is_kept() -> None:
-    """PCG64's two numbers have 128 bits."""
+    """The two numbers in the state of PCG64 have 128 bits."""
     state = np.random.default_rng(7).bit_generator.state
     assert max(state["state"].values()) >= 1 << 64
     assert same(round_trip(state), state)

@@ -1,4 +1,4 @@
-"""The rules of the house that a reader relies on: what may import what, what is public, how long.
+"""The rules of the code base: allowed imports, public names, lengths of files and lines.
 
 The lists of exceptions can only shrink: an entry that is no longer needed fails too.
 """
@@ -76,7 +76,7 @@ MODULES = modules()
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Modules of the package that a file imports anywhere in it."""
+    """Modules of the package that a file imports, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.startswith("libtz"))
@@ -128,7 +128,7 @@ def test_every_zig_file_is_imported_by_another() -> None:
 
 
 def defined(tree: ast.Module) -> set[str]:
-    """Functions and classes of a module that are not marked as its own."""
+    """Functions and classes of a module without an underscore."""
     names = {
         node.name
         for node in tree.body
@@ -172,7 +172,7 @@ def test_public_modules_export_what_they_define(module: str) -> None:
     }
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     shown = defined(tree) | (imported_from_us - used)
-    # Constants and aliases are public where a module says so.
+    # Constants and aliases are public if `__all__` lists them.
     values = {name for name in declared(tree) or () if name in assigned(tree)}
     assert shown == set(declared(tree) or ()) - SUBMODULES - {"__version__"} - values
 
@@ -182,7 +182,7 @@ def code_files() -> list[Path]:
 
 
 def length(path: Path) -> int:
-    """Lines of code; in Zig, tests stand in the same file and do not count."""
+    """Lines of code. In Zig, tests in the same file do not count."""
     lines = path.read_text().splitlines()
     if path.suffix == ".zig":
         begin = next((at for at, line in enumerate(lines) if line.startswith('test "')), None)
@@ -201,7 +201,7 @@ def test_files_are_short() -> None:
     assert not LONG_FILES.keys() - found.keys(), "these are short now: take them off the list"
 
 
-# Python is held by ruff; the formatters of Zig and C do not wrap.
+# ruff checks Python; the formatters of Zig and C do not wrap lines.
 def test_lines_fit() -> None:
     wide = {
         f"{path.relative_to(ROOT)}:{number}"

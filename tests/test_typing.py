@@ -73,7 +73,7 @@ def wrong(source: libtz.SourceLike) -> None:
 
 def mypy(folder: Path, script: str) -> list[str]:
     (folder / "mypy.ini").write_text("[mypy]\n")
-    # Shared with `make check`, which has read torch for this version of Python.
+    # The cache of `make check`, which has analysed torch for this version of Python.
     cache = PACKAGE.parent.parent / ".mypy_cache"
     options = ["--strict", "--no-error-summary", "--cache-dir", str(cache)]
     options += ["--python-version", "3.10"]

@@ -1,4 +1,5 @@
-//! Every level the running CPU supports, against known answers and against the scalar twin.
+//! Tests every level that the running CPU supports, with known answers and against the scalar
+//! implementation.
 
 const std = @import("std");
 const builtin = @import("builtin");
@@ -11,7 +12,7 @@ const cpu = @import("cpu.zig");
 const dispatch = @import("dispatch.zig");
 const KernelTable = @import("kernel_table.zig").KernelTable;
 
-/// Around every border in the kernels: words, cache lines, the parts of `hw3`, the steps of
+/// Sizes around every border in the kernels: words, cache lines, the parts of `hw3`, the steps of
 /// `fold`, the pieces of a copy.
 const crc_sizes = blk: {
     const borders = [_]usize{
@@ -90,7 +91,7 @@ test "CRC-32: the check value of the catalogue of CRCs, and others that zlib giv
     }
 }
 
-test "CRCs: the scalar twins are the definition, bit by bit" {
+test "CRCs: the scalar implementations match the definition, bit by bit" {
     var bytes: [600]u8 = undefined;
     fillRandom(&bytes, 1);
     inline for (polynomials) |polynomial| for (0..bytes.len) |size| {
@@ -108,8 +109,8 @@ test "CRCs: the scalar twins are the definition, bit by bit" {
     };
 }
 
-// The CPU that runs this may have one kind of carry-less multiplication, or none.
-test "CRCs: folding any number of lanes is the scalar twin, with the product by its definition" {
+// The running CPU may have one kind of carry-less multiplication, or none.
+test "CRCs: folding any number of lanes matches scalar, with the product by definition" {
     var bytes: [1100]u8 = undefined;
     fillRandom(&bytes, 7);
     inline for (polynomials) |polynomial| inline for (.{ 1, 2, 4 }) |lane_count| {
@@ -125,8 +126,8 @@ test "CRCs: folding any number of lanes is the scalar twin, with the product by 
     };
 }
 
-test "CRCs: every level is the scalar twin at every border, whole and in two pieces" {
-    // The input ends where the memory ends, so that reading one byte further is a fault.
+test "CRCs: every level matches scalar at every border, whole and in two pieces" {
+    // The input ends where the memory ends, so reading one more byte faults.
     const memory = try Guarded.init(64 * 1024);
     defer memory.deinit();
     fillRandom(memory.bytes, 2);
@@ -218,14 +219,14 @@ test "BLAKE3: every level is std's around every number of chunks that is hashed 
     defer memory.deinit();
     fillRandom(memory.bytes, 4);
 
-    var twin: std.crypto.hash.Blake3 = .init(.{});
-    var twin_size: usize = 0;
+    var standard: std.crypto.hash.Blake3 = .init(.{});
+    var expected_size: usize = 0;
     for (chunk_counts) |count| {
         for ([_]usize{ count * 1024 - 1, count * 1024, count * 1024 + 1 }) |size| {
-            twin.update(memory.bytes[twin_size..size]);
-            twin_size = size;
+            standard.update(memory.bytes[expected_size..size]);
+            expected_size = size;
             var expected: checksum.Blake3Digest = undefined;
-            twin.final(&expected);
+            standard.final(&expected);
             var levels: Levels = .{};
             while (levels.next()) |table| {
                 var digest: checksum.Blake3Digest = undefined;
@@ -273,7 +274,7 @@ test "what the library imports is what the chosen kernels say" {
     var running: checksum.Blake3 = .init();
     running.update(bytes[0..1025]);
     try testing.expectEqual(checksum.blake3(bytes[0..1025]), running.final());
-    running.update(bytes[1025..]); // a final digest ends nothing
+    running.update(bytes[1025..]); // more input may follow a digest
     try testing.expectEqual(checksum.blake3(&bytes), running.final());
 }
 
@@ -282,7 +283,7 @@ fn fillRandom(bytes: []u8, seed: u64) void {
     generator.random().bytes(bytes);
 }
 
-/// Memory that ends where a page begins that nobody may touch (plain memory off Linux).
+/// Memory that ends at an inaccessible guard page (on Linux; elsewhere, plain memory).
 const Guarded = struct {
     bytes: []u8,
     pages: []align(std.heap.page_size_min) u8,
@@ -305,7 +306,7 @@ const Guarded = struct {
     }
 
     fn deinit(self: Guarded) void {
-        // Not `free`, which overwrites the memory, guard page and all.
+        // Not `free`, which would overwrite the memory, including the guard page.
         std.heap.page_allocator.rawFree(
             self.pages,
             .fromByteUnits(std.heap.page_size_min),

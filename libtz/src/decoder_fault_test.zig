@@ -1,5 +1,5 @@
-//! A decoder with a fault: a writer does not get past comparing, and a whole-file check finds it in
-//! files that a sound decoder wrote.
+//! Tests with a faulty decoder: a writer finds the fault when it compares chunks with their source,
+//! and a check of a whole file finds it in files written with a correct decoder.
 
 const std = @import("std");
 const builders = @import("builder.zig");
@@ -19,11 +19,11 @@ const chunk_size = 1 << 16;
 const element_count = chunk_size + 1000; // two chunks and a bit
 const Entries = [3]encode.Entry;
 
-/// Everything but the decoder is what the running CPU has.
+/// The kernels of the running CPU, except for the decoder.
 var faulty: KernelTable = undefined;
 var sound: *const KernelTable = undefined;
 
-/// One bit of the last element of a sub-block comes out wrong.
+/// Flips one bit in the last element of each sub-block.
 fn decodeWithFault(task: *const tasks.DecodeTask) callconv(.c) tasks.DecodeVerdict {
     const verdict = sound.tiered.decode(task);
     task.destination[task.element_count * task.layout.elementSize() - 1] ^= 1;

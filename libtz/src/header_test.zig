@@ -1,5 +1,5 @@
-//! Builder and header against each other: what was laid out opens, with everything in it; damaged
-//! headers do not.
+//! Tests of builder and header: files that were built open with all their contents; damaged headers
+//! are refused.
 
 const std = @import("std");
 const builders = @import("builder.zig");
@@ -51,7 +51,7 @@ const options: builders.Options = .{
     },
 };
 
-/// A whole file of `specs` with data that count up; the caller frees it.
+/// A whole file of `specs`, with data that counts up. The caller frees it.
 fn makeFile(gpa: Allocator) ![]u8 {
     var diagnostic: Diagnostic = .{};
     const builder: *Builder = try .init(gpa, &specs, options, &diagnostic);
@@ -99,7 +99,7 @@ test "a built file opens with everything in it" {
         try expectEqual(@as(?u32, @intCast(at)), index.find(name));
     }
     try expectEqual(@as(?u32, null), index.find("none"));
-    // "a" is the smallest name of the tie, so it owns the data that were put for it.
+    // "a" is the smallest name of the tie, so it owns the data.
     try expectEqual(format.none, index.tensors[0].tie);
     try expectEqual(0, index.tensors[3].tie);
     try expectEqual(120_000, index.tensors[0].stored_size);
@@ -131,7 +131,7 @@ test "chunk entries are requested, checked and kept" {
     bytes_of_run[4] ^= 1;
     try chunk_entries.put(gpa, header.index, range.offset, bytes_of_run, &diagnostic);
     try expectEqual(0, try chunk_entries.missing(gpa, header.index, &.{ 3, 0 }, 0, &ranges));
-    // Before and after it in the writer's order.
+    // The others are before and after it in the writer's order.
     try expectEqual(2, try chunk_entries.missing(gpa, header.index, null, 0, &ranges));
     try expectEqual(1, try chunk_entries.missing(gpa, header.index, null, 96, &ranges));
     var chunks = try header.chunks(0);
@@ -139,7 +139,7 @@ test "chunk entries are requested, checked and kept" {
     try expectEqual(header.index.tensors[0].data_offset, first.offset);
     try expectEqual(120_000 - (1 << 16), chunks.next().?.decoded_length);
     try expectEqual(null, chunks.next());
-    // All of the header at once, from anywhere in front of the chunk table.
+    // The whole header at once, which begins before the chunk table.
     try chunk_entries.put(gpa, header.index, 0, file[0..@intCast(header.header_size)], &diagnostic);
     try expectEqual(0, try chunk_entries.missing(gpa, header.index, null, 0, &ranges));
 }
@@ -201,7 +201,7 @@ test "every truncation, flipped bit and wrong pin of the header is refused" {
     try expectError(error.Trailing, open(gpa, longer, .{}));
 }
 
-/// The verdict on a whole file whose header opens.
+/// Checks a whole file whose header opens.
 fn verify(gpa: Allocator, file: []const u8, diagnostic: *Diagnostic) !void {
     const header = try open(gpa, file, .{});
     defer header.deinit();
@@ -301,8 +301,8 @@ test "a cycle of ties is one tie" {
     try expect(!builder.hasData(0) and !builder.hasData(1) and builder.hasData(2));
 }
 
-/// Memory of the caller that somebody else writes to, at the worst of times: right before the
-/// allocation `turn`.
+/// Memory of the caller that changes during a call, at the worst time: right before allocation
+/// `turn`.
 const ChangingBytes = struct {
     byte: *u8,
     changed: u8,
@@ -353,7 +353,7 @@ test "chunk entries are what was checked, whatever happens to the caller's bytes
     defer std.testing.allocator.free(file);
     var header = try open(std.testing.allocator, file, .{});
     const begin: usize = @intCast(header.open_size);
-    const digest = begin + 20; // of the first chunk, by which its data would be checked
+    const digest = begin + 20; // the digest of the first chunk
     const original = file[digest];
     header.deinit();
     for (0..100) |turn| {
@@ -412,7 +412,7 @@ test "putting the entries of each tensor by itself takes no longer for tensors w
     const without = 100_000;
     const list = try arena.alloc(builders.Spec, with_data + without);
     for (list, 0..) |*spec, number| {
-        // Half of those with data before the others, half after them.
+        // Half of the tensors with data are before the others, half after them.
         const is_empty = number >= with_data / 2 and number < with_data / 2 + without;
         spec.* = .{
             .name = try std.fmt.allocPrint(arena, "{d:0>6}", .{number}),
@@ -453,6 +453,6 @@ test "putting the entries of each tensor by itself takes no longer for tensors w
     }
     const spent = std.Io.Clock.cpu_thread.now(std.testing.io).nanoseconds - begin;
     try expectEqual(0, try chunk_entries.missing(gpa, header.index, null, 0, &.{}));
-    // To pass over the empty ones for each of them would take 4,000 times 100,000 steps.
+    // Skipping the empty tensors for each of these would take 4,000 times 100,000 steps.
     try expect(spent < 300 * std.time.ns_per_ms);
 }

@@ -1,5 +1,5 @@
-//! What a file can make a reader take: nothing for what it only claims, little for what it holds,
-//! and no harm when memory ends anywhere.
+//! Tests of the memory that a file can make a reader allocate: nothing for sizes that it only
+//! claims, little for its contents, and no damage when any allocation fails.
 
 const std = @import("std");
 const builders = @import("builder.zig");
@@ -36,7 +36,7 @@ fn open(gpa: Allocator, front: []const u8, file_size: u64) !*Header {
     };
 }
 
-// ---- When memory ends ---------------------------------------------------------------------------
+// ---- Failing allocations ------------------------------------------------------------------------
 
 const small_specs = [_]builders.Spec{
     .{ .name = "weight", .shape = &.{ 3, 20_000 }, .dtype = bf16_code },
@@ -59,7 +59,7 @@ const small_options: builders.Options = .{
     },
 };
 
-/// Compressible, so that the codec's memory is asked for too.
+/// Compressible, so that the codec allocates too.
 fn smallData(gpa: Allocator, size: usize) ![]u8 {
     const data = try gpa.alloc(u8, size);
     for (data, 0..) |*byte, at| byte.* = if (at % 2 == 0) @truncate(at *% 0x9E37) else 0x3C;
@@ -160,7 +160,7 @@ test "chunk entries that found no memory can be put again" {
     try expectEqual(0, try chunk_entries.missing(gpa, header.index, null, 0, &.{}));
 }
 
-// ---- What is only claimed -----------------------------------------------------------------------
+// ---- Claimed sizes ------------------------------------------------------------------------------
 
 test "a preamble that claims the most costs nothing" {
     const gpa = std.testing.allocator;
@@ -180,7 +180,7 @@ test "a preamble that claims the most costs nothing" {
     const size = format.file_size_max;
     const outcome = try headers.open(none, preamble, size, .{}, &diagnostic);
     try expectEqual(format.open_size_max, outcome.need_more);
-    // A caller's limit refuses it before anything is fetched.
+    // The caller's limit refuses it before more is fetched.
     const refused = headers.open(none, preamble, size, .{ .open_size_max = 1 << 20 }, &diagnostic);
     try std.testing.expectError(error.Limit, refused);
     try expect(!failing.has_induced_failure);
@@ -188,7 +188,7 @@ test "a preamble that claims the most costs nothing" {
 
 test "counts and sizes in the tables cost nothing either" {
     const gpa = std.testing.allocator;
-    // A tensor of 2^62 bytes whose chunks nobody has: refused, since its run is not in the table.
+    // A tensor of 2^62 bytes is refused, since its chunk entries are not in the table.
     var diagnostic: Diagnostic = .{};
     const specs = [_]builders.Spec{.{ .name = "w", .shape = &.{1 << 62}, .dtype = u8_code }};
     var failing: FailingAllocator = .init(gpa, .{});
@@ -198,7 +198,7 @@ test "counts and sizes in the tables cost nothing either" {
     try expectEqual(failing.allocated_bytes, failing.freed_bytes);
 }
 
-/// Bytes that opening takes, all in all, for each byte of the header.
+/// Bytes that opening allocates in total, per byte of the header.
 fn costOfOpening(specs: []const builders.Spec, options: builders.Options) !f64 {
     const gpa = std.testing.allocator;
     var diagnostic: Diagnostic = .{};
@@ -219,7 +219,7 @@ test "opening takes memory in proportion to the header, whatever it is full of" 
     defer arena_state.deinit();
     const arena = arena_state.allocator();
     const count = 20_000;
-    // Empty tensors: records without anything else.
+    // Empty tensors, which have only records.
     const specs = try arena.alloc(builders.Spec, count);
     const deep: [format.rank_max]u64 = @splat(0);
     for (specs, 0..) |*spec, number| {
@@ -235,7 +235,7 @@ test "opening takes memory in proportion to the header, whatever it is full of" 
         pair.* = .{ .key = try std.fmt.allocPrint(arena, "{x}", .{number}), .value = "" };
     }
     try expect(try costOfOpening(&.{}, .{ .metadata = pairs }) < 18);
-    // Nodes of 24 bytes: leaves, then dicts, whose keys are gathered to find equal ones.
+    // Nodes of 24 bytes: leaves, then dicts, whose keys are collected to find duplicates.
     const nodes = try arena.alloc(Node, count);
     @memset(nodes, .{ .kind = .none, .key_kind = .none });
     nodes[0] = .{ .kind = .list, .key_kind = .none, .value = count - 1 };
@@ -247,7 +247,7 @@ test "opening takes memory in proportion to the header, whatever it is full of" 
     try expect(try costOfOpening(&.{}, .{ .nodes = nodes }) < 5);
 }
 
-// ---- What is really large -----------------------------------------------------------------------
+// ---- Large files --------------------------------------------------------------------------------
 
 /// The header of a model of 2 TB in 150,000 tensors, with made-up chunk entries.
 const Giant = struct {
@@ -301,12 +301,12 @@ test "2 TB in 150,000 tensors open within 200 MiB, and one tensor costs its run"
 
     const io = std.testing.io;
     var fastest_ms: i64 = std.math.maxInt(i64);
-    for (0..3) |_| { // the machine may be busy with something else
+    for (0..3) |_| { // the machine may be busy
         const begin: std.Io.Timestamp = .now(io, .awake);
         (try open(std.heap.smp_allocator, giant.bytes[0..open_size], giant.file_size)).deinit();
         fastest_ms = @min(fastest_ms, begin.untilNow(io, .awake).toMilliseconds());
     }
-    // These tests are not optimized; the library as it ships takes a fifth.
+    // Tests are not optimized; a release build takes a fifth of the time.
     try expect(fastest_ms < 5000);
 
     var counting: FailingAllocator = .init(gpa, .{});
@@ -315,7 +315,7 @@ test "2 TB in 150,000 tensors open within 200 MiB, and one tensor costs its run"
     try expect(counting.allocated_bytes < 200 << 20);
     try expect(counting.allocated_bytes < 6 * open_size);
 
-    // One tensor in the middle: seven entries to fetch, and memory for no more.
+    // One tensor in the middle: seven entries to fetch, and memory only for these.
     const chunk_entries = &header.chunk_entries.?;
     var ranges: [2]Range = undefined;
     const before = counting.allocated_bytes;

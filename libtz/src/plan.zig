@@ -1,7 +1,7 @@
 //! The range planner: which bytes of a file to read for some tensors, or boxes of them, and where
 //! to put them. Pure: a function of the index, the chunk entries, the items and the options.
 //!
-//!   items -> targets   one per item with bytes of its own: its box and its position in an allocation
+//!   items -> targets   one per item with bytes of its own: its box, and where it is allocated
 //!         -> tasks      one per chunk that a target needs, in the order of the file: where it is
 //!                      received, where it is decoded to, and which targets copy from it
 //!         -> requests  neighbouring tasks, with their segments, staging memory and pieces; see

@@ -1,4 +1,4 @@
-//! Tests of the planner and of what executes its plans.
+//! Tests of the planner and of the execution of plans.
 
 const std = @import("std");
 const codecs = @import("codec.zig");
@@ -119,7 +119,7 @@ test "slabs end at their size, and large tensors have their own allocations" {
     var plan = try fixture.plan(&read_items, .{ .slab_size_max = 192, .slab_tensor_max = 64 });
     defer plan.deinit();
 
-    // The second does not mirror the file, where another tensor of 1000 bytes lies before it.
+    // The second slab differs from the file, where another tensor of 1000 bytes precedes it.
     try testing.expectEqualSlices(Placement, &.{
         .{ .position = 0, .size = 64, .allocation = 0 },
         .{ .position = 0, .size = 1000, .allocation = 1 },
@@ -193,7 +193,7 @@ test "a column skips the chunks between, or reads through small gaps" {
 
     try expectEqual(1, together.requests.items.len);
     try expectSegments(together, &.{.{ .size = 320, .position = 0, .allocation = to_staging }});
-    // Gaps worth reading through, but not worth memory, are thrown away.
+    // Gaps that are worth reading but not worth memory are discarded.
     var wide: Fixture = try .init(&.{&.{ 2, 8192 }}, 64, false);
     defer wide.deinit();
 
@@ -301,7 +301,7 @@ test "nothing wanted, nothing read" {
     var fixture: Fixture = try .init(&.{ &.{ 4, 4 }, &.{ 0, 4 } }, 64, false);
     defer fixture.deinit();
 
-    fixture.file.chunk_entries.?[0] = &.{}; // not even missing runs matter
+    fixture.file.chunk_entries.?[0] = &.{}; // even missing entries do not matter
     for ([_][]const ReadItem{
         &.{},
         &.{whole(1)},
@@ -322,7 +322,7 @@ test "scalars" {
     var fixture: Fixture = try .init(&.{&.{}}, 64, false);
     defer fixture.deinit();
 
-    // A box of no dimensions is all there is.
+    // A scalar has only one box, without dimensions.
     var plan = try fixture.plan(&.{ box(0, &.{}, &.{}), whole(0) }, .{});
     defer plan.deinit();
 
@@ -350,7 +350,7 @@ test "read_items that cannot be planned" {
     fixture.file.chunk_entries.?[1] = &.{};
     try fixture.expectError(error.EntriesMissing, whole(1));
     try expectEqual(1, fixture.diagnostic.tensor);
-    // Without its entries a tensor's size is no more than a claim.
+    // Without its entries, a tensor's size is only a claim.
     fixture.tensors[1].shape = &.{ 4, 1 << 60 };
     fixture.tensors[1].decoded_size = 1 << 62;
     try fixture.expectError(error.EntriesMissing, whole(1));
@@ -360,7 +360,7 @@ test "a foreign file that claims to be huge costs nothing" {
     var fixture: Fixture = try .init(&.{&.{ 64, 2 }}, 1 << 20, true);
     defer fixture.deinit();
 
-    // As a server may claim: 2^50 bytes, in rows of 2^44.
+    // A server may claim 2^50 bytes, in rows of 2^44.
     const tensor = &fixture.tensors[0];
     tensor.shape = &.{ 64, 1 << 44 };
     tensor.decoded_size = 1 << 50;
@@ -373,7 +373,7 @@ test "a foreign file that claims to be huge costs nothing" {
 
     try expectEqual(64, plan.requests.items.len);
     try expectEqual(tensor.data_offset + (1 << 50) - 1, plan.requests.items[63].offset);
-    // Where not even the numbers of chunks fit.
+    // Even the numbers of chunks do not fit.
     tensor.shape = &.{ 64, 1 << 56 };
     tensor.decoded_size = 1 << 62;
     try fixture.expectError(error.Limit, box(0, &.{ 0, (1 << 56) - 1 }, &.{ 64, 1 << 56 }));
@@ -463,7 +463,7 @@ test "chunks that do not decode" {
     var next: u64 = 0;
     try process.process(&plan, batch, &next, &fixture.diagnostic);
     try testing.expectEqualSlices(u8, fixture.file.contents[task.tensor], &memory);
-    staging[0] ^= 0xFF; // the codec's layout
+    staging[0] ^= 0xFF; // the layout field of the codec
     next = 0;
     batch.verify = .none;
     const outcome = process.process(&plan, batch, &next, &fixture.diagnostic);

@@ -1,6 +1,5 @@
-//! The header against the library: layouts, constants and exported symbols are the same on both
-//! sides. `tz_h` is tz.h as Zig's C translator reads it. Calls through the header are tested in
-//! c_calls_test.zig.
+//! Compares the header with the library: layouts, constants and exported symbols must be equal.
+//! `tz_h` is tz.h translated by Zig. c_calls_test.zig tests calls through the header.
 
 const std = @import("std");
 const builtin = @import("builtin");
@@ -66,8 +65,8 @@ fn expectSameFields(comptime Declared: type, comptime Ours: type) !void {
     }
 }
 
-/// Both sides have the same names and numbers: `prefix` and the name in upper case are the
-/// header's.
+/// Requires the same names and numbers on both sides. The header's name is `prefix` followed by the
+/// name in upper case.
 fn expectEnum(comptime prefix: []const u8, comptime Enum: type) !void {
     const info = @typeInfo(Enum).@"enum";
     const names = comptime declared(prefix);
@@ -79,7 +78,7 @@ fn expectEnum(comptime prefix: []const u8, comptime Enum: type) !void {
     }
 }
 
-/// The same of a word of flags.
+/// The same for a word of flags.
 fn expectFlags(comptime prefix: []const u8, comptime Flags: type) !void {
     const names = @typeInfo(Flags).@"struct".field_names;
     try expectEqual(names.len - 1, declared(prefix).len); // one field is for unused bits
@@ -136,7 +135,7 @@ test "every status has its number and its word" {
         errdefer std.debug.print("{s}\n", .{field});
         const code = @field(c, "TZ_E_" ++ upperCase(field));
         try expectEqual(@backingInt(status), code);
-        // Pinned: 10 to 19 blame the caller, others the data.
+        // Fixed ranges: 10 to 19 for the caller and the machine, the others for the data.
         try expectEqual(isCallError(status), code >= 10 and code < 20);
         const word = std.mem.span(c.tz_status_name(code));
         try expectEqualStrings(if (status == .not_tz) "not-tz" else field, word);
@@ -157,7 +156,7 @@ fn isCallError(status: tz.status.Status) bool {
     return false;
 }
 
-// Every constant is of a group that a test above compares.
+// Every constant belongs to a group that a test above compares.
 test "no constant is left out" {
     const groups = .{
         "TZ_E_",        "TZ_FORMAT_", "TZ_NODE_",   "TZ_KEY_",  "TZ_VERIFY_",
@@ -166,7 +165,7 @@ test "no constant is left out" {
     const single = [_][:0]const u8{
         "TZ_OK",             "TZ_NEED_MORE",     "TZ_NONE32",        "TZ_TO_STAGING",
         "TZ_TO_NOWHERE",     "TZ_H",             "TZ_ABI_VERSION",
-        // In the test of the version.
+        // Compared in the test of the version.
           "TZ_VERSION",
         "TZ_VERSION_STRING", "TZ_VERSION_MAJOR", "TZ_VERSION_MINOR", "TZ_VERSION_PATCH",
     };

@@ -1,5 +1,5 @@
-//! The library driven through tz.h alone: writing, opening, planning, processing and checking a
-//! file in memory, and every kind of misuse and damage that the header promises a status for.
+//! Uses the library only through tz.h: writes, opens, plans, processes and checks a file in memory.
+//! Also tests every kind of misuse and damage for which the header defines a status.
 
 const std = @import("std");
 const c = @import("tz_h");
@@ -64,7 +64,7 @@ const Tensor = struct {
     tie: u32 = none32,
 };
 
-/// In the writer's order. Two chunks, less than one, none, a tie to a larger name, a scalar, a
+/// In the writer's order: two chunks, less than one, none, a tie to a larger name, a scalar, a
 /// page.
 const tensors = [_]Tensor{
     .{ .name = "layer.weight", .dtype = "f32", .shape = &.{ 300, 100 }, .size = 120_000 },
@@ -153,7 +153,7 @@ fn newBuilder() !*c.tz_builder {
     return builder.?;
 }
 
-/// What a tensor holds: as weights do, values whose high bytes vary little.
+/// The values of a tensor. As in weights, their high bytes vary little.
 fn fill(data: []u8, spec: usize) void {
     var prng: std.Random.DefaultPrng = .init(spec);
     for (data, 0..) |*byte, index| {
@@ -210,7 +210,7 @@ fn writeFile(compress: u32) !File {
     return file;
 }
 
-/// Encodes and puts one chunk, then all the rest, as a writer that streams would.
+/// Encodes and puts one chunk, then the rest, as a streaming writer does.
 fn putTensor(builder: *c.tz_builder, file: *File, spec: u32, compress: u32) !void {
     const data = file.contents[spec];
     var begin: usize = 0;
@@ -263,7 +263,7 @@ fn indexOf(header: *c.tz_header, name: []const u8) !u32 {
     return index;
 }
 
-// ---- What works --------------------------------------------------------------------------------
+// ---- Correct use -------------------------------------------------------------------------------
 
 test "versions, checksums and data types" {
     try expect(std.mem.span(c.tz_version()).len > 0);
@@ -427,7 +427,7 @@ test "opening asks for more at most twice" {
     }
 }
 
-/// Reads a planned request as a source would, into the segments, from `file`.
+/// Reads a request from `file` into its segments, as a source does.
 const Reader = struct {
     plan: *c.tz_plan,
     info: c.tz_plan_info,
@@ -639,7 +639,7 @@ test "all tensors arrive in their allocations" {
     }
 }
 
-// What tz.h promises of threads rests on this: entries never move.
+// tz.h's rules for threads rely on this: entries never move.
 test "plans are executed after further chunk entries were put" {
     var file = try writeFile(c.TZ_COMPRESS_AUTO);
     defer file.deinit();
@@ -695,7 +695,7 @@ test "a staged plan says where everything lies" {
             covered[piece.item] += size;
         }
     }
-    // Of the tie, the first item is named.
+    // Pieces name the first of the tied items.
     for (tensors, covered, 0..) |tensor, size, item| {
         try expectEqual(if (item == 3) 0 else tensor.size, size);
     }
@@ -730,7 +730,7 @@ test "a box arrives contiguous" {
     }
     try expectEqualSlices(u8, file.contents[3][250 * 400 ..][0..400], reader.placed(1));
 
-    // In a staged plan the first of the two is scattered, and refused.
+    // The first of the two boxes is not contiguous, so a staged plan refuses it.
     var options = sized(c.tz_plan_options);
     options.flags = c.TZ_PLAN_STAGED;
     var refused: ?*c.tz_plan = null;
@@ -743,7 +743,7 @@ test "a box arrives contiguous" {
     try expectStatus(c.TZ_E_ARGUMENT, c.tz_plan_new(header, &bad, 1, null, &refused, null));
 }
 
-/// Feeds a verifier all that it asks for; the first status that is not TZ_OK.
+/// Gives a verifier all ranges that it requests. Returns the first status that is not TZ_OK.
 fn verify(bytes: []const u8, header: *c.tz_header, diagnostic: ?*c.tz_diagnostic) !c.tz_status {
     var verifier: ?*c.tz_verifier = null;
     try ok(c.tz_verifier_new(header, &verifier));
@@ -785,7 +785,7 @@ test "a verifier reads the whole file and finds any byte that changed" {
     }
 }
 
-/// Everything for which exports take memory.
+/// All exports that allocate.
 fn wholeLife() !void {
     var file = try writeFile(c.TZ_COMPRESS_AUTO);
     defer file.deinit();
@@ -889,7 +889,7 @@ test "the last piece of a foreign tensor is found at once, whatever size a serve
     try expectStatus(c.TZ_E_ARGUMENT, c.tz_header_chunk(header, 0, last + 1, &chunk));
 }
 
-// ---- What is refused ---------------------------------------------------------------------------
+// ---- Misuse and damage -------------------------------------------------------------------------
 
 test "NULL is refused, or freed" {
     c.tz_header_free(null);
@@ -998,7 +998,7 @@ test "NULL is refused, or freed" {
     }
     try expectEqual(0, c.tz_builder_has_data(null, 0));
     try expectEqual(0, c.tz_builder_has_data(builder, tensors.len));
-    // Nothing was made on the way.
+    // No object was made.
     try expect(out == null and made == null and built == null);
 }
 
@@ -1088,7 +1088,7 @@ test "numbers out of range are refused" {
     try expectEqual(77, index);
 }
 
-/// A struct as a newer header has it: with a field that this library does not know.
+/// A struct of a newer header, with a field that this library does not know.
 fn Newer(comptime T: type) type {
     return extern struct { known: T, unknown: u64 };
 }
@@ -1198,7 +1198,7 @@ test "a program compiled with a newer header gets 0, and cannot ask for what is 
     try expectEqual(@sizeOf(Newer(c.tz_header_info)), info.known.struct_size);
     try expectEqual(0, info.unknown);
 
-    // In arrays the first element says how far apart they are.
+    // In arrays, the first element's struct_size is the stride.
     try ok(c.tz_header_put_entries(header, 0, bytes.ptr, bytes.len, null));
     var items: [2]Newer(c.tz_read_item) = @splat(newer(c.tz_read_item));
     items[0].known.tensor = try indexOf(header.?, "bytes");
@@ -1262,7 +1262,7 @@ test "the format is recognised, or fixed" {
         var options = sized(c.tz_open_options);
         options.format = format;
         var needed: u64 = 0;
-        // From nothing, too: asked for more until there is a verdict, at most twice.
+        // Also from an empty front: more is requested at most twice before the verdict.
         var header: ?*c.tz_header = null;
         var status: c.tz_status = c.TZ_NEED_MORE;
         var calls: usize = 0;
@@ -1307,7 +1307,7 @@ test "calls in the wrong order" {
     var size: usize = 1;
     var entry = sized(c.tz_chunk_entry);
     try ok(c.tz_chunks_encode(&bytewise, &data, 6, &memory, 70, &size, &entry, 1));
-    try expectEqual(0, size); // raw: the source is what lies in the file
+    try expectEqual(0, size); // raw: the source is written to the file
     const too_many = [_]c.tz_chunk_entry{ entry, entry };
     var offset: u64 = 0;
     var digest: [32]u8 = @splat(0);
@@ -1344,7 +1344,7 @@ test "a buffer too small says what is needed" {
     try expect(ranges[0].offset + ranges[0].size < ranges[1].offset);
     try ok(c.tz_header_entry_ranges(header, &wanted, 2, 1 << 20, &ranges, 2, &needed));
     try expectEqual(1, needed);
-    // Nothing is missing once it was put.
+    // After the put, no range is missing.
     const part = file.bytes[@intCast(ranges[0].offset)..][0..@intCast(ranges[0].size)];
     try ok(c.tz_header_put_entries(header, ranges[0].offset, part.ptr, part.len, null));
     try ok(c.tz_header_entry_ranges(header, &wanted, 2, 0, null, 0, &needed));

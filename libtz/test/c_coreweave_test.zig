@@ -1,4 +1,4 @@
-//! A .tensors file through tz.h: opening, record headers fetched by the plan, what they say.
+//! Reads a .tensors file through tz.h: opening, record headers in a plan, and their contents.
 
 const std = @import("std");
 const c = @import("tz_h");
@@ -52,7 +52,7 @@ fn entry(comptime tensor: anytype, comptime offset: u64, comptime size: u64) []c
         le(u64, data_offset) ++ le(u64, size);
 }
 
-/// Of a tensor with `data` and one without values.
+/// A file with two tensors: one with `data`, one without values.
 fn fileOf(comptime first: anytype, comptime second: anytype) []const u8 {
     const second_begin = records_begin + record(first, data.len).len + data.len;
     const index = entry(first, records_begin, data.len) ++ entry(second, second_begin, 0);
@@ -68,7 +68,7 @@ const nested_file = fileOf(
     .{ "\x1E[\"a\"]", "\x02", meta[2] },
 );
 
-/// A path that goes on where the other one ends; and a dtype without size.
+/// A path that continues where the other one ends; and a dtype without size.
 const refused_file = fileOf(
     .{ "\x1E[\"m\",0]", "\x02", parameter[2] },
     meta,
@@ -94,7 +94,7 @@ test "a file that does not open is refused with the tensor and the reason" {
         try expectEqualStrings(case[2], diagnostic.name[0..diagnostic.name_size]);
         try expectEqualStrings(case[3], std.mem.span(diagnostic.reason));
     }
-    // What one call noted is gone with the next.
+    // The next call clears the diagnostic of the previous one.
     var header: ?*c.tz_header = null;
     var needed: u64 = 0;
     var diagnostic = sized(c.tz_diagnostic);
@@ -252,7 +252,7 @@ test "what is refused" {
     try expectEqualStrings(reason, std.mem.span(diagnostic.reason));
 }
 
-/// Everything for which exports take memory when the file is a .tensors file.
+/// All exports that allocate for a .tensors file.
 fn wholeLife(bytes: []const u8, node_count: u64) !void {
     const header = try open(bytes);
     defer c.tz_header_free(header);

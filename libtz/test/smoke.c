@@ -1,5 +1,5 @@
-/* What a C program does with libtz, from writing a file to having its tensors back. Without any
- * input or output: here the file is a piece of memory. bindings/c/tz_show.c reads a real one. */
+/* Writes a file with libtz and reads its tensors again. The file is in memory, without any I/O;
+ * bindings/c/tz_show.c reads a real file. */
 #include "tz.h"
 
 #include <stdio.h>
@@ -24,7 +24,7 @@ static void *allocate(size_t size)
     return memory;
 }
 
-/* A file with one tensor, f32[2, 3], in memory of its own. */
+/* Makes a file with one tensor, f32[2, 3], in new memory. */
 static unsigned char *write_file(const float *values, size_t *file_size)
 {
     static const uint64_t shape[] = {2, 3};
@@ -44,7 +44,7 @@ static unsigned char *write_file(const float *values, size_t *file_size)
     unsigned char *file = allocate((size_t)info.file_size_max);
     memset(file, 0, (size_t)info.file_size_max);
 
-    /* One chunk. When it stays raw, image_size is 0 and the source is what lies in the file. */
+    /* One chunk. If it stays raw, image_size is 0, and the source is written to the file. */
     const tz_encode_options options = {.struct_size = sizeof options,
                                        .dtype = spec.dtype,
                                        .compress = TZ_COMPRESS_AUTO,
@@ -78,7 +78,7 @@ static tz_header *open_file(const unsigned char *file, size_t file_size)
     tz_header *header;
     uint64_t size = 128;
     tz_status status;
-    do /* here a program reads `size` bytes from the front */
+    do /* a real program would read the first `size` bytes here */
         status = tz_header_open(file, (size_t)size, file_size, NULL, &header, &size, &diagnostic);
     while (status == TZ_NEED_MORE);
     check(status, "open");
@@ -102,7 +102,7 @@ static void *read_tensor(tz_header *header, uint32_t tensor, const unsigned char
     check(tz_plan_new(header, &item, 1, NULL, &plan, &diagnostic), "plan");
     tz_plan_info info = {.struct_size = sizeof info};
     check(tz_plan_get(plan, &info), "get plan");
-    /* One tensor that is not empty and shares no slab: one allocation, its own. */
+    /* One tensor that is not empty, without slabs: one allocation. */
     void *values = allocate((size_t)tz_plan_allocations(plan)[0]);
     unsigned char *staging = allocate((size_t)info.staging_size_max);
 

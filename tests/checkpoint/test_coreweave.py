@@ -1,4 +1,4 @@
-"""Files of CoreWeave's Tensorizer, written by the package itself, and what libtz reads in them."""
+"""Reads files of CoreWeave's Tensorizer, written by the package itself."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
-        # Of the package, when it meets scalars and the like.
+        # Warnings of the package about scalars and the like.
         warnings.filterwarnings("ignore", category=UserWarning, module="tensorizer")
         yield
 
@@ -148,7 +148,7 @@ def test_a_nested_state_dict(write: Callable[..., Path]) -> None:
     assert loaded["12"]["0"].equal(torch.ones(2))
     assert [tensor.item() for tensor in loaded["pair"]] == [0, 1]
     with libtz.open(path) as file:
-        # As libtz.torch.save calls them.
+        # The names that libtz.torch.save gives them.
         assert list(file) == [
             "layers/0/weight",
             "layers/0/bias",
@@ -254,7 +254,7 @@ def test_ways_to_load(large: tuple[Path, dict[str, torch.Tensor]], local: Any) -
             assert file.get_slice("t3")[7:4000:3].equal(state["t3"][7:4000:3])
             assert file.get_slice("t3")[5, 0].equal(state["t3"][5, 0])
             assert file.verified == ("checksum" if verify else "none")
-            # Hashes are over whole tensors; without them a slice reads its own bytes.
+            # Hashes cover whole tensors. Without hashes, a slice reads only its own bytes.
             read = file.stats.bytes_read
             assert read > 20_000_000 if verify else read < 2_000_000
             into = torch.empty(17, 1)
@@ -290,7 +290,7 @@ def test_files_without_hashes_say_so(write: Callable[..., Path]) -> None:
     data = bytearray(path.read_bytes())
     begin = data.index(b"\x02\x00\x04", INDEX_END)  # count, and the first hash's kind and size
     stripped = data[: begin - 2] + b"\x01\x00\x00" + data[begin + 41 :]
-    # The record is shorter now: in its own size and in the index's offset of the data.
+    # The record is shorter now: adjust its own size, and the index's offset of the data.
     size = int.from_bytes(data[INDEX_END : INDEX_END + 8], "little") - 40
     stripped[INDEX_END : INDEX_END + 8] = size.to_bytes(8, "little")
     place = data.index((INDEX_END + size + 40).to_bytes(8, "little"))

@@ -1,5 +1,5 @@
-"""Encrypted .tensors files by somebody who does not have the key, and files of any format that end
-too early. Every one is refused by an error of libtz's, and nothing of it is handed out."""
+"""Encrypted .tensors files that were changed without the key, and truncated files of all formats.
+Each is refused with an error of libtz, and no data of it is returned."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def entry(
     piece: int = PIECE,
     derivation: bytes | None = None,
 ) -> Entry:
-    """An encrypted tensor that is right in all parts."""
+    """A valid encrypted tensor."""
     tags, pieces = seal(plain, key, nonce, piece)
     parts = [] if derivation is None else [part(1, derivation)]
     block = crypt(*parts, boxes(nonce, tags, piece))
@@ -82,7 +82,7 @@ def entry(
 
 
 def hashed(name: bytes, plain: bytes, data: bytes, block: bytes) -> Entry:
-    """With the SHA-256 over its header and its plain bytes."""
+    """The tensor with the SHA-256 of its header and plain bytes."""
     draft = Entry(name=name, shape=(len(plain),), dtype=b"|u1", data=data, crypt=block)
     draft = replace(draft, hashes=b"\1\1\x20" + bytes(32))
     file = build([draft], version=3)
@@ -110,7 +110,7 @@ def derived(opslimit: int = 1, memlimit: int = 8192, salt: bytes = bytes(16)) ->
 
 
 def test_the_generator() -> None:
-    """What is attacked here would load."""
+    """The files attacked below load without the attacks."""
     tensors = libtz.torch.load_file(encrypted(A, B), options=BY_KEY)
     assert {name: bytes(tensor.numpy()) for name, tensor in tensors.items()} == {
         "a": PLAIN,
@@ -296,7 +296,7 @@ def test_attacks(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("local", ["copy", "map"])
 def test_nothing_is_handed_out(local: Any, tmp_path: Path) -> None:
-    """Not the tensors before the one that is wrong either, and the file stays what it was."""
+    """The tensors before the wrong one are not returned either, and the file stays unchanged."""
     path = tmp_path / "x.tensors"
     data = encrypted(A, replace(B, data=A.data, crypt=A.crypt))
     path.write_bytes(data)
@@ -333,7 +333,7 @@ def test_the_reader_says_what_deriving_a_key_may_cost(opslimit: int, memlimit: i
 
 
 def test_a_key_is_derived_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another salt for each tensor would ask for the whole cost each time."""
+    """With a different salt for each tensor, every tensor would take the full cost."""
     derive = Mock(wraps=nacl.bindings.crypto_pwhash_alg)
     monkeypatch.setattr(nacl.bindings, "crypto_pwhash_alg", derive)
     entries = [
@@ -346,7 +346,7 @@ def test_a_key_is_derived_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_the_format_does_not_authenticate_a_pin_does() -> None:
-    """A tensor whose data were taken away loads as zeros, and one can be missing."""
+    """A tensor without its data loads as zeros, and a tensor can be removed."""
     whole = build([A, B], version=4, flags=1)
     pin = "sha256:" + hashlib.sha256(whole).hexdigest()
     assert len(libtz.torch.load_file(whole, digest=pin, options=BY_KEY)) == 2
@@ -408,7 +408,7 @@ def through_compat(name: str, data: bytes) -> None:
 
 
 def test_no_bit_of_an_encrypted_file_changes_what_is_loaded() -> None:
-    """One field is covered by nothing: the size of pieces, which one piece does not fill."""
+    """Nothing covers the size of pieces if the tensor has a single, shorter piece."""
     data, options = FILES["encrypted"]
     sizes = [data.index(NONCE) - 8, data.index(NONCE[::-1]) - 8]
     for place in range(len(data)):

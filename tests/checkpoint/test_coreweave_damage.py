@@ -1,4 +1,4 @@
-"""Malformed .tensors files: each gets its error before anything of it is believed."""
+"""Malformed .tensors files. Each gets its error before any of its contents is used."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def patched(data: bytes, offset: int, new: bytes) -> bytes:
 
 GOOD = build([A, B])
 
-# What is wrong: the tensor that is named, the end of the message, and the file.
+# By fault: the tensor in the error, the end of the message, and the file.
 OPENING: dict[str, tuple[str | None, str, bytes]] = {
     "magic": (None, "or tensors file (not-tz, rule TZ1-1)", b"|TZS|" + GOOD[5:]),
     "version 0": (None, "data version is not one of 1 to 5 (version)", build([A], version=0)),
@@ -456,10 +456,10 @@ def test_defects(act: Callable[[bytes], Any], tensor: str | None, reason: str, d
 
 
 def test_paths_do_not_make_nodes_without_end() -> None:
-    """Two bytes of a path may be a list of its own, which takes hundreds in memory."""
+    """Two bytes of a path can be a separate list, which takes hundreds of bytes in memory."""
 
     def deep(count: int) -> bytes:
-        """Each tensor is in 126 lists of its own, all of them in one more."""
+        """Each tensor is in 126 separate lists; all of them are in one more."""
         paths = [b"[%d%s]" % (number, b",0" * 126) for number in range(count)]
         entries = [Entry(name=b"\x1e" + text, shape=(0,), data=b"") for text in paths]
         return build(entries, index_size=300 * count)
@@ -473,7 +473,7 @@ def test_paths_do_not_make_nodes_without_end() -> None:
 
 
 def test_records_of_empty_tensors_are_waited_for() -> None:
-    """Nothing else of such a tensor arrives; its record's memory was gone before it was checked."""
+    """Nothing else of such a tensor arrives. Its record's memory was freed before the check."""
     empty = [Entry(name=b"%d" % number, shape=(0,), data=b"") for number in range(3)]
     wrong = Entry(name=b"wrong", shape=(0,), data=b"", record={"role": 1})
     for entries in (empty, [A, *empty], [*empty, A]):
@@ -507,7 +507,7 @@ def test_no_bit_of_the_metadata_can_change_unseen() -> None:
             accepted.add(place)
             assert list(tensors) == list(expected)
             assert all(tensors[name].equal(expected[name]) for name in expected)
-    # The version may be another that has no more flags; nothing follows from it here.
+    # The version may be another one without more flags, which changes nothing.
     assert accepted <= {5}
 
 

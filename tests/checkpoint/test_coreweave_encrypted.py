@@ -148,7 +148,7 @@ def sealed(name: bytes, plain: bytes, key: bytes) -> Entry:
 
 
 def test_names_and_shapes_are_bound_to_the_data() -> None:
-    """Who strips the hashes could otherwise swap tensors, or shorten them, without the key."""
+    """Otherwise, removing the hashes would allow swapping or shortening tensors without the key."""
     key = bytes(range(32))
     data = build([sealed(b"swapped", bytes(8), key)], version=3)
     with raises(libtz.IntegrityError, code="no-hash", tensor="swapped"):
@@ -158,7 +158,7 @@ def test_names_and_shapes_are_bound_to_the_data() -> None:
 
 
 def test_what_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By reading and writing alike."""
+    """Both reading and writing refuse it."""
     key = bytes(range(32))
     data = build([sealed(b"a", bytes(8), key)], version=3)
     monkeypatch.setitem(sys.modules, "nacl.bindings", None)

@@ -1,4 +1,4 @@
-"""Checkpoints that nobody closed give back what they held when they are collected."""
+"""Checkpoints that were not closed release their resources when they are collected."""
 
 from __future__ import annotations
 

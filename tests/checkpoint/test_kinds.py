@@ -1,4 +1,4 @@
-"""The interface that every kind of checkpoint keeps: one suite, run on each kind."""
+"""Runs the same tests of the interface on every kind of checkpoint."""
 
 from __future__ import annotations
 

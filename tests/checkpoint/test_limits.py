@@ -1,4 +1,4 @@
-"""What a small file may claim: memory for its tensors, and for its header."""
+"""Limits on the memory that a small file can claim, for its tensors and for its header."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_headers_of_other_formats_are_limited() -> None:
             4000,
         ),
         ("0::/\n", {"memory.max": "3000\n"}, 3000),
-        # The path is the host's: in the container only the root is there.
+        # The path is the host's; in the container, only the root exists.
         ("0::/host/path\n", {"memory.max": "3000\n"}, 3000),
         (
             "5:cpu:/a\n4:memory:/a\n0::/\n",

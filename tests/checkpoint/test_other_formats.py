@@ -1,4 +1,4 @@
-"""What is no checkpoint is named for what it is; whatever has the buffer protocol can hold one."""
+"""Errors name the format of other files; any object with the buffer protocol can be opened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Files of other formats pinned by SHA-256: nothing of them is believed before it held."""
+"""Files of other formats pinned by SHA-256: nothing in them is used before the hash was
+compared."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from libtz import FormatError, IntegrityError, OptionError, ReadOptions
 from libtz.memory import allocate
 
 MIB = 1 << 20
-# Half of this may be in memory.
+# Files of up to half of this are read into memory.
 SMALL = ReadOptions(host_memory_max=16 * MIB)
 
 
@@ -40,7 +41,7 @@ def coreweave(size: int = 3) -> bytes:
 
 
 GOOD, OTHER = foreign(), foreign(value=2.0)
-# Too large to be read into memory first, under SMALL.
+# With SMALL, too large to be read into memory first.
 LARGE, LARGE_OTHER = foreign(3 * MIB), foreign(3 * MIB, 2.0)
 
 
@@ -91,7 +92,7 @@ def test_the_memory_of_the_file_counts(tmp_path: Path) -> None:
     path.write_bytes(data)
     with libtz.open(path, digest=pin_of(data), options=SMALL) as f:
         assert f.load()["w"].numel() == 2 * MIB - 100
-        # What was compared is what is read, whatever becomes of the file.
+        # Reads use the compared bytes, even if the file changes.
         path.write_bytes(b"")
         assert f["i"].tolist() == list(range(7))
 
@@ -120,7 +121,7 @@ def test_a_large_file_is_loaded_whole_or_not_at_all() -> None:
         assert "safetensors" in repr(f)
         assert f.load()["i"].tolist() == list(range(7))
         assert f.verified == "pinned"
-        # The header is part of what was compared. Data that are read again are not.
+        # The compared bytes include the header. Data is read again, without a comparison.
         assert set(f) == {"w", "i", "e"}
         assert f.metadata == {"license": "of 1.0"}
         with pytest.raises(OptionError):
@@ -170,8 +171,8 @@ def test_verifying_reads_the_file_once(data: bytes) -> None:
     with libtz.open(source, digest=pin_of(data), options=SMALL) as f:
         f.verify()
         assert f.verified == "pinned"
-        assert set(f)  # what the header says is proven now
-    # What is read to open a large file holds some of its data.
+        assert set(f)  # the header is verified now
+    # The bytes read to open a large file contain some of its data.
     assert len(data) <= source.count <= len(data) + MIB
 
 

@@ -1,4 +1,4 @@
-"""Opening files and loading tensors: what comes back, and what is refused."""
+"""Opening files and loading tensors: results and refusals."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_iteration_gives_the_same_in_file_order(
 ) -> None:
     with libtz.open(path, options=options) as f:
         streamed = dict(f.iter_tensors())
-        # A tied tensor comes with its owner, whose data it has: "a.tied", the last one.
+        # A tied tensor is yielded with its owner, whose data it shares: "a.tied", the last one.
         alone = [name for name in file.tensors if name not in ("a.tied", "a.weight")]
         assert list(streamed) == [*alone, "a.weight", "a.tied"]
         assert_loaded({name: streamed[name] for name in file.tensors}, file)
@@ -238,7 +238,7 @@ def test_memory_falls_when_tensors_go(tmp_path: Path) -> None:
     path.write_bytes(make_file({"small": random_tensor("f32", (10,)), **big}).data)
     del big
     with libtz.open(path) as f:
-        f["small"]  # whatever is imported or allocated once
+        f["small"]  # imports and one-time allocations
         gc.collect()
         before = resident()
         tensors = f.load()
@@ -287,7 +287,7 @@ def test_a_huge_header_opens_at_once() -> None:
     del builder, specs
     gc.collect()
     before = resident()
-    begin = time.process_time()  # of this process alone, however busy the machine
+    begin = time.process_time()  # of this process only, since the machine may be busy
     with libtz.open(source) as f:
         seconds = time.process_time() - begin
         assert len(f) == count
@@ -299,7 +299,7 @@ def test_a_huge_header_opens_at_once() -> None:
 
 
 class _HeaderOnly(io.RawIOBase):
-    """A file whose tensors are all zeros, made as it is read."""
+    """A file whose tensors are all zeros, generated while it is read."""
 
     def __init__(self, builder: lib.Builder, count: int) -> None:
         size = 4096 * 1684 * 2
@@ -386,10 +386,10 @@ def test_threads_end_with_the_load(tmp_path: Path) -> None:
             break
         gc.collect()
         assert threading.active_count() == before
-        f.load()  # an iteration given up does not hurt the next load
+        f.load()  # an abandoned iteration does not affect the next load
 
 
-# ---- What is refused -----------------------------------------------------------------------------
+# ---- Refusals ------------------------------------------------------------------------------------
 
 
 def test_a_closed_file_says_so(file: File) -> None:
@@ -510,7 +510,7 @@ def test_safetensors_load_unchecked(tmp_path: Path, local: Any) -> None:
         tensors = f.load()
         assert torch.equal(tensors["w"].view(-1), torch.arange(1_000_000, dtype=torch.float32))
         assert tensors["odd"].tolist() == [97, 98, 99]
-        # Three bytes into the data a float32 is not aligned: such tensors are copied.
+        # Three bytes into the data, a float32 is not aligned. Such tensors are copied.
         assert tensors["w"].data_ptr() % 4 == 0
         assert torch.equal(f.get_slice("w")[1, -5:], tensors["w"][1, -5:])
 

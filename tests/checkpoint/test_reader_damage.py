@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 SEED = 20261123
 CASES = 10_000
 PARTS = 10
-# Far more than the file's size, far less than what a size in it could be damaged to.
+# Far more than the file's size, and far less than a damaged size can claim.
 MEMORY_MAX = 16 << 20
 
 
@@ -28,12 +28,12 @@ def file(request: pytest.FixtureRequest) -> File:
 
 
 def damaged(data: bytes, case: int) -> bytes:
-    """The case's number is the seed, so that a failure can be run again alone."""
+    """The number of the case is the seed, so a failing case can be repeated alone."""
     chance = random.Random(SEED + case)
     if case % 10 == 0:
         return data[: chance.randrange(len(data))]
     changed = bytearray(data)
-    # Headers are a small part of a file, and the harder one.
+    # Headers are a small part of a file, but the more critical one.
     end = chance.choice([128, 448, 3000, len(data)])
     for _ in range(chance.choice([1, 1, 1, 2, 8])):
         changed[chance.randrange(end)] ^= 1 << chance.randrange(8)
@@ -43,7 +43,7 @@ def damaged(data: bytes, case: int) -> bytes:
 def assert_refused_or_equal(
     data: bytes, tensors: Mapping[str, Tensor], options: ReadOptions
 ) -> bool:
-    """Whether it was refused."""
+    """Returns whether the file was refused."""
     try:
         with libtz.open(data, options=options) as f:
             loaded = {name: bytes(view) for name, view in f.iter_buffers()}
@@ -71,7 +71,7 @@ def test_damage_is_found_or_harmless(file: File, part: int) -> None:
             assert tracemalloc.get_traced_memory()[1] - before < MEMORY_MAX, f"case {case}"
     finally:
         tracemalloc.stop()
-    # What may pass: padding in the data region, which only whole-file operations check.
+    # Changed padding in the data may pass: only whole-file operations check it.
     assert refused > 0.9 * CASES / 2 / PARTS
 
 

@@ -1,4 +1,4 @@
-"""The whole way from a misbehaving server to tensors."""
+"""Loads from misbehaving HTTP servers into tensors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OPTIONS = ReadOptions(
 def file() -> File:
     tensors = {f"{i:02}": random_tensor("f32", (MIB // 4 + i,), i) for i in range(20)}
     tensors |= {f"small.{i}": random_tensor("u8", (i * 10,), i) for i in range(50)}
-    return make_file(tensors, metadata={"pad": "x" * 2 * MIB})  # a header of more than one read
+    return make_file(tensors, metadata={"pad": "x" * 2 * MIB})  # a header of several reads
 
 
 def assert_loads(url: str, file: File, **pin: str) -> libtz.Checkpoint[Any]:
@@ -118,14 +118,14 @@ def test_a_request_that_hangs_is_begun_anew_elsewhere(file: File, where: str) ->
     with FaultServer(file.data) as server:
         f = libtz.open(server.url(), options=options)
         before = len(server.requests)
-        # Enough honest answers to compare with come first.
+        # First, enough correct responses to compare with.
         hanging = Fault(stall_after=300_000 if where == "body" else 0)
         if where == "head":
             hanging = Fault(act=lambda: released.wait(30))
         faults = [None] * 8 + [hanging] + [None] * 3 + [hanging]
 
         def decide(request: Request) -> Fault | None:
-            # Only whole megabytes: of a short one, everything would have come before it hangs.
+            # Only whole megabytes: a short body would arrive completely before it stalls.
             begin, end = request.range or (0, 0)
             return faults.pop(0) if faults and end - begin == MIB else None
 
@@ -180,7 +180,7 @@ def test_failed_loads_leave_no_thread_descriptor_or_memory(file: File) -> None:
     gc.collect()
     assert threading.active_count() == before[0]
     assert _descriptors() <= before[1]
-    # Each load's tensors are 20 MiB. The heap of a process that ran many tests moves, too.
+    # Each load's tensors have 20 MiB. The heap of a process that ran many tests also varies.
     assert _resident() - before[2] < 60 * MIB
 
 
@@ -189,7 +189,7 @@ def test_failed_loads_leave_no_thread_descriptor_or_memory(file: File) -> None:
 @pytest.mark.parametrize("end", ["404", "Ctrl-C"])
 def test_loads_cut_in_the_middle_leave_nothing(file: File, end: str) -> None:
     with FaultServer(file.data) as server:
-        # The interrupt comes when the load is under way, and then no byte comes any more.
+        # The interrupt comes during the load; after it, no more bytes arrive.
         cut = Fault(status=404)
         if end == "Ctrl-C":
             cut = Fault(stall_after=10)
@@ -212,9 +212,9 @@ def test_loads_cut_in_the_middle_leave_nothing(file: File, end: str) -> None:
     assert len(usages) == 12
     threads, descriptors, resident = zip(*usages, strict=True)
     assert set(threads) == {1}
-    # With the file object still there. The first loads pay for what is imported and kept.
+    # The file object is still alive. The first loads include imports and cached objects.
     assert set(descriptors) == {descriptors[0]}
-    assert resident[-1] - resident[2] < 16 * MIB  # one load's tensors are 20 MiB
+    assert resident[-1] - resident[2] < 16 * MIB  # one load's tensors have 20 MiB
 
 
 CUT_LOADS = """

@@ -1,4 +1,4 @@
-"""Slices of files against PyTorch's own indexing."""
+"""Slices of files, compared with PyTorch's own indexing."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def test_a_chunk_that_several_slices_need_is_read_once(compress: bool) -> None:
         assert f.stats.bytes_read <= stored
         f.get_slice("t")[:, :256]
         assert f.stats.bytes_wanted == 512 * 256 * ITEM
-        assert stored * 0.9 < f.stats.bytes_read <= stored  # what row-major storage forces
+        assert stored * 0.9 < f.stats.bytes_read <= stored  # required by row-major storage
     whole = torch.cat(list(reversed(got)), dim=1)
     expected = torch.from_numpy(np.frombuffer(file.tensors["t"].data, np.int16).copy())
     assert torch.equal(whole.view(torch.int16).view(-1), expected)
@@ -222,7 +222,7 @@ def test_slices_are_read_in_the_order_of_the_file() -> None:
         watched.offsets.clear()
         f.load_slices([(name, slice(10, 60)) for name in reversed(names)])
         assert f.stats.threads == 1 or watched.offsets
-    # Two threads may read, yet each goes forward.
+    # Two threads may read, but each of them reads forward.
     assert max(watched.offsets[:2]) < min(watched.offsets[-2:])
 
 
@@ -309,7 +309,7 @@ def index_kinds() -> list[Any]:
 
 @pytest.mark.parametrize("number", range(len(index_kinds())))
 def test_an_index_means_what_it_means_to_pytorch(number: int) -> None:
-    """Or it is refused: an index of another kind is never taken for an integer."""
+    """Or it is refused: an index of another type is never used as an integer."""
     tensor = torch.arange(24.0).view(4, 6)
     target = io.BytesIO()
     libtz.torch.save_file({"t": tensor}, target)

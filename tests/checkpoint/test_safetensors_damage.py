@@ -1,5 +1,5 @@
-"""Malformed .safetensors files: each gets its error, and it is known which the safetensors package
-accepts."""
+"""Malformed .safetensors files. Each gets its error; the table also says whether the safetensors
+package accepts the file."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def packed(header: str | bytes, data: bytes = b"1234", size: int | None = None) 
     return struct.pack("<Q", len(text) if size is None else size) + text + data
 
 
-# What is wrong, the tensor and the reason that are told, the file, and whether the safetensors
-# package refuses it.
+# The fault, the tensor and the reason in the error, the file, and whether the safetensors package
+# refuses it.
 HOSTILE: list[tuple[str, str | None, str, bytes, bool]] = [
     (
         "overlap",
@@ -243,7 +243,7 @@ def test_hostile_files(
 
 
 def test_names_that_look_like_paths_are_names(tmp_path: Path) -> None:
-    """Both accept them: nothing is ever made a path of."""
+    """Both packages accept such names, since names are never used as paths."""
     path = tmp_path / "x.safetensors"
     path.write_bytes(packed(json.dumps({"../../etc/passwd": json.loads(entry())})))
     assert list(our_torch.load_file(path)) == list(safetensors.torch.load_file(path))

@@ -1,4 +1,4 @@
-"""Sharded sets: folders and indexes, from files, HTTP and S3, and indexes that lie."""
+"""Sharded sets: folders and indexes, from files, HTTP and S3, and wrong indexes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHARDS = {
     "model-00002-of-00002.safetensors": {"c": torch.arange(5, dtype=torch.int8)},
 }
 TENSORS = {name: tensor for part in SHARDS.values() for name, tensor in part.items()}
-# Not the order of the files.
+# Differs from the order of the files.
 WEIGHT_MAP = {
     "c": "model-00002-of-00002.safetensors",
     "a": "model-00001-of-00002.safetensors",
@@ -196,7 +196,7 @@ def test_which_files_of_a_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("with_index", [True, False])
 def test_a_missing_part_is_an_error(tmp_path: Path, with_index: bool) -> None:
-    """By the names of the others, or by the index."""
+    """A file is missing according to the names of the others, or to the index."""
     names = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
     for number, name in enumerate(names):
         safetensors.torch.save_file({f"t{number}": torch.ones(1)}, tmp_path / name)
@@ -228,7 +228,7 @@ def test_a_part_of_very_many(tmp_path: Path, count: int) -> None:
 )
 def test_different_models_in_a_folder_are_not_merged(folder: Path, other: str) -> None:
     safetensors.torch.save_file({"z": torch.ones(1)}, folder / other)
-    assert_equal(libtz.torch.load_file(folder))  # as the index says
+    assert_equal(libtz.torch.load_file(folder))  # according to the index
     (folder / INDEX).unlink()
     with pytest.raises(OptionError, match="different models and no index"):
         libtz.open(folder)
@@ -368,7 +368,7 @@ def test_a_tie_to_a_tensor_that_the_index_does_not_list(tmp_path: Path) -> None:
 
 
 def test_a_tensor_that_two_files_hold(folder: Path) -> None:
-    """The index says which one counts; without it there is no telling."""
+    """The index selects one of them; without an index, the set is refused."""
     both = {"c": TENSORS["c"], "a": torch.zeros(2)}
     safetensors.torch.save_file(both, folder / "model-00002-of-00002.safetensors")
     assert_equal(libtz.torch.load_file(folder))

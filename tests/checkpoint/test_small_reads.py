@@ -1,4 +1,4 @@
-"""A small tensor that is asked for alone takes a short way, and gets the same checks."""
+"""Reads of single small tensors, without a plan but with the same checks."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_damaged_one_is_refused(tmp_path: Path, local: Any, pinned: bool) -> N
         if pinned:
             digest = file.digest
     if pinned and local == "map":
-        return  # the two exclude each other
+        return  # the two cannot be combined
     data = bytearray(path.read_bytes())
     data[data.index(TENSORS["matrix"].numpy().tobytes())] ^= 1
     path.write_bytes(data)
@@ -102,11 +102,11 @@ def test_a_tie_and_a_closed_file() -> None:
         file["b"]
 
 
-# ---- The short way beside the long one ----
+# ---- Small reads compared with plans ----
 
 
 def weights(count: int, seed: int) -> torch.Tensor:
-    """Bytes that compress as weights do: every second one varies little."""
+    """Bytes that compress like weights: every second one varies little."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randint(0, 256, (count,), dtype=torch.uint8, generator=generator)
     values[1::2] = 0x3C + values[1::2] % 3
@@ -115,7 +115,7 @@ def weights(count: int, seed: int) -> torch.Tensor:
 
 @functools.cache
 def make_all(suffix: str) -> dict[str, torch.Tensor]:
-    """A tensor of every dtype, and others that are not small or not plain."""
+    """A tensor of every dtype, and tensors that are not small or not plain."""
     tensors = {}
     for seed, (name, dtype) in enumerate(TORCH_DTYPES.items()):
         if suffix == ".safetensors" and name not in ("f32", "bf16", "i8", "bool", "f64", "f8_e5m2"):
@@ -157,7 +157,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Pat
 
 
 def outcome(read: Callable[[], torch.Tensor]) -> Any:
-    """What a read gives: its bytes, or every field of its error."""
+    """The result of a read: its bytes, or all fields of its error."""
     try:
         tensor = read()
     except (libtz.Error, MemoryError) as error:
@@ -168,10 +168,10 @@ def outcome(read: Callable[[], torch.Tensor]) -> Any:
 
 
 def noted(file: libtz.Checkpoint[Any], *, is_mapped: bool) -> dict[str, Any]:
-    """Of its statistics what does not depend on the way."""
+    """The statistics that are equal with and without a plan."""
     stats = dataclasses.asdict(file.stats)
     other = {name for name in stats if name.startswith("seconds")} | {"host_memory"}
-    if is_mapped:  # what a plan copies out of the file is copied from the mapping here
+    if is_mapped:  # a plan copies from the file, a small read from the mapping
         other |= {"requests", "bytes_read"}
     return {name: stats[name] for name in stats.keys() - other}
 
@@ -179,7 +179,7 @@ def noted(file: libtz.Checkpoint[Any], *, is_mapped: bool) -> dict[str, Any]:
 def both_ways(
     monkeypatch: pytest.MonkeyPatch, path: Path, name: str, index: Any = None, **options: Any
 ) -> Any:
-    """What a read gives, which is the same with a plan and without."""
+    """The result of a read. Requires the same result with and without a plan."""
     found = []
     is_mapped = "options" in options and options["options"].local == "map"
     for is_short in (True, False):

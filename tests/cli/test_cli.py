@@ -1,4 +1,4 @@
-"""The tz command as its users meet it: output, exit codes, conversions both ways."""
+"""The tz command: output, exit codes, conversions in both directions."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_verify(capsys: pytest.CaptureFixture[str], model: str) -> None:
 def test_verify_of_a_tensor_that_decodes_to_something_else(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """All checksums and codes are right, but not what comes out: as with a fault in a decoder."""
+    """A file with right checksums and codes but wrong values, as from a faulty decoder."""
     bad = VECTORS / "invalid" / "tiered-other-elements.hex"
     path = tmp_path / "x.tz"
     path.write_bytes(tz_vectors.load(bad).data)
@@ -196,7 +196,7 @@ def assert_equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) 
 def test_safetensors_and_back_is_the_same_file(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """As their library wrote it, so do we: the bytes are equal, metadata included."""
+    """Our files are byte for byte those of the safetensors package, metadata included."""
     first, middle, last = (tmp_path / name for name in ("a.safetensors", "b.tz", "c.safetensors"))
     safetensors.torch.save_file(TENSORS, first, metadata={"format": "pt"})
     digest = succeed(capsys, "convert", str(first), str(middle)).strip()
@@ -211,7 +211,7 @@ def test_safetensors_and_back_is_the_same_file(
 def test_any_tz_file_becomes_safetensors(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """Mixed sizes out of order, ties, an odd name, types that count numbers rather than units."""
+    """Mixed sizes out of order, ties, an odd name, dtypes that count numbers instead of units."""
     source, target = tmp_path / "a.tz", tmp_path / "b.safetensors"
     tied = torch.randn(7)
     tensors = TENSORS | {
@@ -322,7 +322,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str], command: str) -> None:
 
 @pytest.mark.parametrize("options", [ReadOptions, WriteOptions])
 def test_every_option_is_described(options: Any) -> None:
-    for field in fields_of(options):  # TypeError for one that has no description at all
+    for field in fields_of(options):  # TypeError for a field without a description
         text = field.option.description
         assert len(text) > 10, field.path
         assert text[0] != text[0].upper() or text.split()[0].isupper(), f"{field.path}: {text}"
@@ -417,7 +417,7 @@ def test_more_than_there_is_memory_for_is_no_traceback(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_is_clean(tmp_path: Path) -> None:
-    """Interrupted while a server that never answers is waited for."""
+    """Interrupted while waiting for a server that never responds."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/model.tz"
         process = tz("convert", url, str(tmp_path / "x.tz"))
@@ -468,7 +468,7 @@ def test_what_a_file_says_is_escaped(flags: list[str], tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_messages_are_escaped(tmp_path: Path) -> None:
-    """A line break in a name cannot begin a message of its own."""
+    """A line break in a name cannot start a new message."""
     path = tmp_path / f"e\x1b[31m{HOSTILE}\ntz: all is well"
     path.write_bytes(b"nothing")
     done = _tz("inspect", str(path))

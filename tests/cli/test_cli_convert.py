@@ -1,4 +1,4 @@
-"""`tz convert` from what torch.save wrote, from sharded sets, and in bounded memory."""
+"""`tz convert` from files of torch.save and sharded sets, and its bounded memory."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_views_that_overlap_are_stored_apart(
 
 
 def shards(folder: Path) -> dict[str, torch.Tensor]:
-    """As transformers wrote them before safetensors."""
+    """Sets of .bin files, as transformers wrote them before safetensors."""
     tensors = {f"layer.{number}": torch.randn(40, 30) for number in range(6)}
     weight_map: dict[str, str] = {}
     for number in range(3):
@@ -175,7 +175,7 @@ def test_indexes_of_torch_save_that_lie(
 def test_shards_of_torch_save_that_hold_more_than_the_index_says(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """A tensor that two files hold comes from the one that the index names."""
+    """A tensor that is in two files is read from the one in the index."""
     tensors = shards(tmp_path)
     last = tmp_path / "pytorch_model-00003-of-00003.bin"
     torch.save(torch.load(last) | {"layer.0": torch.zeros(1), "stale": torch.ones(1)}, last)
@@ -298,7 +298,7 @@ print(status, re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("target", ["x.tz", "x.safetensors"])
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, target: str) -> None:
-    """A file of 640 MiB with 64 MiB to spend; without libtz's own, Python takes some 50 MiB."""
+    """Converts 640 MiB with 64 MiB of memory for libtz; Python itself takes about 50 MiB."""
     tensors = {f"{n}": torch.zeros(64 * MIB, dtype=torch.uint8) for n in range(10)}
     source = tmp_path / "source.tz"
     libtz.torch.save_file(tensors, source)

@@ -1,4 +1,4 @@
-"""tz diff: what changed between two files, in whatever form each is."""
+"""`tz diff`: changes between two files, in any formats."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ PATH = re.compile(rf"\b(?:{'|'.join(CLASSES)})(?:\.[a-z]\w*)+")
 
 def test_options_that_the_package_names_exist() -> None:
     """A group of options has no flag, so messages name the options in it. Only `require_type` may
-    name one: it cannot fail on the command line, which makes the groups itself."""
+    name a group: it cannot fail on the command line, which makes the groups."""
     found = [
         (f"{path.relative_to(PACKAGE)}:{number}", name)
         for path in PACKAGE.rglob("*.py")

@@ -1,4 +1,4 @@
-"""`tz convert` onto its source, beside it, and onto other files: what it says, and what stays."""
+"""`tz convert` onto its source, next to it, and onto other files: notices and results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DAMAGED_OFFSET = 8192
 
 
 def damaged_write(fd: int, data: memoryview, offset: int) -> int:
-    """What a disk may do: a bit of the data is another one."""
+    """Flips a bit of the data, as a disk may."""
     changed = bytearray(data)
     if offset <= DAMAGED_OFFSET < offset + len(changed):
         changed[DAMAGED_OFFSET - offset] ^= 1
@@ -31,7 +31,7 @@ def damaged_write(fd: int, data: memoryview, offset: int) -> int:
 def convert(
     capsys: pytest.CaptureFixture[str], source: Path | str, target: Path | str, status: int = 0
 ) -> str:
-    """What it says."""
+    """Runs `tz convert`; returns its notices."""
     assert main(["convert", str(source), str(target), "--compress", "off"]) == status
     return capsys.readouterr().err
 

@@ -23,7 +23,7 @@ transformers = pytest.importorskip("transformers")
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore"),  # transformers warns about its own
+    pytest.mark.filterwarnings("ignore"),  # warnings of transformers about itself
 ]
 
 SMALL: dict[str, Any] = {
@@ -117,7 +117,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def stored(folder: Path) -> dict[str, torch.Tensor]:
-    """What the shards hold, read by the safetensors package."""
+    """The contents of the shards, read by the safetensors package."""
     tensors: dict[str, torch.Tensor] = {}
     for shard in folder.glob("model-*.safetensors"):
         tensors |= safetensors.torch.load_file(shard)
@@ -125,7 +125,7 @@ def stored(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def read(path: Path) -> dict[str, tuple[tuple[int, ...], bytes]]:
-    """Shapes and bytes by name, from whichever package reads the format independently of libtz."""
+    """Shapes and bytes by name, read by a package that is independent of libtz."""
     if path.suffix == ".safetensors":
         return {name: of(tensor) for name, tensor in safetensors.torch.load_file(path).items()}
     if path.suffix == ".tensors":
@@ -169,7 +169,7 @@ def test_values_under_other_names_are_found(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A result that is valid in itself, but has one tensor's values under another's name."""
+    """A valid result in which one tensor has another tensor's values."""
     put = Writer._put
     earlier: dict[int, bytes] = {}
 

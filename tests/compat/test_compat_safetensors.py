@@ -1,4 +1,4 @@
-"""The safetensors package's interface: most tests run with the package and with ours."""
+"""The safetensors package's interface. Most tests run with the package and with libtz."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_signatures() -> None:
         if not name.startswith("_") and not inspect.ismodule(value)
     }
     assert public <= set(ours.__all__)
-    for name in ("_SIZE", "_TYPES"):  # the package's lack F8_E8M0 and F4
+    for name in ("_SIZE", "_TYPES"):  # the package's tables lack F8_E8M0 and F4
         assert vars(safetensors.torch)[name].items() <= vars(our_torch)[name].items()
     public = {name for name in dir(safetensors.safe_open) if not name.startswith("_")}
     assert public == {name for name in dir(ours.safe_open) if not name.startswith("_")}
@@ -167,7 +167,7 @@ def test_files_are_the_same_bytes(api: Any, path: Path, tmp_path: Path) -> None:
     assert other.read_bytes() == path.read_bytes()
     assert api.torch.save(TENSORS, {"format": "pt"}) == path.read_bytes()
     assert flat(api.torch.load_file(path, "cpu")) == flat(TENSORS)
-    # The package's load() knows neither F8_E8M0 nor F4.
+    # The package's load() supports neither F8_E8M0 nor F4.
     known = TENSORS if api is OURS else {n: t for n, t in TENSORS.items() if n[:3] != "f8."}
     assert flat(api.torch.load(api.torch.save(known))) == flat(known)
 
@@ -278,7 +278,7 @@ def test_arguments_without_meaning(path: Path) -> None:
 
 @BOTH
 def test_files_that_are_not_there(api: Any, tmp_path: Path) -> None:
-    """Code catches FileNotFoundError, or what the package raises otherwise."""
+    """Callers catch FileNotFoundError, or the package's other errors."""
     path = tmp_path / "nothing.safetensors"
     calls: list[Callable[[], Any]] = [
         lambda: api.safe_open(path, "pt"),

@@ -1,4 +1,4 @@
-"""Code written for the tensorizer package: the same functions run with it and with ours."""
+"""Code written for the tensorizer package. The same functions run with it and with libtz."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.servers import Nginx, Seaweed
 from libtz.compat import tensorizer as ours
 
 BOTH = pytest.mark.parametrize("api", [tensorizer, ours], ids=["theirs", "ours"])
-# Each direction: who writes, who reads.
+# The writer and the reader of each direction.
 CROSSED = pytest.mark.parametrize(
     ("writer", "reader"),
     [(tensorizer, tensorizer), (tensorizer, ours), (ours, tensorizer), (ours, ours)],
@@ -69,7 +69,7 @@ def write_state(api: Any, target: Any, state: Any, **options: Any) -> None:
     serializer.close()
 
 
-# ---- Documented use, by both ---------------------------------------------------------------------
+# ---- Documented use, with both -------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -329,7 +329,7 @@ def test_file_objects(tmp_path: Path, writer: Any, reader: Any) -> None:
 
 @CROSSED
 def test_streams_of_local_files(tmp_path: Path, writer: Any, reader: Any) -> None:
-    # As vLLM does it.
+    # As in vLLM.
     write = partial(writer.stream_io.open_stream, mode="wb+")
     read = partial(reader.stream_io.open_stream, mode="rb")
     net, other = Net(), Net()
@@ -457,7 +457,7 @@ def test_no_init_or_tensor(api: Any) -> None:
     assert seen == [False]
 
 
-# ---- Places --------------------------------------------------------------------------------------
+# ---- Sources and targets -------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

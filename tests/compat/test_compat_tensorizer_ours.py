@@ -1,4 +1,4 @@
-"""What libtz.compat.tensorizer does where the tensorizer package does harm, and what it refuses."""
+"""Where libtz.compat.tensorizer deliberately differs from the package, and what it refuses."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_data_are_checked_without_being_asked_for(path: Path) -> None:
 
 
 def test_sha256_is_checked_when_asked_for(path: Path) -> None:
-    """By default CRC-32 finds accidents, much faster; encrypted tensors have no other hash."""
+    """By default, only CRC-32 is checked, which is much faster; encrypted tensors have no other."""
     for encryption in (None, EncryptionParams.random()):
         key = None if encryption is None else DecryptionParams.from_key(encryption.key)
         write_state(path, {"x": torch.arange(100.0)}, encryption=encryption)
@@ -116,7 +116,7 @@ def test_sha256_is_checked_when_asked_for(path: Path) -> None:
 
 
 def without_hashes(data: bytes) -> bytes:
-    """The same file, whose records have no hashes: what they took becomes padding."""
+    """The same file without hashes in its records; their bytes become padding."""
     block = bytes([2, 0, 4])  # two hashes, a CRC32 of four bytes first
     start = data.index(block, 73 + 256 * 1024)
     out = bytearray(data)
@@ -193,7 +193,7 @@ def test_a_file_cannot_ask_for_any_amount_of_memory(path: Path) -> None:
 
 
 def test_only_failures_of_cryptography_are_called_so(path: Path) -> None:
-    """Code that catches a CryptographyError asks for another key."""
+    """Code that catches CryptographyError can ask for another key."""
     key = EncryptionParams.random().key
     write_state(
         path,
@@ -215,7 +215,7 @@ def test_only_failures_of_cryptography_are_called_so(path: Path) -> None:
     with pytest.raises(Error) as broken:
         read(path, encryption=right)
     assert not isinstance(broken.value, ours.CryptographyError)
-    # These are.
+    # These are refused.
     write_state(path, {"x": torch.rand(3)}, encryption=EncryptionParams(key))
     others = (DecryptionParams.from_key(bytes(32)), DecryptionParams.from_string("p"))
     for decryption in (None, *others):
@@ -327,7 +327,7 @@ def test_a_module_file_is_a_state_dict(path: Path) -> None:
     state = read(path)
     loaded.load_state_dict(state)
     assert torch.equal(loaded.kept, module.kept)
-    assert ".kept" in state  # as Tensorizer calls it
+    assert ".kept" in state  # Tensorizer's name for it
     assert state[".kept"] is state["kept"]
     assert next(read(path).read_tensors())[2] == ".frozen"
 
@@ -397,7 +397,7 @@ def test_many_tensors(path: Path) -> None:
 
 
 def test_a_dot_before_a_name_is_one_of_the_index(path: Path) -> None:
-    """Data that look like a name with a dot give no dot."""
+    """Data that looks like a name with a dot does not add a dot."""
     entries = [
         files.Entry(name=b".weight", role=0),
         files.Entry(name=b"bias", role=0, data=b"\5\0.bias\0"),
@@ -511,7 +511,7 @@ def test_safetensors_files(tmp_path: Path) -> None:
     assert torch.equal(loaded.weight, module.weight)
 
 
-# ---- What has no meaning here --------------------------------------------------------------------
+# ---- Arguments without effect --------------------------------------------------------------------
 
 
 def test_what_has_no_meaning_says_so(path: Path) -> None:
@@ -541,7 +541,7 @@ def test_what_has_no_meaning_says_so(path: Path) -> None:
 def test_files_of_torch_compat_are_brought_over_by_tensorizer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As docs/compat-tensorizer.md says."""
+    """See docs/compat-tensorizer.md."""
     monkeypatch.chdir(tmp_path)
     module = Tied()
     with tensorizer.torch_compat.tensorizer_saving():

@@ -1,5 +1,5 @@
-"""The same calls to the safetensors package and to ours: the same results, and errors that the same
-code catches."""
+"""Makes the same calls to the safetensors package and to libtz. Results must be equal, and the same
+code must catch the errors."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ OURS = SimpleNamespace(
 
 Call = Callable[[Any, Any], Any]
 
-# Types that code catches; errors of ours that are one of the package's must be the same one.
+# Exceptions that code catches. If the package raises one of these, so must libtz.
 PYTHON_ERRORS = (IndexError, TypeError, ValueError, FileNotFoundError)
 
 
 def outcome(call: Call, api: Any, path: Path) -> Any:
-    """What a call returns, or the kind of error that it raises."""
+    """The result of a call, or the types of its error."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of PyTorch, about lists as indices
         try:
@@ -195,7 +195,7 @@ def test_an_index_out_of_range_is_one_of_our_errors(index: Any, framework: str, 
 
 @pytest.mark.parametrize("name", ["matrix", "scalar", "empty"])
 def test_indices_of_numpy(name: str, path: Path) -> None:
-    """The package knows fewer indices with NumPy, and fails at empty parts."""
+    """With NumPy, the package supports fewer indices, and fails on empty slices."""
     whole = safetensors.numpy.load_file(path)[name]
     with ours.safe_open(path, "np") as file, safetensors.safe_open(path, "np") as real:
         for index in (index for index in INDICES if index is not True):

@@ -1,4 +1,4 @@
-"""Temporary keys and private authorities, where code written for Tensorizer has them."""
+"""Temporary keys and private certificate authorities, passed as in code for Tensorizer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store() -> Iterator[str]:
-    """A store that knows one session token."""
+    """A store that accepts one session token."""
 
     def answer(call: Call) -> Answer:
         if call.headers.get("x-amz-security-token") != "a-token":
@@ -71,7 +71,7 @@ def test_the_token_belongs_to_the_keys_beside_it(
     assert read(**keys) == DATA
     assert read(s3_endpoint=store) == DATA
     with pytest.raises(Error, match="InvalidAccessKeyId"):
-        read(**{**keys, "s3_access_key_id": "ASIAOTHER"})  # the token is not of these
+        read(**{**keys, "s3_access_key_id": "ASIAOTHER"})  # the token belongs to other keys
 
 
 def test_what_fails_while_keys_are_looked_for_is_an_error_of_ours(home: Path) -> None:
@@ -110,7 +110,7 @@ KEYS: dict[str, Any] = {"s3_access_key_id": "an-id", "s3_secret_access_key": "a-
 
 @pytest.fixture
 def places(monkeypatch: pytest.MonkeyPatch) -> list[stream_io.RemoteObject]:
-    """What would be read: nothing is connected to."""
+    """The source that would be read, without connecting."""
     seen: list[stream_io.RemoteObject] = []
 
     def record(place: stream_io.RemoteObject, *_: object) -> None:
@@ -121,7 +121,7 @@ def places(monkeypatch: pytest.MonkeyPatch) -> list[stream_io.RemoteObject]:
 
 
 def requested(place: stream_io.RemoteObject) -> tuple[str, bool]:
-    """Where the first request goes, and whether it is signed."""
+    """The host of the first request, and whether it is signed."""
     url, headers = S3Origin(place.url, place.s3, place.http).sign()
     return url.partition("?")[0], any(name.lower() == "authorization" for name in headers)
 
@@ -212,7 +212,7 @@ def test_keys_that_boto3_found_are_not_for_coreweave(
 
 @pytest.mark.parametrize(("begin", "end"), [(5, 2), (5, 5), (None, 0), (0, 0)])
 def test_ranges_that_end_before_they_begin_are_refused(begin: int | None, end: int) -> None:
-    """Nothing listens there: they are refused before anything is asked for."""
+    """No server runs, since they are refused before any request."""
     for make in (stream_io.CURLStreamFile, stream_io.open_stream):
         with pytest.raises(ValueError, match="end must be after begin"):
             make("http://127.0.0.1:9/m", begin=begin, end=end)

@@ -1,4 +1,4 @@
-"""The vectors of codec 1 hold what they should: each kind of plane, all tails, round trips."""
+"""Checks the contents of the vectors of codec 1: kinds of planes, tails, round trips."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def sub_block_planes() -> Iterator[tuple[Plane, int, list[int]]]:
 
 @pytest.mark.parametrize("name", [vector.name for vector in VALID])
 def test_encoding_the_elements_again_gives_the_same_bytes(name: str) -> None:
-    """There is one way to store given elements with given kinds and tables."""
+    """Elements with given kinds and tables have only one encoding."""
     for chunk in all_chunks()[name]:
         layout = tz_tiered.layout_of(chunk.dtype)
         planes = tz_tiered.split_elements(chunk.decoded, layout)
@@ -81,7 +81,7 @@ def test_every_kind_of_every_plane_occurs() -> None:
         for kind in tz_tiered.PLANS
         if tz_tiered.is_allowed(kind, width)
     }
-    # A raw byte takes more than the byte, with the header.
+    # With the header, an encoded byte is larger than the byte.
     assert found == allowed - {("byte", 0, tz_tiered.RAW)}
 
 

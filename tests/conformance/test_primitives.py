@@ -1,4 +1,4 @@
-"""The reference's CRC-32C, BLAKE3 and packed codes against vectors that others computed."""
+"""The reference's CRC-32C, BLAKE3 and packed codes, with vectors from other sources."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tz_vectors
 
 FOLDER = tz_vectors.VECTORS / "primitives"
 
-# In bytes; the reference takes a second for a few times as much.
+# In bytes. The reference takes a second for a few times this size.
 FAST_SIZE = 100_000
 
 

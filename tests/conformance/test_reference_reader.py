@@ -1,4 +1,4 @@
-"""Properties of the reference reader that no single vector shows."""
+"""Properties of the reference reader that single vectors cannot show."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def bit_flips(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 @pytest.mark.slow
 def test_every_bit_flip_is_an_error() -> None:
-    """There is no byte in a file that can change without a whole-file operation noticing."""
+    """Whole-file operations detect a change of any byte in a file."""
     for at, data in bit_flips(TWO):
         assert describe(data)["result"] == "error", at
 

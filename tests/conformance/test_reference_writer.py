@@ -1,4 +1,4 @@
-"""What section 17 asks of writers, of the reference's; and that it refuses what no file holds."""
+"""The reference writer meets section 17, and refuses values that no file can hold."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_equal_input_gives_equal_bytes() -> None:
 
 
 def test_only_the_order_of_the_tensors_matters() -> None:
-    """Metadata are sorted, groups of ties are sets; the order of the tensors is the file's."""
+    """Metadata is sorted, and groups of ties are sets; the order of tensors is the file's."""
     y = Tensor("u8", (1,), b"y")
     assert encode({}, metadata={"a": "1", "b": "2"}) == encode({}, metadata={"b": "2", "a": "1"})
     tied = {"a": X, "b": X}

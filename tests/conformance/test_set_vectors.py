@@ -1,4 +1,4 @@
-"""Vectors of sets through the reference reader and libtz, and every rule of their text."""
+"""Runs the vectors of sets with the reference reader and libtz, and covers every rule."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_invalid_manifests(vector: Mapping[str, Any]) -> None:
 
 @pytest.mark.parametrize("parse", PARSERS)
 def test_number_of_files(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At a smaller border than that of the text, as below."""
+    """With a smaller limit than the specification's, as below."""
     assert tz_set.FILES_MAX == libtz.manifest.FILES_MAX == 65_536
     monkeypatch.setattr("tz_set.FILES_MAX", 9)
     monkeypatch.setattr("libtz.manifest.FILES_MAX", 9)
@@ -78,7 +78,7 @@ def test_number_of_files(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_manifests_that_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At a smaller border than that of the text, which takes too long to reach."""
+    """With a smaller limit than the specification's, which takes too long to reach."""
     data = VECTORS["manifest"].encode()
     assert tz_set.MANIFEST_SIZE_MAX == libtz.manifest.MANIFEST_SIZE_MAX == 1 << 28
     for size_max, expected in ((len(data), ("ok", None)), (len(data) - 1, ("limit", "TZS1-1"))):
@@ -151,7 +151,7 @@ def rules() -> dict[int, set[str]]:
     return {int(number): set(re.findall(r"\{(\w+)\}", text)) for number, text in found}
 
 
-# Shown by tests rather than by vectors.
+# Covered by tests instead of vectors.
 BY_TESTS = {
     (1, "limit"),  # test_manifests_that_are_too_large
     (6, "limit"),  # test_number_of_files

@@ -1,4 +1,4 @@
-"""Every conformance vector, through every implementation."""
+"""Runs every conformance vector with every implementation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_vector(path: Path) -> None:
 
 
 def test_a_wrong_answer_fails() -> None:
-    """A reader that says ok to everything, or fails for the wrong reason, is found out."""
+    """A reader that accepts everything, or fails for the wrong reason, is detected."""
     for vector in tz_vectors.load_all():
         if vector.expect == "ok":
             continue
@@ -41,14 +41,14 @@ def test_a_wrong_answer_fails() -> None:
             assert tz_vectors.mismatches(vector, {**right, "released": "00" * 32})
 
 
-# Those that a program which begins a Python interpreter for each file can do in seconds.
+# A number that takes seconds with a new Python interpreter for each file.
 SAMPLE = PATHS[::25]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", SAMPLE, ids=lambda path: path.stem)
 def test_vector_through_a_command(path: Path) -> None:
-    """The protocol for strangers, with the reference reader as the stranger."""
+    """The protocol for other implementations, with the reference reader as one."""
     argv = [sys.executable, str(REFERENCE_DIR / "tz_describe.py")]
     check(path, Command("reference, as a command", argv, IMPLEMENTATIONS[0].codecs))
 

@@ -1,4 +1,4 @@
-"""Hypothesis strategies: random valid files, by the reference writer, and what befalls them."""
+"""Hypothesis strategies: random valid files, made by the reference writer, and mutations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import tz_reference as tz
 from hypothesis import strategies as st
 
 CHUNK_SIZES = [1 << 16, 1 << 16, 1 << 17, 1 << 20, 1 << 26]
-# Around the alignment of data and around one and two of the smallest chunks.
+# Sizes around the alignment of data, and around one and two of the smallest chunks.
 BORDER_SIZES = [63, 64, 65, 4095, 4096, 4097, 65535, 65536, 65537, 131072, 131073]
 
 UNICODE = st.characters(exclude_categories=["Cs"])  # all but surrogates
@@ -25,7 +25,7 @@ UNICODE = st.characters(exclude_categories=["Cs"])  # all but surrogates
 
 @dataclass(frozen=True)
 class Model:
-    """What a file is made from."""
+    """The input of a writer."""
 
     tensors: dict[str, tz.Tensor]
     ties: list[list[str]]
@@ -78,7 +78,7 @@ def tensors(draw: st.DrawFn) -> tz.Tensor:
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for a tensor in a nested object."""
+    """A position for a tensor in a nested object."""
 
 
 def nested() -> st.SearchStrategy[Any]:
@@ -96,7 +96,7 @@ def nested() -> st.SearchStrategy[Any]:
 
 
 def fill(skeleton: Any, refs: list[tz.TensorRef]) -> Any:
-    """`skeleton` with a tensor, or None when they are used up, in each slot."""
+    """`skeleton` with a tensor in each slot, or None when all are used."""
     if isinstance(skeleton, Slot):
         return refs.pop() if refs else None
     if isinstance(skeleton, dict):
@@ -134,7 +134,7 @@ def models(draw: st.DrawFn) -> Model:
 
 
 def draw_spot(draw: st.DrawFn, data: bytes) -> tuple[int, int]:
-    """Begin and end of a field, some data or some padding: as likely in each kind of structure.
+    """Begin and end of a field, some data or some padding, equally likely in all structures.
 
     Were it a random byte, nearly all would lie in digests, and in the preamble after shrinking.
     """
@@ -176,13 +176,13 @@ def change_fields(draw: st.DrawFn, data: bytes) -> bytes:
 
 
 def copy_block(draw: st.DrawFn, data: bytes) -> bytes:
-    """A field's bytes are found again somewhere else."""
+    """Copies a field's bytes to another position."""
     (begin, end), (to, _) = draw_spot(draw, data), draw_spot(draw, data)
     return tz_kit.splice(data, to, to + end - begin, data[begin:end])[: len(data)]
 
 
 def exchange_parts(draw: st.DrawFn, data: bytes) -> bytes:
-    """Two structures of the same kind change places."""
+    """Swaps two structures of the same kind."""
     layouts = (tz_kit.SECTION, tz_kit.RECORD, tz_kit.DIMENSION, tz_kit.CHUNK, tz_kit.NODE)
     layout = draw(st.sampled_from(layouts))
     same_kind = [part for part in tz_kit.parts(data) if part.layout is layout]
@@ -214,7 +214,7 @@ class Mutated:
 
 @st.composite
 def mutated_files(draw: st.DrawFn) -> Mutated:
-    """A valid file to which something has happened. Half of them are sealed again."""
+    """A mutated file. Half of them are resealed."""
     is_resealed = draw(st.booleans())
     original = draw(models()).encode()
     data = draw(st.sampled_from(MUTATIONS))(draw, original)

@@ -1,4 +1,4 @@
-"""Random files, whole and broken, through the reference and every other implementation.
+"""Random files, valid and mutated, in the reference and every other implementation.
 
 A disagreement is shrunk by Hypothesis, and written down as a vector that can be completed and kept.
 """
@@ -28,10 +28,10 @@ BRIEF = settings(THOROUGH, max_examples=75)
 
 
 def check_agreement(implementation: Implementation, data: bytes, expected: Description) -> None:
-    """Same verdict, same class; same rule and released bytes, where both tell."""
+    """Same verdict and error class; same rule and released bytes if both report them."""
     announces_codec = any(data[16:24])
     if announces_codec and implementation.codecs != REFERENCE.codecs:
-        return  # a reader without the codec rejects the file when it opens it, others perhaps later
+        return  # a reader without the codec rejects the file on opening; others may do so later
     problems = tz_vectors.differences(expected, implementation.describe(data))
     if problems:
         path = save_candidate(data, expected, f"{implementation.name} and the reference differ")
@@ -53,7 +53,7 @@ def save_candidate(data: bytes, expected: Description, comment: str) -> Path:
 
 
 def bits(value: Any) -> Any:
-    """`value` with floats as their bits, so that == tells zeros apart and finds NaN again."""
+    """`value` with floats as bits, so that == distinguishes zeros, and NaN equals NaN."""
     if isinstance(value, float):
         return struct.pack("<d", value)
     if isinstance(value, dict):
@@ -68,7 +68,7 @@ def bits(value: Any) -> Any:
 @BRIEF
 @given(models())
 def test_valid_files(model: Model) -> None:
-    """What was written is read, byte for byte, and every implementation describes it the same."""
+    """Written data is read byte for byte, and all implementations describe it in the same way."""
     data = model.encode()
     file = tz.File(data)
     file.verify()
@@ -93,7 +93,7 @@ def test_content_digests_are_independent_of_encoding(model: Model) -> None:
 @THOROUGH
 @given(mutated_files())
 def test_mutated_files(mutated: Mutated) -> None:
-    """A change is noticed, or sealed again by who made it; and all implementations agree."""
+    """A mutation is detected unless it was resealed, and all implementations agree."""
     expected = REFERENCE.describe(mutated.data)
     if expected["result"] == "ok" and mutated.data != mutated.original:
         assert mutated.is_resealed, "a change that nobody noticed"
@@ -105,7 +105,7 @@ def test_mutated_files(mutated: Mutated) -> None:
 @BRIEF
 @given(mutated_files())
 def test_pinned_files(mutated: Mutated) -> None:
-    """With a pin, what is released is the original, whatever happened to the file."""
+    """With a pin, only original data is released, for any mutation."""
     pin = tz.digest_text(mutated.original[:128])
     description = tz_describe.describe(mutated.data, pin=pin)
     if mutated.data == mutated.original:
@@ -116,7 +116,7 @@ def test_pinned_files(mutated: Mutated) -> None:
 
 
 def check_canonical(data: bytes) -> None:
-    """There is one encoding: who decodes a file and encodes the result gets the same bytes."""
+    """The encoding is unique: decoding a file and encoding the result gives the same bytes."""
     file = tz.File(data)
     p = file.header.preamble
     extended = p.version_minor or p.compatible_flags or p.incompatible_flags
@@ -139,7 +139,7 @@ def check_canonical(data: bytes) -> None:
 
 
 def test_a_disagreement_fails_and_leaves_a_candidate() -> None:
-    """The comparison itself can fail, and what it leaves is a vector."""
+    """The comparison can fail, and then writes a vector."""
 
     class Careless:
         name = "careless"

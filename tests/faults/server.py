@@ -1,4 +1,4 @@
-"""An HTTP range server that misbehaves on order.
+"""An HTTP range server that misbehaves on request.
 
 It answers GET with one object, honestly, unless a `Fault` is queued for the request: faults are
 used up in the order of arrival, `always` applies to every request that finds the queue empty, and
@@ -24,7 +24,7 @@ __all__ = ["Fault", "FaultServer", "Request"]
 
 @dataclass(frozen=True)
 class Request:
-    """What a client asked for. Header names are in lower case."""
+    """A client's request. Header names are in lower case."""
 
     target: str
     headers: Mapping[str, str]
@@ -32,26 +32,26 @@ class Request:
 
     @property
     def range(self) -> tuple[int, int] | None:
-        """The range asked for, half-open."""
+        """The requested range, half-open."""
         match = re.fullmatch(r"bytes=([0-9]+)-([0-9]+)", self.headers.get("range", ""))
         return (int(match[1]), int(match[2]) + 1) if match else None
 
 
 @dataclass(frozen=True)
 class Fault:
-    """How one answer departs from an honest one. Several departures may be combined."""
+    """The faults of one response. Several can be combined."""
 
     status: int | None = None  # this status, and an empty body unless `body` is given
     body: bytes | None = None
     headers: Mapping[str, str | None] = field(default_factory=dict)  # set, or with None remove
-    raw: bytes | None = None  # these bytes instead of an answer, head and all, then its end
-    ignore_range: bool = False  # 200 with everything
+    raw: bytes | None = None  # these bytes instead of a whole response, then close
+    ignore_range: bool = False  # 200 with the whole body
     chunked: bool = False
-    until_close: bool = False  # neither length nor chunks: the body ends with the connection
+    until_close: bool = False  # no length and no chunks: the body ends with the connection
     append: bytes = b""  # more bytes after the body, inside the body's framing
-    drop_after: int | None = None  # end the connection after so many bytes of the body
+    drop_after: int | None = None  # close the connection after this many bytes of the body
     reset: bool = False  # ... with RST instead of FIN
-    stall_after: int | None = None  # send nothing more after so many bytes of the body
+    stall_after: int | None = None  # send nothing more after this many bytes of the body
     trickle_s: float | None = None  # one byte at a time, with this pause
     act: Callable[[], object] | None = None  # called when the request has arrived
 
@@ -89,11 +89,11 @@ class FaultServer:
         self._start(self._accept)
 
     def url(self, path: str = "/model.bin") -> str:
-        """The object's address; every path leads to it."""
+        """The object's URL; all paths lead to it."""
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}{path}"
 
     def close(self) -> None:
-        """Cut all connections, and wait for the threads."""
+        """Close all connections, and wait for the threads."""
         self._is_closing.set()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -135,14 +135,14 @@ class FaultServer:
             while not self._is_closing.is_set() and self._answer_one(sock, connection):
                 pass
         except OSError:
-            pass  # the client went away, as many tests make it do
+            pass  # the client closed the connection, as in many tests
         finally:
             with self._lock:
                 self._sockets.discard(sock)
             sock.close()
 
     def _answer_one(self, sock: socket.socket, connection: int) -> bool:
-        """Answer one request; False when the connection is to end."""
+        """Answer one request. Returns False if the connection must close."""
         head = b""
         while b"\r\n\r\n" not in head:
             received = sock.recv(65536)

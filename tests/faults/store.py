@@ -1,4 +1,4 @@
-"""An HTTP server whose answers a function makes, for stores that refuse on order."""
+"""An HTTP server with responses from a function, to imitate stores that refuse requests."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Answer:
 
 
 def error_answer(status: int, code: str, more: str = "", **headers: str) -> Answer:
-    """A refusal as stores word it."""
+    """A refusal in the words of a store."""
     body = f"<?xml version='1.0'?><Error><Code>{code}</Code>{more}</Error>".encode()
     return Answer(status, body, {name.replace("_", "-"): text for name, text in headers.items()})
 
 
 def range_answer(call: Call, data: bytes) -> Answer:
-    """What of `data` was asked for."""
+    """The requested range of `data`."""
     first, _, last = call.headers["range"].removeprefix("bytes=").partition("-")
     begin, end = int(first), min(int(last) + 1, len(data))
     headers = {"Content-Range": f"bytes {begin}-{end - 1}/{len(data)}", "ETag": '"1"'}
@@ -48,7 +48,7 @@ def range_answer(call: Call, data: bytes) -> Answer:
 def scripted_store(
     answer: Callable[[Call], Answer], tls: ssl.SSLContext | None = None
 ) -> Iterator[tuple[str, list[Call]]]:
-    """Its endpoint, and the calls that it gets."""
+    """The endpoint of a store, and the calls it received."""
     calls: list[Call] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -58,7 +58,7 @@ def scripted_store(
             pass
 
         def handle(self) -> None:
-            with contextlib.suppress(OSError):  # the client went away
+            with contextlib.suppress(OSError):  # the client closed the connection
                 super().handle()
 
         def handle_any(self) -> None:
@@ -79,11 +79,11 @@ def scripted_store(
         setattr(Handler, f"do_{method}", Handler.handle_any)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     if tls is not None:
-        # Handshakes are made in the threads of connections, not in the one that accepts.
+        # TLS handshakes run in the threads of the connections, not in the accepting one.
         server.socket = tls.wrap_socket(
             server.socket, server_side=True, do_handshake_on_connect=False
         )
-    # shutdown() takes as long as the interval between two looks at whether to go on.
+    # shutdown() takes up to one polling interval.
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:

@@ -1,4 +1,4 @@
-"""Models of transformers, loaded by libtz and by transformers itself: the same models."""
+"""Models of transformers are equal when loaded by libtz and by transformers itself."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from libtz.integrations.transformers import fetch_tokenizer, load_pretrained  # 
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore"),  # transformers warns about its own
+    pytest.mark.filterwarnings("ignore"),  # warnings of transformers about itself
 ]
 
 TINY = {
@@ -83,7 +83,7 @@ def direct_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def as_tz(model: Any, folder: Path) -> str:
-    """A folder as save_pretrained writes it, with a .tz file."""
+    """A folder of save_pretrained, with a .tz file."""
     model.save_pretrained(folder)
     (folder / "model.safetensors").unlink()
     return libtz.torch.save_model(model, folder / "model.tz")
@@ -150,7 +150,7 @@ def upload(folder: Path, seaweed: Seaweed, form: str) -> str:
 
 
 def test_a_folder_with_two_formats_is_not_guessed(tmp_path: Path) -> None:
-    """The .tz file may be what the folder held before."""
+    """The .tz file may be older than the other."""
     old, new = bert(), bert().half().float()
     as_tz(old, tmp_path)
     new.save_pretrained(tmp_path)
@@ -168,7 +168,7 @@ def test_a_folder_with_two_formats_is_not_guessed(tmp_path: Path) -> None:
 def test_transformers_with_our_safe_open(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own loader, with the one name that it opens files by exchanged."""
+    """transformers' own loader, with the function that opens files replaced."""
     opened = []
 
     def counting(*arguments: Any, **options: Any) -> Any:
@@ -216,7 +216,7 @@ def test_tz_weights_are_verified_and_can_be_pinned(tmp_path: Path) -> None:
 
 
 def gpt(folder: Path) -> str:
-    """The folder of a model that generates, with the files of a tokenizer; the set's digest."""
+    """The folder of a generative model with a tokenizer, and the digest of its set."""
     config = transformers.GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=16, n_positions=8)
     model = transformers.GPT2LMHeadModel(config)
     model.generation_config.temperature = 0.5
@@ -245,7 +245,7 @@ def change(path: Path, **values: Any) -> None:
 
 
 def safetensors_bytes(path: Path) -> bytes:
-    """Another valid file of the same tensors."""
+    """Another valid file with the same tensor names."""
     tensors = libtz.torch.load_file(path)
     return safetensors.torch.save({name: tensor + 1 for name, tensor in tensors.items()})
 
@@ -278,7 +278,7 @@ def test_files_that_the_manifest_does_not_list_are_not_read(tmp_path: Path) -> N
 
 
 def test_the_digest_of_the_weights_alone_is_refused(tmp_path: Path) -> None:
-    """Whoever can change config.json makes another model of them."""
+    """A changed config.json makes another model of the same weights."""
     digest = as_tz(bert(), tmp_path)
     hash_ = hashlib.sha256((tmp_path / "model.tz").read_bytes()).hexdigest()
     for pin in (digest, f"sha256:{hash_}"):
@@ -320,7 +320,7 @@ def test_types(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["BertModel", "AutoModel"])
 def test_another_class_than_was_saved(tmp_path: Path, name: str) -> None:
-    """Names have another prefix, and some weights are not wanted."""
+    """Names have another prefix, and some weights are not used."""
     model = bert("BertForPreTraining")
     as_tz(model, tmp_path)
     loaded = load_pretrained(tmp_path, model_class=getattr(transformers, name))
@@ -346,7 +346,7 @@ def test_files_that_lack_tensors(tmp_path: Path, missing: str) -> None:
 
 
 def test_experts_that_are_missing(tmp_path: Path) -> None:
-    """transformers merges those of a layer into one tensor."""
+    """transformers merges the experts of a layer into one tensor."""
     config = transformers.MixtralConfig(**TINY, num_key_value_heads=2, num_local_experts=3)
     transformers.MixtralForCausalLM(config).save_pretrained(tmp_path)
     state = libtz.torch.load_file(tmp_path)
@@ -359,7 +359,7 @@ def test_experts_that_are_missing(tmp_path: Path) -> None:
 
 
 def test_merged_experts(tmp_path: Path) -> None:
-    """Files of mixtures have a tensor per expert, the model has one for all."""
+    """Files have a tensor per expert; the model has one tensor for all."""
     config = transformers.MixtralConfig(
         **TINY, num_key_value_heads=2, num_local_experts=3, max_position_embeddings=32
     )
@@ -383,7 +383,7 @@ def test_generation_settings(tmp_path: Path) -> None:
 
 
 def test_lazy_slices_as_a_state_dict() -> None:
-    """What transformers does with the safetensors package's slices, it does with ours."""
+    """transformers can use libtz's slices like those of the safetensors package."""
     config = transformers.AutoConfig.from_pretrained(minilm())
     with safe_open(minilm() / "model.safetensors", framework="pt") as file:
         lazy = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118

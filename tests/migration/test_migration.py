@@ -1,5 +1,5 @@
-"""Scripts as users have them, run with the package that they were written for and with ours: what
-changes in between is the name in their imports. Both runs must come to the same `results`."""
+"""Runs typical scripts with the package that they were written for, and with libtz after an import
+swap. Both runs must give the same `results`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SCRIPTS = [
 
 
 def swapped(text: str) -> str:
-    """As one does it by search and replace."""
+    """Swaps the imports, as by search and replace."""
     name = r"(tensorizer|safetensors)\b"
     text = re.sub(rf"^from {name}", r"from libtz.compat.\1", text, flags=re.MULTILINE)
     whole = r"from libtz.compat import \1\nimport libtz.compat.\1\2"
@@ -43,7 +43,7 @@ def run(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch, *, swa
     monkeypatch.setattr(sys, "argv", [str(path), *arguments])
     scope: dict[str, Any] = {"__name__": "__main__"}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the packages warn of other things
+        warnings.simplefilter("ignore")  # the packages give other warnings
         exec(compile(swapped(text) if swap else text, path, "exec"), scope)
     origins = {getattr(value, "__module__", None) or "" for value in scope.values()}
     assert any(origin.startswith("libtz.compat.") for origin in origins) == swap
@@ -52,13 +52,13 @@ def run(name: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch, *, swa
 
 
 def comparable(value: Any) -> Any:
-    """The same, compared by `==`, and bit for bit."""
+    """The value in a form that `==` compares bit for bit."""
     if isinstance(value, torch.Tensor):
         data = value.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         return type(value).__name__, value.dtype, tuple(value.shape), value.requires_grad, data
     if isinstance(value, np.ndarray):
         return "array", value.dtype, value.shape, value.tobytes()
-    if hasattr(value, "items"):  # lists of nested objects come as mappings
+    if hasattr(value, "items"):  # lists of nested objects are returned as mappings
         return {key: comparable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [comparable(item) for item in value]
@@ -133,8 +133,8 @@ print(sum(tensor.double().sum() for tensor in theirs.state_dict().values()).item
 
 
 def test_libraries_that_are_given_ours_instead(tmp_path: Path) -> None:
-    """transformers, huggingface_hub and PyTorch's distributed checkpoints, with the module replaced
-    before they are imported."""
+    """Runs transformers, huggingface_hub and PyTorch's distributed checkpoints with the module
+    replaced before they are imported."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(

@@ -32,7 +32,7 @@ from libtz._native import lib, memory
 from libtz._native.records import parse_record
 from libtz._native.verifying import Verifier
 
-Data = memoryview  # what a collector clears; bytes have nothing to clear
+Data = memoryview  # the collector clears memoryviews, but not bytes
 PACKAGE = Path(libtz.__file__).parent
 QUIET = libtz.ReadOptions(progress=False)
 KIB = 1024
@@ -155,7 +155,7 @@ def mutations(chance: random.Random, count: int) -> Iterator[tuple[str, bytes]]:
 
 
 def read(source: Any, way: int) -> None:
-    """Raises for most sources; a few damages are harmless, or seen by `verify` alone."""
+    """Raises for most sources. Some damage is harmless, or detected only by `verify`."""
     with libtz.open(source, options=QUIET) as file:
         names = list(file)
         if way == 0:
@@ -185,7 +185,7 @@ def damaged_files(chance: random.Random, folder: Path) -> Iterator[Callable[[], 
 
 
 class Full(io.RawIOBase):
-    """A target without room."""
+    """A target that is full."""
 
     def writable(self) -> bool:
         return True
@@ -218,7 +218,7 @@ def keep(action: Callable[[], Any]) -> BaseException | None:
     try:
         action()
     except Exception as caught:
-        error = caught  # this frame holds the error, and the error this frame
+        error = caught  # a cycle: this frame refers to the error, and the error to this frame
         note(caught.__traceback__)
     return error
 

@@ -1,4 +1,4 @@
-"""The codec `tiered`: its reference against its text, and libtz against the reference."""
+"""The codec `tiered`: the reference matches the specification, and libtz the reference."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DTYPES = list(tz_tiered.LAYOUT_OF_DTYPE)
 BY_LAYOUT = {tz_tiered.LAYOUT_OF_DTYPE[dtype]: dtype for dtype in reversed(DTYPES)}
 
 
-# The text ----------------------------------------------------------------------------------------
+# The specification --------------------------------------------------------------------------------
 
 
 def example_elements() -> bytes:
@@ -83,7 +83,7 @@ def test_packed_codes_have_the_size_of_the_formula() -> None:
 
 
 def test_decoded_sizes_are_whole_elements() -> None:
-    """TZ1T-1, which no file can break: its chunks are what a shape makes them."""
+    """TZ1T-1, which no file can break, since shapes determine the sizes of chunks."""
     stored = bytearray(example_of_the_text())
     for size in (0, 511, 2**26 + 2):
         stored[4:8] = struct.pack("<I", size)
@@ -92,7 +92,7 @@ def test_decoded_sizes_are_whole_elements() -> None:
 
 
 def test_nothing_is_handed_out_before_all_rules_hold() -> None:
-    """TZ1T-16: a fault in the last sub-block, found by the last check."""
+    """TZ1T-16: an error in the last sub-block, found by the last check."""
     elements = weights("bf16", 4 * tz_tiered.SUB_BLOCK + 333)
     stored = bytearray(libtz_encode(elements, "bf16") or b"")
     assert describe("bf16", bytes(stored), elements)["result"] == "ok"
@@ -168,7 +168,7 @@ def test_another_number_of_bytes(size: int) -> None:
         assert describe("bf16", stored, example_elements())["class"] == "codec"
 
 
-# libtz against the reference ---------------------------------------------------------------------
+# libtz and the reference --------------------------------------------------------------------------
 
 
 def libtz_encode(elements: bytes, dtype: str) -> bytes | None:
@@ -179,12 +179,12 @@ def libtz_encode(elements: bytes, dtype: str) -> bytes | None:
 
 
 def chunk_size_of(elements: bytes) -> int:
-    """One chunk holds all."""
+    """All data is in one chunk."""
     return max(1 << 16, 1 << (len(elements) - 1).bit_length())
 
 
 def describe(dtype: str, stored: bytes, elements: bytes) -> dict[str, object]:
-    """What libtz says about a file of one chunk: `stored`, which should decode to `elements`."""
+    """libtz's verdict on a file of one chunk, `stored`, which should decode to `elements`."""
     code = lib.dtype_code(dtype)
     info = lib.dtype(code)
     assert info is not None
@@ -226,8 +226,8 @@ def contents(dtype: str) -> Iterator[bytes]:
         palette = generator.randbytes(12)
         yield bytes(generator.choice(palette) for _ in range(count * size))
     if dtype in BY_LAYOUT.values():
-        yield weights(dtype, 140_000)  # of which not all is sampled
-        yield bytes(140_000 * size) + generator.randbytes(size)  # constant but for one element
+        yield weights(dtype, 140_000)  # larger than the sample
+        yield bytes(140_000 * size) + generator.randbytes(size)  # constant except for one element
 
 
 @pytest.mark.slow
@@ -257,7 +257,7 @@ def test_dtypes_without_layout_are_stored_raw() -> None:
 
 
 def random_choice(generator: random.Random, layout: tz_tiered.Layout) -> list[Plane]:
-    """Kinds and tables that no canonical writer would choose."""
+    """Kinds and tables that the canonical writer does not choose."""
     planes = []
     for width in layout.widths:
         kinds = [kind for kind in tz_tiered.PLANS if tz_tiered.is_allowed(kind, width)]
@@ -271,7 +271,7 @@ def random_choice(generator: random.Random, layout: tz_tiered.Layout) -> list[Pl
 def random_elements(
     generator: random.Random, layout: tz_tiered.Layout, planes: list[Plane], count: int
 ) -> bytes:
-    """Mostly what the tables hold."""
+    """Elements mostly with symbols of the tables."""
 
     def symbol(plane: Plane) -> int:
         if plane.kind == tz_tiered.CONSTANT:

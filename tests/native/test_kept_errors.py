@@ -1,4 +1,4 @@
-"""Errors that callers keep: their frames hold buffers, and none of these may be exported to C."""
+"""Errors that callers keep. Their frames refer to buffers, which must not be exported to C."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_errors_may_be_kept_with_their_frames_and_collected() -> None:
     assert done.stderr == ""
     *left, alive = done.stdout.split()
     assert alive == "alive"
-    # Each function that exports a buffer was left by an error.
+    # An error was raised in each function that exports a buffer.
     exporting = {
         f"{path}:{node.name}"
         for path, tree in trees()

@@ -1,4 +1,4 @@
-"""The layer over the C interface: what statuses become, and what no other test passes through."""
+"""The layer over the C interface: statuses as exceptions, and code that other tests do not run."""
 
 from __future__ import annotations
 
@@ -227,12 +227,12 @@ def test_nodes_of_every_kind() -> None:
             assert got.value == ("t" if node.kind == NodeKind.TENSOR else node.value)
 
 
-# ---- Loading into memory of one's own ------------------------------------------------------------
+# ---- Loading into given memory -------------------------------------------------------------------
 
 
 def test_load_into() -> None:
     file = sample()
-    names = [name for name in file.tensors if name != "a.weight"]  # tied to one that is there
+    names = [name for name in file.tensors if name != "a.weight"]  # tied to one in the list
     blocks = {name: allocate(len(file.tensors[name].data)) for name in names}
     with libtz.open(file.data) as f:
         f.load_into(blocks)
@@ -243,4 +243,4 @@ def test_load_into() -> None:
         tied = len(file.tensors["a.weight"].data)
         with pytest.raises(OptionError, match="only one"):
             f.load_into({"a.weight": allocate(tied), "a.tied": allocate(tied)})
-        assert len(f.load()) == len(file.tensors)  # nothing of this closes the file
+        assert len(f.load()) == len(file.tensors)  # none of these errors closes the file

@@ -1,4 +1,4 @@
-"""Uploads to stores that refuse: with other keys, in another region, without checksums."""
+"""Uploads to stores that refuse keys, regions or checksums."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LARGE = 20 * MIB  # three parts
 
 
 def taken(call: Call) -> Answer:
-    """What a store answers that takes everything."""
+    """The responses of a store that accepts everything."""
     if call.method == "POST":
         name = "Initiate" if "uploads" in call.target else "Complete"
         body = f"<{name}MultipartUploadResult><UploadId>u</UploadId><ETag>e</ETag>"
@@ -87,7 +87,7 @@ def test_stores_that_know_no_checksums_are_told_of(
     monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
     with scripted_store(answer) as (endpoint, _):
         upload(endpoint, size)
-    always = refusal(lambda _: error_answer(status, code))  # it was not the checksum's fault
+    always = refusal(lambda _: error_answer(status, code))  # the checksum was not the reason
     assert "CHECKSUM" not in always
 
 

@@ -51,7 +51,7 @@ def sink_for(target: Any) -> Sink:
 
 
 def write_model(sink: Sink) -> bytes:
-    """Write as the writer does: data with gaps, the header last, zeros at the end."""
+    """Writes like a writer: data with gaps, the header last, zeros at the end."""
     buffer = bytearray(b"a" * 5000)
     sink.write_at(8192, memoryview(buffer))
     buffer[:] = b"b" * 5000  # the sink must not have kept it

@@ -1,4 +1,4 @@
-"""No secret in anything that is shown or logged, and nothing that is worth knowing left unsaid."""
+"""Messages and logs contain no secrets, but all events worth knowing."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_urls_without_secrets_are_shown_as_they_are(url: str, text: str) -> None
 def test_no_library_logs_a_signature(scheme: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     with FaultServer(b"") as server:
-        # A head that urllib3 cannot parse is worth a warning to it, with the whole URL.
+        # urllib3 logs a warning with the whole URL for a head that it cannot parse.
         server.always = Fault(raw=b"HTTP/1.1 404 N\r\nContent-Length: 0\r\n odd\r\n: x\r\n\r\n")
         s3 = S3Options(
             endpoint=server.url(""),
@@ -101,7 +101,7 @@ def test_no_library_logs_a_signature(scheme: str, caplog: pytest.LogCaptureFixtu
             text = record.getMessage() + str(record.args) + str(record.exc_info)
             assert "S3CRET" not in text
             assert "Signature" not in text
-        # Other users of these libraries go on logging.
+        # Other users of these libraries still get their logs.
         caplog.clear()
         with urllib3.PoolManager() as pool:
             pool.request("GET", server.url("/other"), retries=False)

@@ -1,4 +1,4 @@
-"""A server that keeps a load just alive: the least that must come, and how long opening takes."""
+"""Servers that send very slowly: the minimum rate of loads, and the deadline for opening."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from libtz.options import HttpOptions, ReadOptions, RetryPolicy
 from libtz.sources.http import HttpSource
 
 DATA = bytes(range(256)) * 4000
-# The floor is looked at once in this time.
+# The minimum rate is checked once in this time.
 WINDOW_S = 0.3
-# As long as what is fast enough may be held up by other programs.
+# How long other programs may hold up a load that is fast enough.
 PATIENT = RetryPolicy(attempts=3, backoff_s=0.01, deadline_s=1.0)
 RETRY = RetryPolicy(attempts=3, backoff_s=0.01, deadline_s=WINDOW_S)
 
@@ -26,7 +26,7 @@ def options(**changes: object) -> HttpOptions:
 
 
 def trickle(pause_s: float) -> Fault:
-    """One byte at a time: about 2,000 a second if the pause is half a millisecond."""
+    """Sends single bytes: about 2,000 per second with a pause of half a millisecond."""
     return Fault(trickle_s=pause_s)
 
 
@@ -51,7 +51,7 @@ def test_a_read_in_the_middle_of_a_load_ends() -> None:
 
 
 def test_small_reads_add_up() -> None:
-    """Each is over long before the floor is looked at."""
+    """Each load ends long before the rate is checked."""
     with FaultServer(DATA) as server:
         source = HttpSource(server.url(), options(rate_min=100_000))
         source.open(memoryview(bytearray(1000)))
@@ -90,7 +90,7 @@ def test_time_that_nobody_waits_for_the_network_does_not_count() -> None:
 
 
 def test_opening_has_a_deadline_and_loading_none() -> None:
-    """However fast the bytes of an endless header come."""
+    """The deadline also applies if the bytes of an endless header arrive fast."""
     with FaultServer(DATA) as server:
         source = HttpSource(server.url(), options(rate_min=0))
         source.open(memoryview(bytearray(10)))

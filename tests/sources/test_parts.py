@@ -1,4 +1,4 @@
-"""Sources whose bytes are compared with the digests of a set before they are delivered."""
+"""Sources that compare bytes with the digests of a set before they deliver them."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_many_threads() -> None:
 
 @pytest.mark.parametrize("has_ranges", [True, False])
 def test_over_http(has_ranges: bool) -> None:
-    """Without ranges there is one stream, which overlapping reads would begin anew each time."""
+    """Without ranges there is one stream, which overlapping reads would restart each time."""
     with FaultServer(DATA, has_ranges=has_ranges) as server:
         source = opened(HttpSource(server.url(), HttpOptions(proxies={})))
         step = PART_SIZE // 2 + 1

@@ -1,4 +1,4 @@
-"""What S3 requests are signed with and carry, and what refusals of stores come to."""
+"""Signatures and headers of S3 requests, and the errors for refusals."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_signatures_and_tokens_go_into_headers_only() -> None:
     for call in calls:
         assert call.headers["x-amz-security-token"] == "a-token"
         assert call.headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=AKIAONE/")
-        assert "amz-sdk-request" not in call.headers  # would be of a try that was not sent
+        assert "amz-sdk-request" not in call.headers  # of an attempt that was not sent
         assert call.target == "/bucket/key?x-id=GetObject"
 
 
@@ -197,7 +197,7 @@ def test_codes_come_with_advice(code: str) -> None:
     assert re.search(rf"\({code}\); \w+", refusal(lambda _: error_answer(403, code)))
 
 
-# Credentials that cannot be had.
+# Missing credentials.
 
 
 ROLE = "arn:aws:iam::123456789012:role/x"

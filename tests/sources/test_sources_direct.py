@@ -27,7 +27,7 @@ DATA = random.Random(1).randbytes(8 * MIB + 1234)
 
 
 def evict(path: Path, begin: int = 0, size: int = 0) -> None:
-    """Make the kernel forget what it holds of the file, or skip where it does not."""
+    """Evict the file from the page cache; skip the test if the kernel does not."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), begin, size, os.POSIX_FADV_DONTNEED)
@@ -108,7 +108,7 @@ def test_any_place_in_file_and_memory(path: Path, source: FileSource) -> None:
 
 
 def test_a_kernel_without_huge_pages(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 4242)  # EINVAL, as from such a kernel
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 4242)  # EINVAL, as from a kernel without huge pages
     source = FileSource(path)
     source.open(memoryview(bytearray(64)))
     source.close()

@@ -1,4 +1,4 @@
-"""HttpSource against a server that breaks every rule in turn."""
+"""HttpSource with a server that breaks the rules of HTTP, one at a time."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def source(server: FaultServer) -> Iterator[HttpSource]:
 
 
 def read(source: HttpSource, offset: int, size: int, buffer_size: int = 70_000) -> bytes:
-    """Read a range into several buffers, checking each when the next is asked for."""
+    """Read a range into several buffers, checking each when the next one is requested."""
     data = bytearray(size)
 
     def buffers() -> Iterator[memoryview]:
@@ -64,7 +64,7 @@ def failing(source: HttpSource, offset: int = 100, size: int = 500_000) -> Sourc
     return caught.value
 
 
-# The honest case.
+# Correct servers.
 
 
 def test_open_reads_the_front_in_one_request(server: FaultServer) -> None:
@@ -177,7 +177,7 @@ def test_unusual_framing_is_understood(
     assert source.stats.retries == 0
 
 
-# Connections that fail on the way.
+# Connections that fail during a response.
 
 
 @pytest.mark.parametrize("reset", [False, True])
@@ -244,7 +244,7 @@ def test_a_stall_is_dropped_and_resumed(server: FaultServer) -> None:
 
 
 def test_a_trickle_counts_as_a_stall(server: FaultServer) -> None:
-    # Long enough for a busy machine to deliver a response's head: without one, nothing came.
+    # Long enough for a busy machine to deliver the head of a response.
     twice = RetryPolicy(attempts=2, backoff_s=0.01, backoff_max_s=0.02)
     source = HttpSource(server.url(), HttpOptions(retry=twice, timeout_s=1, proxies={}))
     source.open(memoryview(bytearray(FRONT)))
@@ -309,7 +309,7 @@ def test_garbage_is_refused(server: FaultServer, source: HttpSource) -> None:
     assert str(error).isprintable()
 
 
-# Answers that are not what was asked for.
+# Responses that do not match the request.
 
 
 @pytest.mark.parametrize(
@@ -344,7 +344,7 @@ def test_a_wrong_answer_stops_the_read(
     error = failing(source)
     assert message in str(error)
     assert not error.retryable
-    # A condition that fails is left out once: there are servers that compare ETags wrongly.
+    # A failed condition is omitted once, since some servers compare ETags wrongly.
     assert len(server.requests) == (3 if fault.status == 412 else 2)
     server.always = None
     assert read(source, 0, 1000) == DATA[:1000]  # and the source is still in step
@@ -353,7 +353,7 @@ def test_a_wrong_answer_stops_the_read(
 def test_etags_weak_and_strong_of_the_same_bytes_are_one(
     server: FaultServer, source: HttpSource
 ) -> None:
-    server.etag = 'W/"v1"'  # as of a cache that compresses for others; it refuses the strong one
+    server.etag = 'W/"v1"'  # as from a cache that compresses; it refuses the strong ETag
     assert read(source, 0, 100_000) == DATA[:100_000]
     server.etag = 'W/"v2"'
     assert "ETag" in str(failing(source))
@@ -369,7 +369,7 @@ def test_copies_under_other_etags_will_do_where_a_digest_proves_the_bytes(
     assert read(source, 0, len(DATA)) == DATA
     assert "if-match" not in server.requests[-1].headers
     server.data = DATA[:-1]
-    assert "changed" in str(failing(source))  # a copy of another size is none
+    assert "changed" in str(failing(source))  # another size is another file
     source.close()
 
 
@@ -544,9 +544,9 @@ def test_without_ranges_one_stream_serves_rising_reads(plain_server: FaultServer
     assert front == DATA[:FRONT]
     assert source.sequential
     assert read(source, FRONT, 50_000) == DATA[FRONT : FRONT + 50_000]
-    assert read(source, 900_000, 50_000) == DATA[900_000:950_000]  # reads on over the gap
+    assert read(source, 900_000, 50_000) == DATA[900_000:950_000]  # reads through the gap
     assert len(plain_server.requests) == 1
-    assert read(source, 10, 50) == DATA[10:60]  # back: the stream starts anew
+    assert read(source, 10, 50) == DATA[10:60]  # backwards: the stream restarts
     assert read(source, 0, len(DATA)) == DATA
     assert read(source, 0, len(DATA)) == DATA
     assert len(plain_server.requests) == 4
@@ -676,8 +676,8 @@ def test_closing_wakes_a_reader_of_the_stream(plain_server: FaultServer) -> None
 
 @pytest.fixture
 def dead_port() -> Iterator[int]:
-    """Connections to it are never made: the kernel drops requests for a full backlog, as a dead
-    host would."""
+    """A port where connections are never accepted: the kernel drops requests for a full backlog, as
+    if the host were down."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
         address = listener.getsockname()
         fillers = [socket.socket() for _ in range(4)]

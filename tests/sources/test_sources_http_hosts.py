@@ -241,7 +241,7 @@ def test_http_may_lead_to_https_without_credentials(
     assert "s3cret" not in str(secure.requests)
 
 
-# What is sent and shown.
+# Requests and messages.
 
 
 def test_urls_are_sent_quoted_and_shown_without_secrets(first: FaultServer) -> None:
@@ -295,7 +295,7 @@ def test_a_proxy_that_is_no_url_is_an_option_error(first: FaultServer) -> None:
 
 @contextlib.contextmanager
 def tunnel_proxy(answer: bytes) -> Iterator[str]:
-    """A proxy that answers CONNECT, and then passes bytes both ways for one connection."""
+    """A proxy that accepts CONNECT, and then forwards one connection."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def pump(source: socket.socket, target: socket.socket) -> None:
@@ -384,7 +384,7 @@ def test_closing_wakes_a_reader_in_a_tls_handshake() -> None:
         thread.start()
         client, _ = listener.accept()
         with client:
-            assert client.recv(10)  # the handshake has begun, and gets no answer
+            assert client.recv(10)  # the handshake has begun, and gets no response
             source.close()
             thread.join(3)
         assert not thread.is_alive()
@@ -407,7 +407,7 @@ def test_nginx_serves_ranges(nginx: Nginx, scheme: str) -> None:
         check(source, offset, 50_000)
     assert source.stats.connections == 1
     path.write_bytes(DATA[::-1])
-    os.utime(path, (1, 1))  # nginx makes its ETag of the size and of whole seconds
+    os.utime(path, (1, 1))  # nginx makes its ETag from the size and the time in seconds
     with pytest.raises(SourceError, match="changed"):
         check(source)
     source.close()

@@ -1,4 +1,4 @@
-"""Files, memory, binary file objects, and the way from a name to a source."""
+"""Files, memory, binary file objects, and the choice of a source for a name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OPTIONS = ReadOptions()
 
 
 class PlainFile:
-    """The least a binary file object can be: no readinto, and short reads."""
+    """A minimal binary file object: no readinto, and short reads."""
 
     def __init__(self, data: bytes) -> None:
         self._file = io.BytesIO(data)
@@ -68,7 +68,7 @@ def read(source: Source, offset: int, size: int) -> bytes:
     data = bytearray(size)
 
     def buffers() -> Iterator[memoryview]:
-        yield memoryview(bytearray())  # empty ones are passed over
+        yield memoryview(bytearray())  # empty buffers are skipped
         for begin in range(0, size, 70_001):
             end = min(begin + 70_001, size)
             yield memoryview(data)[begin:end]
@@ -215,7 +215,7 @@ def test_closing_lets_reads_in_progress_keep_their_descriptor(path: Path) -> Non
     def buffers() -> Iterator[memoryview]:
         yield memoryview(bytearray(10))
         source.close()
-        os.fstat(descriptor)  # still ours: nobody can have been given its number
+        os.fstat(descriptor)  # still open, so the number was not reused
         yield memoryview(bytearray(10))
 
     with pytest.raises(SourceError, match="closed"):

@@ -1,4 +1,4 @@
-"""S3Source against SeaweedFS, and against a server that refuses on order."""
+"""S3Source with SeaweedFS, and with a server that refuses on request."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ BUCKET = "sources"
 
 @pytest.fixture(scope="module")
 def store(seaweed: Seaweed) -> Any:
-    """A client of the store, with a bucket made."""
+    """A client of the store, with a new bucket."""
     with seaweed.bucket(BUCKET) as client:
         client.put_object(Bucket=BUCKET, Key="model.tz", Body=DATA)
         yield client
@@ -205,7 +205,7 @@ def test_a_version_can_be_named(seaweed: Seaweed, store: Any) -> None:
     check(S3Source("s3://versioned/k", options(seaweed, version_id=old), HTTP), b"old")
 
 
-# Refusals on order.
+# Refusals on request.
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ def error_body(code: str) -> bytes:
 
 
 def test_credentials_that_expire_are_renewed_during_the_load(fake: FaultServer, aws: Path) -> None:
-    # botocore asks again when credentials are about to expire, and these always are.
+    # botocore renews credentials that are about to expire, as these always are.
     expiration = (datetime.now(timezone.utc) + timedelta(seconds=60)).isoformat()
     script = aws / "credentials.py"
     script.write_text(
@@ -281,7 +281,7 @@ def test_signatures_are_renewed_with_age(
     for used_s in (3600, 0):
         monkeypatch.setattr(s3_module, "SIGNATURE_USED_S", used_s)
         monkeypatch.setattr(source._s3_origin, "_signed_s", time.monotonic() - 70)
-        # What is signed tells whether it was signed again.
+        # The signature shows whether the request was signed again.
         monkeypatch.setattr(source._s3_origin, "_object", {"Bucket": "bucket", "Key": "other"})
         source.read_into(0, 100, [memoryview(bytearray(100))])
     targets = [request.target.partition("?")[0] for request in fake.requests]
@@ -310,7 +310,7 @@ def test_many_threads_that_are_refused_together_all_go_on(fake: FaultServer, aws
             renewed.set()
             return None
         refusals.append(request)
-        # All but the first hear of it when the first has long renewed the credentials.
+        # The others are refused long after the first has renewed the credentials.
         act = renewed.wait if len(refusals) > 1 else None
         return Fault(status=403, body=error_body("ExpiredToken"), act=act)
 
@@ -391,7 +391,7 @@ def test_encryption_is_used_unless_the_endpoint_says_http(aws: Path) -> None:
     source.close()
 
 
-# Set-up that cannot work.
+# Invalid configuration.
 
 
 def test_without_credentials_there_is_advice(fake: FaultServer) -> None:

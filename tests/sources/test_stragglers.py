@@ -1,4 +1,4 @@
-"""Which requests are cut for being slow."""
+"""Which requests are restarted because they are slow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Certificates, keys, proxies and ports that speak something else: final, at once, in words."""
+"""Wrong certificates, keys, proxies and ports: clear errors at once, without retries."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def read(url: str, **options: Any) -> bytes:
 
 
 def refusal(url: str, kind: type[Error] = SourceError, **options: Any) -> str:
-    """The message, which comes after the first try."""
+    """The message of the error, which is raised after the first attempt."""
     with pytest.raises(kind) as caught:
         read(url, **options)
     assert "tries" not in str(caught.value)
@@ -72,7 +72,7 @@ def upload(endpoint: str, **options: Any) -> None:
     sink.commit(1)
 
 
-# Files on this side.
+# Local files.
 
 
 def test_a_key_that_needs_a_passphrase_is_refused_without_asking(
@@ -158,7 +158,7 @@ def test_nothing_warns_of_what_was_asked_for(certificate: Certificate) -> None:
         upload(endpoint, verify=False)
 
 
-# Ports that speak something else.
+# Ports with another protocol.
 
 
 def test_schemes_that_a_port_does_not_speak(nginx: Nginx, secure: FaultServer) -> None:
@@ -187,7 +187,7 @@ def test_a_client_certificate_that_is_wanted_is_asked_for(certificate: Certifica
     context = certificate.context()
     context.load_verify_locations(certificate.path)
     context.verify_mode = ssl.CERT_REQUIRED
-    # Of a later version the refusal follows the handshake, and may be lost with the connection.
+    # In later versions, the refusal follows the handshake, and may be lost with the connection.
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     with FaultServer(DATA, tls=context) as server:
         assert "http.cert" in refusal(server.url(), verify=certificate.path)
@@ -237,7 +237,7 @@ def test_proxies_are_left_out_alike_for_reading_and_writing(
 
 
 def test_a_connection_to_a_port_that_hangs_up_is_tried_again() -> None:
-    """Only what is sure to come again is final."""
+    """Only errors that are certain to repeat are final."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         accepted: list[int] = []
 

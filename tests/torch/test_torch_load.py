@@ -1,4 +1,4 @@
-"""Files into modules, and modules without memory."""
+"""Loading files into modules, and modules without memory."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_a_module_built_without_memory(saved: Any) -> None:
     optimizer_sees = net.scale
     assert load_model(net, data) == ([], [])
     assert_states_equal(net, expected)
-    assert optimizer_sees is not net.scale  # what was meta is another object now
+    assert optimizer_sees is not net.scale  # a tensor from the meta device is a new object
     assert all(isinstance(p, nn.Parameter) and p.is_leaf for p in net.parameters())
     assert [name for name, p in net.named_parameters() if not p.requires_grad] == ["embed.weight"]
     net.body(torch.rand(3, 16)).sum().backward()
@@ -210,7 +210,7 @@ def test_tensors_that_are_not_contiguous() -> None:
 
 
 def test_views_of_one_memory_under_two_parameters() -> None:
-    """Two parameters over the same memory are one tensor, whatever their objects."""
+    """Two parameters over the same memory are one tensor, even if they are different objects."""
     net = nn.Linear(4, 4, bias=False)
     other = nn.Linear(4, 4, bias=False)
     other.weight.data = net.weight.data
@@ -304,7 +304,7 @@ def test_damage_names_what_was_being_written(saved: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["file", "set"])
 def test_a_failure_in_the_middle_names_what_changed(kind: str, tmp_path: Path) -> None:
-    """Tensors that come after the damage were not touched, and are not named."""
+    """Tensors after the damage were not changed, and are not named."""
     net = nn.ModuleDict({f"m{number:02}": nn.Linear(512, 1024, bias=False) for number in range(12)})
     before = state(net)
     new = {name: tensor + 1 for name, tensor in before.items()}
@@ -400,7 +400,7 @@ def test_non_persistent_buffers_by_option(saved: Any) -> None:
 
 
 def test_lazy_modules() -> None:
-    """PyTorch gives them their shapes by a hook."""
+    """PyTorch sets their shapes in a hook."""
     weight = torch.rand(4, 3)
     net = nn.LazyLinear(4)
     assert load_model(net, file_of({"weight": weight, "bias": torch.zeros(4)})) == ([], [])

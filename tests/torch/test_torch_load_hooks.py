@@ -1,5 +1,5 @@
-"""Modules that change how they are loaded: what load_model makes of them is what PyTorch's
-load_state_dict makes of the same tensors."""
+"""Modules that customise loading. load_model must have the same effect as PyTorch's load_state_dict
+with the same tensors."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def untyped(module: nn.Module) -> Any:
 
 
 class Joined(nn.Module):
-    """Takes q, k and v of older files, and the older name of its scale."""
+    """Accepts q, k and v of older files, and the older name of its scale."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Joined(nn.Module):
 
 
 class OwnMethod(nn.Linear):
-    """Stores its weight the other way round."""
+    """Stores its weight transposed."""
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -57,7 +57,7 @@ class OwnMethod(nn.Linear):
 
 
 class Growing(nn.Module):
-    """Its buffer has the length that the file has."""
+    """Its buffer gets the length in the file."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Growing(nn.Module):
 
 
 class Forgiving(nn.Linear):
-    """Does without a bias, and notes what it was loaded with."""
+    """Can be loaded without a bias, and notes the loaded names."""
 
     def __init__(self) -> None:
         super().__init__(2, 2)
@@ -266,7 +266,7 @@ def test_a_load_state_dict_of_the_module_s_own() -> None:
         load_model(net, target)
 
 
-# ---- State of a module's own ---------------------------------------------------------------------
+# ---- Custom state --------------------------------------------------------------------------------
 
 
 class Scaled(nn.Module):

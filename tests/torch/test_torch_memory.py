@@ -58,7 +58,7 @@ ENTRIES = {
     "tensorizer verify_module": "deserializer(t).verify_module(module(t))",
 }
 
-# What replaces a tensor needs nothing of the old one's memory.
+# Replacing a tensor does not need the old one's memory.
 RUNS = {"tensorizer load_into_module": "deserializer(t).load_into_module(module(t))"}
 
 SCRIPT = """
@@ -158,7 +158,7 @@ def test_where_the_elements_of_a_tensor_lie() -> None:
     assert memory_of(base[:1].expand(5, 5)) == (start, start + 2)
     assert memory_of(base.as_strided((8, 8), (1, 1))) == (start, start + 30)
     assert memory_of(base[50:50]) == memory_of(torch.empty(3, 0)) == (0, 0)
-    # Just enough is enough, one byte less is not.
+    # Exactly enough memory is accepted; one byte less is refused.
     view = base[10:20]
     base.untyped_storage().resize_(40)
     assert memory_of(view) == (view.data_ptr(), view.data_ptr() + 20)

@@ -1,4 +1,4 @@
-"""Modules of every kind: other floating-point types, ties, views, state of their own."""
+"""Unusual modules: other floating-point types, ties, views, custom state."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_another_type_without_being_asked() -> None:
 
 
 class OuterBuffer(nn.Module):
-    """A parameter that is found first as a buffer, and one whose memory a buffer shares."""
+    """A parameter that is also a buffer, and one that shares memory with a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ def test_views_into_one_storage_stay_there() -> None:
 
 
 def test_tensors_that_overlap_in_the_module() -> None:
-    """No damage is reported where there is none; the last one wins, as in load_state_dict()."""
+    """Valid data is not reported as damaged; the last tensor wins, as in load_state_dict()."""
     net = nn.Module()
     base = torch.zeros(6)
     net.register_buffer("a", base[:4])
@@ -210,7 +210,7 @@ def test_tensors_that_overlap_in_the_module() -> None:
     assert torch.equal(net.get_buffer("a"), torch.ones(4))
 
 
-# ---- State of their own --------------------------------------------------------------------------
+# ---- Custom state --------------------------------------------------------------------------------
 
 
 class Counting(nn.Module):
@@ -269,7 +269,7 @@ def test_layers_of_pytorch(name: str, kind: str) -> None:
         net = LAYERS[name]()
     assert load_model(net, target) == ([], [])
     assert_equal(net.state_dict(), source.state_dict())
-    if isinstance(net, nn.Linear):  # whose weight is computed from what was loaded
+    if isinstance(net, nn.Linear):  # its weight is computed from the loaded tensors
         x = torch.arange(6.0).view(2, 3)
         assert torch.equal(net.eval()(x), source.eval()(x))
 
@@ -316,7 +316,7 @@ def test_parametrizations_that_compute_with_values_say_so() -> None:
 
 
 class _Noisy(torch.nn.Module):
-    """Random values that no file has: in buffers, in one that is computed, and in an attribute."""
+    """Random values that are not in the file: in buffers, in a computed one, in an attribute."""
 
     halves: torch.Tensor
 

@@ -1,4 +1,4 @@
-"""What load_model cannot fill: refused before anything is changed, with the way on."""
+"""Modules that load_model cannot fill: refused before anything changes, with a remedy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 class Scaled(torch.Tensor):
-    """A tensor in 8 bits with a scale, in the manner of torchao."""
+    """A tensor in 8 bits with a scale, as in torchao."""
 
     @staticmethod
     def __new__(cls, data: torch.Tensor, scale: float) -> Scaled:
@@ -52,7 +52,7 @@ def stored(module: nn.Module) -> io.BytesIO:
 
 
 def with_weight(weight: torch.Tensor) -> Any:
-    """`1.weight` is the tensor, the rest as usual."""
+    """A module in which `1.weight` is the given tensor."""
     net = two_layers()
     del net[1].weight
     if weight.is_floating_point() and type(weight) is not torch.Tensor:

@@ -1,4 +1,4 @@
-"""What libtz.torch writes, read back by the reference implementation."""
+"""Files of libtz.torch, read by the reference implementation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support:UserWarning"
 
 
 def raw_bytes(tensor: torch.Tensor) -> bytes:
-    """The bytes in row-major order, by way of integers: most dtypes are not NumPy's."""
+    """The bytes in row-major order, through integers, since NumPy lacks most dtypes."""
     tensor = tensor.detach().resolve_conj().resolve_neg()
     kind = tensor_bytes._RAW[tensor.element_size()]
     data: bytes = tensor.view(kind).contiguous().view(-1).numpy().tobytes()
@@ -59,7 +59,7 @@ def random_tensor(dtype: torch.dtype, *shape: int) -> torch.Tensor:
 
 
 def test_the_table_of_dtypes_is_complete() -> None:
-    """Every dtype of torch, except those of quantized tensors, which are no plain memory."""
+    """Every dtype of torch, except those of quantized tensors, which have no plain memory."""
     known = {value for value in vars(torch).values() if isinstance(value, torch.dtype)}
     quantized = {value for value in known if str(value).startswith(("torch.qint", "torch.quint"))}
     assert set(FORMAT_NAMES) == known - quantized
@@ -90,7 +90,7 @@ def test_pending_conjugation_and_negation_are_resolved(dtype: torch.dtype) -> No
 
 
 def test_many_chunks_and_their_order() -> None:
-    """Insertion order is the order of the data, whatever the names."""
+    """The order of the data is the insertion order, for all names."""
     counts = (997, 16 * 1024, 0, 40_000, 16 * 1024 + 1, 5)  # 16 Ki elements fill a chunk
     tensors = {f"{5 * i % 6}": torch.randn(count) for i, count in enumerate(counts)}
     file = saved(tensors, options=WriteOptions(chunk_size=64 * 1024))
@@ -257,7 +257,7 @@ class Training:
 
 
 def plain(value: Any) -> Any:
-    """Tensors as the reference gives them."""
+    """The tensors as the reference reads them."""
     if isinstance(value, torch.Tensor):
         return reference.Tensor(FORMAT_NAMES[value.dtype], tuple(value.shape), raw_bytes(value))
     if isinstance(value, dict):
@@ -362,7 +362,7 @@ def test_what_cannot_be_saved_has_a_path() -> None:
 
 
 def test_a_device_is_read_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The code path of devices, on the CPU: pieces, their last and shorter one, and odd layouts."""
+    """Runs the code path of devices on the CPU: pieces, a shorter last piece, odd layouts."""
     monkeypatch.setattr(tensor_bytes, "PIECE_SIZE", 4096)
     tensor = torch.randn(1000, 7)
     raw = tensor.view(torch.int32)

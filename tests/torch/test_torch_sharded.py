@@ -1,4 +1,4 @@
-"""What load_model says of modules that are spread over processes, and the ways on that it names."""
+"""Errors of load_model for modules that are sharded over processes, and their remedies."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_dtensors_change_nothing(mesh: DeviceMesh) -> None:
         with pytest.raises(OptionError, match=r"'1.weight' is a DTensor.*set_model_state_dict"):
             load_model(net, target)
         assert is_meta or torch.equal(net[0].weight, before)
-        # What the file does not have is not touched.
+        # Tensors that are not in the file stay unchanged.
         rest = {name: t for name, t in source.state_dict().items() if name != "1.weight"}
         part = io.BytesIO()
         save_file(rest, part)

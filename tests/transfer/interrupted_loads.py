@@ -38,7 +38,7 @@ inside: Callable[..., Any]
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:
-    """As Ctrl-C, but in the load only, not in the code around it."""
+    """Like Ctrl-C, but only inside the load."""
     while frame is not None:
         if frame.f_code is inside.__code__:
             raise KeyboardInterrupt
@@ -113,7 +113,7 @@ def run(seed: int) -> bool:
 
 def main(seeds: int) -> None:
     signal.signal(signal.SIGINT, interrupt)
-    gc.disable()  # it must not be the collector that ends threads
+    gc.disable()  # the collector must not end threads
     print(sum(run(seed) for seed in range(seeds)))
 
 

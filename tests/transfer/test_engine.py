@@ -1,4 +1,4 @@
-"""The transfer engine with sources that fail, block, or only go forward."""
+"""The transfer engine with sources that fail, block, or are sequential."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def file() -> File:
 def no_thread_stays() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
-    assert not set(threading.enumerate()) - before  # those of earlier tests may end meanwhile
+    assert not set(threading.enumerate()) - before  # threads of earlier tests may end meanwhile
 
 
 def open_scripted(
@@ -178,7 +178,7 @@ def test_an_error_frees_threads_that_wait_for_the_network(
     def script(number: int, place: int) -> None:
         if number == 0:
             waiting.set()
-            assert source.closed.wait(30)  # as a socket, which closing wakes
+            assert source.closed.wait(30)  # like a socket, which wakes when it is closed
             raise SourceError("closed", url="x")
         if number == 2:
             assert waiting.wait(30)
@@ -275,7 +275,7 @@ def test_an_error_does_not_keep_what_was_received(
     f, _ = open_scripted(monkeypatch, file.data, script)
     gc.collect()
     before = set(map(id, targets()))
-    gc.disable()  # it must go with the exception, not at some time
+    gc.disable()  # it must be freed with the exception, not later
     try:
         with contextlib.suppress(OopsError):
             f.load()
@@ -486,7 +486,7 @@ def test_waiting_for_a_slot() -> None:
 def rates(
     concurrency: Concurrency, rate_of: Callable[[int], float], seconds: float = 5
 ) -> list[int]:
-    """Runs a concurrency against a link; what it had every tenth of a second."""
+    """Simulates a link. Returns the number of threads in every tenth of a second."""
     threads, total = [], 0.0
     for step in range(int(seconds * 10)):
         concurrency.note(step / 10, int(total), 0)
@@ -530,7 +530,7 @@ def test_fewer_threads_when_asked_to_slow_down() -> None:
     assert concurrency.threads == 4
     concurrency.note(0.2, 200, 1)
     assert concurrency.threads == 4
-    concurrency.note(0.3, 300, 4)  # answers to requests of the same moment
+    concurrency.note(0.3, 300, 4)  # responses to requests of the same time
     assert concurrency.threads == 4
     for step in range(10):
         concurrency.note(1 + step, 10_000 * step, 2 + step)
@@ -543,7 +543,7 @@ def test_throttling_before_the_load_does_not_count(
     f, source = open_scripted(
         monkeypatch, file.data, lambda *_: time.sleep(0.01), request_size_max=MIB
     )
-    source.stats.throttled = 3  # of an earlier load, or of opening
+    source.stats.throttled = 3  # from an earlier load, or from opening
     with f:
         f.load()
     assert len({thread for *_, thread in source.reads[-20:]}) > 2

@@ -1,4 +1,4 @@
-"""Loads that signals end: all threads have ended with them, and nobody writes any more."""
+"""Loads that end by a signal: all threads have ended, and no memory is written any more."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_signals_wait_until_they_are_called_for() -> None:
     assert woken == [True, True]
     with pytest.raises(KeyboardInterrupt):
         held.deliver()
-    held.deliver()  # both have been
+    held.deliver()  # both were delivered
     kill()
     with pytest.raises(KeyboardInterrupt):
         held.release()
@@ -154,7 +154,7 @@ def test_a_load_that_is_never_left_ends_when_it_is_dropped() -> None:
     load.__enter__()
     load.wait(0)
     assert threading.active_count() > before
-    del load  # with room for little, its threads wait for somebody to take tensors
+    del load  # its window is small, so its threads wait for a consumer
     end = time.monotonic() + 10
     while threading.active_count() > before and time.monotonic() < end:
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Where tensors lie, and when their memory goes."""
+"""The placement of tensors in memory, and the release of that memory."""
 
 from __future__ import annotations
 
@@ -104,6 +104,6 @@ def test_large_blocks_ask_for_huge_pages() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="huge pages are asked for on Linux")
 def test_a_kernel_without_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 4242)  # EINVAL, as from such a kernel
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 4242)  # EINVAL, as from a kernel without huge pages
     block = allocate(HUGE_PAGE)
     block.view()[-1] = 1

@@ -1,4 +1,4 @@
-"""Loading to devices: the twin without one runs the same code; CUDA where there is one."""
+"""Loading to devices: the same code on the CPU, and CUDA if there is a GPU."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MIB = 1 << 20
 
 
 class LateLane(HostUpload):
-    """Copies when somebody waits for them, as a busy device would."""
+    """Makes copies only when they are waited for, like a busy device."""
 
     def __init__(self) -> None:
         super().__init__(make_empty)
@@ -60,7 +60,7 @@ def file(request: pytest.FixtureRequest) -> File:
 
 @dataclass
 class StagedDevice:
-    """Host memory that is loaded to as if it were a device."""
+    """Host memory used as a device."""
 
     stage: Upload
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 Tensors = Mapping[Any, torch.Tensor]
 
-# Each dtype with some bits that mean something; the bool ones are 0 and 1.
+# Values of each dtype, as bits; those of bool are 0 and 1.
 DTYPES = {
     f"t.{name}": torch.arange(192, dtype=torch.uint8).remainder(2).view(3, 64).view(dtype)
     for name, dtype in TORCH_DTYPES.items()
@@ -70,7 +70,7 @@ def write(target: Any, tensors: Tensors, key: SealingKey | None = None) -> str |
 
 
 def check(path: Any, tensors: Tensors, encryption: Any = None) -> tensorizer.TensorDeserializer:
-    """That the real package reads the file, hashes and all."""
+    """Requires that the tensorizer package reads the file and checks its hashes."""
     file = tensorizer.TensorDeserializer(
         path, device="cpu", verify_hash=True, encryption=encryption
     )
@@ -151,7 +151,7 @@ def test_encrypting_leaves_the_tensors_alone(tmp_path: Path) -> None:
 
 
 def test_the_index_has_room_for_all_tensors(tmp_path: Path) -> None:
-    """More than fit into an index of the usual 256 KiB. The package takes their number squared."""
+    """More than fit into an index of the usual 256 KiB. The package's time is quadratic."""
     path = tmp_path / "x.tensors"
     tensors = {f"layers.{number:05d}.{'x' * 200}": torch.tensor(number) for number in range(1200)}
     write(path, tensors)
@@ -237,7 +237,7 @@ def test_wrong_sizes_leave_no_file(tmp_path: Path, size: int) -> None:
 def test_data_under_another_name_are_refused(
     tmp_path: Path, names: list[str], message: str
 ) -> None:
-    """The sizes fit, so only the name can tell."""
+    """The sizes match, so only the name shows the mistake."""
     records = [TensorRecord(("a",), "f32", (2,)), TensorRecord(("b",), "f32", (2,))]
     *right, wrong = names
 

@@ -1,4 +1,4 @@
-"""What every writer does alike, whatever its format."""
+"""Behaviour that the writers of all formats share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names that readers refuse are refused by every writer, compat included."""
+"""Every writer, compat included, refuses the names that readers refuse."""
 
 from __future__ import annotations
 

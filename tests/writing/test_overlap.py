@@ -1,4 +1,4 @@
-"""Ties and overlaps, compared with what NumPy finds by exhaustive search."""
+"""Ties and overlaps, compared with NumPy's exhaustive search."""
 
 from __future__ import annotations
 

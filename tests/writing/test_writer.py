@@ -1,4 +1,4 @@
-"""The writer against the reference implementation, byte by byte, and what it refuses."""
+"""The writer, compared byte by byte with the reference implementation, and its refusals."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def random_bytes(size: int, seed: int = 0) -> bytes:
 
 
 def weights(count: int) -> bytes:
-    """bf16 as trained weights are, which the codec makes smaller."""
+    """bf16 values like trained weights, which the codec compresses."""
     values = np.random.default_rng(1).normal(0, 0.02, count).astype(np.float32)
     return (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()
 
@@ -125,7 +125,7 @@ def test_any_cut_into_blocks_gives_the_same_bytes(cuts: list[int]) -> None:
 
     def blocks() -> Iterator[memoryview]:
         for begin, end in itertools.pairwise(borders):
-            # The same memory again and again: a block is done with when the next is asked for.
+            # The same memory every time: a block is free when the next one is requested.
             buffer[: end - begin] = data[begin:end]
             yield memoryview(buffer)[: end - begin]
 
@@ -138,7 +138,7 @@ def test_any_cut_into_blocks_gives_the_same_bytes(cuts: list[int]) -> None:
 
 @pytest.mark.slow
 def test_several_batches_in_order(tmp_path: Path) -> None:
-    """Streams longer than all batches under way; the reference checks every chunk in place."""
+    """Streams more than all batches in flight; the reference checks every chunk."""
     data = random_bytes(3 * 1024 * KIB) * 30
     tensors: Tensors = {
         "a": ("u8", (len(data),), (data[i : i + 999_983] for i in range(0, len(data), 999_983))),

@@ -1,4 +1,4 @@
-"""Writing when the outside world fails, and how much memory writing takes."""
+"""Writing to failing disks and stores, and the memory that writing takes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 MIB = 1024 * 1024
 BUCKET = "writer"
 
-# Each of these runs in a process of its own, which ends with the limits and peaks that it made.
+# These scripts run in processes of their own, so that limits and peaks end with them.
 PRELUDE = """
 import resource, sys
 from pathlib import Path
@@ -65,7 +65,7 @@ except libtz.SourceError as error:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
 @pytest.mark.parametrize("limit", [0, 5000, 20 * MIB, 30 * MIB])
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path, limit: int) -> None:
-    """A limit on the size of files stands for a disk without room."""
+    """A limit on the size of files simulates a full disk."""
     path = tmp_path / "model.tz"
     path.write_bytes(b"old")
     message = run(FULL_DISK, str(path), str(limit))
@@ -92,7 +92,7 @@ def options(seaweed: Seaweed) -> WriteOptions:
     key, secret = seaweed.keys
     s3 = S3Options(endpoint=seaweed.endpoint, access_key_id=key, secret_access_key=secret)
     http = HttpOptions(retry=RetryPolicy(attempts=2), proxies={})
-    # Off, because zeros would become a few bytes, and so a file of one part.
+    # Not compressed, since zeros would become a file of a few bytes, with one part.
     return WriteOptions(compress="off", s3=s3, http=http)
 
 
@@ -178,7 +178,7 @@ needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 @needs_proc
 def test_streaming_a_tensor_of_512_mib_takes_little_memory(tmp_path: Path) -> None:
-    """At most ten batches of 8 MiB and their encoded bytes, whatever the size."""
+    """At most ten batches of 8 MiB and their encoded bytes, for any size."""
     assert int(run(STREAM, str(tmp_path / "big.tz"))) < 180
 
 

@@ -1,8 +1,8 @@
 """Checks signature bundles that the OpenSSF tool `model_signing` writes with a key.
 
-A bundle is JSON: a Sigstore bundle v0.3 with a DSSE envelope around an in-toto statement, whose
-predicate lists files with their SHA-256. Signatures are ECDSA over the curves P-256, P-384 and
-P-521, each with the SHA-2 hash of its size.
+A bundle is JSON: a Sigstore bundle v0.3 with a DSSE envelope around an in-toto statement. The
+predicate of the statement lists files with their SHA-256. Signatures are ECDSA on the curves P-256,
+P-384 and P-521, each with the SHA-2 hash of its size.
 https://github.com/sigstore/protobuf-specs, https://github.com/secure-systems-lab/dsse,
 https://github.com/sigstore/model-transparency
 """
@@ -29,21 +29,21 @@ PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://model_signing/signature/v1.0"
 
-# The name of the only file, if a file was signed rather than a folder.
+# The name in the list if a single file was signed instead of a folder.
 ITSELF = "."
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
-# The hash that goes with each curve, by their names in `cryptography`.
+# The hash for each curve, by their names in `cryptography`.
 _HASHES = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
 
 
 def signed_files(bundle: bytes, public_key: bytes, where: str) -> dict[str, str]:
     """The SHA-256 of every signed file, in hexadecimal, by its name: a relative path with "/".
 
-    `public_key` is in PEM. `where` names the bundle in messages. Nothing of the payload is parsed
-    before the signature holds. Raises IntegrityError if the key did not sign it, FormatError if it
-    is malformed, and OptionError for keys and bundles of other kinds.
+    `public_key` is in PEM. `where` names the bundle in messages. The payload is not parsed before
+    its signature was verified. Raises IntegrityError if the key did not sign it, FormatError if it
+    is malformed, and OptionError for other types of keys and bundles.
     """
     envelope = _Envelope(bundle, where)
     _check_signature(envelope, _load_key(public_key), where)
@@ -60,8 +60,8 @@ class _Envelope:
             raise _broken(where)(f"its mediaType is {found!r}, not {BUNDLE_TYPE}")
         if "publicKey" not in _at(value, where, dict, "verificationMaterial"):
             raise OptionError(
-                f"{where} was not signed with a key but with a certificate, which libtz does not"
-                " check; verify it with model_signing, and pass the digest that it covers"
+                f"{where} was signed with a certificate instead of a key, which libtz does not"
+                " support; verify it with model_signing, and pass the signed digest"
             )
         if (found := _at(value, where, str, "dsseEnvelope", "payloadType")) != PAYLOAD_TYPE:
             raise _broken(where)(f"its payloadType is {found!r}, not {PAYLOAD_TYPE}")
@@ -72,7 +72,7 @@ class _Envelope:
         self.signature = _decoded(_at(signatures[0], where, str, "sig"), where)
 
     def signed_bytes(self) -> bytes:
-        """What is signed: the pre-authentication encoding of DSSE 1.0."""
+        """The bytes that were signed: the pre-authentication encoding of DSSE 1.0."""
         sizes = f"DSSEv1 {len(PAYLOAD_TYPE)} {PAYLOAD_TYPE} {len(self.payload)} "
         return sizes.encode("ascii") + self.payload
 
@@ -89,8 +89,8 @@ def _files_of(statement: Any, where: str) -> dict[str, str]:
         name, digest = _at(resource, where, str, "name"), _at(resource, where, str, "digest")
         if (algorithm := _at(resource, where, str, "algorithm")) != "sha256":
             raise OptionError(
-                f"{where} lists {name!r} with its {algorithm} hash; sign with hash type sha256, and"
-                " by whole files"
+                f"{where} lists {name!r} with a {algorithm} hash; sign whole files, with hash type"
+                " sha256"
             )
         if not _SHA256.fullmatch(digest):
             raise _broken(where)(f"the digest of {name!r} is not a SHA-256")
@@ -99,7 +99,7 @@ def _files_of(statement: Any, where: str) -> dict[str, str]:
         files[name] = digest
     all_digests = hashlib.sha256(bytes.fromhex("".join(files.values()))).hexdigest()
     if _at(subjects[0], where, str, "digest", "sha256") != all_digests:
-        raise _broken(where)("the digest of its subject is not that of the files it lists")
+        raise _broken(where)("the digest of its subject does not match the listed files")
     if list(files) == [ITSELF]:
         return {_at(subjects[0], where, str, "name"): files[ITSELF]}
     return files
@@ -118,7 +118,7 @@ def _load_key(pem: bytes) -> Any:
         ) from None
     try:
         key = load_pem_public_key(pem)
-    except Exception:  # its message could show the key, which might be a private one
+    except Exception:  # the message could contain the key, which might be private
         raise OptionError("public_key is not a public key in PEM") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _HASHES:
         raise OptionError("public_key is not an elliptic-curve key on P-256, P-384 or P-521")
@@ -135,7 +135,7 @@ def _check_signature(envelope: _Envelope, key: Any, where: str) -> None:
         key.verify(envelope.signature, envelope.signed_bytes(), algorithm)
     except InvalidSignature:
         raise IntegrityError(
-            f"{where}: the signature is not one by this public key, or what it covers was changed",
+            f"{where}: the signature is not by this public key, or the signed data was changed",
             code="signature",
         ) from None
 
@@ -155,7 +155,7 @@ def _at(value: Any, where: str, kind: type, *path: str) -> Any:
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
     if not isinstance(value, kind):
-        raise _broken(where)(f"{'.'.join(path)} is not there, or not of the right type")
+        raise _broken(where)(f"{'.'.join(path)} is missing, or has the wrong type")
     return value
 
 

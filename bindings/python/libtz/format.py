@@ -57,7 +57,7 @@ def dtype_name(code: int) -> str:
 
 
 def is_known(dtype: str) -> bool:
-    """Whether it is a dtype whose values this version can read, not a number."""
+    """Whether this version knows the dtype. An unknown one is given as a number."""
     return not dtype.startswith("0x")
 
 

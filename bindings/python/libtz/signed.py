@@ -1,4 +1,4 @@
-"""The digest of a source that is pinned by a signature, rather than by the digest itself."""
+"""The digest of a source that is pinned by a signature."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def signed_digest(
     public_key: str | os.PathLike[str] | bytes,
     options: ReadOptions | None = None,
 ) -> str:
-    """The digest to load `source` with, after a signature of it was checked.
+    """Checks a signature, and returns the signed digest to load `source` with.
 
     `source` and `signature` are paths or URLs. `signature` is a bundle written by `model_signing
-    sign key`; `public_key` is the path of the key in PEM, or its bytes. The bundle must list, by
-    its name:
+    sign key`; `public_key` is the path of the key in PEM, or its bytes. The bundle must list one
+    file by its name:
 
-    - a folder, or the manifest of a set: the manifest, `model.tz-set`;
-    - a .tz file: its pin, `NAME.tz.pin`, which is read from beside the file;
-    - any other file: the file itself. The digest then is its SHA-256.
+    - for a folder or the manifest of a set: the manifest, `model.tz-set`;
+    - for a .tz file: its pin, `NAME.tz.pin`, which must be next to the file;
+    - for any other file: the file itself, whose SHA-256 is then the digest.
 
     Raises IntegrityError if another key signed the bundle, if it does not list the file, or if the
     manifest or pin was changed; FormatError if one of the three is malformed; OptionError for other
-    kinds of keys and signatures; and SourceError if something cannot be read.
+    types of keys and signatures; and SourceError if something cannot be read.
     """
     options = options or ReadOptions()
     bundle_at, location = Location.of(signature), Location.of(source)
@@ -64,13 +64,13 @@ def pinned_digest(
     public_key: str | os.PathLike[str] | bytes | None,
     options: ReadOptions,
 ) -> str | None:
-    """The digest that pins a source: the one given, or the one that a signature covers."""
+    """The digest that pins a source: the given one, or the one covered by a signature."""
     if signature is None and public_key is None:
         return digest
     if signature is None or public_key is None:
-        raise OptionError("signature and public_key go together: pass both")
+        raise OptionError("pass both signature and public_key, or neither")
     if digest is not None:
-        raise OptionError("a digest and a signature exclude each other; pass one of them")
+        raise OptionError("a digest cannot be combined with a signature; pass one of them")
     if not isinstance(source, (str, os.PathLike, Location)):
         raise OptionError("a signature covers files by name, so the source must be a path or URL")
     return signed_digest(source, signature=signature, public_key=public_key, options=options)
@@ -79,7 +79,7 @@ def pinned_digest(
 def _key_bytes(public_key: str | os.PathLike[str] | bytes) -> bytes:
     if isinstance(public_key, bytes):
         return public_key
-    if "-----BEGIN" in os.fspath(public_key):  # shown as a path, a private key would be in messages
+    if "-----BEGIN" in os.fspath(public_key):  # messages would show it, and it may be private
         raise OptionError("public_key is a path; pass the key itself as bytes")
     try:
         with Path(public_key).open("rb") as file:
@@ -112,7 +112,7 @@ def _read_signed(
     options: ReadOptions,
     size_max: int,
 ) -> bytes:
-    """The contents of a small file, which the signature covers."""
+    """The contents of a small file, compared with the signed SHA-256."""
     expected = _listed(location.name, files, bundle_at)
     data = location.read(options, size_max=size_max)
     found = hashlib.sha256(data).hexdigest()

@@ -1,4 +1,4 @@
-"""Reads JSON of foreign origin, which is malformed more often than json.loads says."""
+"""Reads untrusted JSON more strictly than json.loads does."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["parse_json"]
 
 
 def parse_json(text: bytes, broken: Callable[[str], FormatError], *, items_max: int) -> Any:
-    """The value of a JSON text of at most `items_max` items in UTF-8, with numbers as the text they
-    are: turning long ones into integers takes seconds. Raises `broken(reason)` for everything else,
-    including a key that an object has twice, NaN, and nesting too deep for the stack."""
+    """The value of a JSON text in UTF-8 with at most `items_max` items. Numbers are returned as
+    text, since converting long ones takes seconds. Raises `broken(reason)` for everything else,
+    including duplicate keys, NaN, and nesting too deep for the stack."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members: dict[str, Any] = {}

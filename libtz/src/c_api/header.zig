@@ -1,4 +1,4 @@
-//! Exports: opening headers, looking around, chunk entries.
+//! Exports: opening headers, their contents, chunk entries.
 
 const std = @import("std");
 const c = @import("types.zig");

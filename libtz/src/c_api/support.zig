@@ -1,4 +1,4 @@
-//! Shared by the exports: memory, slices of the caller's pointers, statuses.
+//! Helpers of the exports: memory, slices from the caller's pointers, statuses.
 
 const std = @import("std");
 const builtin = @import("builtin");
@@ -8,13 +8,13 @@ const Diagnostic = status.Diagnostic;
 const status = @import("../status.zig");
 const Status = status.Status;
 
-/// Without libc; the library needs none.
+/// Needs no libc.
 pub const gpa: std.mem.Allocator = if (builtin.is_test)
     .{ .ptr = undefined, .vtable = &tested }
 else
     std.heap.smp_allocator;
 
-/// Tests set this to one that fails.
+/// Tests replace it with an allocator that fails.
 pub var tested_allocator: std.mem.Allocator = std.heap.smp_allocator;
 
 const tested: std.mem.Allocator.VTable = .{
@@ -50,7 +50,7 @@ pub fn sliceMutable(comptime T: type, data: ?[*]T, count: u64) error{Argument}![
     return @constCast(try slice(T, data, count));
 }
 
-/// No struct of this interface will ever be larger. A struct_size that was never set usually is.
+/// No struct of this interface will ever be larger. An uninitialised struct_size usually is.
 const struct_size_max = 4096;
 
 /// The smallest struct_size that a caller may have: that of the first release.
@@ -62,8 +62,8 @@ fn checkSize(comptime T: type, struct_size: u32) error{Argument}!void {
     if (struct_size < sizeMin(T) or struct_size > struct_size_max) return error.Argument;
 }
 
-/// The caller's struct as this library knows it. Fields that an older caller does not have are 0;
-/// fields of a newer caller that the library does not know must be.
+/// The caller's struct with the fields that this library knows. Fields that an older caller lacks
+/// are 0; fields of a newer caller that the library does not know must be 0.
 pub fn take(comptime T: type, given: *const T) error{Argument}!T {
     try checkSize(T, given.struct_size);
     return takeBytes(T, @as([*]const u8, @ptrCast(given))[0..given.struct_size]);
@@ -77,7 +77,8 @@ fn takeBytes(comptime T: type, given: []const u8) error{Argument}!T {
     return known;
 }
 
-/// Fills an output struct as far as the caller knows it, with 0 after what the library knows.
+/// Fills the fields of an output struct that the caller knows. Fields that the library does not
+/// know become 0.
 pub fn give(out: anytype, value: @typeInfo(@TypeOf(out)).pointer.child) error{Argument}!void {
     const T = @TypeOf(value);
     try checkSize(T, out.struct_size);
@@ -92,8 +93,7 @@ fn giveBytes(out: []u8, value: anytype) void {
     @memset(out[common..], 0);
 }
 
-/// A caller's array of structs that may grow. The struct_size of the first element is the distance
-/// between elements.
+/// A caller's array of structs that may grow. The struct_size of the first element is the stride.
 pub fn Array(comptime T: type) type {
     return struct {
         memory: []u8 = &.{},
@@ -126,7 +126,7 @@ pub fn Array(comptime T: type) type {
     };
 }
 
-/// The diagnostic of a call. It is filled inside, and copied to the caller when the call ends.
+/// The diagnostic of a call, which is copied to the caller at the end of the call.
 pub const Report = struct {
     diagnostic: Diagnostic = .{},
     out: ?*c.Diagnostic,
@@ -150,7 +150,7 @@ pub const Report = struct {
     }
 };
 
-/// As tz.h promises for structs that grow: an older and a newer caller, and neither.
+/// Tests structs that grow, with an older, a newer and a current caller.
 const Grown = extern struct {
     struct_size: u32,
     old: u32,
@@ -167,7 +167,7 @@ test "structs of older and newer callers" {
     const older_known: *Grown = @ptrCast(&older);
 
     try expectEqual(2, (try take(Grown, &newer.known)).new);
-    newer.unknown = 5; // of no meaning to this library, so it must not be ignored
+    newer.unknown = 5; // unknown to this library, so it must be refused
     try std.testing.expectError(error.Argument, take(Grown, &newer.known));
     try expectEqual(Grown{ .struct_size = 8, .old = 3 }, try take(Grown, older_known));
 

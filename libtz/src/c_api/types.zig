@@ -1,7 +1,7 @@
 //! The structs of tz.h. libtz/test/c_abi_test.zig compares every size and offset with the header.
 //!
-//! Structs that begin with struct_size may grow at their end. The first time one does, it declares
-//! `size_min`, its size until then: programs compiled before pass that.
+//! Structs that begin with struct_size may grow at their end. A struct that has grown declares its
+//! first size as `size_min`, which is the struct_size of older programs.
 
 const std = @import("std");
 const checksum = @import("../checksum.zig");

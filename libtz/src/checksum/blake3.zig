@@ -1,13 +1,13 @@
-//! BLAKE3 with a 32-byte digest and no key, after the specification of its authors.
+//! BLAKE3 with a 32-byte digest and no key, from its authors' specification.
 //!
-//! The input is cut into chunks of 1024 bytes, the leaves of a binary tree. A chunk is chained
-//! from 16 blocks of 64 bytes, a parent is one block: the chaining values of its children. One
-//! function compresses both, and it needs only 32-bit words, so a vector of n words compresses n
-//! chunks or n parents side by side.
+//! The input is divided into chunks of 1024 bytes, the leaves of a binary tree. A chunk has 16
+//! blocks of 64 bytes; a parent has one block, the chaining values of its children. One function
+//! compresses both. It needs only 32-bit words, so a vector of n words compresses n chunks or n
+//! parents in parallel.
 //!
-//! std has BLAKE3 as well and is the twin in the tests. This one fetches ahead and transposes in
-//! registers, which with AVX2 and AVX-512 makes 1.5 to 1.8 times the speed on input larger than
-//! the cache.
+//! Zig's standard library has BLAKE3 too, and the tests compare with it. This implementation
+//! prefetches, and transposes in registers. With AVX2 and AVX-512, it is 1.5 to 1.8 times as fast
+//! for input larger than the cache.
 
 const std = @import("std");
 const builtin = @import("builtin");
@@ -33,7 +33,7 @@ pub fn final(state: *const Blake3State, digest: *[32]u8) callconv(.c) void {
 }
 
 comptime {
-    // Blocks are loaded as the words they are.
+    // Blocks are loaded as words without conversion.
     std.debug.assert(builtin.cpu.arch.endian() == .little);
     std.debug.assert(@sizeOf(Hasher) <= @sizeOf(Blake3State));
     std.debug.assert(@alignOf(Hasher) <= @alignOf(Blake3State));
@@ -60,14 +60,14 @@ const flag = struct {
 const Hasher = extern struct {
     /// Chunks before the current one.
     chunk_count: u64,
-    /// Bytes of the current chunk. Its last block waits in `block` even when it is full, as only
-    /// the next byte tells whether it ends the chunk or the input.
+    /// Bytes of the current chunk. Its last block waits in `block` even when full: it is compressed
+    /// differently if it ends the input.
     chunk_bytes: u32,
     stack_count: u32,
     chunk_value: ChainingValue,
     block: [block_size]u8,
-    /// Subtrees to the left of the current chunk, the largest first. The two on top are joined
-    /// only when another follows, for they may be the children of the root.
+    /// Subtrees to the left of the current chunk, the largest first. The top two are joined only
+    /// when more input follows, since they may be the children of the root.
     stack: [depth_max + 1]ChainingValue,
 
     /// 2^64 bytes are 2^54 chunks.
@@ -147,7 +147,7 @@ const Hasher = extern struct {
         }
     }
 
-    /// The block that waits; `flags` say what it ends.
+    /// The waiting block; `flags` say what it ends.
     fn blockNode(self: *const Hasher, flags: u32) Node {
         const index = (self.chunk_bytes -| 1) / block_size;
         const size = self.chunk_bytes - index * block_size;
@@ -168,7 +168,7 @@ const Hasher = extern struct {
         self.stack_count += 1;
     }
 
-    /// Joins what is complete before the chunk `chunk_index`: a subtree for each bit set in it.
+    /// Merges the subtrees that are complete before chunk `chunk_index`; one remains per set bit.
     fn join(self: *Hasher, chunk_index: u64) void {
         while (self.stack_count > @popCount(chunk_index)) {
             self.stack_count -= 1;
@@ -178,7 +178,7 @@ const Hasher = extern struct {
     }
 };
 
-/// A compression not yet done, since the root's differs by a flag.
+/// A postponed compression: if it is the root's, it gets another flag.
 const Node = struct {
     value: ChainingValue = initial_value,
     block: [block_size]u8,
@@ -207,10 +207,10 @@ const Node = struct {
 const lane_count = @min(16, std.simd.suggestVectorLength(u32) orelse 1);
 const Widest = Lanes(lane_count);
 
-/// Chunks in the largest subtree that is hashed at once; bounds the stack, costs no speed.
+/// Chunks in the largest subtree that is hashed at once. Bounds the stack without loss of speed.
 const subtree_max = 256;
 
-/// The two halves of the tree over 2, 4, 8, ... chunks; the first alone is that of one chunk.
+/// The two halves of the tree over 2, 4, 8, ... chunks; for one chunk, only the first is used.
 fn subtree(bytes: []const u8, counter: u64) [2]ChainingValue {
     var values: [subtree_max]ChainingValue = undefined;
     var count = bytes.len / chunk_size;
@@ -225,7 +225,7 @@ fn subtree(bytes: []const u8, counter: u64) [2]ChainingValue {
         index = 0;
         while (index < count) : (index += lane_count) {
             const lanes_used = @min(lane_count, count - index);
-            // In place: this batch writes below what the next one reads.
+            // In place: this batch writes in front of the data that the next one reads.
             const children: [*]const u8 = @ptrCast(&values[2 * index]);
             Widest.hashParents(values[index..], children, lanes_used);
         }
@@ -233,12 +233,12 @@ fn subtree(bytes: []const u8, counter: u64) [2]ChainingValue {
     return values[0..2].*;
 }
 
-/// The compression function on `count` inputs side by side.
+/// The compression function on `count` inputs in parallel.
 fn Lanes(comptime count: usize) type {
     return struct {
         const Vector = @Vector(count, u32);
 
-        /// The counters of the lanes, in halves.
+        /// The counters of the lanes, as low and high words.
         const Counters = struct { low: Vector, high: Vector };
 
         /// `outputs` gets the chaining values of `used` chunks (at most `count`).
@@ -258,8 +258,8 @@ fn Lanes(comptime count: usize) type {
                 const blocks = chunks + index * block_size;
                 var words: [16]Vector = undefined;
                 loadBlocks(&words, blocks, chunk_size, used);
-                // The same block of the next batch. At the end of the input there is none; an
-                // integer may say so where a pointer may not.
+                // The same block of the next batch. This address may be past the end of the input,
+                // so it is an integer: a pointer must not point there.
                 inline for (count..2 * count) |lane| {
                     const ahead = @intFromPtr(blocks) +% lane * chunk_size;
                     @prefetch(@as([*]const u8, @ptrFromInt(ahead)), .{});
@@ -290,7 +290,7 @@ fn Lanes(comptime count: usize) type {
             return values;
         }
 
-        /// Word i of all lanes into `words[i]`. Lanes that are not used repeat the last one.
+        /// Loads word i of all lanes into `words[i]`. Unused lanes repeat the last one.
         inline fn loadBlocks(
             words: *[16]Vector,
             blocks: [*]const u8,
@@ -351,15 +351,15 @@ fn Lanes(comptime count: usize) type {
             state[14] = @splat(size);
             state[15] = @splat(flags);
             inline for (schedule) |order| {
-                inline for (columns_and_diagonals, 0..) |places, index| {
-                    mix(&state, places, words[order[2 * index]], words[order[2 * index + 1]]);
+                inline for (columns_and_diagonals, 0..) |four, index| {
+                    mix(&state, four, words[order[2 * index]], words[order[2 * index + 1]]);
                 }
             }
             inline for (values, 0..) |*value, word| value.* = state[word] ^ state[word + 8];
         }
 
-        inline fn mix(state: *[16]Vector, comptime places: [4]u8, x: Vector, y: Vector) void {
-            const a, const b, const c, const d = places;
+        inline fn mix(state: *[16]Vector, comptime indices: [4]u8, x: Vector, y: Vector) void {
+            const a, const b, const c, const d = indices;
             state[a] = state[a] +% state[b] +% x;
             state[d] = std.math.rotr(Vector, state[d] ^ state[a], 16);
             state[c] +%= state[d];
@@ -372,13 +372,13 @@ fn Lanes(comptime count: usize) type {
     };
 }
 
-/// The words of the state that each step of a round mixes.
+/// The state words that each step of a round mixes.
 const columns_and_diagonals = [8][4]u8{
     .{ 0, 4, 8, 12 },  .{ 1, 5, 9, 13 },  .{ 2, 6, 10, 14 }, .{ 3, 7, 11, 15 },
     .{ 0, 5, 10, 15 }, .{ 1, 6, 11, 12 }, .{ 2, 7, 8, 13 },  .{ 3, 4, 9, 14 },
 };
 
-/// The order of the message words in each round: every round permutes that of the last.
+/// The order of the message words in each round: a permutation of the previous round's order.
 const schedule: [7][16]u8 = blk: {
     const permutation = [16]u8{ 2, 6, 3, 10, 7, 0, 4, 13, 1, 11, 12, 5, 9, 14, 15, 8 };
     var rounds: [7][16]u8 = undefined;

@@ -1,9 +1,8 @@
-//! The two CRCs of 32 bits in use, both bit-reflected, with the register inverted before and after:
-//! CRC-32C (Castagnoli, RFC 3720), 0x1EDC6F41, of tz files, and CRC-32 (zlib, RFC 1952),
-//! 0x04C11DB7, of .tensors files. Three implementations; the kernels use the best one that the CPU
-//! this file is compiled for can run.
+//! CRC-32C (Castagnoli, RFC 3720, polynomial 0x1EDC6F41) of tz files, and CRC-32 (zlib, RFC 1952,
+//! 0x04C11DB7) of .tensors files. Both are bit-reflected, with the register inverted before and
+//! after. There are three implementations; kernels use the best one of their CPU level.
 //!
-//!   scalar  slicing by 8              any CPU; the twin the others are tested against
+//!   scalar  slicing by 8              any CPU; the tests compare the others with it
 //!   hw3     the CRC32 instruction on  CRC-32C: x86-64 with SSE 4.2, AArch64 with CRC
 //!           three parts at once       CRC-32: AArch64 with CRC
 //!   fold    carry-less                CRC-32C: x86-64 with VPCLMULQDQ and AVX-512
@@ -19,7 +18,7 @@ pub const Polynomial = enum(u32) {
     zlib = 0xedb8_8320,
 };
 
-/// What a CPU has for a polynomial.
+/// The instructions of a CPU for a polynomial.
 pub const Machine = struct {
     has_instruction: bool,
     /// How many 128-bit lanes one carry-less multiplication takes; 0 without any.
@@ -47,7 +46,7 @@ pub const Machine = struct {
     }
 };
 
-/// A constant: asked for where it is used, debug builds would compile both branches.
+/// A constant, since debug builds would otherwise compile both branches.
 const has_avx = builtin.cpu.arch == .x86_64 and builtin.cpu.has(.x86, .avx);
 
 pub fn Crc32(comptime polynomial: Polynomial) type {
@@ -78,7 +77,7 @@ pub fn Crc32On(comptime polynomial: Polynomial, comptime machine: Machine) type 
         const bestCopy = if (machine.lane_count != 0) foldCopy else pieceCopy;
         const sequential = if (machine.has_instruction) hw3 else scalar;
 
-        /// All implementations below take and return the register as it is, not inverted.
+        /// All implementations below take and return the register without inversion.
         pub fn scalar(register: u32, bytes: []const u8) u32 {
             var crc = register;
             var rest = bytes;
@@ -93,7 +92,7 @@ pub fn Crc32On(comptime polynomial: Polynomial, comptime machine: Machine) type 
             return crc;
         }
 
-        /// `slicing[k][b]`: what a register of zero becomes by byte `b` and then `k` zero bytes.
+        /// `slicing[k][b]`: the register after byte `b` and `k` zero bytes, starting with 0.
         const slicing: [8][256]u32 = blk: {
             @setEvalBranchQuota(50_000);
             var tables: [8][256]u32 = undefined;
@@ -115,14 +114,15 @@ pub fn Crc32On(comptime polynomial: Polynomial, comptime machine: Machine) type 
             return (value >> 1) ^ (@backingInt(polynomial) & (0 -% (value & 1)));
         }
 
-        /// Sizes of the three parts in `hw3`: long ones so that they are seldom joined, short ones
+        /// Sizes of the three parts in `hw3`: long parts, so that joins are rare, and short parts
         /// for the rest.
         const part_sizes = .{ 8192, 256 };
 
         const cache_line = 64;
 
-        /// The instruction takes three cycles but one can start in each, so three parts of the
-        /// input run side by side. "Append n zero bytes" is a linear map; it joins them.
+        /// The instruction has a latency of three cycles and a throughput of one per cycle, so
+        /// three parts of the input are processed in parallel. They are joined by the linear map
+        /// "append n zero bytes".
         fn hw3(register: u32, bytes: []const u8) u32 {
             var crc: u32 = register;
             var rest = bytes;
@@ -150,8 +150,9 @@ pub fn Crc32On(comptime polynomial: Polynomial, comptime machine: Machine) type 
             return crc;
         }
 
-        /// Three streams are more than some CPUs follow on their own. Beyond the end of the input
-        /// this does nothing; an integer, since a pointer may not point there.
+        /// Prefetches, since some CPUs do not recognise three streams. The address may be past the
+        /// end of the input, where prefetching does nothing; it is an integer, since a pointer must
+        /// not point there.
         inline fn prefetch(line: [*]const u8, distance: usize) void {
             @prefetch(@as([*]const u8, @ptrFromInt(@intFromPtr(line) +% distance)), .{});
         }
@@ -160,7 +161,7 @@ pub fn Crc32On(comptime polynomial: Polynomial, comptime machine: Machine) type 
             return std.mem.readInt(u64, data[0..8], .little);
         }
 
-        /// AArch64 has one for each polynomial.
+        /// AArch64 has one instruction for each polynomial.
         const instruction = if (polynomial == .castagnoli) "crc32c" else "crc32";
 
         inline fn step64(crc: u32, word: u64) u32 {
@@ -200,7 +201,7 @@ pub fn Crc32On(comptime polynomial: Polynomial, comptime machine: Machine) type 
 
         fn appendZeros(comptime size: usize) Append {
             @setEvalBranchQuota(200_000);
-            // What becomes of each single bit; the map is linear over GF(2).
+            // The result for each single bit; the map is linear over GF(2).
             const factor = powerOfX(8 * size);
             var images: [32]u32 = undefined;
             for (&images, 0..) |*image, index| image.* = multiply(factor, @as(u32, 1) << index);
@@ -252,7 +253,7 @@ pub fn Crc32On(comptime polynomial: Polynomial, comptime machine: Machine) type 
         const word_count = 2 * machine.lane_count;
         const Lanes = @Vector(word_count, u64);
         const fold_step = 4 * @sizeOf(Lanes);
-        /// Shorter input is faster through the instruction, if there is one.
+        /// For shorter input, the CRC instruction is faster, if there is one.
         const fold_size_min = if (machine.has_instruction) 2 * fold_step else fold_step;
 
         fn fold(register: u32, bytes: []const u8) u32 {
@@ -263,9 +264,9 @@ pub fn Crc32On(comptime polynomial: Polynomial, comptime machine: Machine) type 
             return foldMaybeCopy(true, register, destination, source);
         }
 
-        /// Folds `fold_step` bytes at a time into four accumulators: a lane times x^n, n being the
-        /// distance to the bytes it meets next, is congruent to two 64-bit carry-less products.
-        /// The last lanes and the rest go through the instruction or the scalar twin.
+        /// Folds `fold_step` bytes at a time into four accumulators. A lane times x^n, where n is
+        /// the distance to the next bytes, is congruent to two 64-bit carry-less products. The last
+        /// lanes and the rest are left to the CRC instruction or to the scalar implementation.
         inline fn foldMaybeCopy(
             comptime is_copying: bool,
             register: u32,
@@ -302,7 +303,7 @@ pub fn Crc32On(comptime polynomial: Polynomial, comptime machine: Machine) type 
             return sequential(crc, rest);
         }
 
-        /// Small enough to still lie in the first-level cache when it is copied.
+        /// Small enough to be still in the first-level cache when it is copied.
         const piece_size = 16 * 1024;
 
         fn pieceCopy(register: u32, noalias destination: [*]u8, noalias source: []const u8) u32 {
@@ -329,7 +330,7 @@ pub fn Crc32On(comptime polynomial: Polynomial, comptime machine: Machine) type 
 
         /// `lanes` moved `distance` bytes towards the end of the message, modulo the polynomial.
         inline fn moved(lanes: Lanes, comptime distance: usize) Lanes {
-            // A product of reflected values comes out one bit low, hence the shift.
+            // The product of reflected values is one bit too low, hence the shift.
             const low: u64 = comptime @as(u64, powerOfX(8 * distance + 32)) << 1;
             const high: u64 = comptime @as(u64, powerOfX(8 * distance - 32)) << 1;
             const factors: Lanes = @bitCast(@as([word_count / 2][2]u64, @splat(.{ low, high })));
@@ -337,7 +338,7 @@ pub fn Crc32On(comptime polynomial: Polynomial, comptime machine: Machine) type 
             return lows ^ carrylessMultiply(lanes, factors, 0x11);
         }
 
-        /// Per lane, the low (0x00) or high (0x11) halves of both.
+        /// For each lane, the product of the low (0x00) or high (0x11) halves.
         inline fn carrylessMultiply(a: Lanes, b: Lanes, comptime halves: u8) Lanes {
             if (machine.is_emulated) return emulatedMultiply(a, b, halves & 1);
             const immediate = std.fmt.comptimePrint("${d}, ", .{halves});

@@ -1,20 +1,21 @@
 //! The tiered exponent codec, codec 1 of the format: spec/tz-v1-codec-tiered.md.
 //!
-//! Exponents of trained weights are few. A plane of them becomes a *tier* of two-bit codes: three
-//! for its most frequent symbols, the fourth says "escape: look in the next tier", which codes the
-//! next symbols the same way. What escapes the last tier is stored as it is. Codes have a fixed
-//! width and lie so that vectors unpack them with shifts; there is no bit stream to follow, so all
-//! of it runs at memory speed on any vector unit, and sub-blocks of 32768 elements are independent.
+//! Trained weights have few different exponents. A plane of exponents becomes a *tier* of two-bit
+//! codes: three codes stand for the most frequent symbols; the fourth is the escape to the next
+//! tier, which encodes the next symbols the same way. Symbols that escape the last tier are stored
+//! as literals. Codes have a fixed width, and vectors unpack them with shifts. There is no bit
+//! stream, so everything runs at memory speed on any vector unit. Sub-blocks of 32768 elements are
+//! independent.
 //!
 //!   tiered_format.zig    stored bytes: sizes, offsets, rules
 //!   tiered_plan.zig      the canonical writer's choices
-//!   tiered_task.zig       what kernels are asked to do
-//!   tiered_kernels.zig   kernels of one CPU level, made of
-//!     tiered_scalar.zig    the scalar twin
+//!   tiered_task.zig      the interface of the kernels
+//!   tiered_kernels.zig   the kernels of one CPU level, from
+//!     tiered_scalar.zig    the scalar reference
 //!     tiered_vector.zig    all vector lengths, on top of
 //!       tiered_isa.zig       a few instructions
 //!
-//! Nothing here allocates or keeps state. Decoding costs the same whatever the data are.
+//! Nothing here allocates or keeps state. Decoding takes the same time for all data.
 
 const std = @import("std");
 const bytes = @import("../bytes.zig");
@@ -36,12 +37,12 @@ pub const PlaneKind = format.PlaneKind;
 pub const kernels_scalar = @import("tiered_kernels.zig").kernels_scalar;
 pub const sample = @import("tiered_sample.zig");
 
-/// From this size on chunks are decoded past the caches: a third to a half faster into memory, at
-/// the price of a fifth for a caller that reads them again at once.
+/// From this size on, decoded chunks bypass the caches. That is a third to a half faster, but a
+/// fifth slower for a caller that reads the data again immediately.
 const stream_size_min = 256 << 10;
 
 /// Encodes a chunk into the front of `destination`, which must have room for
-/// `encodedSizeMax(source.len)`, and returns the encoded size. Null: not worth it, store it raw.
+/// `encodedSizeMax(source.len)`, and returns the encoded size. Null: too little gain, store it raw.
 /// Equal input gives equal bytes on every CPU.
 pub fn encode(
     layout: Layout,
@@ -63,7 +64,7 @@ pub fn decode(
     return decodeWith(&dispatch.kernels().tiered, layout, stored, destination, scratch);
 }
 
-/// Checks everything that can be checked without decoding: TZ1T-1 to TZ1T-12.
+/// Makes all checks that need no decoding: TZ1T-1 to TZ1T-12.
 pub fn validate(layout: Layout, stored: []const u8, decoded_size: usize) DecodeError!void {
     const header: Header = try .parse(layout, stored, decoded_size);
     var offset = header.size();
@@ -85,8 +86,8 @@ pub fn encodeWith(
     return encodeAs(kernels, &header, source, room, scratch);
 }
 
-/// Encodes with the kinds and tables of `header`, whatever they are good for. Null when
-/// `destination` is too small.
+/// Encodes with the kinds and tables of `header`, even if they save nothing. Null if `destination`
+/// is too small.
 pub fn encodeAs(
     kernels: *const Kernels,
     header: *const Header,
@@ -171,7 +172,7 @@ fn planeTask(plane: format.Plane) tasks.PlaneTask {
     };
 }
 
-/// Where the planes of a stored sub-block are.
+/// The positions of the planes in a stored sub-block.
 const SubBlock = struct {
     planes: [format.plane_count_max]tasks.PlaneTask,
     size: usize,

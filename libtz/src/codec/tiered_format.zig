@@ -1,5 +1,5 @@
-//! What a tiered chunk's stored bytes are: spec/tz-v1-codec-tiered.md, sections 3 to 7. This file
-//! knows sizes, offsets and rules; it neither encodes nor decodes elements.
+//! The stored bytes of a tiered chunk (spec/tz-v1-codec-tiered.md, sections 3 to 7): sizes, offsets
+//! and rules. Elements are encoded and decoded elsewhere.
 //!
 //!   header                                   | sub-block 0          | sub-block 1 ...
 //!   fixed part | plane records | index | pad | plane 0 | plane 1 ...
@@ -26,10 +26,10 @@ const std = @import("std");
 const bytes = @import("../bytes.zig");
 
 pub const sub_block_log2 = 15;
-/// Elements per sub-block: what one thread block of a GPU decodes. Chosen by measurement, see the
+/// Elements per sub-block, which one thread block of a GPU decodes. Chosen by measurement; see the
 /// specification's rationale.
 pub const sub_block_size = 1 << sub_block_log2;
-/// Of the decoded bytes: the largest chunk of tz-v1.md.
+/// The largest decoded size: that of the largest chunk of tz-v1.md.
 pub const decoded_size_max = 64 << 20;
 
 pub const plane_count_max = 4;
@@ -38,7 +38,7 @@ pub const tier_count_max = 3;
 pub const table_size_max = 30;
 /// Planes and sub-blocks begin at multiples of this.
 pub const plane_alignment = 64;
-/// Codes that lie side by side in a full group of packed codes.
+/// Lanes in a full group of packed codes.
 pub const lane_count = 64;
 /// The last group has a multiple of this many lanes.
 pub const lane_step = 16;
@@ -50,7 +50,7 @@ const record_table_offset = 2;
 const index_entry_size = 4;
 
 comptime {
-    // If one of these changes, it is another format.
+    // If one of these changes, the format changes.
     std.debug.assert(record_table_offset + table_size_max == record_size);
     std.debug.assert(sub_block_size % (lane_count * 8) == 0);
 }
@@ -123,22 +123,22 @@ pub const PlaneKind = enum(u8) {
         return size;
     }
 
-    /// Whether planes of symbols of `width` bits can be stored so.
+    /// Whether planes with symbols of `width` bits can be stored in this kind.
     pub fn isAllowed(kind: PlaneKind, width: u8) bool {
         return switch (kind) {
-            .raw => width != 5, // no packing of five bits: tiers never need more than raw bytes
+            .raw => width != 5, // five bits are not packed: tiers are never larger than raw bytes
             .constant => true,
             else => kind.tableSize() <= @as(usize, 1) << @intCast(width),
         };
     }
 };
 
-/// Symbols a tier has codes for; the code after them is the escape.
+/// The number of symbols with codes of their own in a tier; the next code is the escape.
 pub fn symbolCount(code_bits: u8) usize {
     return (@as(usize, 1) << @intCast(code_bits)) - 1;
 }
 
-/// Codes in a full group: as many as 64 bytes or, of three bits, 192 bytes hold.
+/// Codes in a full group, which has 64 bytes, or with codes of three bits 192 bytes.
 pub fn groupSize(code_bits: u8) usize {
     return lane_count * slotCount(code_bits);
 }
@@ -158,8 +158,8 @@ pub fn rowCount(code_bits: u8) usize {
     return slotCount(code_bits) * code_bits / 8;
 }
 
-/// Lanes of a group that begins when `count` codes are left: the last one has only as many as it
-/// needs, rounded up.
+/// The number of lanes of a group that begins with `count` codes left. The last group has only as
+/// many as it needs, rounded up.
 pub fn groupLanes(code_bits: u8, count: usize) usize {
     if (count >= groupSize(code_bits)) return lane_count;
     return alignUp((count + slotCount(code_bits) - 1) / slotCount(code_bits), lane_step);
@@ -185,7 +185,7 @@ fn alignUp(size: usize, alignment: usize) usize {
     return (size + alignment - 1) & ~(alignment - 1);
 }
 
-/// The rules of the specification, section 7, that stored bytes can break.
+/// The rules in section 7 of the specification.
 pub const DecodeError = error{
     /// TZ1T-1: the decoded size is 0, above 64 MiB or no multiple of the element's size.
     DecodedSize,
@@ -237,7 +237,7 @@ pub const Plane = struct {
                     size += packedSize(code_bits, code_count);
                     code_count = escape_count;
                 }
-                break :blk size + code_count; // what escapes the last tier is a literal
+                break :blk size + code_count; // symbols that escape the last tier are literals
             },
         };
     }
@@ -314,7 +314,7 @@ pub const Header = struct {
         }
     }
 
-    /// All rules that need no look at planes: what holds after this makes every size known.
+    /// Checks all rules that do not depend on the planes. Afterwards, all sizes are known.
     pub fn parse(layout: Layout, stored: []const u8, decoded_size: usize) DecodeError!Header {
         var header = try init(layout, decoded_size);
         const records = header.indexOffset();
@@ -358,7 +358,7 @@ pub const Header = struct {
         return block_size;
     }
 
-    /// Writes all of the header but the index, which is left zero.
+    /// Writes the header, with an index of zeros.
     pub fn write(header: *const Header, stored: []u8) void {
         @memset(stored[0..header.size()], 0);
         stored[0] = @backingInt(header.layout);

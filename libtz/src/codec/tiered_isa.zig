@@ -1,6 +1,6 @@
-//! The few vector instructions that the codec needs and Zig has no builtin for: byte shuffles by
-//! run-time indices, and spreading or gathering bytes by a mask. Which ones depends on the CPU this
-//! file is compiled for.
+//! The vector instructions that the codec needs and Zig has no builtin for: byte shuffles by
+//! run-time indices, and spreading or gathering bytes by a mask. The CPU that this file is compiled
+//! for selects them.
 //!
 //!   AVX-512 with VBMI2   64 lanes   vpshufb, vpexpandb, vpcompressb
 //!   AVX2                 32 lanes   vpshufb; spreading and gathering eight bytes at a time, with
@@ -25,7 +25,7 @@ const set: Set = switch (builtin.cpu.arch) {
     else => .none,
 };
 
-/// Bytes in a vector; 0 when only the scalar twin can run.
+/// Bytes in a vector; 0 if only the scalar kernels can run.
 pub const lanes: usize = switch (set) {
     .none => 0,
     .sse, .neon => 16,
@@ -35,7 +35,7 @@ pub const lanes: usize = switch (set) {
 
 pub const Vector = @Vector(lanes, u8);
 pub const Mask = @Int(.unsigned, lanes);
-/// What one byte shuffle covers.
+/// Bytes covered by one byte shuffle.
 const Sixteen = @Vector(16, u8);
 
 pub inline fn splat(byte: u8) Vector {
@@ -54,8 +54,8 @@ pub inline fn store(to: [*]u8, vector: Vector) void {
     to[0..lanes].* = vector;
 }
 
-/// Stores past the caches, where the CPU can: a store that fills lines nobody reads soon need not
-/// fetch them first. `to` is aligned to a vector. Ends with `endStream`.
+/// Stores that bypass the caches, if the CPU has them: lines that are not read soon need not be
+/// fetched before they are filled. `to` is aligned to a vector. End with `endStream`.
 pub inline fn stream(to: [*]u8, vector: Vector) void {
     switch (set) {
         .avx512, .avx2 => asm volatile ("vmovntdq %[vector], (%[to])"
@@ -73,7 +73,7 @@ pub inline fn stream(to: [*]u8, vector: Vector) void {
     }
 }
 
-/// Makes streamed bytes visible before whatever is stored after this.
+/// Makes streamed bytes visible before later stores.
 pub inline fn endStream() void {
     switch (set) {
         .avx512, .avx2, .sse => asm volatile ("sfence" ::: .{ .memory = true }),
@@ -94,8 +94,8 @@ pub inline fn lookup(table: Vector, indices: Vector) Vector {
     };
 }
 
-/// Puts the first bytes of `from` into the lanes of `vector` that `mask` names, in order. The named
-/// lanes of `vector` are zero. May read a vector's length of `from`.
+/// Puts the first bytes of `from` into the lanes of `vector` selected by `mask`, in order. These
+/// lanes must be zero before. May read a whole vector from `from`.
 pub inline fn spread(vector: Vector, mask: Mask, from: [*]const u8) Vector {
     if (set == .avx512) {
         return asm ("vpexpandb %[bytes], %[result] {%[mask]}"
@@ -115,8 +115,8 @@ pub inline fn spread(vector: Vector, mask: Mask, from: [*]const u8) Vector {
     return vector | @as(Vector, @bitCast(eights));
 }
 
-/// Stores the bytes of `vector`, which are also at `source`, whose lanes `mask` names, one after
-/// another. May write a vector's length.
+/// Stores the bytes in the lanes of `vector` selected by `mask` one after another. `source` points
+/// to the same bytes in memory. May write a whole vector.
 pub inline fn gather(to: [*]u8, mask: Mask, vector: Vector, source: [*]const u8) void {
     if (set == .avx512) {
         // Compressing into a register first: AMD's form with a memory operand is slow.
@@ -165,10 +165,10 @@ inline fn shuffle(table: Sixteen, indices: Sixteen) Sixteen {
     };
 }
 
-/// For shuffles an index that gives zero.
+/// A shuffle index that gives zero.
 const none = 0x80;
 
-/// Per mask of eight lanes: byte k of the source goes to the k-th lane named.
+/// For each mask of eight lanes: byte k of the source goes to the k-th selected lane.
 const spread_indices: [256][8]u8 = blk: {
     @setEvalBranchQuota(10_000);
     var table: [256][8]u8 = @splat(@splat(none));
@@ -182,7 +182,7 @@ const spread_indices: [256][8]u8 = blk: {
     break :blk table;
 };
 
-/// Per mask of eight lanes: the k-th lane named goes to byte k.
+/// For each mask of eight lanes: the k-th selected lane goes to byte k.
 const gather_indices: [256][8]u8 = blk: {
     @setEvalBranchQuota(10_000);
     var table: [256][8]u8 = @splat(@splat(none));

@@ -1,5 +1,5 @@
-//! The codec's kernels for the CPU this compilation is for: vector kernels where tiered_isa.zig has
-//! the instructions, else the scalar twin.
+//! The codec's kernels for the CPU level of this compilation: vector kernels if tiered_isa.zig has
+//! the instructions, otherwise the scalar ones.
 
 const std = @import("std");
 const format = @import("tiered_format.zig");
@@ -10,7 +10,7 @@ const vector = @import("tiered_vector.zig");
 
 pub const kernels: tasks.Kernels = kernelsOf(if (isa.lanes == 0) scalar else vector);
 
-/// The twin, for tests.
+/// The scalar reference, for tests.
 pub const kernels_scalar: tasks.Kernels = kernelsOf(scalar);
 
 fn kernelsOf(comptime leaf: type) tasks.Kernels {
@@ -67,7 +67,7 @@ fn encodeBlock(comptime leaf: type, task: *tasks.EncodeTask) ?usize {
     return size;
 }
 
-/// Writes a plane without its padding; null when `destination` is too small.
+/// Writes a plane without padding; null if `destination` is too small.
 fn encodePlane(
     comptime leaf: type,
     plane: *tasks.PlaneTask,

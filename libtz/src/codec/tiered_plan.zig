@@ -1,5 +1,5 @@
-//! How the canonical writer chooses: spec/tz-v1-codec-tiered.md, section 9. A reader needs none of
-//! this. The choice depends on the chunk's decoded bytes and its layout only.
+//! The canonical writer's choice of plans (spec/tz-v1-codec-tiered.md, section 9). It depends only
+//! on the chunk's decoded bytes and layout. Readers do not need it.
 
 const std = @import("std");
 const format = @import("tiered_format.zig");
@@ -7,27 +7,27 @@ const tasks = @import("tiered_task.zig");
 const Header = format.Header;
 const PlaneKind = format.PlaneKind;
 
-/// A chunk is stored raw unless it shrinks to this or less: a smaller gain is not worth a decoder's
-/// time, nor the loss of zero-copy reads.
+/// A chunk is stored raw unless it shrinks to this size or less: a smaller gain is not worth the
+/// decoding time and the loss of zero-copy reads.
 pub fn encodedSizeMax(decoded_size: usize) usize {
     return decoded_size - (decoded_size + 19) / 20;
 }
 
 const line_size = 64;
-/// A chunk of a MiB is judged by 529 lines, spread so that no matrix's columns fall into step with
-/// them. Looking at all of it gains a ten-thousandth in size.
+/// 529 lines of a chunk of 1 MiB are sampled. The stride is odd, so that it does not align with the
+/// columns of a matrix. Sampling all lines would save a ten-thousandth of the size.
 const sample_lines = 512;
 const stride_max = 31;
 
 const kinds_tiered = [_]PlaneKind{ .tiered_223, .tiered_33, .tiered_44 };
 
-/// The most frequent symbols of a plane, and all there were.
+/// The most frequent symbols of a plane, and the total count.
 const Ranking = struct {
     symbols: [format.table_size_max]u8,
     counts: [format.table_size_max]u32,
     total: usize,
 
-    /// By falling count, equal counts by rising symbol.
+    /// Sorts by descending count, and by ascending symbol for equal counts.
     fn of(histogram: *const [256]u32, width: u8) Ranking {
         var result: Ranking = .{ .symbols = @splat(0), .counts = @splat(0), .total = 0 };
         const symbol_count = @as(usize, 1) << @intCast(width);
@@ -47,7 +47,7 @@ const Ranking = struct {
         return result;
     }
 
-    /// Bits that the sample's symbols take.
+    /// The size of the sample's symbols in bits.
     fn cost(ranking: *const Ranking, kind: PlaneKind) u64 {
         var bits: u64 = 0;
         var left: u64 = ranking.total;
@@ -62,7 +62,7 @@ const Ranking = struct {
     }
 };
 
-/// How the planes of a chunk are to be stored, or null when too little gain is in sight.
+/// The kinds and tables to store a chunk's planes with, or null if the gain would be too small.
 pub fn choose(
     kernels: *const tasks.Kernels,
     layout: format.Layout,
@@ -98,7 +98,8 @@ pub fn choose(
     return header;
 }
 
-/// The cheapest kind, of equal ones the one with the lowest code; returns its cost in bits.
+/// Selects the cheapest kind; among equal ones, the one with the lowest code. Returns its cost in
+/// bits.
 fn choosePlane(ranking: *const Ranking, plane: *format.Plane) u64 {
     const width = plane.width;
     var least: u64 = std.math.maxInt(u64);

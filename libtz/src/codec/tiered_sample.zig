@@ -8,7 +8,7 @@ const PlaneKind = format.PlaneKind;
 
 pub const Kinds = [format.plane_count_max]PlaneKind;
 
-/// A header with these kinds where the planes' widths allow them, elsewhere others, and with tables
+/// A header with these kinds, or others where a plane's width does not allow them, and with tables
 /// of random symbols.
 pub fn header(
     random: std.Random,
@@ -36,8 +36,8 @@ pub fn header(
     return result;
 }
 
-/// Fills `source` with elements for `target`. A symbol is one of its plane's table, mostly one of
-/// the first, or with odds of `escape_odds` in 256 any symbol.
+/// Fills `source` with elements for `target`. Symbols are from the plane's table, mostly from its
+/// beginning; with odds of `escape_odds` in 256, any symbol.
 pub fn fill(random: std.Random, target: *const Header, escape_odds: u8, source: []u8) void {
     switch (target.layout) {
         inline else => |layout| {

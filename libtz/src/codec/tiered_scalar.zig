@@ -1,5 +1,5 @@
-//! The scalar twin: the specification's sections 3 to 5 read aloud. Vector kernels are tested
-//! against it, and CPUs without vector kernels run it.
+//! The scalar kernels: a literal implementation of sections 3 to 5 of the specification. Vector
+//! kernels are tested against them, and CPUs without vector kernels run them.
 
 const std = @import("std");
 const format = @import("tiered_format.zig");
@@ -49,7 +49,7 @@ inline fn mergeBf16(exponent: u8, rest: u8) [2]u8 {
 }
 
 /// Turns codes into symbols; an escape takes the next of `escaped`. `escaped` and `symbols` have
-/// room for as many as there are codes.
+/// room for one symbol per code.
 fn expand(
     comptime codes: Codes,
     comptime code_bits: u8,
@@ -73,7 +73,7 @@ fn expand(
                 const code = codeAt(code_bits, slot, group, lanes, lane);
                 symbol.* = code;
                 if (codes == .plain) continue;
-                const next = escaped[taken]; // even when of no use: cheaper than a branch
+                const next = escaped[taken]; // even if it is not needed: cheaper than a branch
                 const escapes = code == escape_code;
                 symbol.* = if (escapes) next else table[code];
                 taken += @intFromBool(escapes);
@@ -87,7 +87,7 @@ fn expand(
     return if (taken == tier.escape_count) .ok else .escape_count;
 }
 
-/// Code `slot` of a lane, out of all its rows.
+/// Code `slot` of a lane, from all of its rows.
 inline fn codeAt(
     comptime code_bits: u8,
     comptime slot: usize,
@@ -109,7 +109,7 @@ fn expandTier(tier: tasks.Tier, escaped: [*]const u8, symbols: [*]u8) Verdict {
     };
 }
 
-/// The symbols that escape a plane's first tier, into `escaped[0]`.
+/// Decodes the symbols that escape a plane's first tier, into `escaped[0]`.
 fn decodeInner(plane: *const PlaneTask, element_count: usize, escaped: *[2]tasks.Symbols) Verdict {
     const literals = plane.literals(element_count);
     for (literals) |literal| {
@@ -195,7 +195,8 @@ pub fn splitAll(
     }
 }
 
-/// Turns symbols into codes, which fill `packed_codes`; returns how many escape, and copies those.
+/// Turns symbols into codes, which fill `packed_codes`. Copies the symbols that escape, and returns
+/// their number.
 pub fn pack(
     comptime codes: Codes,
     comptime code_bits: u8,
@@ -226,7 +227,7 @@ pub fn pack(
                     group[row * lanes + lane] |= @truncate(word >> (8 * row));
                 }
                 if (codes == .plain) continue;
-                escaped[escape_count] = symbol; // overwritten unless it counts
+                escaped[escape_count] = symbol; // overwritten unless it escapes
                 escape_count += @intFromBool(code == escape_code);
             }
             index += used;
@@ -245,8 +246,8 @@ pub fn histogram(sample: *const tasks.Sample, histograms: *tasks.Histograms) voi
             const element_size = comptime layout.elementSize();
             var line: usize = 0;
             while (line < sample.line_count) : (line += sample.stride) {
-                // No hardware prefetcher sees such strides coming. Two, since the source may lie
-                // across cache lines.
+                // Hardware prefetchers do not recognise such strides. Two prefetches, since the
+                // source may not be aligned to cache lines.
                 const ahead = sample.source + (line + prefetch_distance * sample.stride) * 64;
                 @prefetch(ahead, .{});
                 @prefetch(ahead + 63, .{});

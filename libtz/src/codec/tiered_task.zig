@@ -1,5 +1,5 @@
-//! What the codec asks of a kernel: one sub-block at a time, after everything was checked that can
-//! be checked without looking at the planes. C layout, since kernels are compiled apart.
+//! The interface between codec and kernels. A kernel gets one sub-block at a time, after all checks
+//! that do not depend on the planes. Structs have C layout, since kernels are compiled separately.
 
 const std = @import("std");
 const format = @import("tiered_format.zig");
@@ -44,7 +44,7 @@ pub const PlaneTask = extern struct {
         };
     }
 
-    /// What escapes the last tier of a stored plane.
+    /// The symbols that escape the last tier of a stored plane.
     pub fn literals(plane: *const PlaneTask, element_count: usize) []const u8 {
         const last = plane.tier(element_count, plane.kind.plan().len - 1);
         const offset = format.packedSize(last.code_bits, last.count);
@@ -67,18 +67,18 @@ pub const Tier = struct {
     table: [*]const u8,
 };
 
-/// Room that vector kernels may touch behind the symbols they are asked for.
+/// Memory that vector kernels may access behind the requested symbols.
 const slack = 64;
 
-/// Elements that vector kernels take from symbols to the destination at a time: few enough that
-/// all planes stay in the nearest cache, and whole groups of every code width.
+/// Elements that vector kernels move from symbols to the destination at a time: few enough for all
+/// planes to stay in the first-level cache, and a multiple of the groups of every code width.
 pub const tile_size = 2048;
 
 pub const Symbols = [format.sub_block_size + slack]u8;
 
-/// Memory a decoder works in. Needs no initialization and keeps nothing between calls.
+/// Working memory of a decoder. Needs no initialization, and keeps nothing between calls.
 pub const DecodeScratch = extern struct {
-    /// Per plane: the symbols that escape its first tier. The scalar twin: all its symbols.
+    /// Per plane: the symbols that escape its first tier. In the scalar kernels: all symbols.
     planes: [format.plane_count_max]Symbols align(64),
     /// Literals, and the symbols that escape the tiers behind the first, in turns.
     escaped: [2]Symbols align(64),
@@ -91,7 +91,7 @@ pub const DecodeTask = extern struct {
     element_count: u32,
     planes: [format.plane_count_max]PlaneTask,
     destination: [*]u8,
-    /// The destination is aligned to 64 and too large to be read again out of the caches.
+    /// The destination is aligned to 64, and too large to stay in the caches.
     streams: bool,
     scratch: *DecodeScratch,
 
@@ -100,11 +100,11 @@ pub const DecodeTask = extern struct {
     }
 };
 
-/// What a kernel finds in a sub-block: the first of these, literals to tier 2 of all planes before
-/// tier 1 of all planes.
+/// The result of decoding a sub-block: the first of these errors. Literals to tier 2 of all planes
+/// are checked before tier 1 of all planes.
 pub const DecodeVerdict = enum(u32) { ok, literal, unused_code, escape_count };
 
-/// Memory an encoder works in. Needs no initialization and keeps nothing between calls.
+/// Working memory of an encoder. Needs no initialization, and keeps nothing between calls.
 pub const EncodeScratch = extern struct {
     planes: [format.plane_count_max]Symbols align(64),
     /// Symbols that escape a tier, in turns.
@@ -129,7 +129,7 @@ pub const EncodeTask = extern struct {
     }
 };
 
-/// The part of a chunk that a histogram looks at.
+/// The part of a chunk that a histogram counts.
 pub const Sample = extern struct {
     layout: format.Layout,
     source: [*]const u8,
@@ -142,8 +142,8 @@ pub const no_room = std.math.maxInt(usize);
 
 /// The codec's kernels of one CPU level.
 pub const Kernels = extern struct {
-    /// Fills the destination with `element_count` elements. Unless the verdict is `ok`, what the
-    /// destination then holds is undefined.
+    /// Fills the destination with `element_count` elements. Its contents are undefined unless the
+    /// verdict is `ok`.
     decode: *const fn (task: *const DecodeTask) callconv(.c) DecodeVerdict,
 
     /// Writes the sub-block's planes and their padding and sets `escapes`. Returns the size, or

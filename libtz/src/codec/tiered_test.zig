@@ -1,5 +1,5 @@
-//! Tests of the tiered codec: every CPU level against the scalar twin, over all kinds of planes and
-//! all tail lengths; round trips; one rejection per rule of the specification.
+//! Tests of the tiered codec: every CPU level against the scalar kernels, with all kinds of planes
+//! and all tail lengths; round trips; one rejection per rule of the specification.
 
 const std = @import("std");
 const dispatch = @import("../dispatch.zig");
@@ -16,23 +16,23 @@ const Header = format.Header;
 const Layout = format.Layout;
 const PlaneKind = format.PlaneKind;
 
-const twin = &tiered_kernels.kernels_scalar;
+const scalar = &tiered_kernels.kernels_scalar;
 const layouts = std.enums.values(Layout);
 const kinds = std.enums.values(PlaneKind);
 
-/// Buffers of one test, far too large for a stack.
+/// The buffers of a test, which are too large for the stack.
 const Bench = struct {
     encode_scratch: tiered.EncodeScratch,
     decode_scratch: tiered.DecodeScratch,
     source: [elements_max * 4]u8,
     stored: [size_max]u8,
-    stored_twin: [size_max]u8,
+    stored_scalar: [size_max]u8,
     decoded: [elements_max * 4 + guard]u8 align(64),
 
     const elements_max = 3 * format.sub_block_size;
-    /// Of bytes nobody may touch, behind the destination.
+    /// The number of guard bytes behind the destination.
     const guard = 64;
-    /// The worst plane takes 15 bits for a symbol of 8.
+    /// The worst plane takes 15 bits for a symbol of 8 bits.
     const size_max = elements_max * 8 + 4096;
 
     fn create() !*Bench {
@@ -43,14 +43,15 @@ const Bench = struct {
         std.testing.allocator.destroy(bench);
     }
 
-    /// Encodes by the twin and by all levels, decodes by both: everything must be equal. Returns
-    /// the stored bytes.
+    /// Encodes and decodes with the scalar kernels and with all levels. Everything must be equal.
+    /// Returns the stored bytes.
     fn roundTrip(bench: *Bench, header: *const Header) ![]u8 {
         const source = bench.source[0..header.decodedSize()];
         const scratch = &bench.encode_scratch;
-        const stored_size = tiered.encodeAs(twin, header, source, &bench.stored_twin, scratch).?;
-        const stored = bench.stored_twin[0..stored_size];
-        try bench.expectDecodes(twin, header.layout, stored, source);
+        const out = &bench.stored_scalar;
+        const stored_size = tiered.encodeAs(scalar, header, source, out, scratch).?;
+        const stored = bench.stored_scalar[0..stored_size];
+        try bench.expectDecodes(scalar, header.layout, stored, source);
         for (dispatch.levels) |level| {
             const table = dispatch.kernelsAt(level) orelse continue;
             const again = tiered.encodeAs(&table.tiered, header, source, &bench.stored, scratch).?;
@@ -75,11 +76,11 @@ const Bench = struct {
         try expect(std.mem.allEqual(u8, guarded[source.len..], 0xA5));
     }
 
-    /// All levels agree with the twin about `stored`, right or wrong.
+    /// Requires that all levels agree with the scalar kernels about `stored`, valid or not.
     fn expectAgreement(bench: *Bench, layout: Layout, stored: []const u8, size: usize) !void {
         const scratch = &bench.decode_scratch;
         const expected = bench.source[0..size];
-        const verdict = tiered.decodeWith(twin, layout, stored, expected, scratch);
+        const verdict = tiered.decodeWith(scalar, layout, stored, expected, scratch);
         for (dispatch.levels) |level| {
             const table = dispatch.kernelsAt(level) orelse continue;
             const destination = bench.decoded[0..size];
@@ -110,7 +111,7 @@ test "all levels agree, for every tail" {
     defer bench.destroy();
     var prng: std.Random.DefaultPrng = .init(2);
     const random = prng.random();
-    // Groups hold up to 512 codes; inner tiers get all counts below when nearly all escape.
+    // Groups hold up to 512 codes. When nearly all escape, inner tiers get all smaller counts.
     for (1..1100) |count| {
         for (kinds) |kind| {
             const header = sample.header(random, .byte, count, @splat(kind));
@@ -151,13 +152,14 @@ test "chosen encodings round-trip at all levels, or nothing is gained" {
             },
         }
         const scratch = &bench.encode_scratch;
-        const size_twin = tiered.encodeWith(twin, layout, source, &bench.stored_twin, scratch);
+        const out = &bench.stored_scalar;
+        const size_scalar = tiered.encodeWith(scalar, layout, source, out, scratch);
         for (dispatch.levels) |level| {
             const kernels = &(dispatch.kernelsAt(level) orelse continue).tiered;
             const size = tiered.encodeWith(kernels, layout, source, &bench.stored, scratch);
-            try expectEqual(size_twin, size);
+            try expectEqual(size_scalar, size);
             const stored = bench.stored[0 .. size orelse continue];
-            try expectEqualSlices(u8, bench.stored_twin[0..stored.len], stored);
+            try expectEqualSlices(u8, bench.stored_scalar[0..stored.len], stored);
             try expect(stored.len <= tiered.encodedSizeMax(source.len));
             try bench.expectDecodes(kernels, layout, stored, source);
             encoded_count += 1;
@@ -169,7 +171,7 @@ test "chosen encodings round-trip at all levels, or nothing is gained" {
 test "the sample misleads" {
     const bench: *Bench = try .create();
     defer bench.destroy();
-    // Every 9th line is sampled at this size: constant there, noise between.
+    // At this size, every 9th line is sampled: constant there, noise in between.
     const source = bench.source[0 .. 256 << 10];
     var prng: std.Random.DefaultPrng = .init(4);
     prng.random().bytes(source);
@@ -182,7 +184,7 @@ test "the sample misleads" {
     source[64] = 0x3d;
     const size = tiered.encode(.bf16, source, &bench.stored, scratch).?;
     try expect(size > 4096);
-    try bench.expectDecodes(twin, .bf16, bench.stored[0..size], source);
+    try bench.expectDecodes(scalar, .bf16, bench.stored[0..size], source);
 }
 
 test "unaligned buffers" {
@@ -204,7 +206,7 @@ test "unaligned buffers" {
     }
 }
 
-/// One bf16 sub-block whose tail exercises all of the header: 2-2-3 exponents, raw rest.
+/// One bf16 sub-block that uses all fields of the header: a 2-2-3 exponent plane and a raw one.
 fn example(bench: *Bench) ![]u8 {
     var prng: std.Random.DefaultPrng = .init(6);
     const random = prng.random();
@@ -219,7 +221,7 @@ fn expectRejected(bench: *Bench, rule: format.DecodeError, stored: []const u8) !
     const size = example_count * 2;
     const scratch = &bench.decode_scratch;
     const destination = bench.decoded[0..size];
-    try expectError(rule, tiered.decodeWith(twin, .bf16, stored, destination, scratch));
+    try expectError(rule, tiered.decodeWith(scalar, .bf16, stored, destination, scratch));
     try bench.expectAgreement(.bf16, stored, size);
 }
 
@@ -235,7 +237,7 @@ test "rules TZ1T-1 to TZ1T-5" {
         const rule: format.DecodeError = if (size < 128) error.Truncated else error.StoredSize;
         try expectError(rule, tiered.validate(.bf16, stored[0..size], example_count * 2));
     }
-    const longer = bench.stored_twin[0 .. stored.len + 64];
+    const longer = bench.stored_scalar[0 .. stored.len + 64];
     try expectError(error.StoredSize, tiered.validate(.bf16, longer, example_count * 2));
     try expectError(error.LayoutMismatch, tiered.validate(.f16, stored, example_count * 2));
     try tiered.validate(.bf16, stored, example_count * 2);
@@ -297,7 +299,7 @@ test "rules TZ1T-4 to TZ1T-15: a change of a byte breaks the rule it should" {
     try bench.expectAgreement(.bf16, copy, example_count * 2);
 }
 
-/// Makes an escape of the code in the lowest bits, or the first symbol's code of an escape.
+/// Turns the code in the lowest bits into an escape, or an escape into the first symbol's code.
 fn toggleEscape(byte: u8, escape: u8) u8 {
     return if (byte & escape == escape) byte & ~escape else byte | escape;
 }
@@ -326,7 +328,7 @@ test "rules about widths: symbols that no element has" {
         defer stored[offset] = before;
         const destination = bench.decoded[0..1280];
         const scratch = &bench.decode_scratch;
-        try expectError(rule, tiered.decodeWith(twin, .f16, stored, destination, scratch));
+        try expectError(rule, tiered.decodeWith(scalar, .f16, stored, destination, scratch));
         try bench.expectAgreement(.f16, stored, 1280);
     }
 }

@@ -1,8 +1,8 @@
-//! The vector kernels, one text for all vector lengths: tiered_isa.zig says which one this
-//! compilation is for. No branch depends on data, so hostile data is as fast as any other.
+//! The vector kernels, in one source for all vector lengths; tiered_isa.zig defines the length of
+//! this compilation. No branch depends on data, so hostile data is as fast as any other.
 //!
-//! Reads go past what was asked for only within scratch memory, writes likewise: what is read of
-//! stored bytes and written to the destination is exact.
+//! Only scratch memory is read and written beyond the requested range. Reads of stored bytes and
+//! writes to the destination are exact.
 
 const std = @import("std");
 const format = @import("tiered_format.zig");
@@ -24,7 +24,7 @@ pub const isConstant = elements.isConstant;
 const parts = format.lane_count / lanes;
 const Codes = tasks.Codes;
 
-/// Code `slot` of each lane out of the rows of a group.
+/// Code `slot` of each lane, from the rows of a group.
 inline fn codesOf(comptime code_bits: u8, comptime slot: usize, rows: []const Vector) Vector {
     const bit = slot * code_bits;
     const row = bit / 8;
@@ -54,7 +54,7 @@ inline fn firstLanes(count: usize) Mask {
     return (@as(Mask, 1) << @intCast(count)) - 1;
 }
 
-/// Where the decoding of a plane's codes has come to.
+/// The position of the decoder in a plane's codes.
 const Cursor = struct {
     codes: [*]const u8,
     table: Vector = undefined,
@@ -63,7 +63,7 @@ const Cursor = struct {
     unused: Mask = 0,
 
     fn ofTier(tier: tasks.Tier, escaped: [*]const u8) Cursor {
-        var table: [lanes]u8 = @splat(0); // of escapes too, which `spread` needs
+        var table: [lanes]u8 = @splat(0); // 0 also for escapes, as `spread` needs
         for (&table, 0..) |*symbol, index| {
             const code = index % 16;
             if (code < format.symbolCount(tier.code_bits)) symbol.* = tier.table[code];
@@ -77,8 +77,8 @@ const Cursor = struct {
     }
 };
 
-/// Turns the next `count` codes into symbols. A `count` that is no multiple of the group size must
-/// be the last. Writes up to a vector more.
+/// Turns the next `count` codes into symbols. Only the last `count` need not be a multiple of the
+/// group size. Writes up to a vector more.
 fn expand(
     comptime codes: Codes,
     comptime code_bits: u8,
@@ -103,7 +103,7 @@ fn expandGroups(
 ) void {
     const row_count = comptime format.rowCount(code_bits);
     @setEvalBranchQuota(20_000); // for the unrolled groups
-    var local = cursor.*; // registers, whatever `symbols` may point to
+    var local = cursor.*; // stays in registers, since `symbols` cannot alias it
     var to = symbols;
     for (0..group_count) |_| {
         var rows: [parts][row_count]Vector = undefined;
@@ -170,7 +170,7 @@ fn expandTiered(code_bits: u8, cursor: *Cursor, count: usize, symbols: [*]u8) vo
     }
 }
 
-/// The symbols that escape a plane's first tier.
+/// Decodes the symbols that escape a plane's first tier.
 fn decodeInner(
     plane: *const PlaneTask,
     element_count: usize,
@@ -262,8 +262,8 @@ fn decodeTiles(
     }
 }
 
-/// Turns symbols into codes, which fill `packed_codes`; returns how many escape, and copies those.
-/// Reads and writes up to a vector more of `symbols` and `escaped`.
+/// Turns symbols into codes, which fill `packed_codes`. Copies the symbols that escape, and returns
+/// their number. Reads and writes up to a vector more of `symbols` and `escaped`.
 pub fn pack(
     comptime codes: Codes,
     comptime code_bits: u8,

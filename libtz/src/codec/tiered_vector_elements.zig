@@ -1,4 +1,5 @@
-//! Elements to symbols and back, with vectors: what split and merge of the scalar twin do.
+//! Splits elements into symbols and merges them, with vectors; see split and merge in
+//! tiered_scalar.zig.
 
 const std = @import("std");
 const format = @import("tiered_format.zig");
@@ -10,10 +11,10 @@ const Vector = isa.Vector;
 const lanes = isa.lanes;
 const splat = isa.splat;
 
-/// How a vector is stored: isa.store or isa.stream.
+/// The function that stores a vector: isa.store or isa.stream.
 pub const Store = fn (to: [*]u8, vector: Vector) callconv(.@"inline") void;
 
-/// Puts elements together; reads and writes nothing else.
+/// Merges symbols into elements. Reads and writes exactly these.
 pub fn mergeAll(
     comptime layout: Layout,
     comptime store: Store,
@@ -90,7 +91,7 @@ inline fn mergeE5M2(exponent: Vector, rest: Vector) Vector {
     return rest >> splat(2) << splat(7) | exponent << splat(2) | (rest & splat(3));
 }
 
-/// The first or second half of what alternates between two vectors, `low` first.
+/// The first or second half of two interleaved vectors, beginning with `low`.
 inline fn interleave(
     comptime T: type,
     low: anytype,
@@ -106,7 +107,7 @@ inline fn interleave(
     return @shuffle(T, low, high, order);
 }
 
-/// The bytes at even or odd places of two vectors.
+/// The bytes at even or odd indices of two vectors.
 inline fn every2nd(first: Vector, second: Vector, comptime offset: usize) Vector {
     comptime var order: [lanes]i32 = undefined;
     inline for (&order, 0..) |*from, index| {
@@ -170,7 +171,7 @@ inline fn every2ndWord(first: Vector, second: Vector, comptime offset: usize) Ve
     return @bitCast(@shuffle(u16, words[0], words[1], order));
 }
 
-/// Cuts elements into symbols; writes up to a vector more per plane.
+/// Splits elements into symbols. Writes up to a vector more per plane.
 pub fn splitAll(
     comptime layout: Layout,
     source: [*]const u8,

@@ -1,5 +1,5 @@
-//! The front of a .tensors file of CoreWeave's Tensorizer, data versions 1 to 5, read strictly: the
-//! file header and the index. Each tensor's record header lies right before its data; see
+//! A strict reader for the beginning of a .tensors file of CoreWeave's Tensorizer, data versions 1
+//! to 5: the file header and the index. Each tensor's record header is right before its data; see
 //! coreweave_record.zig. spec/foreign/coreweave-tensors.md describes the whole layout.
 //!
 //! Offset | Size | Field        | Rule
@@ -12,8 +12,8 @@
 //! 65     | 8    | index_size   |
 //! 73     |      | index        | tensor_count entries, then zeros
 //!
-//! The format's own library looks at less: here sizes and offsets have to follow from one another,
-//! so a file cannot hide bytes, or have them belong to two tensors.
+//! The format's own library checks less. Here, all sizes and offsets must be consistent, so a file
+//! can neither hide bytes nor assign them to two tensors.
 
 const std = @import("std");
 const bytes = @import("../bytes.zig");
@@ -35,7 +35,7 @@ pub const magic = "|TZR|";
 
 const file_header_size = 73;
 
-/// A record header's size of zero: no record follows.
+/// The end marker: a record header's size of zero.
 const end_marker_size = 8;
 
 const flag_encrypted = 1 << 0;
@@ -45,8 +45,7 @@ const flag_versioned_index = 1 << 1;
 const entry_size_min = 29;
 
 /// Reads file header and index from the first bytes of a file of `file_size` bytes. Null: `needed`
-/// bytes are needed. Nothing in the result points into `front`. What is needed only on the way
-/// comes from `gpa`.
+/// bytes are needed. Nothing in the result points into `front`. Temporary memory comes from `gpa`.
 pub fn decode(
     gpa: Allocator,
     arena: Allocator,
@@ -62,7 +61,7 @@ pub fn decode(
         return diagnostic.refuse(error.NotTz, 0, "the file does not begin with |TZR|");
     }
     const is_short = file_size < file_header_size + end_marker_size;
-    // Whether it is such a file at all is said first.
+    // First of all, whether it is such a file.
     if (is_short and front.len >= @min(magic.len, file_size)) {
         return diagnostic.refuse(error.Truncated, 0, "the file is shorter than 81 bytes");
     }
@@ -80,7 +79,7 @@ pub fn decode(
         return null;
     }
     const index = front[file_header_size..@intCast(header_size)];
-    // Names and dtypes stay in memory as they are in the file, to be compared with the records'.
+    // Names and dtypes are kept as they are in the file, to be compared with those in the records.
     const used = index[0 .. index.len - countZeros(index)];
     const kept = try arena.alloc(u8, @min(index.len, used.len + 64));
     @memcpy(kept, index[0..kept.len]);
@@ -159,11 +158,11 @@ const FileHeader = struct {
     }
 };
 
-/// A tensor while it is not known whether it fits in with the others.
+/// A tensor before it has been checked against the others.
 const Entry = struct {
     tensor: Tensor,
     record: Record,
-    /// Of the data, where nothing is stored too.
+    /// Of the data; set even if nothing is stored.
     data_offset: u64,
     /// Its path: a range of the parser's steps.
     step_begin: u32,
@@ -176,7 +175,7 @@ const Parser = struct {
     gpa: Allocator,
     arena: Allocator,
     file: FileHeader,
-    /// Of all zeros at the end only a few.
+    /// With only a few of the zeros at its end.
     index: []const u8,
     entries: []Entry,
     diagnostic: *status.Diagnostic,
@@ -219,7 +218,7 @@ const Parser = struct {
             else => return diagnostic.because(error.Version, "an index entry has no known version"),
         };
         const name = try self.take(try self.integer(u16));
-        errdefer diagnostic.setName(names.shown(name));
+        errdefer diagnostic.setName(names.forMessage(name));
         const role = std.enums.fromInt(Record.Role, try self.integer(u8)) orelse
             return diagnostic.because(error.Foreign, "its kind is unknown");
         const type_begin = self.at;
@@ -300,7 +299,7 @@ const Parser = struct {
         return shape;
     }
 
-    /// Checks that records and data fill the file, names all tensors and sorts them.
+    /// Checks that records and data fill the file; names and sorts the tensors.
     fn arrange(self: *Parser, file_size: u64, header_size: u64) Error!Decoded {
         const count = self.entries.len;
         for (self.entries) |*entry| {
@@ -340,10 +339,10 @@ const Parser = struct {
         return self.diagnostic.because(err, reason);
     }
 
-    /// Which tensor the file is refused for: by libtz's name, or before there is one the file's.
+    /// Notes the tensor at fault, with libtz's name, or the file's name if it has no other yet.
     fn note(self: *Parser, entry: Entry) void {
         const name = entry.tensor.name;
-        self.diagnostic.setName(if (name.len != 0) name else names.shown(entry.record.name));
+        self.diagnostic.setName(if (name.len != 0) name else names.forMessage(entry.record.name));
         self.diagnostic.offset = entry.offset;
     }
 
@@ -351,7 +350,7 @@ const Parser = struct {
         return self.steps.items[entry.step_begin..][0..entry.step_count];
     }
 
-    /// Records, each followed by its data, lie one after another up to the end marker.
+    /// Checks that the records, each followed by its data, are contiguous up to the end marker.
     fn checkLayout(self: *Parser, file_size: u64, header_size: u64) Error!void {
         const data_end = file_size - end_marker_size;
         var end = header_size;
@@ -365,7 +364,7 @@ const Parser = struct {
             if (end > data_end) {
                 return self.refuse(error.Truncated, entry, "the file ends before its data end");
             }
-            sum += entry.tensor.stored_size; // all lie in the file, so this is below its size
+            sum += entry.tensor.stored_size; // all are in the file, so this is below its size
         }
         if (end < data_end) {
             const reason = "there are bytes after the data that belong to no tensor";

@@ -1,10 +1,10 @@
-//! Data types of .tensors files: NumPy's `dtype.str`, or, for what NumPy does not have, the type of
-//! raw bytes of that size, a zero byte and PyTorch's name: "<V2\x00torch.bfloat16".
+//! Data types of .tensors files: NumPy's `dtype.str`. For types that NumPy lacks, it is the type of
+//! raw bytes of that size, a zero byte, and PyTorch's name: "<V2\x00torch.bfloat16".
 
 const std = @import("std");
 const dtypes = @import("../dtype.zig");
 
-/// For a type that this library does not know: its tensors list, but do not load.
+/// For an unknown type: its tensors can be listed, but not loaded.
 pub const code_unknown = 0x01FF;
 
 comptime {
@@ -39,8 +39,8 @@ const Storage = struct {
     fn decode(text: []const u8) error{ Foreign, Feature }!Storage {
         if (text.len < 3) return error.Foreign;
         if (std.mem.findScalar(u8, "<>|", text[0]) == null) return error.Foreign;
-        // Units of time and the like have no size of their own; these are no numbers to load.
         if (!std.ascii.isAlphabetic(text[1])) return error.Foreign;
+        // Types with a unit, such as "<M8[ns]", are not numbers.
         for (text[2..]) |byte| if (!std.ascii.isDigit(byte)) return error.Feature;
         const count = std.fmt.parseInt(u32, text[2..], 10) catch return error.Feature;
         const size: u64 = if (text[1] == 'U') 4 * @as(u64, count) else count;
@@ -48,7 +48,7 @@ const Storage = struct {
         return .{ .order = text[0], .kind = text[1], .size = size };
     }
 
-    /// Null for what is not a number, or not little-endian.
+    /// Null if it is not a number, or not little-endian.
     fn name(self: Storage) ?[]const u8 {
         const expected: u8 = if (self.size == 1) '|' else '<';
         if (self.order != expected) return null;
@@ -76,7 +76,7 @@ const numbers = [_]struct { u8, u64, []const u8 }{
     .{ 'c', 16, "c128" },
 };
 
-/// Our name of PyTorch's; null when there is none.
+/// The name of section 11 for one of PyTorch's; null if there is none.
 fn byTorch(name: []const u8) ?[]const u8 {
     const prefix = "torch.";
     if (!std.mem.startsWith(u8, name, prefix)) return null;
@@ -114,7 +114,7 @@ const torch_names = [_]struct { []const u8, []const u8 }{
     .{ "bits4x2", "u4_x2" },
     .{ "bits8", "b8" },
     .{ "bits16", "b16" },
-    // Older releases of NumPy or PyTorch could not exchange these.
+    // Older releases of NumPy and PyTorch could not exchange these.
     .{ "uint16", "u16" },
     .{ "uint32", "u32" },
     .{ "uint64", "u64" },

@@ -42,7 +42,7 @@ pub fn parse(
     if (role != .state) {
         return diagnostic.because(error.Foreign, "its name is a path, but it belongs to a module");
     }
-    // What is written is one line of ASCII.
+    // Tensorizer writes one line of ASCII.
     for (name[1..]) |byte| if (byte < 0x20 or byte > 0x7E) {
         return diagnostic.because(error.Json, "its path is not a single line of ASCII");
     };
@@ -80,8 +80,8 @@ fn isPath(name: []const u8) bool {
     return name.len > 0 and name[0] == path_mark;
 }
 
-/// A name of the file, for messages.
-pub fn shown(name: []const u8) []const u8 {
+/// A name as in the file, for messages.
+pub fn forMessage(name: []const u8) []const u8 {
     return if (isPath(name)) name[1..] else name;
 }
 
@@ -104,7 +104,7 @@ pub fn join(
 ) Error![]const u8 {
     if (!is_nested) {
         const name = path[0].key;
-        // As in tz files, so that every tensor can be named and converted.
+        // The same rule as in tz files, so that every tensor can be named and converted.
         if (bytes.hasControl(name)) {
             return diagnostic.because(error.Foreign, "its name has a control character");
         }
@@ -131,7 +131,7 @@ fn appendEscaped(arena: Allocator, name: *std.ArrayList(u8), key: []const u8) Er
         '~' => try name.appendSlice(arena, "~0"),
         '/' => try name.appendSlice(arena, "~1"),
         0x00...0x1F, 0x7F => |control| try name.print(arena, "~x{x:0>2}", .{control}),
-        // U+0080 to U+009F are C2 80 to C2 9F; elsewhere C2 is followed by more than 9F.
+        // U+0080 to U+009F are C2 80 to C2 9F; other characters with C2 continue above 9F.
         0xC2 => if (key[at + 1] < 0xA0) {
             at += 1;
             try name.print(arena, "~x{x:0>2}", .{key[at]});
@@ -166,7 +166,7 @@ pub const Tree = struct {
     const Node = struct {
         step: Step,
         kind: Kind,
-        /// Of a leaf.
+        /// Only for leaves.
         tensor: u32 = 0,
         child_count: u32 = 0,
         first_child: u32 = format.none,
@@ -280,7 +280,7 @@ pub const Tree = struct {
 
     fn encoded(self: *const Tree, number: u32) structures.Node {
         const node = self.nodes.items[number];
-        // The root has no key, nor have elements of lists.
+        // The root and elements of lists have no key.
         const key = if (number != 0 and node.step == .key) node.step.key else null;
         return .{
             .kind = switch (node.kind) {
@@ -295,7 +295,7 @@ pub const Tree = struct {
         };
     }
 
-    /// So that they are popped in their order.
+    /// Pushes them in reverse, so that they are popped in order.
     fn pushChildren(self: *Tree, stack: *std.ArrayList(u32), number: u32) Error!void {
         const node = self.nodes.items[number];
         const begin = stack.items.len;
@@ -330,7 +330,7 @@ fn expectName(expected: []const u8, raw: []const u8, is_nested: bool) !void {
 
 test "names" {
     try expectName("a.b/~", "a.b/~", false);
-    try expectName(".a", ".a", false); // of a state dict it is the key
+    try expectName(".a", ".a", false); // in a state dict, this is the key
     try expectName("a.b~1~0", "a.b/~", true);
     try expectName("a/0/~20", "\x1E[\"a\",0,\"0\"]", true);
     try expectName("~2-7/-/~x0a~x9f\u{A0}", "\x1E[\"-7\",\"-\",\"\\n\\u009f\\u00a0\"]", true);

@@ -1,9 +1,9 @@
 //! The record header before each tensor's data in a .tensors file. Except for the hashes and the
-//! parameters of decryption, it repeats the index and must be equal to it.
+//! parameters of decryption, it must repeat the index.
 //!
 //! Size | Field       | Rule
-//! 8    | header_size | of all of this
-//! 2    | module      | number of the module that has the tensor; means nothing to us
+//! 8    | header_size | of the whole record header
+//! 2    | module      | number of the tensor's module; not used
 //! 1    | role        | parameter, buffer, state dict
 //! 2, n | name        |
 //! 1, n | dtype       |
@@ -24,14 +24,14 @@ const Record = @import("../index.zig").Record;
 const status = @import("../status.zig");
 const Tensor = @import("../index.zig").Tensor;
 
-/// With cipher chunks of 2 MiB the tags of 8 TiB.
+/// The tags of 8 TiB in cipher chunks of 2 MiB.
 pub const size_max = 64 << 20;
 
 pub const tag_size = 16;
 
 const sha256_size = 32;
 
-/// What all but the crypt block, padding and hashes take.
+/// The minimum size, without hashes, padding and the contents of the crypt block.
 pub fn sizeMin(name_size: usize, type_size: usize, is_encrypted: bool) u64 {
     const crypt_size_min: u64 = if (is_encrypted) 8 + 2 else 0;
     return 8 + 2 + 1 + 2 + name_size + type_size + 2 + 1 + crypt_size_min + 8;
@@ -42,7 +42,7 @@ pub const Parsed = struct {
     crc32: ?u32 = null,
     sha256: ?*const [sha256_size]u8 = null,
     crypt: Crypt = .{},
-    /// What the hashes cover before the data.
+    /// The bytes that the hashes cover before the data.
     hashed_size: usize = 0,
 };
 
@@ -55,7 +55,7 @@ pub const Parsed = struct {
 ///      next has that plus one, little-endian), their number (8), tag of each (16)
 /// 3    data in one box: nonce (24), tag (16)
 ///
-/// A box is XSalsa20-Poly1305 as NaCl's secretbox has it, its tag apart.
+/// A box is NaCl's secretbox (XSalsa20-Poly1305) without its tag.
 pub const Crypt = struct {
     derivation: ?Derivation = null,
     cipher: ?Cipher = null,
@@ -65,8 +65,8 @@ pub const Crypt = struct {
 };
 
 /// Parses `raw`, the whole record header of `tensor`, and compares it with the index. `hashed` is
-/// of the size of `raw` and gets what the hashes cover before the data. The result points into
-/// `raw`.
+/// of the size of `raw` and gets the bytes that the hashes cover before the data. The result points
+/// into `raw`.
 pub fn parse(
     tensor: Tensor,
     record: Record,
@@ -115,7 +115,7 @@ const Parser = struct {
         return bytes.get(T, try self.take(@sizeOf(T)), 0);
     }
 
-    /// The next bytes are these and no others.
+    /// Requires these bytes next.
     fn expect(self: *Parser, expected: []const u8, reason: [*:0]const u8) status.DataError!void {
         const begin = self.at;
         if (std.mem.eql(u8, try self.take(expected.len), expected)) return;
@@ -163,7 +163,7 @@ const Parser = struct {
         return "its record header and the index differ in the " ++ what;
     }
 
-    /// Copies what it passes to `hashed`, with digests of zero.
+    /// Copies the bytes it reads to `hashed`, with digests of zero.
     fn parseHashes(self: *Parser, parsed: *Parsed, hashed: []u8) status.DataError!void {
         const begin = self.at;
         const size = try self.integer(u16);
@@ -245,7 +245,7 @@ const Parser = struct {
         if (self.at != end) {
             return self.refuse(self.at, "there are bytes after the parts of its encryption block");
         }
-        // Otherwise, somebody could insert plain data into the file without knowing the key.
+        // Otherwise, plain data could be inserted into the file without the key.
         if (data_size != 0 and crypt.cipher == null) {
             return self.refuse(self.at, "its data are not encrypted, although the file is");
         }
@@ -274,7 +274,7 @@ const Parser = struct {
 
     fn parseBoxes(self: *Parser, data_size: u64) status.DataError!Crypt.Cipher {
         const chunk_size = try self.integer(u64);
-        // What the format's own library asks for.
+        // As the format's own library requires.
         if (chunk_size < 1024 or chunk_size % 64 != 0) {
             const reason = "the size of its encrypted pieces is not a multiple of 64, from 1024 on";
             return self.refuse(self.at, reason);

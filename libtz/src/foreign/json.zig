@@ -26,7 +26,7 @@ pub const Reader = struct {
         return error.Json;
     }
 
-    /// After any white space, `byte` and nothing else.
+    /// Requires `byte`, after any white space.
     pub fn expect(self: *Reader, comptime byte: u8) Error!void {
         if (!self.take(byte)) return self.fail(std.fmt.comptimePrint("expected {c}", .{byte}));
     }
@@ -46,8 +46,7 @@ pub const Reader = struct {
         return false;
     }
 
-    /// What separates the items of an object or array that ends with `close`: false after the last
-    /// one.
+    /// Iterates over the items of an object or array that ends with `close`: false after the last.
     ///
     ///     try reader.expect('{');
     ///     var items: Items = .init('}');
@@ -79,8 +78,7 @@ pub const Reader = struct {
             value = bytes.add(value, byte - '0') orelse return self.fail(too_large);
         }
         const digits = self.text[begin..self.at];
-        // No leading zeros. A fraction or an exponent is not what may follow, so the caller finds
-        // it.
+        // No leading zeros. The caller rejects a fraction or exponent as an unexpected character.
         if (digits.len == 0) return self.fail("expected a whole number that is not negative");
         if (digits.len > 1 and digits[0] == '0') return self.fail("a number begins with 0");
         return value;
@@ -92,7 +90,7 @@ pub const Reader = struct {
     pub fn string(self: *Reader, arena: std.mem.Allocator) error{ Json, OutOfMemory }![]const u8 {
         const raw = try self.rawString();
         if (std.mem.indexOfScalar(u8, raw, '\\') == null) return raw;
-        const out = try arena.alloc(u8, raw.len); // no escape is shorter than what it stands for
+        const out = try arena.alloc(u8, raw.len); // an escape is never shorter than its text
         var size: usize = 0;
         var at: usize = 0;
         while (at < raw.len) {
@@ -123,7 +121,7 @@ pub const Reader = struct {
                     self.at += 1;
                     return self.text[begin .. self.at - 1];
                 },
-                '\\' => self.at += 1, // the byte after it is no end
+                '\\' => self.at += 1, // the next byte does not end the string
                 0...0x1F => return self.fail("a string has a control character"),
                 else => {},
             }
@@ -131,7 +129,7 @@ pub const Reader = struct {
         return self.fail("a string does not end");
     }
 
-    /// Only white space may follow.
+    /// Requires that only white space follows.
     pub fn finish(self: *Reader) Error!void {
         while (self.at < self.text.len) : (self.at += 1) {
             if (self.text[self.at] != ' ') return self.fail("more than spaces follows the end");
@@ -141,7 +139,7 @@ pub const Reader = struct {
 
 const Escape = struct {
     codepoint: u21,
-    /// Of the escape's text.
+    /// The length of the escape's text.
     size: usize,
 
     /// `text` begins with a backslash.
@@ -220,7 +218,7 @@ test "strings that are none" {
         "\"\\u12g4\"",
         "\"\\u+123\"",
         "\"\\u1_23\"",
-        "\"\\ud834\"", // surrogates alone
+        "\"\\ud834\"", // lone surrogates
         "\"\\udd1e\"",
         "\"\\ud834\\ud834\"",
         "\"\\ud834x\\udd1e\"",

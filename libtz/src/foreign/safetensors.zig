@@ -57,7 +57,7 @@ pub fn decode(
     if (header_size > file_size) {
         return diagnostic.refuse(error.Truncated, 0, "the file ends within its header");
     }
-    // Before much is fetched for nothing.
+    // Checked first, so that no large header is fetched in vain.
     if (json_size == 0 or front.len > length_size and front[length_size] != '{') {
         return diagnostic.refuse(error.Json, length_size, "the header does not begin with {");
     }
@@ -65,7 +65,7 @@ pub fn decode(
         needed.* = header_size;
         return null;
     }
-    // A copy, which cannot change while it is read; the names point into it.
+    // A copy, which cannot change while it is parsed; the names point into it.
     const json = try arena.dupe(u8, front[length_size..@intCast(header_size)]);
     var parser: Parser = .{ .arena = arena, .reader = .{ .text = json }, .diagnostic = diagnostic };
     try parser.parse();
@@ -80,10 +80,10 @@ pub fn decode(
     };
 }
 
-/// A tensor while it is not known whether it fits in with the others.
+/// A tensor before it has been checked against the others.
 const Entry = struct {
     tensor: Tensor,
-    /// Of its data, from the beginning of the data on.
+    /// The range of its data, relative to the beginning of the data.
     begin: u64,
     /// Of its name, in the file.
     name_offset: u64,
@@ -167,7 +167,7 @@ const Parser = struct {
     fn parseTensor(self: *Parser, name: []const u8, name_offset: u64) Error!void {
         errdefer self.diagnostic.setName(name);
         try self.reader.expect(':');
-        // As in tz files, so that every tensor can be named and converted.
+        // The same rule as in tz files, so that every tensor can be named and converted.
         if (bytes.hasControl(name)) {
             return self.refuse(error.Foreign, name_offset, "its name has a control character");
         }
@@ -182,7 +182,7 @@ const Parser = struct {
         const shape = fields.shape orelse return self.reader.fail("it has no shape");
         const begin, const end = fields.data_offsets orelse
             return self.reader.fail("it has no data_offsets");
-        // The format counts the numbers that the packed types hold several of in a unit.
+        // For packed dtypes, shapes of .safetensors count numbers, of which a unit holds several.
         if (dtype.elements > 1) {
             if (shape.len == 0 or shape[shape.len - 1] % dtype.elements != 0) {
                 const reason = "its last dimension is not a multiple of the unit of its dtype";
@@ -257,8 +257,8 @@ const Parser = struct {
         return self.arena.dupe(u64, shape[0..rank]);
     }
 
-    /// Sorts the entries by name, checks that they and nothing else fill the data, and tells each
-    /// its place there.
+    /// Sorts the entries by name, checks that they fill the data exactly, and sets the order of
+    /// each.
     fn arrange(self: *Parser, data_size: u64, header_size: u64) Error![]u32 {
         const entries = self.entries.items;
         std.mem.sortUnstable(Entry, entries, {}, Entry.lessThan);
@@ -317,7 +317,7 @@ const Parser = struct {
 
 const testing = std.testing;
 
-/// A file of this JSON and so many bytes of data.
+/// A file with this JSON and this many bytes of data.
 fn makeFile(json: []const u8, data_size: usize) ![]u8 {
     const file = try testing.allocator.alloc(u8, length_size + json.len + data_size);
     bytes.put(u64, file, 0, json.len);
@@ -475,8 +475,8 @@ test "asks for what it needs, and refuses truncated files" {
     var needed: u64 = 0;
     const limited = decode(allocator, file, file.len, header_size - 1, &needed, &diagnostic);
     try testing.expectError(error.Limit, limited);
-    // A header of 100 MB and a byte is refused from its first bytes, one that does not begin as
-    // JSON too.
+    // The first bytes suffice to refuse a header of more than 100 MB, or one that does not begin
+    // like JSON.
     bytes.put(u64, file, 0, json_size_max + 1);
     const large = decode(allocator, file[0..8], 1 << 40, 1 << 30, &needed, &diagnostic);
     try testing.expectError(error.Limit, large);
@@ -570,7 +570,7 @@ test "sizes, names and offsets that contradict each other" {
 }
 
 test "limits of sizes and names" {
-    // 2^63 bytes, had one dimension not been zero.
+    // 2^63 bytes, if no dimension were zero.
     const large = one("U8", "[0,9223372036854775808]", "[0,0]");
     try expectError(error.Limit, length_size + 1, "a", "its shape is too large", large, 0);
     const name: [format.name_size_max + 1]u8 = @splat('n');

@@ -1,4 +1,4 @@
-"""Adapters: peft's way to save and load them, and tools that merge, rename and look at metadata."""
+"""Adapters, saved and loaded as in peft; tools that merge, rename and read metadata."""
 
 import hashlib
 import sys

@@ -1,4 +1,4 @@
-"""The README's example, and what training scripts do around it."""
+"""The README's example, and typical code of training scripts."""
 
 import json
 import struct
@@ -30,12 +30,12 @@ with safe_open(str(path), framework="pt", device="cpu") as f:
     some = f.get_tensors()
     slices = {key: (f.get_slice(key).get_shape(), f.get_slice(key).get_dtype()) for key in opened}
 
-# Without a with block, as many scripts have it.
+# Without a with block, as in many scripts.
 handle = safe_open(path, "pt")
 again = {key: handle.get_tensor(key).clone() for key in handle.keys()}
 del handle
 
-# The header by hand, as viewers read it.
+# The header by hand, as in viewers.
 with path.open("rb") as file:
     (size,) = struct.unpack("<Q", file.read(8))
     header = json.loads(file.read(size))

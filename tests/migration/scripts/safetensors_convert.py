@@ -1,4 +1,4 @@
-"""The converter that everyone has copied: a .bin file, what it shares, a check of the result."""
+"""A widely copied converter: from a .bin file, with shared tensors, and a check of the result."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What code catches: files that are not there, not whole or not right, and arguments."""
+"""Errors that code catches: missing, truncated and invalid files, and wrong arguments."""
 
 import json
 import sys

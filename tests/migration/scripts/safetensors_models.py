@@ -1,4 +1,4 @@
-"""Modules: save_model and load_model with ties, and what scripts do when something does not fit."""
+"""Modules: save_model and load_model with ties, and typical handling of mismatches."""
 
 import sys
 from pathlib import Path
@@ -29,7 +29,7 @@ told = load_model(other, path)
 with safe_open(path, "pt") as f:
     keys, metadata = sorted(f.keys()), f.metadata()
 
-# A file of everything, and a fallback as trainers have it.
+# A file of the whole module, and a fallback as in trainers.
 fallback = []
 try:
     save_file(net.state_dict(), folder / "all.safetensors")
@@ -55,7 +55,7 @@ try:
 except RuntimeError as error:
     mismatches.append("a.weight" in str(error) or "b.weight" in str(error))
 
-# From a name that another tool preferred.
+# From another tool's name.
 save_file(
     {n: t.contiguous() for n, t in net.state_dict().items() if n != "a.weight"},
     folder / "other-name.safetensors",

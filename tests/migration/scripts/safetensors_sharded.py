@@ -1,4 +1,4 @@
-"""Shards with an index, written as huggingface_hub does, and read as vLLM's iterator does."""
+"""Shards with an index, written as in huggingface_hub, and read as in vLLM's iterator."""
 
 import glob
 import json

@@ -1,4 +1,4 @@
-"""The README's section on encryption: passwords, random keys, and what happens without."""
+"""The README's section on encryption: passwords, random keys, and missing keys."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What a program catches that downloads, retries and falls back."""
+"""Errors that a program with downloads, retries and fallbacks catches."""
 
 import sys
 from pathlib import Path

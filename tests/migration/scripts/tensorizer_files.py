@@ -1,4 +1,4 @@
-"""Everything that can be read from and written to on this machine."""
+"""All kinds of local sources and targets."""
 
 import io
 import pathlib
@@ -26,7 +26,7 @@ def read(source: typing.Any) -> dict[str, torch.Tensor]:
 
 
 class Unclosed(io.BytesIO):
-    """Keeps what the serializer closes."""
+    """Keeps its contents after the serializer closes it."""
 
     def close(self) -> None:
         pass

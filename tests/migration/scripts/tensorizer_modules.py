@@ -1,4 +1,4 @@
-"""Parts of models: filters on prefixes, buffers, tensors that are removed when they are written."""
+"""Parts of models: filters by prefix, buffers, tensors that are removed while writing."""
 
 import sys
 from pathlib import Path

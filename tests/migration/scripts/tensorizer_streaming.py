@@ -1,4 +1,4 @@
-"""Tensors one by one, as converters and quantizers take them."""
+"""Tensors one by one, as in converters and quantizers."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""As vLLM's loader: streams made by partial(open_stream), a key file, load_into_module, LoRA."""
+"""vLLM's loader: streams by partial(open_stream), a key file, load_into_module, LoRA."""
 
 import json
 import sys
@@ -64,7 +64,7 @@ with no_init_or_tensor():
     loaded = Model()
 told = deserialize(loaded, num_readers=1)
 
-# Adapters are a state dict and a JSON file beside each other.
+# An adapter is a state dict and a JSON file.
 lora = {f"layers.{i}.lora_A.weight": torch.rand(4, 16) for i in range(2)}
 with _write_stream(folder / "lora" / "adapter_model.tensors") as stream:
     adapter = TensorSerializer(stream)

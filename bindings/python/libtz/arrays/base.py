@@ -31,8 +31,8 @@ class Framework(Protocol[T]):
     """Makes one library's tensors over host memory, and moves them to devices."""
 
     def require(self, dtype: str, name: str) -> None:
-        """Raises OptionError if the library lacks this type, and FormatError if libtz does not
-        know it; `name`, the tensor's, is for the message."""
+        """Raises OptionError if the framework lacks this dtype, and FormatError if libtz does not
+        know it. `name` is the tensor's, for the message."""
 
     def make(self, buffer: HostBuffer | None, position: int, dtype: str, shape: Sequence[int]) -> T:
         """A tensor over the buffer's bytes from `position` on. It keeps the buffer's owner alive.
@@ -80,8 +80,7 @@ def require_known(dtype: str, name: str) -> None:
 
 
 class BufferFramework:
-    """Plain bytes, whatever their dtype. A tensor of a dtype that libtz does not know is made with
-    the shape of its bytes."""
+    """Plain bytes, for all dtypes. A tensor of an unknown dtype has the shape of its bytes."""
 
     def require(self, dtype: str, name: str) -> None:
         pass

@@ -269,15 +269,15 @@ class Loader:
 
 
 def _require_dtypes(entries: Sequence[Entry], into: Destination[Any]) -> None:
-    """Raises OptionError for dtypes that the framework does not support, FormatError for those that
-    nobody does. Checks each one once."""
+    """Raises OptionError for dtypes that the framework does not support, and FormatError for
+    unknown ones. Checks each dtype once."""
     names = {tensor.dtype: item.name for item, _, _, tensor in reversed(entries)}
     for dtype, name in names.items():
         into.framework.require(dtype_name(dtype), name)
 
 
 def _whole_shape(tensor: lib.Tensor, dtype: str) -> tuple[int, ...]:
-    """The tensor's shape; that of its bytes, if libtz does not know how large a unit is."""
+    """The tensor's shape. For an unknown dtype, the shape of its bytes."""
     return tensor.shape if is_known(dtype) else (tensor.decoded_size,)
 
 

@@ -155,7 +155,7 @@ def _open(source: str, digest: str | None, options: ReadOptions) -> Checkpoint[A
 
 def _writer(source: SourceContents, target: Location, options: WriteOptions) -> CheckpointWriter:
     writer_class = writer_class_of(target.text)
-    # A number that stands for an unknown dtype means the same in all .tz files, and only there.
+    # The number of an unknown dtype has the same meaning in all .tz files, and only in those.
     is_same_format = source.file.format == "tz"
     specs = writer_class.arranged(
         TensorSpec(

@@ -67,9 +67,9 @@ def _pin(arguments: argparse.Namespace, options: ReadOptions) -> str | None:
     """The digest that was given, or that the signature covers."""
     signature, public_key = arguments.signature, arguments.public_key
     if (signature is None) != (public_key is None):
-        raise OptionError("--signature and --public-key go together")
+        raise OptionError("pass both --signature and --public-key, or neither")
     if signature is not None and arguments.digest is not None:
-        raise OptionError("--digest and --signature exclude each other")
+        raise OptionError("--digest cannot be combined with --signature; pass one of them")
     return pinned_digest(arguments.source, arguments.digest, signature, public_key, options)
 
 

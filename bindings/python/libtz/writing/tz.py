@@ -191,7 +191,7 @@ def _native_specs(specs: Sequence[TensorSpec]) -> list[lib.TensorSpec]:
             raise OptionError(f"tensor {spec.name!r}: {spec.dtype!r} is not a dtype of the format")
         if lib.dtype(code) is None and spec.nbytes is None:
             raise OptionError(
-                f"tensor {spec.name!r}: dtype {spec.dtype!r} does not tell the size; set nbytes to"
+                f"tensor {spec.name!r}: dtype {spec.dtype!r} has no known size; set nbytes to"
                 " that of the tensor from which this one is copied"
             )
         tie = None
@@ -219,7 +219,7 @@ def _shape(spec: TensorSpec) -> tuple[int, ...]:
 
 
 def _nbytes(spec: TensorSpec) -> int:
-    """The declared size; 0 if none is."""
+    """The declared size; 0 if there is none."""
     if spec.nbytes is None:
         return 0
     try:

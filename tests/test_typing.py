@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy.typing
 import pytest
+from tests.public_modules import PUBLIC_MODULES
 
 import libtz
 
@@ -113,28 +114,7 @@ def test_a_script_in_strict_mode(
     assert numbers == {7, 8, 9}
 
 
-# The modules that users import. Everything else is internal.
-PUBLIC = [
-    importlib.import_module(name)
-    for name in (
-        "libtz",
-        "libtz.compat.safetensors",
-        "libtz.compat.safetensors.numpy",
-        "libtz.compat.safetensors.torch",
-        "libtz.compat.tensorizer",
-        "libtz.compat.tensorizer.serialization",
-        "libtz.compat.tensorizer.stream_io",
-        "libtz.compat.tensorizer.utils",
-        "libtz.errors",
-        "libtz.integrations.transformers",
-        "libtz.numpy",
-        "libtz.options",
-        "libtz.schemes",
-        "libtz.sinks.base",
-        "libtz.sources.base",
-        "libtz.torch",
-    )
-]
+PUBLIC = [importlib.import_module(name) for name in PUBLIC_MODULES]
 STANDARD = (typing, collections.abc, numpy.typing)
 
 

@@ -1,5 +1,5 @@
-//! Executes the tasks of a plan: checks the chunks that have arrived, decodes them and copies what
-//! is wanted of them to its destination; or does so with one chunk alone. Takes no memory, and keeps
+//! Executes the tasks of a plan, or processes one chunk alone: checks the chunks that have arrived,
+//! decodes them, and copies what is wanted of them to its destination. Allocates nothing, and keeps
 //! no state but the caller's count of chunks done.
 
 const std = @import("std");

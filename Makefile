@@ -7,13 +7,13 @@ INSTALLED := $(VENV)/installed
 TARGET ?= all
 SECONDS ?= 600
 # A process per core, each with servers of its own; more than four gain little.
-PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 \
-	--dist loadfile --no-loadscope-reorder
+IN_PROCESSES := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest $(IN_PROCESSES)
 
 # Where bytecode is not kept, every process of the tests compiles all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-fast coverage check check-native check-python fuzz bench wheels clean
+.PHONY: demo test test-fast coverage check check-native check-python mutants fuzz bench wheels clean
 
 demo: $(INSTALLED)
 	$(BIN)/python tools/build_native.py
@@ -28,10 +28,12 @@ test-fast: $(INSTALLED)
 	$(BIN)/python tools/build_native.py
 	$(PYTEST) -m "not server and not slow"
 
-# Of the parts where a line that no test runs is most likely to hide a fault.
+# For the parts where untested lines are most likely to hide a bug.
 coverage: $(INSTALLED)
 	$(BIN)/python tools/build_native.py
-	$(BIN)/coverage run -m pytest -m "not server and not slow" tests/native tests/checkpoint tests/writing
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(IN_PROCESSES) -m "not server" tests/native tests/checkpoint tests/writing
+	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
 check: check-native check-python
@@ -44,6 +46,10 @@ check-python: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Whether the vectors find each small mistake in the reference reader. Takes minutes.
+mutants: $(INSTALLED)
+	$(BIN)/python spec/reference/mutants.py
 
 # make fuzz TARGET=file SECONDS=3600
 fuzz: $(INSTALLED)

@@ -27,7 +27,7 @@ pub const Limited = struct {
 
     pub fn deinit(self: *Limited) void {
         if (self.live != 0) std.debug.panic("{d} bytes leaked", .{self.live});
-        if (self.refused) std.debug.panic("more than {d} bytes were asked for", .{self.limit});
+        if (self.refused) std.debug.panic("more than {d} bytes were requested", .{self.limit});
     }
 
     pub fn allocator(self: *Limited) Allocator {

@@ -122,7 +122,7 @@ def test_every_module_is_imported_by_another(imports: dict[str, set[str]]) -> No
         is_entry = module in PUBLIC_MODULES or package in ("cli", "compat", "integrations")
         is_package = MODULES[module].name == "__init__.py"
         if not (is_entry or is_package or module == "libtz._native.build"):
-            assert module in used, f"nobody imports {module}"
+            assert module in used, f"no module imports {module}"
 
 
 def test_every_zig_file_is_imported_by_another() -> None:

@@ -5,6 +5,7 @@ import ast
 import builtins
 import collections.abc
 import dataclasses
+import functools
 import importlib
 import inspect
 import json
@@ -114,13 +115,22 @@ def test_a_script_in_strict_mode(
     assert numbers == {7, 8, 9}
 
 
-PUBLIC = [importlib.import_module(name) for name in PUBLIC_MODULES]
 STANDARD = (typing, collections.abc, numpy.typing)
+
+
+@functools.cache
+def public_modules() -> list[types.ModuleType]:
+    """When they are first needed: they import transformers, which takes seconds."""
+    return [importlib.import_module(name) for name in PUBLIC_MODULES]
+
+
+def is_public(name: str, found: object) -> bool:
+    return any(getattr(module, name, None) is found for module in public_modules())
 
 
 def public_objects() -> list[typing.Any]:
     """Functions and classes, each once."""
-    found = [getattr(module, name) for module in PUBLIC for name in module.__all__]
+    found = [getattr(module, name) for module in public_modules() for name in module.__all__]
     unique = {id(each): each for each in found}.values()
     return [each for each in unique if inspect.isfunction(each) or inspect.isclass(each)]
 
@@ -134,24 +144,27 @@ def members(cls: type) -> typing.Iterator[tuple[str, typing.Any]]:
                     member = member.__func__
                 elif isinstance(member, property):
                     member = member.fget
-                is_public = not name.startswith("_") or name in ("__init__", "__getitem__")
-                if is_public and inspect.isfunction(member):
+                is_shown = not name.startswith("_") or name in ("__init__", "__getitem__")
+                if is_shown and inspect.isfunction(member):
                     yield f"{cls.__qualname__}.{name}", member
 
 
-def functions() -> list[typing.Any]:
+def functions() -> list[tuple[str, typing.Any]]:
+    """Public functions and methods, by their qualified names."""
     objects = public_objects()
     plain = [(obj.__qualname__, obj) for obj in objects if inspect.isfunction(obj)]
     inner = [pair for obj in objects if inspect.isclass(obj) for pair in members(obj)]
-    unique = {id(function): (name, function) for name, function in plain + inner}
-    return [pytest.param(function, id=name) for name, function in unique.values()]
+    return list({id(function): (name, function) for name, function in plain + inner}.values())
 
 
-@pytest.mark.parametrize("function", functions())
-def test_defaults_of_options_are_none(function: typing.Any) -> None:
-    for parameter in inspect.signature(function).parameters.values():
-        default = parameter.default
-        assert not dataclasses.is_dataclass(default), f"{function}: {parameter}"
+def test_defaults_of_options_are_none() -> None:
+    long = [
+        f"{name}: {parameter}"
+        for name, function in functions()
+        for parameter in inspect.signature(function).parameters.values()
+        if dataclasses.is_dataclass(parameter.default)
+    ]
+    assert not long
 
 
 def internal_names(annotation: str, scope: dict[str, typing.Any]) -> typing.Iterator[str]:
@@ -165,30 +178,43 @@ def internal_names(annotation: str, scope: dict[str, typing.Any]) -> typing.Iter
             is_known = any(getattr(module, name, None) is found for module in STANDARD)
             is_alias = not is_plain and not is_known
             is_ours = is_alias or (isinstance(found, type) and found.__module__.startswith("libtz"))
-            if is_ours and not any(getattr(module, name, None) is found for module in PUBLIC):
+            if is_ours and not is_public(name, found):
                 yield text
 
 
-@pytest.mark.parametrize("function", functions())
-def test_names_in_signatures_are_public(function: typing.Any) -> None:
-    for annotation in function.__annotations__.values():
-        scope = inspect.unwrap(function).__globals__
-        assert not list(internal_names(str(annotation), scope)), annotation
+def test_names_in_signatures_are_public() -> None:
+    internal = [
+        f"{name}: {internal}"
+        for name, function in functions()
+        for annotation in function.__annotations__.values()
+        for internal in internal_names(str(annotation), inspect.unwrap(function).__globals__)
+    ]
+    assert not internal
 
 
-@pytest.mark.parametrize("cls", list(filter(inspect.isclass, public_objects())))
-def test_names_of_fields_are_public(cls: type) -> None:
+def fields_with_types(cls: type) -> typing.Iterator[tuple[str, str, dict[str, typing.Any]]]:
+    """The annotated names of a class, with the types as text and where these are looked up."""
     for base in cls.__mro__:
         if base.__module__.startswith("libtz"):
             scope = vars(sys.modules[base.__module__])
             for name, annotation in vars(base).get("__annotations__", {}).items():
                 text = getattr(annotation, "__forward_arg__", annotation)  # of a NamedTuple
                 if not name.startswith("_"):
-                    assert not list(internal_names(text, scope)), (name, text)
+                    yield f"{base.__qualname__}.{name}", text, scope
+
+
+def test_names_of_fields_are_public() -> None:
+    internal = [
+        f"{name}: {internal}"
+        for cls in filter(inspect.isclass, public_objects())
+        for name, text, scope in fields_with_types(cls)
+        for internal in internal_names(text, scope)
+    ]
+    assert not internal
 
 
 def test_public_names_have_a_docstring() -> None:
-    inner = [param.values[0] for param in functions()]
+    inner = [function for _, function in functions()]
     silent = [
         each.__qualname__
         for each in (*public_objects(), *inner)

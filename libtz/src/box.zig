@@ -1,6 +1,6 @@
-//! Boxes of tensors: rows [begin[0], end[0]) and so on. In the tensor's decoded bytes a box is a
-//! number of rows of equal size, repeated in up to 63 dimensions; delivered, it is the same rows
-//! side by side.
+//! Boxes of tensors: rows [begin[0], end[0]) and so on. In the tensor's decoded bytes, a box is a
+//! number of rows of equal size, repeated in up to 63 dimensions. In the result, these rows are
+//! contiguous.
 
 const std = @import("std");
 const format = @import("format.zig");
@@ -19,7 +19,7 @@ pub const Buffer = [format.rank_max]Dimension;
 pub const Box = struct {
     /// The first byte, counted in the tensor's decoded bytes.
     begin: u64,
-    /// Bytes that lie together in the tensor, as many as possible.
+    /// Contiguous bytes in the tensor, as many as possible.
     row_size: u64,
     /// How rows repeat, outermost dimension first. None: the box is contiguous.
     outer: []const Dimension,
@@ -90,8 +90,8 @@ pub const Box = struct {
         return cursor.offset;
     }
 
-    /// The part of the tensor's bytes [begin, end) outside of which they hold nothing of the box.
-    /// They must hold some. It may end later than need be.
+    /// The smallest part of the tensor's bytes [begin, end) that contains all bytes of the box in
+    /// them; it may end a little late. The range must contain some of the box.
     pub fn hull(self: Box, begin: u64, end: u64) Range {
         const cursor = self.seek(begin).?;
         std.debug.assert(cursor.offset < end);
@@ -100,8 +100,8 @@ pub const Box = struct {
         return .{ .begin = cursor.offset, .end = if (is_last) row_end else end };
     }
 
-    /// Copies what a piece of the tensor's decoded bytes, beginning at byte `piece_begin`, holds of
-    /// the box to its position in `out`, the contiguous box.
+    /// Copies the part of the box that is in a piece of the tensor's decoded bytes, which begins at
+    /// byte `piece_begin`, to `out`, the contiguous box.
     pub fn copy(self: Box, piece_begin: u64, piece: []const u8, out: []u8) void {
         std.debug.assert(out.len == self.size);
         const piece_end = piece_begin + piece.len;
@@ -132,9 +132,9 @@ pub const Box = struct {
     const Cursor = struct {
         /// Number of the row in each outer dimension.
         index: [format.rank_max]u64,
-        /// In the tensor.
+        /// Position in the tensor.
         offset: u64,
-        /// In the contiguous box.
+        /// Position in the contiguous box.
         position: u64,
         /// Bytes from here to the end of the row.
         row_rest: u64,
@@ -167,7 +167,8 @@ pub const Box = struct {
         return cursor;
     }
 
-    /// To the first row after all that have the cursor's numbers in the dimensions before `level`.
+    /// Moves to the first row after all rows with the cursor's numbers in the dimensions before
+    /// `level`.
     fn carry(self: Box, cursor: *Cursor, level: usize) bool {
         @memset(cursor.index[level..self.outer.len], 0);
         var outer = level;
@@ -198,8 +199,8 @@ pub const Box = struct {
         }
     }
 
-    /// How many rows of the innermost outer dimension begin here and lie in the next `available`
-    /// bytes.
+    /// The number of rows of the innermost outer dimension that begin here and are inside the next
+    /// `available` bytes.
     fn rowsWithin(self: Box, cursor: *const Cursor, available: u64) u64 {
         if (self.isContiguous() or cursor.row_rest != self.row_size) return 0;
         if (available < self.row_size) return 0;
@@ -208,8 +209,8 @@ pub const Box = struct {
         return @min(rest, (available - self.row_size) / self.outer[last].stride + 1);
     }
 
-    /// Past `rows` rows of the innermost outer dimension, to the beginning of one. False: that was
-    /// the last.
+    /// Skips `rows` rows of the innermost outer dimension, to the beginning of a row. Returns false
+    /// if that was the last.
     fn advance(self: Box, cursor: *Cursor, rows: u64) bool {
         if (self.isContiguous()) return false;
         const last = self.outer.len - 1;
@@ -268,7 +269,7 @@ test "boxes become as few and as long rows as possible" {
         .outer = &.{},
         .size = 16,
     });
-    // So is a part of one row, whatever is outside of it.
+    // So is a part of one row, for any outer dimensions.
     try expectBox(&.{ 3, 4 }, 2, &.{ 1, 1 }, &.{ 2, 3 }, .{
         .begin = 10,
         .row_size = 4,

@@ -25,7 +25,7 @@ pub const Info = struct {
         scratch: []u8,
     ) error{Codec}!void,
 
-    /// TZ1-41: whether a chunk of `decoded_length` bytes can be stored in so many.
+    /// TZ1-41: whether a chunk of `decoded_length` bytes can be stored in `stored_length` bytes.
     pub fn fits(self: *const Info, stored_length: u64, decoded_length: u64) bool {
         if (!self.shrinks) return stored_length == decoded_length;
         return stored_length > 0 and stored_length < decoded_length;

@@ -330,7 +330,7 @@ const ChangingBytes = struct {
     }
 };
 
-test "a header is what was checked, whatever happens to the caller's bytes meanwhile" {
+test "a header is what was checked, even if the caller's bytes change" {
     const file = try makeFile(std.testing.allocator);
     defer std.testing.allocator.free(file);
     const pin = checksum.blake3(file[0..format.preamble_size]);
@@ -348,7 +348,7 @@ test "a header is what was checked, whatever happens to the caller's bytes meanw
     } else return error.NeverRanThrough;
 }
 
-test "chunk entries are what was checked, whatever happens to the caller's bytes meanwhile" {
+test "chunk entries are what was checked, even if the caller's bytes change" {
     const file = try makeFile(std.testing.allocator);
     defer std.testing.allocator.free(file);
     var header = try open(std.testing.allocator, file, .{});

@@ -214,7 +214,7 @@ fn costOfOpening(specs: []const builders.Spec, options: builders.Options) !f64 {
     return cost / @as(f64, @floatFromInt(header.open_size));
 }
 
-test "opening takes memory in proportion to the header, whatever it is full of" {
+test "opening takes memory in proportion to the header, for any contents" {
     var arena_state: std.heap.ArenaAllocator = .init(std.testing.allocator);
     defer arena_state.deinit();
     const arena = arena_state.allocator();

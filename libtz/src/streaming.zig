@@ -5,7 +5,7 @@ const std = @import("std");
 const builtin = @import("builtin");
 
 const has_stores = builtin.cpu.arch == .x86_64;
-/// A constant: asked for where it is used, debug builds would compile both branches.
+/// A constant, since debug builds would otherwise compile both branches.
 const has_avx = has_stores and builtin.cpu.has(.x86, .avx);
 
 /// The destination of `copy`, and the widest of `store`, are aligned to this.

@@ -869,7 +869,7 @@ test "safetensors files go the same way" {
     }
 }
 
-test "the last piece of a foreign tensor is found at once, whatever size a server claims" {
+test "the last piece of a foreign tensor is found at once, for any claimed size" {
     const size: u64 = 1 << 62;
     const json = std.fmt.comptimePrint(
         "{{\"w\":{{\"dtype\":\"U8\",\"shape\":[{d}],\"data_offsets\":[0,{d}]}}}}",

@@ -31,6 +31,7 @@ __all__ = [
     "Vector",
     "data_of",
     "differences",
+    "hex_lines",
     "load",
     "load_all",
     "mismatches",
@@ -68,7 +69,7 @@ def _render_body(data: bytes) -> Iterator[str]:
                 yield f"{unit} ++ {len(pairs)}  # {begin:#06x} pairs, with keys that count"
             continue
         comment = f"  # {begin:#06x} {label}"
-        for line in _hex_lines(data[begin:end]):
+        for line in hex_lines(data[begin:end]):
             yield line.ljust(3 * _LINE_BYTES - 1) + comment if comment else line
             comment = ""
 
@@ -84,7 +85,7 @@ def _counted_pairs(data: bytes) -> range:
     return range(0)
 
 
-def _hex_lines(data: bytes) -> Iterator[str]:
+def hex_lines(data: bytes) -> Iterator[str]:
     """Up to 16 bytes a line; what repeats for long is written once with a count."""
     at = 0
     while at < len(data):

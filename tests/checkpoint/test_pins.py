@@ -201,5 +201,5 @@ def test_what_cannot_be_pinned_by_sha256(tmp_path: Path) -> None:
     with pytest.raises((OptionError, FormatError)):
         libtz.open(tmp_path, digest=pin_of(GOOD))
     options = ReadOptions(local="map")
-    with pytest.raises(OptionError, match="cannot be combined"):
+    with pytest.raises(OptionError, match=r"ReadOptions\.local"):
         libtz.open(tmp_path / "a.safetensors", digest=pin_of(GOOD), options=options)

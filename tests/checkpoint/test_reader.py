@@ -430,7 +430,7 @@ def test_sources_that_are_not_there(tmp_path: Path) -> None:
     "digest", ["", "0" * 64, "blake3:" + "0" * 63, "blake3:" + "A" * 64, "md5:" + "0" * 32, 5]
 )
 def test_malformed_pins(file: File, digest: Any) -> None:
-    with pytest.raises(OptionError, match="digest must be"):
+    with pytest.raises(OptionError, match="is not a digest"):
         libtz.open(file.data, digest=digest)
 
 
@@ -438,7 +438,7 @@ def test_pins_of_other_kinds(file: File, path: Path) -> None:
     sha256 = "sha256:" + hashlib.sha256(file.data).hexdigest()
     with pytest.raises(OptionError, match="pin it with its own digest"):
         libtz.open(file.data, digest=sha256)
-    with pytest.raises(OptionError, match="cannot be combined"):
+    with pytest.raises(OptionError, match=r"ReadOptions\.local"):
         libtz.open(path, digest=file.digest, options=MAP)
 
 
@@ -457,7 +457,7 @@ def test_a_file_changed_during_the_load(file: File, path: Path) -> None:
 def test_chunks_larger_than_the_memory_for_them() -> None:
     count = 16 * MIB
     file = make_file(
-        {"t": Tensor("bf16", (count,), weights(count))}, chunk_size=32 * MIB, compress=True
+        {"t": Tensor("bf16", (count,), weights(MIB) * 16)}, chunk_size=32 * MIB, compress=True
     )
     with libtz.open(file.data, options=ReadOptions(host_memory_max=64 * MIB)) as f:
         assert raw(f["t"]) == file.tensors["t"].data
@@ -605,8 +605,8 @@ def test_bytes_of_an_unknown_dtype_are_read() -> None:
 
 @pytest.mark.parametrize("field", ["reserved", "codec", "stored_length"])
 def test_the_dtype_is_checked_before_the_chunks_of_the_tensor(field: str) -> None:
-    """Of a tensor with two faults, typed loads report that its dtype is unknown, the others what
-    is wrong with its chunks."""
+    """For a tensor with both faults, typed loads report the unknown dtype, and others the fault in
+    its chunks."""
     value = b"\1" * 7 if field == "reserved" else 9
     data = tz_kit.broken(EXTENSIBLE, {f"chunk[0].{field}": value})
     with libtz.open(data) as f, raises(FormatError, rule="TZ1-60"):
@@ -620,7 +620,7 @@ def vector_data(name: str) -> bytes:
 
 
 def test_a_pin_makes_loads_compare_digests() -> None:
-    """Of a chunk with the right CRC and a wrong digest."""
+    """A chunk with the right CRC and a wrong digest is refused only with a pin."""
     data = vector_data("chunk-digest")
     with libtz.open(data) as f:
         assert len(f.load()) == 1

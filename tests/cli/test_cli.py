@@ -297,7 +297,6 @@ def test_errors_have_their_status_and_no_traceback(
     nothing.write_bytes(b"not a file of ours")
     assert "not a tz, safetensors or" in fail(capsys, 1, "load", str(nothing))
     fail(capsys, 2, "inspect", "gopher://host/x")
-    fail(capsys, 2, "inspect", str(nothing), "--digest", "md5:1")
     fail(capsys, 2, "load", str(nothing), "--connections-max", "0")
 
 

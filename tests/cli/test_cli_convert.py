@@ -215,7 +215,7 @@ def test_small_pickles_do_not_become_large(
 
 
 def test_compressed_members_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Anybody's zip program makes such files, and a few kilobytes of them fill any memory."""
+    """Any zip program makes such files, and a few kilobytes can fill all memory."""
     source = tmp_path / "x.pt"
     torch.save({"a": torch.zeros(1 << 20)}, tmp_path / "plain.pt")
     with (

@@ -82,7 +82,7 @@ def test_a_reader_that_is_right_passes(level: str, capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("level", libtz_vectors.LEVELS)
 def test_levels_compare_less_and_less(level: str) -> None:
-    """Of a reader that says another class, or that misses what is beyond its level."""
+    """A reader that reports another class, or that misses errors beyond its level."""
     wrong_class = {"result": "error", "class": "other"}
     for vector in VECTORS:
         for description in ({"result": "ok"}, wrong_class):

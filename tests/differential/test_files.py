@@ -96,7 +96,7 @@ def test_mutated_files(mutated: Mutated) -> None:
     """A mutation is detected unless it was resealed, and all implementations agree."""
     expected = REFERENCE.describe(mutated.data)
     if expected["result"] == "ok" and mutated.data != mutated.original:
-        assert mutated.is_resealed, "a change that nobody noticed"
+        assert mutated.is_resealed, "an undetected change"
         check_canonical(mutated.data)
     for implementation in IMPLEMENTATIONS:
         check_agreement(implementation, mutated.data, expected)

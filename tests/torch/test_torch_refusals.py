@@ -131,7 +131,16 @@ def test_inference_tensors(is_contiguous: bool, is_inside: bool) -> None:
     assert net[0].weight.dtype == torch.float64
 
 
-@pytest.mark.parametrize("kind", ["scripted", "frozen", "compiled", "compiled in place"])
+# What compiling imports takes seconds.
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "scripted",
+        "frozen",
+        pytest.param("compiled", marks=pytest.mark.slow),
+        pytest.param("compiled in place", marks=pytest.mark.slow),
+    ],
+)
 def test_modules_of_other_makes(kind: str) -> None:
     source, net = two_layers(), two_layers()
     loaded: Any = net

@@ -385,7 +385,7 @@ def test_an_iteration_collected_by_a_thread_of_its_own(
 
 
 def test_a_tensor_larger_than_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = weights(16 * MIB)
+    data = weights(MIB) * 16
     file = make_file({"t": Tensor("bf16", (len(data) // 2,), data)}, compress=True)
     f, _ = open_scripted(monkeypatch, file.data, host_memory_max=8 * MIB)
     with f:

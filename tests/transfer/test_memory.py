@@ -102,7 +102,7 @@ def test_large_blocks_ask_for_huge_pages() -> None:
     raise AssertionError("the block is in no mapping")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="huge pages are asked for on Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has huge pages")
 def test_a_kernel_without_huge_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 4242)  # EINVAL, as from a kernel without huge pages
     block = allocate(HUGE_PAGE)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import libtz
 from libtz.errors import OptionError
 from libtz.structure import flatten
 from libtz.writing.base import TensorSpec
 from libtz.writing.formats import WRITERS, writer_class_of
+from libtz.writing.safetensors import SafetensorsWriter
+from libtz.writing.tz import Writer
 
 SPECS = [TensorSpec("a", "u8", (4,)), TensorSpec("b", "f32", (2,)), TensorSpec("c", "u8", (3,))]
 DATA = {"a": b"abcd", "b": bytes(range(8)), "c": b"xyz"}
@@ -123,3 +128,83 @@ def test_a_structure_names_declared_tensors(tmp_path: Path) -> None:
     flat = flatten({"other": np.zeros(4)}, lambda value: isinstance(value, np.ndarray))
     with pytest.raises(OptionError, match="'other', which is not declared"):
         libtz.Writer(tmp_path / "x", SPECS, structure=flat.nodes)
+
+
+# ---- What single formats refuse ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("specs", "reason"),
+    [
+        ([TensorSpec("a", "u8", (1,)), TensorSpec("a", "u8", (1,))], "declared twice"),
+        ([TensorSpec("__metadata__", "u8", (1,))], "reserved"),
+        ([TensorSpec("a", "c128", (1,))], "cannot hold dtype c128"),
+        ([TensorSpec("a", "f4_e2m1fn_x2", ())], "cannot hold a scalar"),
+    ],
+)
+def test_what_a_safetensors_file_cannot_hold(
+    tmp_path: Path, specs: list[TensorSpec], reason: str
+) -> None:
+    with pytest.raises(OptionError, match=reason):
+        SafetensorsWriter(tmp_path / "x.safetensors", specs)
+    assert not list(tmp_path.iterdir())
+
+
+def test_packed_elements_count_one_by_one_in_safetensors(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    with SafetensorsWriter(path, [TensorSpec("a", "f4_e2m1fn_x2", (3, 2))]) as writer:
+        writer.write("a", b"abcdef")
+    header = path.read_bytes()[8 : 8 + int.from_bytes(path.read_bytes()[:8], "little")]
+    assert json.loads(header)["a"] == {"dtype": "F4", "shape": [3, 4], "data_offsets": [0, 6]}
+
+
+@pytest.mark.parametrize("target", ["x.bin", "s3://bucket/x", ""])
+def test_suffixes_that_no_writer_has(target: str) -> None:
+    with pytest.raises(OptionError, match="must end with"):
+        writer_class_of(target)
+
+
+def test_there_is_no_content_digest_before_the_end(tmp_path: Path) -> None:
+    writer = Writer(tmp_path / "x.tz", [TensorSpec("a", "u8", (1,))])
+    with pytest.raises(OptionError, match="before the file is complete"):
+        _ = writer.content_digest
+    writer.write("a", b"x")
+    writer.close()
+    assert writer.content_digest.startswith("blake3:")
+
+
+@pytest.mark.parametrize("suffix", ["tz", "safetensors"])
+def test_names_are_text(tmp_path: Path, suffix: str) -> None:
+    name: Any = 3
+    path = tmp_path / f"x.{suffix}"
+    with pytest.raises(OptionError):
+        writer_class_of(str(path))(path, [TensorSpec(name, "u8", (1,))])
+
+
+@pytest.mark.parametrize(
+    ("tensor", "reason"),
+    [
+        (torch.ones(2, 3).t(), "contiguous"),
+        (torch.ones(6, dtype=torch.complex64).conj(), "contiguous"),
+        (torch.ones(6, device="meta"), "on meta"),
+        (torch.eye(3).to_sparse(), "the tensor"),
+    ],
+    ids=["transposed", "conjugated", "without memory", "sparse"],
+)
+def test_tensors_that_have_no_plain_bytes(
+    tmp_path: Path, tensor: torch.Tensor, reason: str
+) -> None:
+    size = tensor.numel() * tensor.element_size()
+    with (
+        pytest.raises(OptionError, match=reason),
+        Writer(tmp_path / "x.tz", [TensorSpec("a", "u8", (size,))]) as writer,
+    ):
+        writer.write("a", tensor)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tensor_without_elements(tmp_path: Path) -> None:
+    path = tmp_path / "x.tz"
+    with Writer(path, [TensorSpec("a", "f32", (0, 3))]) as writer:
+        writer.write("a", torch.ones(0, 3))
+    assert read(path) == {"a": b""}

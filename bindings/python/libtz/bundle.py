@@ -119,9 +119,9 @@ def _load_key(pem: bytes) -> Any:
     try:
         key = load_pem_public_key(pem)
     except Exception:  # the message could contain the key, which might be private
-        raise OptionError("public_key is not a public key in PEM") from None
+        raise OptionError("the public key is not one in PEM") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name not in _HASHES:
-        raise OptionError("public_key is not an elliptic-curve key on P-256, P-384 or P-521")
+        raise OptionError("the public key is not an elliptic-curve key on P-256, P-384 or P-521")
     return key
 
 

@@ -25,7 +25,9 @@ __all__ = [
     "require_bool",
     "require_choice",
     "require_integer",
+    "require_not_empty",
     "require_seconds",
+    "require_text",
     "require_type",
 ]
 
@@ -44,6 +46,7 @@ class Option:
     unit: Unit | None = None
     has_flag: bool = True  # not for secrets: other users of the machine see command lines
     is_loading: bool = False  # only for commands that load tensors
+    is_writing: bool = False  # only for commands that write files
 
 
 class Field(typing.NamedTuple):
@@ -64,10 +67,11 @@ def option(
     unit: Unit | None = None,
     has_flag: bool = True,
     is_loading: bool = False,
+    is_writing: bool = False,
     repr: bool = True,
 ) -> Any:
     """A field of an option class. See `Option`, and `dataclasses.field` for `repr`."""
-    about = Option(description, unit, has_flag, is_loading)
+    about = Option(description, unit, has_flag, is_loading, is_writing)
     return dataclasses.field(default=default, repr=repr, metadata={_KEY: about})
 
 
@@ -121,8 +125,8 @@ def require_seconds(value: Any, name: str, *, zero_ok: bool = False) -> None:
 def require_integer(value: Any, name: str, minimum: int, maximum: int | None = None) -> None:
     is_integer = isinstance(value, int) and not isinstance(value, bool)
     if not is_integer or value < minimum or (maximum is not None and value > maximum):
-        upper = "" if maximum is None else f" and at most {maximum}"
-        raise OptionError(f"{name} must be an integer, at least {minimum}{upper}; got {value!r}")
+        wanted = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+        raise OptionError(f"{name} must be an integer {wanted}; got {value!r}")
 
 
 def require_bool(value: Any, name: str) -> None:
@@ -132,8 +136,20 @@ def require_bool(value: Any, name: str) -> None:
 
 def require_choice(value: Any, name: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        listed = ", ".join(repr(choice) for choice in choices)
-        raise OptionError(f"{name} must be one of {listed}; got {value!r}")
+        *first, last = map(repr, choices)
+        raise OptionError(f"{name} must be {', '.join(first)} or {last}; got {value!r}")
+
+
+def require_not_empty(value: Any, name: str) -> None:
+    if value == "":
+        raise OptionError(f"{name} must not be empty")
+
+
+def require_text(value: Any, name: str) -> None:
+    """Accepts None and any str but the empty one."""
+    require_not_empty(value, name)
+    if value is not None:
+        require_type(value, name, str)
 
 
 def require_type(value: Any, name: str, wanted: type) -> None:

@@ -84,8 +84,8 @@ def parse_digest(text: str) -> tuple[str, bytes]:
     match = _DIGEST.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         raise OptionError(
-            "digest must be 'blake3:' (the digest of a tz file) or 'sha256:' (the hash of a whole"
-            " file in another format), followed by 64 lower-case hexadecimal digits; got"
-            f" {text!r}"
+            f"{text!r} is not a digest: it must be 'blake3:' (the digest of a .tz file) or"
+            " 'sha256:' (the hash of a whole file in another format), followed by 64 lower-case"
+            " hexadecimal digits"
         )
     return match[1], bytes.fromhex(match[2])

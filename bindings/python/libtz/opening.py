@@ -122,8 +122,8 @@ def _open_file(
             member.require_size(source.size)
         if pin is not None and source.resident(0, 0) is not None:
             raise OptionError(
-                "a mapped file can change after it was checked, so local='map' cannot be combined"
-                " with a digest; use local='copy'"
+                "a mapped file can change after it was checked, so ReadOptions.local cannot be"
+                " 'map' together with a digest; leave it out"
             )
         if sha256 is not None and source.size <= in_memory_max(options):
             source.limit(None)
@@ -139,7 +139,7 @@ def _open_file(
         if options.decryption.is_given and not header.info.is_encrypted:
             raise DecryptionError(
                 f"{source.url} is not encrypted, so its origin cannot be verified; to read it"
-                " anyway, omit the key or passphrase",
+                f" anyway, leave out {options.decryption.given[0]}",
                 code="not-encrypted",
             )
         opened = CoreweaveFile if header.info.format == lib.FORMAT_COREWEAVE else File

@@ -20,7 +20,9 @@ from libtz.fields import (
     require_bool,
     require_choice,
     require_integer,
+    require_not_empty,
     require_seconds,
+    require_text,
     require_type,
 )
 from libtz.sodium import KEY_SIZE
@@ -150,7 +152,7 @@ class HttpOptions:
     rate_min: int = option(
         4 * KIB,
         "give up below this many bytes per second over all connections, averaged over"
-        " retry.deadline_s; 0: never",
+        " HttpOptions.retry.deadline_s; 0: never",
         unit="bytes",
     )
     verify: bool | str = option(
@@ -178,7 +180,9 @@ class HttpOptions:
         require_seconds(self.connect_timeout_s, "HttpOptions.connect_timeout_s")
         require_seconds(self.open_deadline_s, "HttpOptions.open_deadline_s")
         require_integer(self.rate_min, "HttpOptions.rate_min", 0)
-        if not isinstance(self.verify, (bool, str)) or self.verify == "":
+        require_not_empty(self.verify, "HttpOptions.verify")
+        require_not_empty(self.cert, "HttpOptions.cert")
+        if not isinstance(self.verify, (bool, str)):
             raise OptionError("HttpOptions.verify must be True, False or the path of a CA bundle")
         if not _is_certificate(self.cert):
             raise OptionError("HttpOptions.cert must be None, a path, or a (path, key path) tuple")
@@ -201,7 +205,7 @@ def _check_header(name: str, value: str) -> None:
 
 
 def _is_certificate(value: Any) -> bool:
-    if value is None or (isinstance(value, str) and value):
+    if value is None or isinstance(value, str):
         return True
     is_pair = isinstance(value, tuple) and len(value) == 2
     return is_pair and all(isinstance(part, str) and part for part in value)
@@ -227,9 +231,9 @@ class S3Options:
     version_id: str | None = option(None, "read this version of the object")
     requester_pays: bool = option(False, "pay for requests to requester-pays buckets")
     sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = option(
-        None, "server-side encryption of the files that are written"
+        None, "server-side encryption of the files that are written", is_writing=True
     )
-    sse_kms_key_id: str | None = option(None, "KMS key to encrypt with")
+    sse_kms_key_id: str | None = option(None, "KMS key to encrypt with", is_writing=True)
     sse_customer_key: bytes | None = option(
         None,
         "a 32-byte key of your own, which the store uses and does not keep (SSE-C)",
@@ -256,15 +260,18 @@ class S3Options:
             require_choice(self.addressing_style, "S3Options.addressing_style", choices)
         if self.endpoint is not None and not _ENDPOINT.fullmatch(self.endpoint):
             raise OptionError(
-                "S3Options.endpoint must be an http:// or https:// URL without credentials; pass"
-                " those in S3Options.access_key_id and S3Options.secret_access_key"
+                "S3Options.endpoint must be an http:// or https:// URL without credentials; set"
+                " them up as for boto3, or name a profile in S3Options.profile"
             )
         if (self.access_key_id is None) != (self.secret_access_key is None):
             raise OptionError(
-                "S3Options: access_key_id and secret_access_key must be given together"
+                "S3Options.access_key_id and S3Options.secret_access_key must be given together"
             )
         if self.session_token is not None and self.access_key_id is None:
-            raise OptionError("S3Options.session_token needs access_key_id and secret_access_key")
+            raise OptionError(
+                "S3Options.session_token needs S3Options.access_key_id and"
+                " S3Options.secret_access_key"
+            )
         if self.anonymous and (self.access_key_id is not None or self.profile is not None):
             raise OptionError(
                 "S3Options.anonymous cannot be combined with keys or S3Options.profile"
@@ -281,7 +288,7 @@ class S3Options:
         if key is not None and (not isinstance(key, bytes) or len(key) != SSE_KEY_SIZE):
             raise OptionError(f"S3Options.sse_customer_key must be {SSE_KEY_SIZE} bytes")
         if key is not None and self.sse is not None:
-            raise OptionError("S3Options: sse and sse_customer_key cannot both be given")
+            raise OptionError("S3Options.sse cannot be combined with S3Options.sse_customer_key")
 
     def _check_strings(self) -> None:
         for name in (
@@ -294,9 +301,7 @@ class S3Options:
             "secret_access_key",
             "session_token",
         ):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, str) or not value):
-                raise OptionError(f"S3Options.{name} must be None or a non-empty str")
+            require_text(getattr(self, name), f"S3Options.{name}")
 
 
 @documented
@@ -323,11 +328,13 @@ class DecryptionOptions:
     @property
     def is_given(self) -> bool:
         """Whether a key or passphrase is set."""
-        return bool(self._given())
+        return bool(self.given)
 
-    def _given(self) -> list[str]:
+    @property
+    def given(self) -> list[str]:
+        """The options that are set to a key or passphrase (at most one), as messages name them."""
         names = ("key", "passphrase", "key_file", "passphrase_file")
-        return [name for name in names if getattr(self, name) is not None]
+        return [f"DecryptionOptions.{name}" for name in names if getattr(self, name) is not None]
 
     def __post_init__(self) -> None:
         if self.key is not None and (not isinstance(self.key, bytes) or len(self.key) != KEY_SIZE):
@@ -338,12 +345,9 @@ class DecryptionOptions:
         ):
             raise OptionError("DecryptionOptions.passphrase must be a non-empty str or bytes")
         for name in ("key_file", "passphrase_file"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, str) or not value):
-                raise OptionError(f"DecryptionOptions.{name} must be None or a path")
-        if len(given := self._given()) > 1:
-            listed = " and ".join(f"DecryptionOptions.{name}" for name in given)
-            raise OptionError(f"give only one of {listed}")
+            require_text(getattr(self, name), f"DecryptionOptions.{name}")
+        if len(self.given) > 1:
+            raise OptionError(f"give only one of {' and '.join(self.given)}")
         require_integer(self.operations_max, "DecryptionOptions.operations_max", 1)
         require_integer(self.memory_max, "DecryptionOptions.memory_max", 8192)
 

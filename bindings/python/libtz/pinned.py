@@ -72,8 +72,8 @@ class SetLocation(Location):
             )
         if self.is_local and options.local == "map":
             raise OptionError(
-                "a mapped file can change after it was checked, so local='map' cannot be combined"
-                " with a manifest; use local='copy'"
+                "a mapped file can change after it was checked, so ReadOptions.local cannot be"
+                " 'map' together with a manifest; leave it out"
             )
         source = super().source(options)
         return source if file.digest is not None else PartChecks(source, file)

@@ -68,7 +68,7 @@ def pinned_digest(
     if signature is None and public_key is None:
         return digest
     if signature is None or public_key is None:
-        raise OptionError("pass both signature and public_key, or neither")
+        raise OptionError("pass both a signature and a public key, or neither")
     if digest is not None:
         raise OptionError("a digest cannot be combined with a signature; pass one of them")
     if not isinstance(source, (str, os.PathLike, Location)):
@@ -80,7 +80,7 @@ def _key_bytes(public_key: str | os.PathLike[str] | bytes) -> bytes:
     if isinstance(public_key, bytes):
         return public_key
     if "-----BEGIN" in os.fspath(public_key):  # messages would show it, and it may be private
-        raise OptionError("public_key is a path; pass the key itself as bytes")
+        raise OptionError("the public key must be a path, or the key itself as bytes")
     try:
         with Path(public_key).open("rb") as file:
             return file.read(KEY_SIZE_MAX)

@@ -162,12 +162,12 @@ const FileHeader = struct {
 const Entry = struct {
     tensor: Tensor,
     record: Record,
-    /// Of the data; set even if nothing is stored.
+    /// Where the data is; set even if nothing is stored.
     data_offset: u64,
     /// Its path: a range of the parser's steps.
     step_begin: u32,
     step_count: u32,
-    /// Of the index entry in the file.
+    /// Where the index entry is in the file.
     offset: u64,
 };
 

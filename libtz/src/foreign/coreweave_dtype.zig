@@ -161,7 +161,7 @@ test "types that only list" {
     }
 }
 
-test "types that are none" {
+test "invalid types" {
     for ([_]struct { error{ Foreign, Feature }, []const u8 }{
         .{ error.Foreign, "" },
         .{ error.Foreign, "f4" },

@@ -201,7 +201,7 @@ test "strings" {
     try expectString("\x00\x7F\u{FFFF}", "\"\\u0000\\u007f\\uffff\"");
 }
 
-test "strings that are none" {
+test "invalid strings" {
     var arena: std.heap.ArenaAllocator = .init(testing.allocator);
     defer arena.deinit();
 

@@ -460,6 +460,30 @@ def tiered_literal_of_width_4() -> bytes:
     return change(E4M3, "block[0].plane[0].literals", -1, lambda old: old | 0x80)
 
 
+@breaks(13)
+def tiered_literal_16_of_width_4() -> bytes:
+    """A literal of exactly 2^4 in a plane of four bits."""
+    return change(E4M3, "block[0].plane[0].literals", 0, lambda _: 16)
+
+
+@breaks(13)
+def tiered_literal_32_of_width_5() -> bytes:
+    """A literal of exactly 2^5 in a plane of five bits."""
+    return change(E5M2, "block[0].plane[0].literals", 0, lambda _: 32)
+
+
+@breaks(13)
+def tiered_literal_32_of_f16() -> bytes:
+    """A literal of exactly 2^5 in the exponents of f16."""
+    return change(F16, "block[0].plane[0].literals", 0, lambda _: 32)
+
+
+@breaks(3)
+def order_tiered_records_alone() -> bytes:
+    """The stored bytes are just the records, so that the header is cut, and the layout is wrong."""
+    return stored_as("bf16", 512, b"\x00" + EXAMPLE.stored[1:72])
+
+
 def unused(data: bytes, path: str) -> bytes:
     """The highest bit of a tier's last byte, which belongs to no code, is 1."""
     field = fields(data)[f"tiered[0].{path}"]

@@ -323,3 +323,25 @@ def tiered_and_raw_chunks() -> bytes:
         d.chunks[number] = tz.Chunk(len(part.stored), 0, codec, bytes(7), bytes(32))
     d.preamble = d.preamble._replace(incompatible_flags=1 << 1)
     return d.place().pack()
+
+
+# The file of tz-v1-example.md ---------------------------------------------------------------------
+
+
+@valid(32, 36, 54, 55, requires="tiered")
+def annotated() -> bytes:
+    """The file that tz-v1-example.md explains byte by byte."""
+    exponents = [0x7E] * 256
+    for k in range(1, 15):
+        exponents[17 * k] = 0x70 - k
+    data = b"".join((exponent << 7).to_bytes(2, "little") for exponent in exponents)
+    weight = tz.Tensor("bf16", (256,), data)
+    bias = tz.Tensor("f32", (2,), bytes.fromhex("0000803f000000bf"))
+    layers = [tz.TensorRef("weight"), tz.TensorRef("bias")]
+    return tz.encode(
+        {"weight": weight, "bias": bias, "head": weight},
+        ties=[["weight", "head"]],
+        structure={"layers": layers, "head": tz.TensorRef("head")},
+        metadata={"license": "MIT"},
+        codec="tiered",
+    )

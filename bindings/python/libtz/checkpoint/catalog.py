@@ -21,7 +21,7 @@ _FORMATS: dict[int, Format] = {
 }
 
 
-# When one in so many was read alone, the others are read at once.
+# When one description in this many has been read alone, the rest are read at once.
 SHARE_READ_ALONE = 8
 
 

@@ -81,7 +81,7 @@ def _exists(location: Location, options: ReadOptions) -> bool:
 
 def _weights_among(folder: str, names: list[str]) -> list[str]:
     """`names` contains no hidden files, such as those that macOS creates on foreign disks."""
-    for suffix in SUFFIXES:  # transformers makes the same choice, whatever else is there
+    for suffix in SUFFIXES:  # transformers makes the same choice
         if f"model{suffix}{INDEX_SUFFIX}" in names:
             return [f"model{suffix}{INDEX_SUFFIX}"]
     found = {

@@ -16,7 +16,7 @@ from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.shard_index import INDEX_SUFFIX
 from libtz.cli.contents import SourceContents
 from libtz.cli.digest import sha256_of
-from libtz.cli.options import add_command, add_options, make_options
+from libtz.cli.options import add_command, add_digest, add_options, make_options
 from libtz.cli.output import note, print_json, print_line, size_text
 from libtz.cli.replacing import replacing_text
 from libtz.errors import FormatError, IntegrityError, OptionError
@@ -63,9 +63,9 @@ def add_to(commands: Any) -> None:
     parser.add_argument(
         "target", metavar="DST", help="file to write, .tz, .safetensors or .tensors"
     )
-    parser.add_argument("--digest", help="the digest that SRC must have")
+    add_digest(parser, "SRC")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-    add_options(parser, ReadOptions, WriteOptions)
+    add_options(parser, ReadOptions, WriteOptions, writes=True)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -57,7 +57,7 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("--content", action="store_true", help="print the content digest instead")
     parser.add_argument("--json", action="store_true", help="print both, as JSON")
-    add_options(parser, ReadOptions, loads=False)
+    add_options(parser, ReadOptions, loads=False, writes=True)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from libtz import opening
 from libtz.arrays.base import BufferFramework
 from libtz.checkpoint.base import Checkpoint
-from libtz.cli.options import add_command, add_options, make_options
+from libtz.cli.options import add_command, add_digest, add_options, make_options
 from libtz.cli.output import print_json, print_line, print_table, size_text
 from libtz.options import ReadOptions
 
@@ -28,7 +28,7 @@ def add_to(commands: Any) -> None:
     parser = add_command(commands, "inspect", "list tensors and metadata", DESCRIPTION, run)
     parser.add_argument("source", metavar="FILE", help="path or URL")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-    parser.add_argument("--digest", help="the digest that the file must have")
+    add_digest(parser)
     add_options(parser, ReadOptions, loads=False)
 
 

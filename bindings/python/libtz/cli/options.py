@@ -12,12 +12,15 @@ from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import Any, TypeVar
 
+from libtz.errors import OptionError
 from libtz.fields import Field, fields_of
+from libtz.format import parse_digest
 from libtz.options import ReadOptions, WriteOptions
 
 __all__ = [
     "VERBOSE_HELP",
     "add_command",
+    "add_digest",
     "add_options",
     "flag_of",
     "make_options",
@@ -66,28 +69,48 @@ def add_options(
     parser: argparse.ArgumentParser,
     *classes: type[Any],
     loads: bool = True,
+    writes: bool = False,
     leave_out: Collection[str] = (),
 ) -> None:
     """Adds a flag for each field of these classes, nested ones included. A command that loads no
-    tensors (`loads=False`) gets no flags for loading options."""
-    groups: dict[str, Any] = {}
-    fields = {field.path: field for cls in classes for field in fields_of(cls)}
-    flags = {}
+    tensors gets no flags for loading options, and one that writes no files none for writing."""
+    fields = {
+        field.path: field
+        for cls in classes
+        for field in fields_of(cls)
+        if field.option.has_flag
+        and (loads or not field.option.is_loading)
+        and (writes or not field.option.is_writing)
+        and field.path not in leave_out
+    }
+    flags = {path: flag_of(path) for path in fields}
+    groups: dict[str, Any] = {"": parser}
     for path, field in fields.items():
-        about = field.option
-        if not about.has_flag or (about.is_loading and not loads) or path in leave_out:
-            continue
         if field.group not in groups:
-            groups[field.group] = parser.add_argument_group(field.group or "options")
-        flags[path] = flag_of(path)
+            groups[field.group] = parser.add_argument_group(field.group)
         groups[field.group].add_argument(
             flags[path],
             dest=path,
             default=argparse.SUPPRESS,
-            help=_help(field),
+            help=with_flags(_help(field), flags),
             **_conversion(field),
         )
     parser.set_defaults(flags=flags)
+
+
+def add_digest(parser: argparse.ArgumentParser, name: str = "the file") -> None:
+    """Adds `--digest`, which pins what `name` says."""
+    parser.add_argument(
+        "--digest", type=_digest, metavar="DIGEST", help=f"the digest that {name} must have"
+    )
+
+
+def _digest(text: str) -> str:
+    try:
+        parse_digest(text)
+    except OptionError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def flag_of(path: str) -> str:
@@ -117,9 +140,13 @@ def _named_fields() -> dict[str, Field]:
     """All options, by their names in messages."""
     named = {}
     for cls in (ReadOptions, WriteOptions):
-        for field in fields_of(cls):
-            named[f"{cls.__name__}.{field.path}"] = field
-            named[f"{field.owner}.{field.path.rpartition('.')[2]}"] = field
+        fields = list(fields_of(cls))
+        # "http." for HttpOptions, "http.retry." for RetryPolicy, "" for the class itself.
+        prefixes = {field.owner: field.path[: field.path.rfind(".") + 1] for field in fields}
+        for owner, prefix in prefixes.items():
+            for field in fields:
+                if field.path.startswith(prefix):
+                    named[f"{owner}.{field.path.removeprefix(prefix)}"] = field
     return named
 
 

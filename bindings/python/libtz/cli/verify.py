@@ -8,7 +8,7 @@ from typing import Any
 from libtz import opening, sets
 from libtz.arrays.base import BufferFramework
 from libtz.checkpoint.base import Checkpoint
-from libtz.cli.options import add_command, add_options, make_options
+from libtz.cli.options import add_command, add_digest, add_options, make_options
 from libtz.errors import (
     OptionError,
     SourceNotFoundError,
@@ -40,7 +40,7 @@ checksums can only be compared with the SHA-256 that 'tz digest' prints.
 def add_to(commands: Any) -> None:
     parser = add_command(commands, "verify", "check every byte of a file", DESCRIPTION, run)
     parser.add_argument("source", metavar="FILE", help="path or URL")
-    parser.add_argument("--digest", help="the digest that the file must have")
+    add_digest(parser)
     parser.add_argument(
         "--signature",
         metavar="FILE",

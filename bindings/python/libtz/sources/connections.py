@@ -170,10 +170,11 @@ class Connections:
         verify = authorities(self.verify)
         proxies = dict(proxies_for(url, options))
         request = requests.Request("GET", url).prepare()
-        if url.startswith("https:"):
-            check_certificates(verify, options.cert)
-            if verify is False:
-                accept_unverified(urlsplit(url).hostname or "")
+        is_https = url.startswith("https:")
+        # A client certificate that cannot be used is an error over plain HTTP too.
+        check_certificates(verify if is_https else False, options.cert)
+        if is_https and verify is False:
+            accept_unverified(urlsplit(url).hostname or "")
         try:
             pool: Any = adapter.get_connection_with_tls_context(
                 request, verify, proxies, options.cert

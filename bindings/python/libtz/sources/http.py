@@ -55,7 +55,7 @@ EXPIRED_STATUSES = frozenset({400, 401, 403, 404, 410}) | REDIRECT_STATUSES
 # are cut off here.
 ERROR_BODY_SIZE_MAX = 16 * 1024
 NO_RANGES = "the server ignores ranges; reading everything over one connection"
-# Bytes of a stream that nobody needs are skipped in steps of this size.
+# Unneeded bytes of a stream are skipped in steps of this size.
 SKIP_SIZE = 256 * 1024
 
 _Result = TypeVar("_Result")
@@ -259,7 +259,7 @@ class HttpSource(Source):
         finally:
             self.stats.add(bytes=before - cursor.remaining)
         if response.length is None and response.read_rest(1):
-            raise TryFailed("the server sent more bytes than were asked for", retryable=False)
+            raise TryFailed("the server sent more bytes than requested", retryable=False)
 
     # One stream, for servers without ranges.
 

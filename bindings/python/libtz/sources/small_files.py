@@ -1,4 +1,4 @@
-"""Reads small files whole: indexes and configurations beside the weights."""
+"""Reads small files whole: indexes and configurations next to the weights."""
 
 from __future__ import annotations
 

@@ -97,5 +97,5 @@ def _device(device: torch.device | str | None) -> torch.device | None:
     if found is None:
         return torch.device("cpu")
     if found.device.type == "meta":
-        raise OptionError("device='meta': tensors on the meta device hold no values")
+        raise OptionError("tensors on the meta device hold no values; load to another device")
     return found.device

@@ -97,8 +97,9 @@ class Decryption:
         if derivation.opslimit > options.operations_max or derivation.memlimit > options.memory_max:
             raise DecryptionOptionError(
                 f"{self._label}: deriving its key takes {derivation.opslimit} passes over"
-                f" {derivation.memlimit} bytes of memory, more than DecryptionOptions allows"
-                f" (operations_max {options.operations_max}, memory_max {options.memory_max})"
+                f" {derivation.memlimit} bytes of memory; the limits are"
+                f" {options.operations_max} (DecryptionOptions.operations_max) and"
+                f" {options.memory_max} (DecryptionOptions.memory_max)"
             )
 
     def _derive(self, derivation: Derivation) -> bytes:

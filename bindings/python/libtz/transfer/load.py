@@ -113,7 +113,7 @@ class Load:
         self._index(schedule)
 
     def _index(self, schedule: Schedule) -> None:
-        """Makes lists of what is asked for item by item."""
+        """Makes lists of the values that are looked up per item."""
         items, companions = schedule.items, schedule.companions
         has_companions = len(companions.end) > 0
         ends = np.maximum(items.end, companions.end) if has_companions else items.end
@@ -255,7 +255,7 @@ class Load:
         return {item for item, each in enumerate(self._allocations) if each in begun}
 
     def stats(self, entries_read: int) -> TransferStats:
-        """Of what was done so far. `entries_read`: bytes of chunk entries that were read before."""
+        """Statistics so far. `entries_read`: bytes of chunk entries that were read before."""
         times = self._transfer.times
         after = self._source.stats
         before = self._before

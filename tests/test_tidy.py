@@ -239,6 +239,26 @@ def test_files_are_short() -> None:
     assert not LONG_FILES.keys() - found.keys(), "these are short now: take them off the list"
 
 
+def prose(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a Markdown file without code, tables, headings and numbers of lists."""
+    is_code = False
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        text = line.lstrip()
+        is_code ^= text.startswith("```")
+        if not (is_code or text.startswith(("|", "#"))):
+            yield number, re.sub(r"^\d+\. |`[^`]*`", "", text)
+
+
+def test_markdown_has_one_sentence_in_a_line() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in tracked("*.md")
+        for number, text in prose(path)
+        if re.search(r"[.!?][)*\"”]* +[*\[(\"“]*[A-Z]", text)
+    ]
+    assert not found
+
+
 # ruff checks Python; the formatters of Zig and C do not wrap lines.
 def test_lines_fit() -> None:
     wide = {

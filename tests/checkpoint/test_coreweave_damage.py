@@ -517,5 +517,5 @@ def test_unknown_dtypes_list_but_do_not_load() -> None:
         assert file.info("b").nbytes == 8
         assert file.load(["a"])["a"].shape == torch.Size([2])
         for name in ("b", "c"):
-            with pytest.raises(libtz.OptionError):
+            with raises(libtz.FormatError, code="feature", tensor=name):
                 file.load([name])

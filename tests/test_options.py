@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import pickle
 from typing import Any
 
 import pytest
 
+import libtz
+import libtz.sets
+import libtz.signatures
 from libtz.errors import OptionError
 from libtz.options import HttpOptions, ReadOptions, RetryPolicy, S3Options, WriteOptions
 
@@ -115,3 +119,24 @@ def test_options_are_values() -> None:
     kept = HttpOptions(headers=headers)
     headers["X"] = "2"
     assert kept.headers == {"X": "1"}
+
+
+@pytest.mark.parametrize("wrong", [{}, 7, "fast", WriteOptions()])
+def test_other_things_than_options_are_refused(wrong: Any) -> None:
+    for use in (
+        lambda: libtz.open(b"", options=wrong),
+        lambda: libtz.sets.digest("folder", options=wrong),
+        lambda: libtz.signatures.write_pin("model.tz", options=wrong),
+    ):
+        with pytest.raises(OptionError, match="options must be a ReadOptions"):
+            use()
+    if isinstance(wrong, WriteOptions):
+        wrong = libtz.ReadOptions()
+    with pytest.raises(OptionError, match="options must be a WriteOptions"):
+        libtz.Writer(io.BytesIO(), [], options=wrong)
+
+
+@pytest.mark.parametrize("specs", [[("a", "f32", (2,))], ["a"], [None]])
+def test_other_things_than_specs_are_refused(specs: Any) -> None:
+    with pytest.raises(OptionError, match="must be a TensorSpec"):
+        libtz.Writer(io.BytesIO(), specs)

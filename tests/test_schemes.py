@@ -9,7 +9,7 @@ import pytest
 import libtz
 from libtz.errors import OptionError
 from libtz.locations import Location
-from libtz.options import WriteOptions
+from libtz.options import ReadOptions, WriteOptions
 from libtz.sinks.base import Extent
 
 # A package of another project: libtz reads and writes objects in a dict.
@@ -88,7 +88,13 @@ else:
 try:
     libtz.open("memory://x")
 except libtz.OptionError as error:
-    assert str(error).endswith("paths, file://, http://, https://, s3:// and mem://"), error
+    assert str(error).endswith("https://, s3://, mem:// and zbroken://"), error
+else:
+    raise AssertionError
+try:
+    libtz.numpy.save_file({"one": one}, "http://host/one.tz")
+except libtz.OptionError as error:
+    assert str(error).endswith("writes to paths, file://, s3:// and mem://"), error
 else:
     raise AssertionError
 """
@@ -112,7 +118,8 @@ def run(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_a_package_brings_a_scheme(tmp_path: Path) -> None:
-    install(tmp_path, PACKAGE, "[libtz.schemes]\nmem = memtz:SCHEME\n")
+    points = "[libtz.schemes]\nmem = memtz:SCHEME\nzbroken = memtz.nothing:SCHEME\n"
+    install(tmp_path, PACKAGE, points)
     done = run(tmp_path, USE)
     assert done.returncode == 0, done.stderr
 
@@ -187,6 +194,13 @@ def test_names(location: str, name: str) -> None:
 def test_a_location_shows_no_secret() -> None:
     assert str(Location.of("https://user:secret@host/a.tz?token=secret")) == "https://host/a.tz"
     assert str(Location.of("/models/a?b.tz")) == "/models/a?b.tz"
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3:///models/", "s3://bu cket/m"])
+def test_a_wrong_folder_in_s3_is_shown_as_it_was_given(url: str) -> None:
+    with pytest.raises(OptionError, match=rf"^{url} is not|^{url}: '") as caught:
+        Location.of(url).files(ReadOptions())
+    assert "-" not in str(caught.value).replace(url, "")
 
 
 def test_what_can_only_be_read_is_not_written() -> None:

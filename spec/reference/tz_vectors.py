@@ -79,7 +79,8 @@ def _counted_pairs(data: bytes) -> range:
     for section in tz_kit.directory(data):
         if section.type == tz.METADATA and section.size > _COUNTED_SIZE_MIN:
             size = tz.PAIR.size + sum(tz.PAIR.unpack_from(data, section.offset))
-            pairs = range(section.offset, section.offset + section.size, size)
+            whole = section.size // size * size
+            pairs = range(section.offset, section.offset + whole, size)
             if data[pairs.start : pairs.stop] == counted(data[pairs.start :][:size], len(pairs)):
                 return pairs
     return range(0)

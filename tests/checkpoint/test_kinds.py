@@ -182,3 +182,18 @@ def test_closing(checkpoint: Checkpoint) -> None:
         with pytest.raises(OptionError, match="closed"):
             use()
     assert same(kept, TENSORS["a"])
+
+
+def test_arguments_of_wrong_types_are_refused(checkpoint: Checkpoint) -> None:
+    wrong: Any = 7
+    for use in (
+        lambda: checkpoint.load(wrong),
+        lambda: checkpoint.load_slices(wrong),
+        lambda: checkpoint.load_slices(["a"]),  # type: ignore[list-item]
+        lambda: checkpoint.load_into({"a": bytearray(24)}),  # type: ignore[dict-item]
+        lambda: checkpoint.load_into(wrong),
+        lambda: checkpoint.get_slice("a")[{}],
+        lambda: checkpoint.load(device=object()),
+    ):
+        with pytest.raises((OptionError, IndexError)):
+            use()

@@ -237,7 +237,7 @@ def test_damage_is_the_same_error_both_ways(
     path = tmp_path / "damaged.tz"
     data = bytearray(files[".tz", compress].read_bytes())
     with libtz.open(bytes(data)) as file:
-        begin = file.catalog.tensor("bf16").data_offset  # type: ignore[attr-defined]
+        begin = file.contents.tensor("bf16").data_offset  # type: ignore[attr-defined]
         digest = file.digest if how == "pinned" else None
     data[begin] ^= 0x80
     path.write_bytes(data)
@@ -260,7 +260,7 @@ def test_damaged_entries_fail_only_their_own_tensor(
 ) -> None:
     data = bytearray(files[".tz", "off"].read_bytes())
     with libtz.open(bytes(data)) as file:
-        header = file.catalog.header  # type: ignore[attr-defined]
+        header = file.contents.header  # type: ignore[attr-defined]
         entries = header.info.open_size
         names = list(file)
     assert header.info.header_size - entries < ENTRIES_SIZE  # so that they are checked at once
@@ -334,3 +334,29 @@ def test_descriptions_are_read_alone_only_at_first(
         for name in list(file) if listed else tensors:
             assert torch.equal(file[name], tensors[name])
     assert len(alone) <= 200 // 8
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_chunk_entries_of_many_tensors_take_few_requests(tmp_path: Path, damaged: bool) -> None:
+    count, path = 2500, tmp_path / "many.tz"
+    prefix = "long" * 100  # so that the header is larger than what is read at first
+    tensors = {f"{prefix}{number:05}": torch.full((2,), number) for number in range(count)}
+    libtz.torch.save_file(tensors, path)
+    with libtz.open(path) as file:
+        header = file.contents.header  # type: ignore[attr-defined]
+        assert len(file._loader.front) < header.info.header_size  # type: ignore[attr-defined]
+    bad = f"{prefix}{count - 50:05}"
+    if damaged:
+        data = bytearray(path.read_bytes())
+        data[header.info.open_size + (count - 50) * 48 + 2] ^= 1
+        path.write_bytes(data)
+    with libtz.open(path) as file:
+        for name, tensor in tensors.items():
+            if damaged and name == bad:
+                with pytest.raises(libtz.IntegrityError) as caught:
+                    file[name]
+                assert caught.value.tensor == name
+            else:
+                assert torch.equal(file[name], tensor)
+        requests = file._loader.source.stats.requests  # type: ignore[attr-defined]
+    assert requests < count + 20

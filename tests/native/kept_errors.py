@@ -199,7 +199,7 @@ class Full(io.RawIOBase):
 
 def writing() -> Iterator[Callable[[], Any]]:
     arrays = {"w": np.frombuffer(buffer(weights(600_000)), np.uint16)}
-    yield lambda: libtz.numpy.save_file(arrays, Full())
+    yield lambda: libtz.numpy.save_file(arrays, Full())  # type: ignore[arg-type]
     yield lambda: libtz.numpy.save_file({"w": arrays["w"][::2], "w\n": arrays["w"]}, io.BytesIO())
     specs = [libtz.TensorSpec("w", "u8", (100,))]
 

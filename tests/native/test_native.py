@@ -238,9 +238,9 @@ def test_load_into() -> None:
         f.load_into(blocks)
         for name, block in blocks.items():
             assert bytes(block.view()) == file.tensors[name].data
-        with pytest.raises(OptionError, match="needs a buffer of 8 bytes"):
+        with pytest.raises(OptionError, match="buffer of 8 bytes"):
             f.load_into({"scalar": allocate(9)})
         tied = len(file.tensors["a.weight"].data)
-        with pytest.raises(OptionError, match="only one"):
+        with pytest.raises(OptionError, match="shared by all tensors tied to it"):
             f.load_into({"a.weight": allocate(tied), "a.tied": allocate(tied)})
         assert len(f.load()) == len(file.tensors)  # none of these errors closes the file

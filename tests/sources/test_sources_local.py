@@ -270,7 +270,7 @@ def test_files_in_text_mode_are_refused(path: Path) -> None:
     with path.open(encoding="utf-8") as file, pytest.raises(OptionError, match="text mode"):
         libtz.open(file)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="text mode"):
-        libtz.numpy.save_file({}, io.StringIO())
+        libtz.numpy.save_file({}, io.StringIO())  # type: ignore[arg-type]
 
 
 def test_memory_must_be_contiguous() -> None:

@@ -343,7 +343,8 @@ def test_failures_before_the_first_byte_change_nothing(tmp_path: Path) -> None:
     before = state(net)
     libtz.torch.save_model(net, tmp_path / "x.tz")
     data = (tmp_path / "x.tz").read_bytes()
-    for source in (tmp_path / "nothing", data[:100], data[:-8], b"", {"no": "source"}):
+    wrong: Any = {"no": "source"}
+    for source in (tmp_path / "nothing", data[:100], data[:-8], b"", wrong):
         with pytest.raises(libtz.Error) as caught:
             load_model(net, source)
         assert caught.value.changed == ()

@@ -297,9 +297,9 @@ def test_extra_state_does_not_depend_on_what_is_there(before: Any, tmp_path: Pat
 
 def test_extra_state_that_is_no_tensor_cannot_be_saved(tmp_path: Path) -> None:
     for scale in (None, {"a": 1}):
-        with pytest.raises(OptionError, match=r"'_extra_state' is not a tensor"):
+        with pytest.raises(OptionError, match=r"'_extra_state' must be"):
             save_model(Scaled(scale), tmp_path / "x.tz")
-        with pytest.raises(OptionError, match=r"'_extra_state' is not a tensor"):
+        with pytest.raises(OptionError, match=r"'_extra_state' must be"):
             compat.save_model(Scaled(scale), tmp_path / "x.safetensors")
 
 

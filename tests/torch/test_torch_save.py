@@ -157,7 +157,7 @@ class Wrapper(torch.Tensor):
         (lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "quantized"),
         (lambda: torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]), "is nested"),
         (lambda: torch.ones(3).as_subclass(Wrapper), "is a Wrapper, which wraps other tensors"),
-        (lambda: [1.0, 2.0], "is not a tensor but a builtins.list"),
+        (lambda: [1.0, 2.0], "must be a torch.Tensor, not list"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
@@ -219,7 +219,7 @@ def test_extra_state_that_is_no_tensor_is_named() -> None:
         def get_extra_state(self) -> Any:
             return {"scale": 1}
 
-    with pytest.raises(OptionError, match=r"'0\._extra_state' is not a tensor"):
+    with pytest.raises(OptionError, match=r"'0\._extra_state' must be"):
         save_model(torch.nn.Sequential(Extra(2, 2)), io.BytesIO())
 
 

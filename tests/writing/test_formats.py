@@ -90,7 +90,7 @@ def test_wrong_sizes_are_refused(tmp_path: Path, suffix: str, data: object) -> N
         with writer_class(tmp_path / "x", SPECS) as writer:
             writer.write("a", data)
 
-    with pytest.raises(OptionError, match="by its dtype and shape, tensor 'a' has 4 bytes; got"):
+    with pytest.raises(OptionError, match="tensor 'a' takes 4 bytes"):
         attempt()
     assert not list(tmp_path.iterdir())
 
@@ -115,7 +115,7 @@ def test_larger_units_come_first_in_safetensors() -> None:
 @pytest.mark.parametrize("suffix", ["safetensors", "tensors"])
 def test_nested_objects_that_a_format_cannot_hold(tmp_path: Path, suffix: str) -> None:
     flat = flatten({"step": 1}, lambda value: False)
-    with pytest.raises(OptionError, match=f"a .{suffix} file cannot hold"):
+    with pytest.raises(OptionError, match=rf"a \.{suffix} file can"):
         writer_class_of(f"x.{suffix}")(tmp_path / "x", SPECS[:1], structure=flat.nodes)
 
 

@@ -18,11 +18,12 @@ from types import ModuleType
 from libtz._native.lib import Node
 from libtz.arrays.base import Destination, Device, Framework
 from libtz.checkpoint.base import Checkpoint
+from libtz.checkpoint.contents import Contents
 from libtz.checkpoint.selection import Names, prefix
 from libtz.checkpoint.slices import Described, ReadItem, Region, TensorSlice
 from libtz.errors import Error, FormatError, IntegrityError, OptionError, SourceError
 from libtz.format import Format, TensorInfo, Verified
-from libtz.locations import SourceLike
+from libtz.locations import SourceLike, TargetLike
 from libtz.memory import HostBuffer
 from libtz.opening import open
 from libtz.options import (
@@ -40,6 +41,7 @@ from libtz.writing.tz import Writer
 
 __all__ = [
     "Checkpoint",
+    "Contents",
     "DecryptionOptions",
     "Described",
     "Destination",
@@ -62,6 +64,7 @@ __all__ = [
     "S3Options",
     "SourceError",
     "SourceLike",
+    "TargetLike",
     "TensorInfo",
     "TensorSlice",
     "TensorSpec",

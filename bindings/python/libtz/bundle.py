@@ -150,11 +150,11 @@ def _broken(where: str) -> Any:
     return error
 
 
-def _at(value: Any, where: str, kind: type, *path: str) -> Any:
+def _at(value: Any, where: str, expected: type, *path: str) -> Any:
     """The member of nested objects at a path, which must be of this type."""
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
-    if not isinstance(value, kind):
+    if not isinstance(value, expected):
         raise _broken(where)(f"{'.'.join(path)} is missing, or has the wrong type")
     return value
 

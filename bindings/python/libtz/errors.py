@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 __all__ = [
     "CODES",
+    "DecryptionError",
+    "DecryptionOptionError",
     "Error",
     "ErrorCode",
     "FormatError",
@@ -179,14 +181,19 @@ class IntegrityError(_DataError):
 
     @classmethod
     def wrong_pin(cls, where: str, expected: str, found: str | None) -> IntegrityError:
-        """The error for a file that is not the pinned one. `found` None: it is not a tz file."""
-        error = cls(
-            f"{where}: this is not the file that the digest pins: expected {expected}, found"
-            f" {found or 'no tz file'} (digest)",
-            code="digest",
-        )
+        """The error for a file that is not the pinned one. `found` None: it is not a .tz file."""
+        if found is None:
+            reason = f"expected the .tz file with digest {expected}, but this is not a .tz file"
+        else:
+            reason = "this is not the file that the digest pins: "
+            reason += f"expected {expected}, found {found}"
+        error = cls(f"{where}: {reason} (digest)", code="digest")
         error.expected, error.found = expected, found
         return error
+
+
+class DecryptionError(IntegrityError):
+    """Data cannot be decrypted with this key: it is another one, or the data were changed."""
 
 
 class SourceError(Error, OSError):
@@ -252,3 +259,7 @@ def _errno_of(status: int | None, errno: int | None) -> int | None:
 
 class OptionError(Error):
     """The caller asked for something invalid or impossible. Nothing was read or written."""
+
+
+class DecryptionOptionError(OptionError):
+    """The options do not give a key for the file, or one that cannot be its key."""

@@ -22,6 +22,7 @@ __all__ = [
     "fields_of",
     "option",
     "option_group",
+    "options_or_default",
     "require_bool",
     "require_choice",
     "require_integer",
@@ -35,6 +36,7 @@ Unit = Literal["bytes", "seconds"]
 
 _KEY = "libtz"
 
+Options = TypeVar("Options")
 Class = TypeVar("Class", bound=type)
 
 
@@ -155,3 +157,11 @@ def require_text(value: Any, name: str) -> None:
 def require_type(value: Any, name: str, wanted: type) -> None:
     if not isinstance(value, wanted):
         raise OptionError(f"{name} must be a {wanted.__name__}, not {type(value).__name__}")
+
+
+def options_or_default(options: Options | None, cls: type[Options]) -> Options:
+    """The options that were given, or the default ones. Raises OptionError for anything else."""
+    if options is None:
+        return cls()
+    require_type(options, "options", cls)
+    return options

@@ -23,6 +23,7 @@ __all__ = [
     "Buffer",
     "Location",
     "SourceLike",
+    "TargetLike",
     "is_plain_name",
     "resolve_sink",
     "resolve_source",
@@ -36,6 +37,8 @@ class Buffer(Protocol):
 
 
 SourceLike: TypeAlias = "str | os.PathLike[str] | Buffer | NDArray[Any] | BinaryIO"
+
+TargetLike: TypeAlias = "str | os.PathLike[str] | BinaryIO"
 
 # Characters that are special in a path, a URL or a shell. Servers would decode a `%`.
 _SPECIAL = frozenset('/\\:%?#*"<>|')
@@ -176,7 +179,7 @@ def _is_buffer(source: object) -> TypeGuard[Buffer]:
 
 
 def resolve_sink(
-    target: Any, options: WriteOptions, *, header_size: int, file_size_max: int
+    target: TargetLike | Location, options: WriteOptions, *, header_size: int, file_size_max: int
 ) -> Sink:
     """The sink for a path, URL or seekable binary file. Does no I/O.
 

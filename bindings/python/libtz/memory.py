@@ -125,8 +125,8 @@ def check_decoded_size(size: int, options: ReadOptions, label: str) -> None:
     if options.decoded_size_max is not None:
         if size > options.decoded_size_max:
             raise OptionError(
-                f"{label}: a load of {size} decoded bytes is more than ReadOptions.decoded_size_max"
-                f" allows ({options.decoded_size_max}); load fewer tensors, or slices"
+                f"{label}: this load would decode {size} bytes, but ReadOptions.decoded_size_max is"
+                f" {options.decoded_size_max}; raise it, or load fewer tensors or slices"
             )
     elif size > SURELY_THERE and size > memory_size():
         raise MemoryError(

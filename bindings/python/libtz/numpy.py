@@ -13,7 +13,7 @@ from libtz.arrays.numpy_arrays import DTYPES, NumpyFramework, dtype_name
 from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.selection import Names
 from libtz.errors import OptionError
-from libtz.locations import SourceLike
+from libtz.locations import SourceLike, TargetLike
 from libtz.opening import open_as
 from libtz.options import ReadOptions, WriteOptions
 from libtz.writing.base import TensorSpec
@@ -59,7 +59,7 @@ def load_file(
 
 def save_file(
     arrays: Mapping[str, NDArray[Any]],
-    target: Any,
+    target: TargetLike,
     *,
     metadata: Mapping[str, str] | None = None,
     copy_overlapping: bool = False,

@@ -21,7 +21,9 @@ from libtz.checkpoint.other_formats import describe_other_format
 from libtz.checkpoint.pins import in_memory_max, whole_in_memory
 from libtz.checkpoint.shard_index import INDEX_SUFFIX, read_index, weights_in
 from libtz.checkpoint.sharded import Sharded
-from libtz.errors import FormatError, IntegrityError, OptionError
+from libtz.checkpoint.shards import Shards
+from libtz.errors import DecryptionError, FormatError, IntegrityError, OptionError
+from libtz.fields import options_or_default
 from libtz.format import parse_digest
 from libtz.locations import Location, SourceLike, resolve_source
 from libtz.manifest import MANIFEST_NAME, MANIFEST_SUFFIX
@@ -30,7 +32,6 @@ from libtz.options import ReadOptions
 from libtz.pinned import SetLocation, pinned_folder
 from libtz.signed import pinned_digest
 from libtz.sources.base import Source
-from libtz.transfer.decryption import DecryptionError
 
 __all__ = ["open", "open_as"]
 
@@ -92,7 +93,7 @@ def open_as(
     options: ReadOptions | None = None,
 ) -> Checkpoint[T]:
     """The same as `open`, with tensors of this framework."""
-    options = options or ReadOptions()
+    options = options_or_default(options, ReadOptions)
     digest = pinned_digest(source, digest, signature, public_key, options)
     if isinstance(source, (str, os.PathLike, Location)):
         source = Location.of(source)
@@ -147,7 +148,7 @@ def _open_file(
         is_pinned = has_proof and (member is None or member.is_pinned)
         return opened(
             framework,
-            Catalog(header),
+            Catalog(header, source.url),
             Loader(source, header, front, options),
             is_pinned=is_pinned,
             sha256=sha256,
@@ -187,9 +188,10 @@ def _open_set(
         )
     open_file = partial(open_as, framework, options=options)
     if not is_index:
-        return Sharded(framework, first, names, None, open_file, options)
+        return Sharded(framework, Shards(first, names, None, open_file), options)
     index = read_index(first, options)
-    return Sharded(framework, first, sorted(set(index.values())), index, open_file, options)
+    shards = Shards(first, sorted(set(index.values())), index, open_file)
+    return Sharded(framework, shards, options)
 
 
 def _open_member(

@@ -173,11 +173,19 @@ def scheme_of(url: str) -> Scheme:
 
 
 def known(*, writable: bool = False) -> str:
-    """The names of the registered schemes, for messages."""
+    """The names of the registered schemes, for messages. Only schemes of other packages that can
+    be loaded count as writable."""
     names = [name for name, scheme in _BUILT_IN.items() if scheme.is_writable or not writable]
-    names += [] if writable else sorted(_entry_points())
+    names += [name for name in sorted(_entry_points()) if not writable or _is_writable(name)]
     *first, last = [f"{name}://" for name in names]
     return f"paths, {', '.join(first)} and {last}"
+
+
+def _is_writable(name: str) -> bool:
+    try:
+        return _loaded(_entry_points()[name]).is_writable
+    except Exception:  # a fault of that package, which has nothing to do with the message
+        return False
 
 
 @cache

@@ -17,6 +17,7 @@ from libtz._native import lib
 from libtz.arrays.base import BufferFramework
 from libtz.checkpoint.file import File
 from libtz.errors import OptionError, SourceNotFoundError
+from libtz.fields import options_or_default
 from libtz.locations import Location
 from libtz.manifest import (
     MANIFEST_NAME,
@@ -52,7 +53,7 @@ def write_manifest(folder: str | os.PathLike[str], *, options: ReadOptions | Non
         FormatError: a file whose name ends with .tz is not a tz file.
         SourceError: a file cannot be read, or the manifest cannot be written.
     """
-    options = options or ReadOptions()
+    options = options_or_default(options, ReadOptions)
     location = Location.of(folder).folder()
     data = _manifest_of(location, options)
     manifest = Manifest.parse(data, str(location))  # all rules hold
@@ -67,7 +68,7 @@ def digest(source: str | os.PathLike[str], *, options: ReadOptions | None = None
     The files are not compared with the manifest; `verify` does that. Raises the same errors as
     `write_manifest`, and FormatError if the manifest is malformed.
     """
-    options = options or ReadOptions()
+    options = options_or_default(options, ReadOptions)
     location = Location.of(source)
     if is_manifest(location):
         return open_manifest(location, options).manifest.digest
@@ -87,7 +88,7 @@ def verify(
     Raises IntegrityError if the manifest or a file has another digest, and SourceError if a file is
     missing.
     """
-    options = options or ReadOptions()
+    options = options_or_default(options, ReadOptions)
     folder = open_manifest(Location.of(source), options, digest=digest)
     for file in folder.manifest.files.values():
         _verify_file(folder.inside(file.name), file, options)

@@ -20,6 +20,7 @@ import os
 
 from libtz.arrays.base import BufferFramework
 from libtz.errors import FormatError
+from libtz.fields import options_or_default
 from libtz.locations import Location
 from libtz.opening import open_as
 from libtz.options import ReadOptions
@@ -35,7 +36,7 @@ def write_pin(source: str | os.PathLike[str], *, options: ReadOptions | None = N
     digest. Raises FormatError if it is not a .tz file, and SourceError if it cannot be read or the
     pin cannot be written.
     """
-    options = options or ReadOptions()
+    options = options_or_default(options, ReadOptions)
     location = Location.of(source)
     with open_as(BufferFramework(), location, options=options) as file:
         digest = file.digest

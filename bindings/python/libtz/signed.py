@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from libtz.bundle import BUNDLE_SIZE_MAX, KEY_SIZE_MAX, signed_files
-from libtz.errors import FormatError, IntegrityError, OptionError
+from libtz.errors import FormatError, IntegrityError, OptionError, SourceError
+from libtz.fields import options_or_default
 from libtz.locations import Location
 from libtz.manifest import MANIFEST_NAME, MANIFEST_SIZE_MAX, MANIFEST_SUFFIX, Manifest
 from libtz.options import ReadOptions
@@ -22,7 +23,7 @@ _PIN = re.compile(rb"(blake3:[0-9a-f]{64})\n")
 
 
 def signed_digest(
-    source: str | os.PathLike[str] | Location,
+    source: str | os.PathLike[str],
     *,
     signature: str | os.PathLike[str],
     public_key: str | os.PathLike[str] | bytes,
@@ -42,8 +43,16 @@ def signed_digest(
     manifest or pin was changed; FormatError if one of the three is malformed; OptionError for other
     types of keys and signatures; and SourceError if something cannot be read.
     """
-    options = options or ReadOptions()
-    bundle_at, location = Location.of(signature), Location.of(source)
+    options = options_or_default(options, ReadOptions)
+    return _signed(Location.of(source), Location.of(signature), public_key, options)
+
+
+def _signed(
+    location: Location,
+    bundle_at: Location,
+    public_key: str | os.PathLike[str] | bytes,
+    options: ReadOptions,
+) -> str:
     bundle = bundle_at.read(options, size_max=BUNDLE_SIZE_MAX)
     files = signed_files(bundle, _key_bytes(public_key), str(bundle_at))
     if location.is_folder() or location.name.endswith(MANIFEST_SUFFIX):
@@ -73,7 +82,7 @@ def pinned_digest(
         raise OptionError("a digest cannot be combined with a signature; pass one of them")
     if not isinstance(source, (str, os.PathLike, Location)):
         raise OptionError("a signature covers files by name, so the source must be a path or URL")
-    return signed_digest(source, signature=signature, public_key=public_key, options=options)
+    return _signed(Location.of(source), Location.of(signature), public_key, options)
 
 
 def _key_bytes(public_key: str | os.PathLike[str] | bytes) -> bytes:
@@ -85,7 +94,11 @@ def _key_bytes(public_key: str | os.PathLike[str] | bytes) -> bytes:
         with Path(public_key).open("rb") as file:
             return file.read(KEY_SIZE_MAX)
     except OSError as error:
-        raise OptionError(f"{public_key} cannot be read: {error.strerror}") from None
+        raise SourceError(
+            f"the public key {os.fspath(public_key)} cannot be read: {error.strerror}",
+            url=os.fspath(public_key),
+            errno=error.errno,
+        ) from None
 
 
 def _listed(name: str, files: dict[str, str], bundle_at: Location) -> str:

@@ -119,8 +119,8 @@ def flatten(
         size += 1 + _text_size(value)
         if size_max is not None and size > size_max:
             raise OptionError(
-                f"{_path_text(path)}: with shared containers written out, the object has more than"
-                f" {size_max} values and bytes of text"
+                f"{_path_text(path)}: the object has more than {size_max} values and bytes of text,"
+                " counting shared containers each time they occur"
             )
         if key is not None:
             _check_key(key, path)
@@ -237,7 +237,7 @@ def _check_key(key: Any, path: list[_Step]) -> None:
 def _check_large_int(value: int, path: list[_Step]) -> None:
     if (value if value >= 0 else ~value).bit_length() > INT_BITS_MAX:
         raise OptionError(
-            f"{_path_text(path)}: an integer of {value.bit_length()} bits; the limit is"
+            f"{_path_text(path)}: this integer has {value.bit_length()} bits; the limit is"
             f" {INT_BITS_MAX}"
         )
 

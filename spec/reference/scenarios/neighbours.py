@@ -123,6 +123,12 @@ def order_name_before_order_of_names() -> bytes:
     return named_file(b"\xfe", b"\xc0")
 
 
+@invalid("name", 23)
+def order_control_character_before_order_of_names() -> bytes:
+    """A name has a control character, and does not come after the one before it."""
+    return named_file(b"b", b"a\n")
+
+
 @invalid("name", 24)
 def order_names_before_dtype() -> bytes:
     """Two names are equal, and the second record's dtype is unknown."""
@@ -249,6 +255,12 @@ def order_fixed_fields_before_key() -> bytes:
     return structure_file(node(tz.DICT, 1), node(11))
 
 
+@invalid("structure", 49)
+def order_key_field_before_missing_key() -> bytes:
+    """A child of a dict has no key, but a key field that is not 0."""
+    return structure_file(node(tz.DICT, 1), tz.NODE.pack(tz.NONE, tz.NO_KEY, bytes(6), 1, 0))
+
+
 @invalid("structure", 50)
 def order_key_before_its_bytes() -> bytes:
     """The first node has a key, which ends behind the section."""
@@ -290,6 +302,12 @@ def order_tensor_before_keys() -> bytes:
 def order_number_of_pairs_before_their_bytes() -> bytes:
     """One pair more than the limit, and it is cut off."""
     return metadata_file(*(pair(f"{i:05}".encode()) for i in range(65536)), b"\0")
+
+
+@invalid("metadata", 55)
+def pair_sizes_cut_off_at_open_size() -> bytes:
+    """The last pair is cut off where the chunk table begins, so that opening has no byte more."""
+    return metadata_file(pair(b"k", b"v" * 51), b"\1\0\0\0")
 
 
 @invalid("metadata", 55)

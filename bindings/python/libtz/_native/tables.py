@@ -39,7 +39,8 @@ def new_struct(name: str) -> Any:
 
 @functools.cache
 def _struct_type(name: str) -> tuple[Any, int]:
-    """The type of a pointer to it, and its size: to parse the name takes longer than the rest."""
+    """The pointer type and the size of a struct. Cached, because parsing the name is the slowest
+    step."""
     return ffi.typeof(f"{name} *"), ffi.sizeof(name)
 
 

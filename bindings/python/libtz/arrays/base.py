@@ -29,7 +29,7 @@ class Framework(Protocol[T]):
 
     def require(self, dtype: str, name: str) -> None:
         """Raises OptionError if the framework lacks this dtype, and FormatError if libtz does not
-        know it. `name` is the tensor's, for the message."""
+        know it. `name` is the tensor's name, for the message."""
 
     def make(self, buffer: HostBuffer | None, position: int, dtype: str, shape: Sequence[int]) -> T:
         """A tensor over the buffer's bytes from `position` on. It keeps the buffer's owner alive.

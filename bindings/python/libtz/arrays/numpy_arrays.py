@@ -28,7 +28,7 @@ NAMES: dict[np.dtype[Any], str] = {dtype: name for name, dtype in DTYPES.items()
 
 def dtype_name(name: str, array: Any) -> str:
     """The format's name for the array's dtype, in either byte order. Raises OptionError if it has
-    none; `name`, the tensor's, is for the message."""
+    none. `name` is the tensor's name, for the message."""
     if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
         raise OptionError(f"tensor {name!r} is not a plain array but {type(array).__qualname__}")
     known = NAMES.get(array.dtype.newbyteorder("<"))

@@ -10,8 +10,11 @@ from typing import Any, NoReturn, TypeVar, final
 
 from libtz._native.lib import Node
 from libtz.arrays.base import BufferFramework, Destination, Framework
+from libtz.checkpoint.contents import Contents
 from libtz.checkpoint.selection import Names, select
 from libtz.checkpoint.slices import ReadItem, Region, TensorSlice
+from libtz.errors import OptionError
+from libtz.fields import require_type
 from libtz.format import Format, TensorInfo, Verified
 from libtz.memory import HostBuffer
 from libtz.transfer.stats import TransferStats
@@ -34,7 +37,7 @@ class Checkpoint(Mapping[str, T], ABC):
     middle of a load closes the checkpoint. After a fork, parent and child may both use it, provided
     that no load was running.
 
-    Every loading method can raise SourceError (the source cannot be read, or has changed),
+    Every method can raise SourceError (the source cannot be read, or has changed),
     IntegrityError (the bytes are not the ones that were written or pinned), FormatError (the file
     is malformed) and OptionError (the request cannot be satisfied).
     """
@@ -42,39 +45,86 @@ class Checkpoint(Mapping[str, T], ABC):
     __eq__ = object.__eq__
     __hash__ = object.__hash__
 
-    def __init__(self, framework: Framework[T]) -> None:
+    def __init__(self, framework: Framework[T], contents: Contents) -> None:
         """Called by `libtz.open`."""
         self._framework = framework
         self._in_host_memory = Destination(framework)
+        self._contents = contents
 
-    # ---- What each kind of checkpoint supplies ----
-
-    @property
-    @abstractmethod
-    def format(self) -> Format:
-        """The format of the file, or of all the files of a set."""
+    # ---- What it holds ----
 
     @property
-    @abstractmethod
-    def metadata(self) -> Mapping[str, str]:
-        """The metadata: strings by name. For a set of files, the entries on which all agree."""
+    def contents(self) -> Contents:
+        """The contents. Raises OptionError while it is not known whether they are the pinned
+        ones."""
+        return self._contents
+
+    @final
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.contents)
+
+    @final
+    def __len__(self) -> int:
+        return len(self.contents)
+
+    @final
+    def __contains__(self, name: object) -> bool:
+        return name in self.contents
+
+    @final
+    def __repr__(self) -> str:
+        return f"<libtz.Checkpoint {self.url}: {len(self._contents)} tensors>"
 
     @property
-    @abstractmethod
+    @final
     def url(self) -> str:
         """The path or URL it was opened from, as messages show it: without secrets."""
+        return self._contents.url
 
     @property
-    @abstractmethod
+    @final
+    def format(self) -> Format:
+        """The format of the file, or of all the files of a set."""
+        return self._contents.format
+
+    @property
+    @final
+    def metadata(self) -> Mapping[str, str]:
+        """The metadata: strings by name. For a set of files, the entries on which all agree."""
+        return self.contents.metadata
+
+    @property
+    @final
     def digest(self) -> str | None:
         """The file digest, "blake3:…", to pin a .tz file with. None in other formats. For several
         files, the digest of the set, if it was opened by its manifest."""
+        return self.contents.digest
 
     @property
-    @abstractmethod
+    @final
     def content_digest(self) -> str | None:
         """BLAKE3 over names, dtypes, shapes and content. It does not depend on the compression.
-        None in formats that do not store one."""
+        None in formats that do not store one, and for sets; `info` has one for each tensor."""
+        return self.contents.content_digest
+
+    @final
+    def info(self, name: str) -> TensorInfo:
+        """Describes a tensor without reading it. Raises KeyError if there is none of that name."""
+        return self.contents.info(name)
+
+    @final
+    def storage_order(self) -> list[str]:
+        """All names in the order of their data in the file, or in the files of a set. In a file,
+        that is the writer's order; the index of a set may have another."""
+        return self.contents.storage_order()
+
+    @final
+    def structure(self) -> list[Node]:
+        """The nodes of a nested object in preorder, with tensors by name. Empty for a flat set of
+        tensors. `libtz.torch.load` builds the object from them."""
+        return self.contents.structure()
+
+    # ---- What each kind of checkpoint supplies ----
 
     @property
     @abstractmethod
@@ -90,29 +140,6 @@ class Checkpoint(Mapping[str, T], ABC):
     @abstractmethod
     def closed(self) -> bool:
         """Whether the checkpoint was closed, by the caller or after an error."""
-
-    @abstractmethod
-    def __iter__(self) -> Iterator[str]: ...
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def __contains__(self, name: object) -> bool: ...
-
-    @abstractmethod
-    def info(self, name: str) -> TensorInfo:
-        """Describes a tensor without reading it. Raises KeyError if there is none of that name."""
-
-    def storage_order(self) -> list[str]:
-        """All names in the order of their data in the file, or in the files of a set. In a file,
-        that is the writer's order; the index of a set may have another."""
-        return list(self)
-
-    def structure(self) -> list[Node]:
-        """The nodes of a nested object in preorder, with tensors by name. Empty for a flat set of
-        tensors. `libtz.torch.load` builds the object from them."""
-        return []
 
     @abstractmethod
     def read_items(
@@ -132,13 +159,8 @@ class Checkpoint(Mapping[str, T], ABC):
         return tensor
 
     @abstractmethod
-    def load_into(self, buffers: Mapping[str, HostBuffer]) -> None:
-        """Loads tensors into memory that the caller owns, which must have exactly their size. For
-        tied tensors, pass one buffer, under any of their names.
-
-        Raises KeyError for a name that does not exist. After an error, the contents of the tensors
-        in its `changed` are undefined.
-        """
+    def fill(self, buffers: Mapping[str, HostBuffer]) -> None:
+        """What `load_into` does, after it has checked the types."""
 
     @abstractmethod
     def verify(self) -> None:
@@ -177,6 +199,19 @@ class Checkpoint(Mapping[str, T], ABC):
         return {name: loaded[name] for name in wanted}
 
     @final
+    def load_into(self, buffers: Mapping[str, HostBuffer]) -> None:
+        """Loads tensors into memory that the caller owns, which must have exactly their size. For
+        tied tensors, pass one buffer, under any of their names.
+
+        Raises KeyError for a name that does not exist. After an error, the contents of the tensors
+        in its `changed` are undefined.
+        """
+        require_type(buffers, "buffers", Mapping)
+        for name, buffer in buffers.items():
+            require_type(buffer, f"the buffer of tensor {name!r}", HostBuffer)
+        self.fill(buffers)
+
+    @final
     def iter_tensors(self, names: Names = None, device: Any = "cpu") -> Iterator[tuple[str, T]]:
         """Yields names and tensors one by one, in file order. `names` and `device` as in `load`.
 
@@ -211,13 +246,19 @@ class Checkpoint(Mapping[str, T], ABC):
         are too small to be copied one by one. Raises KeyError, IndexError, and the errors of the
         class."""
         into = self._destination(device)
-        regions = [Region.of(self.info(name), index) for name, index in slices]
+        require_type(slices, "slices", Iterable)
+        pairs = list(slices)
+        if not all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs):
+            raise OptionError("slices must be pairs of a tensor's name and an index")
+        regions = [Region.of(self.info(name), index) for name, index in pairs]
         items = [ReadItem(region.info.name, region) for region in regions]
         loaded = {id(item): each for item, each in self.read_items(items, into, streamed=False)}
         return [loaded[id(item)] for item in items]
 
     def _select(self, names: Names) -> list[str]:
-        return select(names, self)
+        if names is None:
+            self._contents.prepare()
+        return select(names, self._contents)
 
     def _destination(self, device: Any) -> Destination[T]:
         found = self._framework.device(device)

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from libtz._native import lib
+from libtz.checkpoint.contents import Contents
 from libtz.checkpoint.slices import ReadItem
 from libtz.format import Format, TensorInfo, digest_text, dtype_name, item_size
 from libtz.structure import NodeKind
@@ -46,11 +47,12 @@ class Entry(NamedTuple):
     tensor: lib.Tensor  # the owner
 
 
-class Catalog:
+class Catalog(Contents):
     """Names, order, ties and descriptions of the tensors in one header."""
 
-    def __init__(self, header: lib.Header) -> None:
+    def __init__(self, header: lib.Header, url: str) -> None:
         self.header = header
+        self._url = url
         self._indices: dict[str, int] | None = None
         self._tensors: list[lib.Tensor] | None = None
         # The last result of `_described`: reading a tensor calls it several times.
@@ -64,6 +66,10 @@ class Catalog:
             order = self.header.order().tolist()
             self._indices = {tensors[index].name: index for index in order}
             self._tensors = tensors
+
+    @property
+    def url(self) -> str:
+        return self._url
 
     @property
     def format(self) -> Format:

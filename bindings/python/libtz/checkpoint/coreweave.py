@@ -12,9 +12,13 @@ from __future__ import annotations
 from typing import Literal, TypeVar
 
 from libtz._native import lib
+from libtz.arrays.base import Framework
+from libtz.checkpoint.catalog import Catalog
 from libtz.checkpoint.file import File
+from libtz.checkpoint.loader import Loader
+from libtz.errors import DecryptionOptionError
 from libtz.format import Verified
-from libtz.transfer.decryption import Decryption, DecryptionOptionError
+from libtz.transfer.decryption import Decryption
 from libtz.transfer.record_checks import END_MARK, RecordChecks, RecordLog, RecordNote
 from libtz.transfer.verification import ChunkChecks, Verification
 
@@ -28,7 +32,16 @@ class CoreweaveFile(File[T]):
 
     end_mark = END_MARK
 
-    def _prepare(self) -> None:
+    def __init__(
+        self,
+        framework: Framework[T],
+        catalog: Catalog,
+        loader: Loader,
+        *,
+        is_pinned: bool = False,
+        sha256: bytes | None = None,
+    ) -> None:
+        super().__init__(framework, catalog, loader, is_pinned=is_pinned, sha256=sha256)
         # Check SHA-256 even if there is a CRC-32 (the CRC is three times faster). The SHA-256 of an
         # encrypted tensor is always checked.
         self.checks_every_hash = True
@@ -50,7 +63,7 @@ class CoreweaveFile(File[T]):
     def module_role(self, name: str) -> Literal["parameter", "buffer", "state"]:
         """Whether a tensor was saved as a parameter or buffer of a module, or as an entry of a
         state dict."""
-        flags = self.catalog.tensor(name).flags
+        flags = self.contents.tensor(name).flags
         if flags & lib.TENSOR_PARAMETER:
             return "parameter"
         return "buffer" if flags & lib.TENSOR_BUFFER else "state"
@@ -58,11 +71,11 @@ class CoreweaveFile(File[T]):
     def is_dotted(self, name: str) -> bool:
         """Whether the name begins with a dot in the file, as those of the root module's own tensors
         do. libtz drops the dot, as state dicts do."""
-        return bool(self.catalog.tensor(name).flags & lib.TENSOR_DOTTED)
+        return bool(self.contents.tensor(name).flags & lib.TENSOR_DOTTED)
 
     def note(self, name: str) -> RecordNote:
         """The facts in the record header of a tensor that was loaded."""
-        return self._log.notes[self.catalog.index(name)]
+        return self._log.notes[self.contents.index(name)]
 
     def verify(self) -> None:
         """See `Checkpoint.verify`. Tensors without hashes pass, but then `verified` is "none".

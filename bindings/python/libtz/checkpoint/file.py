@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import TypeVar
 
 from libtz._native import lib
@@ -11,10 +11,9 @@ from libtz.arrays.base import Destination, Framework
 from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.catalog import Catalog, Entry
 from libtz.checkpoint.loader import Loader
-from libtz.checkpoint.selection import Names, select
 from libtz.checkpoint.slices import ReadItem
 from libtz.errors import OptionError
-from libtz.format import Format, TensorInfo, Verified
+from libtz.format import Verified
 from libtz.memory import HostBuffer
 from libtz.transfer.progress import Progress
 from libtz.transfer.stats import TransferStats
@@ -43,22 +42,18 @@ class File(Checkpoint[T]):
         sha256: bytes | None = None,
     ) -> None:
         """Called by `libtz.open`. With `sha256`, only loads of all tensors can be checked."""
-        super().__init__(framework)
+        super().__init__(framework, catalog)
         self._catalog = catalog
         self._loader = loader
         self._is_pinned = is_pinned
         self._sha256 = sha256
         level = lib.VERIFY_CRC if loader.options.verify else lib.VERIFY_NONE
         self._chunk_checks = ChunkChecks(lib.VERIFY_DIGEST if is_pinned else level)
-        self._prepare()
-
-    def _prepare(self) -> None:
-        """Extra preparation of other formats."""
 
     # ---- What is in the file ----
 
     @property
-    def catalog(self) -> Catalog:
+    def contents(self) -> Catalog:
         """The contents of the header. Raises OptionError before a file pinned by `sha256:` has been
         compared with its digest."""
         if self._sha256 is not None and not self._is_pinned:
@@ -67,29 +62,13 @@ class File(Checkpoint[T]):
 
     @property
     def header_bytes(self) -> memoryview:
-        """The bytes of the header. Raises OptionError as `catalog` does."""
-        return self._loader.front[: self.catalog.header.info.header_size]
+        """The bytes of the header. Raises OptionError as `contents` does."""
+        return self._loader.front[: self.contents.header.info.header_size]
 
     @property
     def size(self) -> int:
         """Bytes of the file."""
         return self._loader.source.size
-
-    @property
-    def format(self) -> Format:
-        return self._catalog.format
-
-    @property
-    def digest(self) -> str | None:
-        return self.catalog.digest
-
-    @property
-    def content_digest(self) -> str | None:
-        return self.catalog.content_digest
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        return self.catalog.metadata
 
     @property
     def verified(self) -> Verified:
@@ -107,35 +86,7 @@ class File(Checkpoint[T]):
     def closed(self) -> bool:
         return self._loader.is_closed
 
-    def structure(self) -> list[lib.Node]:
-        return self.catalog.structure()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.catalog)
-
-    def __len__(self) -> int:
-        return len(self.catalog)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.catalog
-
-    def __repr__(self) -> str:
-        count = len(self._catalog)
-        return f"<libtz.Checkpoint {self.url}: {self.format}, {count} tensors>"
-
-    @property
-    def url(self) -> str:
-        return self._loader.source.url
-
-    def info(self, name: str) -> TensorInfo:
-        return self.catalog.info(name)
-
     # ---- Loading ----
-
-    def _select(self, names: Names) -> list[str]:
-        if names is None:
-            self._catalog.prepare()
-        return select(names, self._catalog)
 
     def read_items(
         self, items: Sequence[ReadItem], into: Destination[U], *, streamed: bool
@@ -158,7 +109,7 @@ class File(Checkpoint[T]):
             return None
         return self._loader.read_small(entry, into, self._verification())
 
-    def load_into(self, buffers: Mapping[str, HostBuffer]) -> None:
+    def fill(self, buffers: Mapping[str, HostBuffer]) -> None:
         entries = self._catalog.entries(list(map(ReadItem, buffers)))
         self._loader.fill(entries, buffers, self._checks(entries))
         self._is_pinned |= self._sha256 is not None

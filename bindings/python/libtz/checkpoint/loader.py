@@ -198,7 +198,7 @@ class Loader:
             buffer, size = buffers[entry.item.name], memory_size(entry.tensor)
             if buffer.size != size or existing[number] is not None:
                 raise OptionError(
-                    f"tensor {entry.item.name!r} needs a buffer of {size} bytes, and only one for"
+                    f"tensor {entry.item.name!r} needs one buffer of {size} bytes, shared by"
                     " all tensors tied to it"
                 )
             existing[number] = None if is_valueless(entry.tensor) else buffer

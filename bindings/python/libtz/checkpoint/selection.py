@@ -30,4 +30,8 @@ def select(names: Names, known: Iterable[str]) -> list[str]:
         )
     if callable(names):
         return [name for name in known if names(name)]
+    if not isinstance(names, Iterable):
+        raise OptionError(
+            f"names must be a collection of names or a predicate, not {type(names).__name__}"
+        )
     return list(dict.fromkeys(names))

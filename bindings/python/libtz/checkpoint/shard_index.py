@@ -91,7 +91,9 @@ def _weights_among(folder: str, names: list[str]) -> list[str]:
     listed = ", ".join([name for group in found.values() for name in group][:4])
     suffixes = [suffix for suffix, group in found.items() if group]
     if not suffixes:
-        raise OptionError(f"{folder} contains no .safetensors or .tz file and no index of any")
+        raise OptionError(
+            f"{folder} contains no .safetensors or .tz files, and no index of such files"
+        )
     if len(suffixes) > 1:
         raise OptionError(f"{folder} contains models in two formats; open one by name: {listed}")
     (suffix,) = suffixes
@@ -121,14 +123,14 @@ def _require_complete(where: str, names: Iterable[str]) -> None:
     for before, count, suffix, _ in sorted(found):
         if int(count) > len(parts) + MISSING_MAX:
             raise FormatError(
-                f"{where}: most files are missing; by the names of the others there are {count}",
+                f"{where}: most files are missing: by their names, these are some of {int(count)}",
                 code="bad-set",
             )
         for number in range(1, int(count) + 1):
             if (before, count, suffix, number) not in found:
                 name = f"{before}-{number:0{len(count)}}-of-{count}{suffix}"
                 raise FormatError(
-                    f"{where}: {name} is missing; by the names of the others there are"
+                    f"{where}: {name} is missing: the other names say that there are"
                     f" {int(count)} files",
                     code="bad-set",
                 )

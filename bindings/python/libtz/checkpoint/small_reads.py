@@ -29,8 +29,7 @@ __all__ = ["SmallReads"]
 
 # Making a plan takes several times as long as reading a tensor of this size.
 SIZE_MAX = 256 * 1024
-# Chunk entries that were read with the header are checked in steps of this size, which include
-# those of the next tensors.
+# Chunk entries are read and checked in steps of this size, which include those of the next tensors.
 ENTRIES_SIZE = 16 * 1024
 
 
@@ -185,15 +184,27 @@ class SmallReads:
             if chunk is not None:
                 return chunk, 0
             owner = np.array([tensor], np.uint32)
-            for offset, _ in self._header.entry_ranges(owner):
+            read = 0
+            for offset, size in self._header.entry_ranges(owner):
+                entries = self._front[offset : offset + ENTRIES_SIZE]
+                if len(entries) < size:
+                    entries = self._entries_after(offset, size)
+                    read += len(entries)
                 # The error may be in another tensor. If it is in this one, it is raised below.
                 with contextlib.suppress(Error):
-                    self._header.put_entries(offset, self._front[offset : offset + ENTRIES_SIZE])
-            read = fetch_chunk_entries(self._source, self._header, owner, self._front)
+                    self._header.put_entries(offset, entries)
+            read += fetch_chunk_entries(self._source, self._header, owner, self._front)
             chunk = only_chunk(self._header, tensor)
         if chunk is None:
             raise RuntimeError(f"{self._header.label}: tensor {tensor} has no chunk entries")
         return chunk, read
+
+    def _entries_after(self, offset: int, size: int) -> memoryview:
+        """Chunk entries that were not read with the front: `size` bytes, and those that follow."""
+        end = min(offset + ENTRIES_SIZE, self._header.info.header_size)
+        entries = allocate(max(size, end - offset)).view()
+        self._source.read_into(offset, len(entries), [entries])
+        return entries
 
 
 def _copy(buffer: HostBuffer) -> HostBuffer:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from libtz import opening
 from libtz.arrays.base import BufferFramework
@@ -169,4 +169,7 @@ def _writer(source: SourceContents, target: Location, options: WriteOptions) -> 
         note(f"{target} cannot hold metadata; these entries are dropped: {left_out}")
         metadata = None
     structure = source.file.structure()
-    return writer_class(target, specs, metadata=metadata, structure=structure, options=options)
+    # Writers take a location, which is no public type.
+    return writer_class(
+        cast("Any", target), specs, metadata=metadata, structure=structure, options=options
+    )

@@ -1,6 +1,6 @@
 """Loads models of the transformers library from a folder, a web server or S3.
 
-    from libtz.integrations.transformers import fetch_tokenizer, load_pretrained
+from libtz.integrations.transformers import fetch_tokenizer, load_pretrained
 
     digest = "blake3:…"  # of the set, as `tz digest --set` prints it
     model = load_pretrained("https://host/models/bert", digest=digest, device="cuda")
@@ -23,6 +23,7 @@ import torch
 from libtz.arrays.torch_arrays import TorchFramework
 from libtz.checkpoint.base import Checkpoint
 from libtz.errors import Error, OptionError, SourceError
+from libtz.fields import options_or_default
 from libtz.format import TensorInfo
 from libtz.integrations.transformers_building import empty_model
 from libtz.integrations.transformers_config import (
@@ -108,7 +109,7 @@ def load_pretrained(
         FormatError: config.json is invalid, or describes a model that is too large for the file.
         IntegrityError, SourceError: as `libtz.open` and `libtz.torch.load_file`.
     """
-    options = options or ReadOptions()
+    options = options_or_default(options, ReadOptions)
     check_dtype(dtype)
     folder = _folder_of(source, digest, options)
     location = folder.sibling("config.json")
@@ -149,7 +150,7 @@ def fetch_tokenizer(
             the digest.
         IntegrityError: a file is not the one that the digest pins.
     """
-    options = options or ReadOptions()
+    options = options_or_default(options, ReadOptions)
     origin = _folder_of(source, digest, options)
     target = Path(folder)
     try:

@@ -159,12 +159,12 @@ class S3Sink:
         self._calls.send("PutObject", self._first)
 
     def _begin(self) -> dict[str, str]:
-        answer = self._calls.begin()
+        response = self._calls.begin()
         uploads = max(1, min(UPLOADS_MAX, MEMORY_MAX // self.part_size - 1))
         self._executor = ThreadPoolExecutor(uploads, thread_name_prefix="libtz-upload")
         for _ in range(uploads):
             self._slots.put(None)
-        return {"UploadId": answer["UploadId"]}
+        return {"UploadId": response["UploadId"]}
 
     def _send_part(self) -> None:
         """Hand the filled part to a thread; block until one is free."""
@@ -180,14 +180,14 @@ class S3Sink:
     def _upload_part(self, number: int, body: bytearray) -> dict[str, Any]:
         upload = self._upload or {}
         try:
-            answer = self._calls.send("UploadPart", body, PartNumber=number, **upload)
+            response = self._calls.send("UploadPart", body, PartNumber=number, **upload)
         except BaseException as error:
             self._failure = error
             raise
         finally:
             self._slots.put(None)
-        checksums = {name: answer[name] for name in ("ChecksumCRC32",) if name in answer}
-        return {"PartNumber": number, "ETag": answer["ETag"], **checksums}
+        checksums = {name: response[name] for name in ("ChecksumCRC32",) if name in response}
+        return {"PartNumber": number, "ETag": response["ETag"], **checksums}
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

@@ -185,7 +185,8 @@ class Connections:
             reason = f"the proxy for {url} cannot be used ({type(error).__name__})"
             raise OptionError(f"{reason}; see ReadOptions.http.proxies and *_PROXY") from None
         except OSError as error:  # a CA bundle or client certificate that does not exist
-            raise OptionError(f"TLS settings for {url}: {error}") from None
+            reason = f"the TLS settings for {url} cannot be used: {error}"
+            raise OptionError(f"{reason} (HttpOptions.verify, HttpOptions.cert)") from None
         for plain, watched in (
             (urllib3.connection.HTTPConnection, _HttpConnection),
             (urllib3.connection.HTTPSConnection, _HttpsConnection),

@@ -94,8 +94,8 @@ class S3Access:
         try:
             return send(client)
         except ClientError as error:
-            answer = error.response.get("ResponseMetadata", {})
-            status, headers = answer.get("HTTPStatusCode", 0), answer.get("HTTPHeaders", {})
+            response = error.response.get("ResponseMetadata", {})
+            status, headers = response.get("HTTPStatusCode", 0), response.get("HTTPHeaders", {})
             if not self.renew(client, status, headers, _region_of(error)):
                 raise
         return send(self.client())

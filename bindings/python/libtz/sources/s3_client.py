@@ -48,27 +48,33 @@ _BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
 def parse_s3_url(url: str) -> tuple[str, str]:
     """The bucket (or the ARN of an access point) and the key of s3://bucket/key. The key is taken
     literally, without quoting or a query. Raises `OptionError`."""
+    return _url_parts(url, url)
+
+
+def _url_parts(url: str, given: str) -> tuple[str, str]:
+    """The same. Messages show the URL that was given."""
     match = _ARN_URL.fullmatch(url)
     if match is not None:
         return match[1], match[2]
     bucket, separator, key = url.removeprefix("s3://").partition("/")
     if "@" in bucket or (":" in bucket and not bucket.startswith("arn:")):
         raise OptionError(
-            f"{redacted(url)}: an s3:// URL cannot contain credentials; set them up as for boto3"
+            f"{redacted(given)}: an s3:// URL cannot contain credentials; set them up as for boto3"
             " (AWS_ACCESS_KEY_ID …), or name a profile in S3Options.profile"
         )
     if not url.startswith("s3://") or not bucket or not separator or not key:
-        raise OptionError(f"{redacted(url)} is not of the form s3://bucket/key")
+        raise OptionError(f"{redacted(given)} is not of the form s3://bucket/key")
     if not _BUCKET.fullmatch(bucket):
         raise OptionError(
-            f"{redacted(url)}: {bucket!r} is not the name of a bucket or the ARN of an access point"
+            f"{redacted(given)}: {bucket!r} is not the name of a bucket or the ARN of an access"
+            " point"
         )
     return bucket, key
 
 
 def parse_s3_folder(url: str) -> tuple[str, str]:
     """Bucket and prefix of s3://bucket/prefix/; the prefix is "" or ends with "/"."""
-    bucket, key = parse_s3_url(f"{url}{'' if url.endswith('/') else '/'}-")
+    bucket, key = _url_parts(f"{url}{'' if url.endswith('/') else '/'}-", url)
     return bucket, key[:-1]
 
 

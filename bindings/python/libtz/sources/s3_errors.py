@@ -166,14 +166,14 @@ def s3_errors(
 
 
 def _client_error(url: str, caught: Any, *, is_write: bool, has_checksum: bool) -> SourceError:
-    answer = caught.response.get("ResponseMetadata", {})
-    status = answer.get("HTTPStatusCode")
+    response = caught.response.get("ResponseMetadata", {})
+    status = response.get("HTTPStatusCode")
     code = str(caught.response.get("Error", {}).get("Code", ""))
     code = code if _CODE.fullmatch(code) else ""
     said = " ".join(filter(None, (str(status or ""), "" if code == str(status) else code)))
     hint = hint_for(code, is_write=is_write, has_checksum=has_checksum)
     if status in (400, 401, 403):
-        hint = clock_text(answer.get("HTTPHeaders", {})) or hint
+        hint = clock_text(response.get("HTTPHeaders", {})) or hint
     return SourceError(
         f"{url}: the store answered {said or 'with an error'} to {caught.operation_name}{hint}",
         url=url,

@@ -18,7 +18,8 @@ def read_whole(source: Source, *, size_max: int) -> bytes:
         filled = source.open(front)
         if source.size > size_max:
             raise FormatError(
-                f"{source.url} has {source.size} bytes; such a file has at most {size_max}",
+                f"{source.url} has {source.size} bytes, more than the limit of {size_max} for"
+                " such files",
                 code="too-large",
             )
         data = bytearray(source.size)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from libtz.arrays.torch_arrays import TorchFramework
 from libtz.checkpoint.base import Checkpoint
 from libtz.errors import OptionError
+from libtz.locations import SourceLike
 from libtz.opening import open_as
 from libtz.options import ReadOptions
 from libtz.torch.cast import check_dtype, load_as
@@ -23,7 +22,7 @@ __all__ = ["load_model"]
 
 def load_model(
     module: torch.nn.Module,
-    source: Any,
+    source: SourceLike,
     *,
     strict: bool = True,
     rename: Rename = None,

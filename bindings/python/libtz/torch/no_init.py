@@ -81,7 +81,7 @@ def no_init() -> Iterator[None]:
 
 
 class _NoRandomNumbers(TorchFunctionMode):
-    """Random floats are drawn when something uses them, which parameters never do: loading
+    """Defers random initialisation until a value is used. A parameter's values never are: loading
     overwrites them. Tensors too large for the memory are made on the meta device, and kept in
     `unmade`, so that they are recognised."""
 

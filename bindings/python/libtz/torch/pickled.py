@@ -14,6 +14,7 @@ import re
 import time
 import zipfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,8 +25,9 @@ from libtz.arrays.base import Destination
 from libtz.arrays.torch_arrays import TorchFramework
 from libtz.arrays.torch_dtypes import FORMAT_NAMES
 from libtz.checkpoint.base import Checkpoint
+from libtz.checkpoint.contents import Contents
 from libtz.checkpoint.shard_index import INDEX_SUFFIX, read_index
-from libtz.checkpoint.sharded import check_shard
+from libtz.checkpoint.shards import check_shard
 from libtz.checkpoint.slices import ReadItem, Region, cut
 from libtz.errors import FormatError, OptionError, SourceError
 from libtz.format import Format, TensorInfo, Verified
@@ -56,36 +58,17 @@ _DETAIL = re.compile(r"WeightsUnpickler error: ([^\n]+?)(?: Please use|\n|$)")
 _ESCAPES = re.compile("\x1b\\[[0-9;]*[A-Za-z]")
 
 
-class Pickled(Checkpoint[torch.Tensor]):
-    """A file of `torch.save`. Tensors are mapped from the file, so they take no memory of their
-    own; files in the format used before PyTorch 1.6 are read into memory."""
+@dataclass(frozen=True)
+class PickledContents(Contents):
+    """What was found in a file of `torch.save`, or in a set of them."""
 
-    def __init__(self, source: str, options: ReadOptions) -> None:
-        super().__init__(TorchFramework())
-        location = Location.of(source)
-        if not location.is_local:
-            raise OptionError(f"{location}: PyTorch reads only local files; download it first")
-        self._location = location
-        self._is_closed = False
-        self._stats = TransferStats()
-        if location.name.endswith(INDEX_SUFFIX):
-            value: Any = _load_set(location, options)
-            size = 0  # of all that is not a tensor
-        else:
-            value = _load(location.text)
-            size = Path(location.text).stat().st_size
-        self._nodes: list[Node] = []
-        if type(value) is not dict or not all(
-            type(name) is str and is_tensor(each) for name, each in value.items()
-        ):
-            flat = flatten(value, is_tensor, size_max=size + OBJECT_SIZE_EXTRA)
-            value = dict(zip(flat.names, flat.tensors, strict=True))
-            self._nodes = flat.nodes
-        self._tensors: dict[str, torch.Tensor] = value
-        for name, tensor in self._tensors.items():
-            check(name, tensor)
-        self._infos = {info.name: info for info in _described(self._tensors)}
-        self._require_held()
+    location: str
+    infos: Mapping[str, TensorInfo]
+    nodes: list[Node]
+
+    @property
+    def url(self) -> str:
+        return self.location
 
     @property
     def format(self) -> Format:
@@ -103,6 +86,52 @@ class Pickled(Checkpoint[torch.Tensor]):
     def content_digest(self) -> None:
         return None
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.infos)
+
+    def __len__(self) -> int:
+        return len(self.infos)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.infos
+
+    def info(self, name: str) -> TensorInfo:
+        return self.infos[name]
+
+    def structure(self) -> list[Node]:
+        return self.nodes
+
+
+class Pickled(Checkpoint[torch.Tensor]):
+    """A file of `torch.save`. Tensors are mapped from the file, so they take no memory of their
+    own; files in the format used before PyTorch 1.6 are read into memory."""
+
+    def __init__(self, source: str, options: ReadOptions) -> None:
+        location = Location.of(source)
+        if not location.is_local:
+            raise OptionError(f"{location}: PyTorch reads only local files; download it first")
+        self._is_closed = False
+        self._stats = TransferStats()
+        if location.name.endswith(INDEX_SUFFIX):
+            value: Any = _load_set(location, options)
+            size = 0  # of all that is not a tensor
+        else:
+            value = _load(location.text)
+            size = Path(location.text).stat().st_size
+        nodes: list[Node] = []
+        if type(value) is not dict or not all(
+            type(name) is str and is_tensor(each) for name, each in value.items()
+        ):
+            flat = flatten(value, is_tensor, size_max=size + OBJECT_SIZE_EXTRA)
+            value = dict(zip(flat.names, flat.tensors, strict=True))
+            nodes = flat.nodes
+        self._tensors: dict[str, torch.Tensor] = value
+        for name, tensor in self._tensors.items():
+            check(name, tensor)
+        self._infos = {info.name: info for info in _described(self._tensors)}
+        super().__init__(TorchFramework(), PickledContents(str(location), self._infos, nodes))
+        self._require_held()
+
     @property
     def verified(self) -> Verified:
         return "none"
@@ -114,28 +143,6 @@ class Pickled(Checkpoint[torch.Tensor]):
     @property
     def closed(self) -> bool:
         return self._is_closed
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._infos)
-
-    def __len__(self) -> int:
-        return len(self._infos)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._infos
-
-    def __repr__(self) -> str:
-        return f"<libtz.Checkpoint {self.url}: {self.format}, {len(self)} tensors>"
-
-    @property
-    def url(self) -> str:
-        return str(self._location)
-
-    def structure(self) -> list[Node]:
-        return self._nodes
-
-    def info(self, name: str) -> TensorInfo:
-        return self._infos[name]
 
     def read_items(
         self, items: Sequence[ReadItem], into: Destination[U], *, streamed: bool
@@ -161,7 +168,7 @@ class Pickled(Checkpoint[torch.Tensor]):
             yield item, whole[owner]
         self._stats = TransferStats("map", time.perf_counter() - begin, bytes_wanted=size)
 
-    def load_into(self, buffers: Mapping[str, HostBuffer]) -> None:
+    def fill(self, buffers: Mapping[str, HostBuffer]) -> None:
         self._require_open()
         for name, buffer in buffers.items():
             if buffer.size != self._infos[name].nbytes:
@@ -172,7 +179,7 @@ class Pickled(Checkpoint[torch.Tensor]):
             _copy(self._tensors[name], buffer)
 
     def verify(self) -> None:
-        raise OptionError(f"{self._location}: files of torch.save have no checksums to verify")
+        raise OptionError(f"{self.url}: files of torch.save have no checksums to verify")
 
     def close(self) -> None:
         self._is_closed = True
@@ -187,14 +194,14 @@ class Pickled(Checkpoint[torch.Tensor]):
         size = sum(info.stored_nbytes for info in self._infos.values())
         if size > sum(storages.values()) + TENSORS_SIZE_EXTRA:
             raise FormatError(
-                f"{self._location}: its tensors would have {size} bytes, repeated from only"
-                f" {sum(storages.values())} stored bytes",
+                f"{self.url}: its tensors would take {size} bytes, but the file stores"
+                f" only {sum(storages.values())} bytes for them",
                 code="bad-pickle",
             )
 
     def _require_open(self) -> None:
         if self._is_closed:
-            raise OptionError(f"{self._location} is closed")
+            raise OptionError(f"{self.url} is closed")
 
 
 def _described(tensors: Mapping[str, torch.Tensor]) -> Iterator[TensorInfo]:
@@ -279,7 +286,7 @@ def _require_stored(path: str) -> None:
     size = sum(member.file_size for member in members)
     is_stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
     if not is_stored or size > Path(path).stat().st_size:
-        raise ValueError("its members are compressed or overlap, as torch.save writes none")
+        raise ValueError("its members are compressed or overlap, which torch.save never writes")
 
 
 def _load_set(location: Location, options: ReadOptions) -> dict[str, torch.Tensor]:

@@ -17,6 +17,7 @@ from libtz._native.lib import Node
 from libtz.arrays.numpy_arrays import NAMES
 from libtz.arrays.torch_dtypes import FORMAT_NAMES
 from libtz.errors import OptionError
+from libtz.locations import TargetLike
 from libtz.options import WriteOptions
 from libtz.structure import flatten
 from libtz.torch.tensor_bytes import check, data_of, extent, is_tensor
@@ -29,7 +30,7 @@ __all__ = ["save", "save_file", "save_model"]
 
 def save_file(
     tensors: Mapping[str, torch.Tensor],
-    target: Any,
+    target: TargetLike,
     *,
     metadata: Mapping[str, str] | None = None,
     copy_overlapping: bool = False,
@@ -55,7 +56,7 @@ def save_file(
 
 def save_model(
     module: torch.nn.Module,
-    target: Any,
+    target: TargetLike,
     *,
     metadata: Mapping[str, str] | None = None,
     non_persistent: bool = False,
@@ -82,7 +83,7 @@ def save_model(
 
 def save(
     obj: Any,
-    target: Any,
+    target: TargetLike,
     *,
     metadata: Mapping[str, str] | None = None,
     copy_overlapping: bool = False,
@@ -117,7 +118,7 @@ def _from_numpy(name: str, array: NDArray[Any]) -> torch.Tensor:
 
 def _write(
     items: Sequence[tuple[str, Any]],
-    target: Any,
+    target: TargetLike,
     metadata: Mapping[str, str] | None,
     nodes: Sequence[Node],
     copy_overlapping: bool,

@@ -34,7 +34,7 @@ def is_tensor(value: Any) -> bool:
 def check(name: str, tensor: Any) -> None:
     """Raises OptionError for a tensor that has no bytes of its own, or whose storage was freed."""
     if not isinstance(tensor, torch.Tensor):
-        problem = f"is not a tensor but a {type(tensor).__module__}.{type(tensor).__qualname__}"
+        problem = f"must be a torch.Tensor, not {type(tensor).__qualname__}"
     elif tensor.is_quantized:
         problem = "is quantized; save its int_repr(), scales and zero points"
     elif tensor.is_nested:

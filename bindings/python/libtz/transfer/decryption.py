@@ -10,19 +10,11 @@ from pathlib import Path
 
 from libtz import sodium
 from libtz._native.records import Cipher, Derivation, Record
-from libtz.errors import IntegrityError, OptionError
+from libtz.errors import DecryptionError, DecryptionOptionError, OptionError
 from libtz.options import DecryptionOptions
 from libtz.sodium import KEY_SIZE, TAG_SIZE, WrongKeyError
 
-__all__ = ["Decryption", "DecryptionError", "DecryptionOptionError"]
-
-
-class DecryptionError(IntegrityError):
-    """The data cannot be decrypted with this key."""
-
-
-class DecryptionOptionError(OptionError):
-    """The options do not give a key for the file."""
+__all__ = ["Decryption"]
 
 
 class Decryption:

@@ -35,7 +35,7 @@ from libtz.transfer.staging import Stopped
 from libtz.transfer.stats import WorkerTimes
 from libtz.transfer.target import Request, StagingBuffer, Target
 
-__all__ = ["SCRATCH_SIZE_MAX", "Settings", "Transfer"]
+__all__ = ["SCRATCH_SIZE_MAX", "EngineOptions", "Transfer"]
 
 # Bytes that are not wanted are read into memory of at most this size.
 SCRATCH_SIZE_MAX = 1 << 20
@@ -49,7 +49,7 @@ GRACE_S = 5.0
 
 
 @dataclass(frozen=True)
-class Settings:
+class EngineOptions:
     threads: int  # to begin with
     threads_max: int
     verify: int  # lib.VERIFY_*
@@ -74,14 +74,14 @@ class Transfer:
         source: Source,
         schedule: Schedule,
         target: Target,
-        settings: Settings,
+        options: EngineOptions,
         progress: Progress,
     ) -> None:
         self._source = source
         self._schedule = schedule
         self._plan = schedule.plan
         self._target = target
-        self._settings = settings
+        self._options = options
         self._progress = progress
         # These only ever grow. The last two are set by the consumer.
         self._is_stopped = False
@@ -100,15 +100,15 @@ class Transfer:
         self._running = 0  # threads that have not ended
         self._is_abandoned = False  # the last thread cleans up
         self._concurrency = Concurrency(
-            settings.threads,
-            min(settings.threads_max, schedule.request_count),
+            options.threads,
+            min(options.threads_max, schedule.request_count),
             _refusals(source),
         )
         self._threads: list[threading.Thread] = []
         self._workers: list[_Worker] = []
 
     def __enter__(self) -> Transfer:
-        if self._settings.threads > 1 and self._schedule.request_count > 1:
+        if self._options.threads > 1 and self._schedule.request_count > 1:
             self._signals.hold()
             if self._start_thread():  # this one starts the others
                 return self
@@ -118,7 +118,7 @@ class Transfer:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
@@ -131,7 +131,7 @@ class Transfer:
         try:
             self._stop()
             # A consumer that stops early leaves the source open for the next load.
-            if kind is not None and not issubclass(kind, GeneratorExit):
+            if error_type is not None and not issubclass(error_type, GeneratorExit):
                 self._source.close()
             self._join()
             self._clean_up()
@@ -202,7 +202,7 @@ class Transfer:
                 raise error
             finally:
                 del error  # else a reference cycle with this frame would keep all received data
-        if self._settings.window is not None:
+        if self._options.window is not None:
             self._signals.release()
 
     def release(self, size: int) -> None:
@@ -283,7 +283,7 @@ class Transfer:
             return request
 
     def _is_admitted(self, request: int) -> bool:
-        window = self._settings.window
+        window = self._options.window
         if window is None or request < self._required_end:
             return True
         return int(self._schedule.bytes_at[request]) - self._released <= window
@@ -321,7 +321,7 @@ class Transfer:
                 received,
                 slot.address if slot else 0,
                 self._target.addresses,
-                self._settings.verify,
+                self._options.verify,
                 cursor,
             )
             worker.times.process += time.perf_counter() - begin
@@ -331,9 +331,9 @@ class Transfer:
         buffers = self._buffers(request, slot, worker, process)
         self._source.read_into(request.offset, request.size, buffers)
         process(request.size)
-        if self._settings.arrived is not None:
+        if self._options.arrived is not None:
             begin_check = time.perf_counter()
-            self._settings.arrived(number)
+            self._options.arrived(number)
             worker.times.process += time.perf_counter() - begin_check
         now = time.perf_counter()
         worker.times.receive += now - begin - (worker.times.process - processed_before)
@@ -351,7 +351,7 @@ class Transfer:
         """The memory for a request's bytes, piece by piece. When the next piece is requested, the
         one before it has arrived."""
         received = processed = 0
-        piece_size = self._settings.piece_size
+        piece_size = self._options.piece_size
         for view in self._segments(request, slot, worker.scratch):
             for begin in range(0, len(view), piece_size):
                 if self._is_stopped:
@@ -360,8 +360,8 @@ class Transfer:
                 yield piece
                 received += len(piece)
                 worker.times.bytes_read += len(piece)
-                if self._settings.observe is not None:
-                    self._settings.observe(piece)
+                if self._options.observe is not None:
+                    self._options.observe(piece)
                 if not self._threads:
                     self._progress.show(worker.times.bytes_read, self._source.stats.trouble)
                 if received - processed >= piece_size and received < request.size:

@@ -18,7 +18,7 @@ from libtz.format import dtype_name, item_size
 from libtz.memory import HostBuffer, MemoryBudget, check_decoded_size
 from libtz.options import ReadOptions
 from libtz.sources.base import INLINE_SIZE_MAX, Profile, Source
-from libtz.transfer.engine import SCRATCH_SIZE_MAX, Settings, Transfer
+from libtz.transfer.engine import SCRATCH_SIZE_MAX, EngineOptions, Transfer
 from libtz.transfer.host import HostTarget, resident_buffers, staging_buffer
 from libtz.transfer.items import LoadItems
 from libtz.transfer.progress import Progress
@@ -96,7 +96,7 @@ class Load:
             _check_size(schedule, options, resident, source.url)
         self.target = self._make_target(schedule, resident)
         verification.begin(schedule, self.target)
-        settings = Settings(
+        engine_options = EngineOptions(
             threads=min(profile.threads, slots or profile.threads),
             threads_max=min(profile.threads_max, slots or profile.threads_max),
             verify=verification.level,
@@ -106,7 +106,7 @@ class Load:
             arrived=verification.arrived,
         )
         progress = Progress(plan.info.bytes_read, source.url, options.read.progress)
-        self._transfer = Transfer(source, schedule, self.target, settings, progress)
+        self._transfer = Transfer(source, schedule, self.target, engine_options, progress)
         # Two signals in a row can end an iteration without leaving the context.
         self._abandon = weakref.finalize(self, self._transfer.abandon)
         self._abandon.atexit = False
@@ -170,8 +170,8 @@ class Load:
             if size == 1:
                 raise OptionError(
                     f"{header.label}: ReadOptions.host_memory_max is too small for this file's"
-                    f" chunks; staging one needs {plan.info.staging_size_max} bytes of the"
-                    f" {budget} there are for it"
+                    f" chunks: one chunk needs {plan.info.staging_size_max} bytes of staging"
+                    f" memory, and only {budget} are available"
                 )
             size = 1  # a request for each chunk
 
@@ -205,12 +205,12 @@ class Load:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
         try:
-            self._transfer.__exit__(kind, error, traceback)
+            self._transfer.__exit__(error_type, error, traceback)
         finally:
             self._abandon.detach()
 

@@ -16,12 +16,13 @@ from types import TracebackType
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, final
 
 from libtz.errors import OptionError
-from libtz.locations import Location, resolve_sink
+from libtz.fields import options_or_default, require_type
+from libtz.locations import Location, TargetLike, resolve_sink
 from libtz.options import WriteOptions
 from libtz.sinks.base import Extent, Sink
 from libtz.sources.url import redacted
 
-__all__ = ["CheckpointWriter", "Ending", "TensorSpec", "untied"]
+__all__ = ["CheckpointWriter", "Ending", "TensorSpec", "listed", "untied"]
 
 W = TypeVar("W", bound="CheckpointWriter")
 
@@ -41,6 +42,14 @@ class TensorSpec:
     shape: Sequence[int]
     tied_to: str | None = None
     nbytes: int | None = None
+
+
+def listed(specs: Iterable[TensorSpec]) -> list[TensorSpec]:
+    """The specs as a list. Raises OptionError if something else is among them."""
+    found = list(specs)
+    for spec in found:
+        require_type(spec, "each of specs", TensorSpec)
+    return found
 
 
 class Ending(NamedTuple):
@@ -66,10 +75,10 @@ class CheckpointWriter(ABC):
 
     holds_metadata: ClassVar[bool] = True
 
-    def __init__(self, target: Any, options: WriteOptions | None) -> None:
+    def __init__(self, target: TargetLike | Location, options: WriteOptions | None) -> None:
         """`target` is a path, a URL or a seekable binary file. It is not opened yet."""
         self._target = target
-        self._options = options or WriteOptions()
+        self._options = options_or_default(options, WriteOptions)
         self._label = _label(target)
         self._state: Literal["new", "open", "closed", "failed"] = "new"
         self._sink: Sink | None = None
@@ -163,7 +172,9 @@ class CheckpointWriter(ABC):
             return
         try:
             if self._state == "failed":
-                raise OptionError(f"{self._label}: an earlier write failed, so there is no file")
+                raise OptionError(
+                    f"{self._label}: an earlier write failed, and the file was discarded"
+                )
             sink = self._opened()
             if self._pending:
                 more = len(self._pending) - 1
@@ -270,20 +281,21 @@ class CheckpointWriter(ABC):
 
     def _wrong_size(self, name: Hashable, size: int, got: str) -> OptionError:
         return OptionError(
-            f"{self._label}: by its dtype and shape, tensor {name!r} has {size} bytes; got {got}"
+            f"{self._label}: tensor {name!r} takes {size} bytes by its dtype and shape, but {got}"
+            " were given"
         )
 
 
 def untied(specs: Iterable[TensorSpec]) -> list[TensorSpec]:
     """The same tensors without ties. Tensors that shared data are adjacent, so that the data are
     read only once."""
-    listed = list(specs)
-    positions = {spec.name: position for position, spec in enumerate(listed)}
+    each = listed(specs)
+    positions = {spec.name: position for position, spec in enumerate(each)}
 
     def order(spec: TensorSpec) -> tuple[int, int]:
         return positions[spec.tied_to or spec.name], positions[spec.name]
 
-    return [replace(spec, tied_to=None) for spec in sorted(listed, key=order)]
+    return [replace(spec, tied_to=None) for spec in sorted(each, key=order)]
 
 
 def _label(target: Any) -> str:

@@ -136,7 +136,7 @@ class CoreweaveWriter(CheckpointWriter):
         record = self._headers[0].record
         view = byte_view(data) if is_buffer(data) else self._gathered(record, data)
         if len(view) != record.nbytes:
-            raise self._wrong_size(name, record.nbytes, f"{len(view)} bytes")
+            raise self._wrong_size(name, record.nbytes, f"{len(view)}")
         self.write_pieces(record.name, partial(list, [view]))
 
     def _gathered(self, record: TensorRecord, pieces: Iterable[Any]) -> memoryview:

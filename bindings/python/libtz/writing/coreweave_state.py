@@ -7,9 +7,10 @@ from typing import Any
 
 from libtz._native.lib import Node
 from libtz.errors import OptionError
+from libtz.locations import TargetLike
 from libtz.options import WriteOptions
 from libtz.structure import NodeKind, tensor_paths
-from libtz.writing.base import TensorSpec, untied
+from libtz.writing.base import TensorSpec, listed, untied
 from libtz.writing.coreweave import CoreweaveWriter, TensorRecord
 
 __all__ = ["CoreweaveStateWriter"]
@@ -23,7 +24,7 @@ class CoreweaveStateWriter(CoreweaveWriter):
 
     def __init__(
         self,
-        target: Any,
+        target: TargetLike,
         specs: Iterable[TensorSpec],
         *,
         metadata: Mapping[str, str] | None = None,
@@ -37,7 +38,7 @@ class CoreweaveStateWriter(CoreweaveWriter):
             spec.name: TensorRecord(
                 paths.get(spec.name, (spec.name,)), spec.dtype, tuple(spec.shape)
             )
-            for spec in specs
+            for spec in listed(specs)
         }
         super().__init__(target, records.values(), options=options)
         self._record_names: dict[Hashable, Hashable] = {
@@ -68,7 +69,7 @@ def _paths(structure: Sequence[Node]) -> dict[str, tuple[str | int, ...]]:
     )
     if paths is None or not is_held or () in paths.values():
         raise OptionError(
-            "a .tensors file cannot hold this nested object, but only one of dicts (with str keys),"
-            " lists and tensors, none of them empty"
+            "a .tensors file can only hold non-empty dicts (with str keys), non-empty lists, and"
+            " tensors"
         )
     return paths

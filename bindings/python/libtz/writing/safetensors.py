@@ -14,10 +14,11 @@ from typing import Any
 
 from libtz._native import lib
 from libtz.errors import OptionError
+from libtz.locations import TargetLike
 from libtz.options import WriteOptions
 from libtz.sinks.base import Extent
 from libtz.structure import NodeKind
-from libtz.writing.base import CheckpointWriter, Ending, TensorSpec, untied
+from libtz.writing.base import CheckpointWriter, Ending, TensorSpec, listed, untied
 from libtz.writing.buffers import byte_view, is_buffer
 from libtz.writing.names import check_name
 
@@ -33,7 +34,7 @@ class SafetensorsWriter(CheckpointWriter):
 
     def __init__(
         self,
-        target: Any,
+        target: TargetLike,
         specs: Iterable[TensorSpec],
         *,
         metadata: Mapping[str, str] | None = None,
@@ -43,7 +44,7 @@ class SafetensorsWriter(CheckpointWriter):
         super().__init__(target, options)
         if structure and not _is_state_dict(structure):
             raise OptionError(f"{self._label}: a .safetensors file cannot hold a nested object")
-        declared = list(specs)
+        declared = listed(specs)
         self._header, ends = _make_header(declared, metadata)
         self._declare(spec.name for spec in declared)
         self._ends = deque(ends)
@@ -73,7 +74,7 @@ class SafetensorsWriter(CheckpointWriter):
                 sink.write_at(self._offset, view)
                 self._offset += len(view)
             if self._offset != end:
-                raise self._wrong_size(name, end - begin, f"{self._offset - begin} bytes")
+                raise self._wrong_size(name, end - begin, f"{self._offset - begin}")
         self._ends.popleft()
         self._done()
 

@@ -22,9 +22,10 @@ from typing import Any
 from libtz._native import lib
 from libtz.errors import Error, OptionError
 from libtz.format import dtype_code
+from libtz.locations import TargetLike
 from libtz.options import WriteOptions
 from libtz.sinks.base import Extent, Sink
-from libtz.writing.base import CheckpointWriter, Ending, TensorSpec
+from libtz.writing.base import CheckpointWriter, Ending, TensorSpec, listed
 from libtz.writing.buffers import byte_view, is_buffer
 from libtz.writing.pipeline import Pipeline
 
@@ -41,7 +42,7 @@ class Writer(CheckpointWriter):
 
     def __init__(
         self,
-        target: Any,
+        target: TargetLike,
         specs: Iterable[TensorSpec],
         *,
         metadata: Mapping[str, str] | None = None,
@@ -54,7 +55,7 @@ class Writer(CheckpointWriter):
         `Checkpoint.structure`. Raises OptionError if the format cannot hold the tensors.
         """
         super().__init__(target, options)
-        declared = list(specs)
+        declared = listed(specs)
         native = _native_specs(declared)
         self._codes = [spec.dtype for spec in native]
         self._sizes = [_decoded_size(spec) for spec in native]
@@ -104,7 +105,7 @@ class Writer(CheckpointWriter):
         if is_buffer(data):
             view = byte_view(data)
             if len(view) != size:
-                raise self._wrong_size(name, size, f"{len(view)} bytes")
+                raise self._wrong_size(name, size, f"{len(view)}")
             pieces = None
         else:
             pieces = (byte_view(piece) for piece in data)
@@ -119,7 +120,7 @@ class Writer(CheckpointWriter):
             else:
                 taken = pipeline.put_pieces(number, self._codes[number], size, pieces)
                 if taken != size:
-                    count = "more" if taken > size else f"{taken} bytes"
+                    count = "more" if taken > size else f"{taken}"
                     raise self._wrong_size(name, size, count)
         self._done()
 

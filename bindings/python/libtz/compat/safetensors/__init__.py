@@ -111,7 +111,7 @@ class safe_open:  # noqa: N801 - the package's name
 
         self._into = Destination(self._framework, into)
         # As the package, which has all of the header when a file is open.
-        self._catalog = self._file.catalog if isinstance(self._file, File) else None
+        self._catalog = self._file.contents if isinstance(self._file, File) else None
         if self._catalog is not None:
             self._catalog.prepare()
 

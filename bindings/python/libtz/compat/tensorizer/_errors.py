@@ -13,8 +13,14 @@ from libtz.compat._errors import (
     TypeOptionError,
     ValueOptionError,
 )
-from libtz.errors import Error, FormatError, IntegrityError, OptionError
-from libtz.transfer.decryption import DecryptionError, DecryptionOptionError
+from libtz.errors import (
+    DecryptionError,
+    DecryptionOptionError,
+    Error,
+    FormatError,
+    IntegrityError,
+    OptionError,
+)
 
 __all__ = [
     "CryptographyError",

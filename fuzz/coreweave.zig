@@ -79,10 +79,10 @@ fn checkIndex(header: *const Header) !void {
     if (index.order.len != index.tensors.len) return error.WrongOrder;
     if (index.records.len != index.tensors.len) return error.WrongRecords;
     var end = header.header_size;
-    for (index.order, 0..) |number, place| {
+    for (index.order, 0..) |number, position| {
         const tensor = index.tensors[number];
         const record = index.records[number];
-        if (tensor.order != place) return error.WrongOrder;
+        if (tensor.order != position) return error.WrongOrder;
         if (record.offset != end) return error.WrongOffset;
         end += record.size;
         if (tensor.stored_size != tensor.decoded_size) return error.WrongSize;

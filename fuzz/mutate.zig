@@ -1,46 +1,27 @@
-//! Changes files in their fields, records and sections, which are found through the format's own
-//! tables. Half of all changed files are resealed: all checksums are recomputed bottom-up, so that
-//! a reader reaches the rules behind them.
+//! Changes files in their fields, records and sections, which tables.zig finds. Half of all changed
+//! files are resealed: all checksums are recomputed bottom-up, so that a reader reaches the rules
+//! behind them.
 
 const std = @import("std");
+const reseal = @import("reseal.zig").reseal;
 const sample = @import("sample.zig");
+const tables = @import("tables.zig");
 const tz = @import("tz");
+const Field = tables.Field;
+const Table = tables.Table;
+const entryOffset = tables.entryOffset;
+const entryRange = tables.entryRange;
+const get = tables.get;
+const node_fields = tables.node_fields;
+const pair_fields = tables.pair_fields;
+const preamble_fields = tables.preamble_fields;
+const put = tables.put;
+const sectionCount = tables.sectionCount;
+const sectionRange = tables.sectionRange;
 
 const Allocator = std.mem.Allocator;
 const format = tz.format;
 const Bytes = std.ArrayList(u8);
-
-const Field = struct { offset: usize, size: usize };
-
-const preamble_fields = [_]Field{
-    .{ .offset = 8, .size = 2 },  .{ .offset = 10, .size = 2 },  .{ .offset = 12, .size = 4 },
-    .{ .offset = 16, .size = 8 }, .{ .offset = 24, .size = 8 },  .{ .offset = 32, .size = 8 },
-    .{ .offset = 40, .size = 8 }, .{ .offset = 48, .size = 8 },  .{ .offset = 56, .size = 4 },
-    .{ .offset = 60, .size = 1 }, .{ .offset = 61, .size = 1 },  .{ .offset = 64, .size = 8 },
-    .{ .offset = 72, .size = 8 }, .{ .offset = 104, .size = 8 },
-};
-const directory_fields = [_]Field{
-    .{ .offset = 0, .size = 4 },  .{ .offset = 4, .size = 4 },  .{ .offset = 8, .size = 8 },
-    .{ .offset = 16, .size = 8 }, .{ .offset = 24, .size = 4 }, .{ .offset = 28, .size = 4 },
-    .{ .offset = 32, .size = 8 },
-};
-const tensor_fields = [_]Field{
-    .{ .offset = 0, .size = 4 },  .{ .offset = 4, .size = 2 },  .{ .offset = 6, .size = 2 },
-    .{ .offset = 8, .size = 4 },  .{ .offset = 12, .size = 1 }, .{ .offset = 13, .size = 1 },
-    .{ .offset = 14, .size = 2 }, .{ .offset = 16, .size = 4 }, .{ .offset = 20, .size = 4 },
-    .{ .offset = 24, .size = 8 }, .{ .offset = 32, .size = 8 }, .{ .offset = 40, .size = 8 },
-    .{ .offset = 48, .size = 8 }, .{ .offset = 56, .size = 8 }, .{ .offset = 88, .size = 8 },
-};
-const shape_fields = [_]Field{.{ .offset = 0, .size = 8 }};
-const chunk_fields = [_]Field{
-    .{ .offset = 0, .size = 4 }, .{ .offset = 4, .size = 4 },  .{ .offset = 8, .size = 1 },
-    .{ .offset = 9, .size = 1 }, .{ .offset = 16, .size = 8 },
-};
-const node_fields = [_]Field{
-    .{ .offset = 0, .size = 1 }, .{ .offset = 1, .size = 1 },  .{ .offset = 2, .size = 1 },
-    .{ .offset = 8, .size = 8 }, .{ .offset = 16, .size = 8 },
-};
-const pair_fields = [_]Field{ .{ .offset = 0, .size = 4 }, .{ .offset = 4, .size = 4 } };
 
 /// A changed copy of a file, from `arena`. `file` may be any bytes.
 pub fn mutate(arena: Allocator, random: std.Random, file: []const u8) ![]u8 {
@@ -74,91 +55,6 @@ fn change(arena: Allocator, random: std.Random, bytes: *Bytes) !void {
     }
 }
 
-// ---- Positions ---------------------------------------------------------------------------------
-
-const Place = struct { offset: usize, size: usize };
-
-const Table = enum {
-    directory,
-    tensors,
-    shapes,
-    chunks,
-
-    fn recordSize(self: Table) usize {
-        return switch (self) {
-            .directory => format.directory_entry_size,
-            .tensors => format.tensor_record_size,
-            .shapes => format.shape_record_size,
-            .chunks => format.chunk_record_size,
-        };
-    }
-
-    fn fields(self: Table) []const Field {
-        return switch (self) {
-            .directory => &directory_fields,
-            .tensors => &tensor_fields,
-            .shapes => &shape_fields,
-            .chunks => &chunk_fields,
-        };
-    }
-
-    fn place(self: Table, file: []const u8) Place {
-        return switch (self) {
-            .directory => .{
-                .offset = format.preamble_size,
-                .size = sectionCount(file) * format.directory_entry_size,
-            },
-            .tensors => sectionPlace(file, format.section.tensors),
-            .shapes => sectionPlace(file, format.section.shapes),
-            .chunks => sectionPlace(file, format.section.chunks),
-        };
-    }
-};
-
-// Bytes behind the end read as 0, and writes there are dropped: an earlier change may have
-// truncated the file in the middle of its tables.
-
-fn get(comptime T: type, file: []const u8, offset: usize) T {
-    if (offset + @sizeOf(T) > file.len) return 0;
-    return std.mem.readInt(T, file[offset..][0..@sizeOf(T)], .little);
-}
-
-fn put(comptime T: type, file: []u8, offset: usize, value: T) void {
-    if (offset + @sizeOf(T) > file.len) return;
-    std.mem.writeInt(T, file[offset..][0..@sizeOf(T)], value, .little);
-}
-
-/// The number of directory entries that are inside the file.
-fn sectionCount(file: []const u8) usize {
-    if (file.len < format.preamble_size) return 0;
-    const space = (file.len - format.preamble_size) / format.directory_entry_size;
-    return @min(get(u32, file, 12), space, format.section_count_max);
-}
-
-fn entryOffset(number: usize) usize {
-    return format.preamble_size + number * format.directory_entry_size;
-}
-
-fn clip(file: []const u8, offset: u64, size: u64) Place {
-    const begin: usize = @intCast(@min(offset, file.len));
-    return .{ .offset = begin, .size = @intCast(@min(size, file.len - begin)) };
-}
-
-fn entryPlace(file: []const u8, number: usize) Place {
-    const at = entryOffset(number);
-    return clip(file, get(u64, file, at + 8), get(u64, file, at + 16));
-}
-
-/// The part of the first section of this type that is inside the file; empty if there is none.
-fn sectionPlace(file: []const u8, section_type: u32) Place {
-    for (0..sectionCount(file)) |number| {
-        if (get(u32, file, entryOffset(number)) == section_type) return entryPlace(file, number);
-    }
-    return .{ .offset = 0, .size = 0 };
-}
-
-// ---- Changes -----------------------------------------------------------------------------------
-
 fn changeField(random: std.Random, file: []u8, record: usize, fields: []const Field) void {
     const field = fields[random.uintLessThan(usize, fields.len)];
     const at = record + field.offset;
@@ -191,10 +87,10 @@ fn interesting(random: std.Random, old: u64, file_size: usize) u64 {
 }
 
 fn recordAt(random: std.Random, file: []const u8, table: Table) ?usize {
-    const place = table.place(file);
-    const count = place.size / table.recordSize();
+    const range = table.range(file);
+    const count = range.size / table.recordSize();
     if (count == 0) return null;
-    return place.offset + random.uintLessThan(usize, count) * table.recordSize();
+    return range.offset + random.uintLessThan(usize, count) * table.recordSize();
 }
 
 fn changeRecord(random: std.Random, file: []u8, table: Table) void {
@@ -212,12 +108,12 @@ fn swapRecords(random: std.Random, file: []u8) void {
 }
 
 fn changeNode(random: std.Random, file: []u8) void {
-    const place = sectionPlace(file, format.section.structure);
+    const range = sectionRange(file, format.section.structure);
     // Each node with equal probability: a later one may replace the choice so far.
     var chosen: ?usize = null;
     var number: usize = 0;
-    var at = place.offset;
-    const end = place.offset + place.size;
+    var at = range.offset;
+    const end = range.offset + range.size;
     while (at + format.structure_node_size <= end) : (number += 1) {
         if (random.uintAtMost(usize, number) == 0) chosen = at;
         var size: u64 = format.structure_node_size;
@@ -231,11 +127,11 @@ fn changeNode(random: std.Random, file: []u8) void {
 }
 
 fn changePair(random: std.Random, file: []u8) void {
-    const place = sectionPlace(file, format.section.metadata);
+    const range = sectionRange(file, format.section.metadata);
     var chosen: ?usize = null;
     var number: usize = 0;
-    var at = place.offset;
-    const end = place.offset + place.size;
+    var at = range.offset;
+    const end = range.offset + range.size;
     while (at + 8 <= end) : (number += 1) {
         if (random.uintAtMost(usize, number) == 0) chosen = at;
         const size = 8 + @as(u64, get(u32, file, at)) + get(u32, file, at + 4);
@@ -248,10 +144,10 @@ fn changePair(random: std.Random, file: []u8) void {
 /// Replaces a byte of a name, key or value with one that text rules concern.
 fn changeText(random: std.Random, file: []u8) void {
     const types = [_]u32{ format.section.names, format.section.structure, format.section.metadata };
-    const place = sectionPlace(file, types[random.uintLessThan(usize, types.len)]);
-    if (place.size == 0) return;
+    const range = sectionRange(file, types[random.uintLessThan(usize, types.len)]);
+    if (range.size == 0) return;
     const letters = "\x00\x1F\x7F\x80\x9F\xA0\xBF\xC0\xC2\xE0\xED\xF4\xFFa0.";
-    const at = place.offset + random.uintLessThan(usize, place.size);
+    const at = range.offset + random.uintLessThan(usize, range.size);
     file[at] = letters[random.uintLessThan(usize, letters.len)];
 }
 
@@ -284,13 +180,13 @@ fn resizeSection(arena: Allocator, random: std.Random, bytes: *Bytes) !void {
     const record_size = get(u32, bytes.items, entryOffset(number) + 24);
     const unit = if (record_size == 0 or record_size > 1000) 1 else record_size;
     const change_size = unit * random.intRangeAtMost(usize, 1, 3);
-    const place = entryPlace(bytes.items, number);
+    const range = entryRange(bytes.items, number);
     if (random.boolean()) {
-        try insert(arena, random, bytes, number, place.offset + place.size, change_size);
-    } else if (place.size >= change_size) {
-        const begin = place.offset + place.size - change_size;
+        try insert(arena, random, bytes, number, range.offset + range.size, change_size);
+    } else if (range.size >= change_size) {
+        const begin = range.offset + range.size - change_size;
         bytes.replaceRangeAssumeCapacity(begin, change_size, &.{});
-        put(u64, bytes.items, entryOffset(number) + 16, place.size - change_size);
+        put(u64, bytes.items, entryOffset(number) + 16, range.size - change_size);
         try realign(arena, bytes, number);
     }
 }
@@ -321,8 +217,8 @@ fn realign(arena: Allocator, bytes: *Bytes, changed: usize) !void {
     for (changed..@max(changed, sectionCount(bytes.items))) |number| {
         const entry = entryOffset(number);
         if (number == changed) {
-            const place = entryPlace(bytes.items, number);
-            end = place.offset + place.size;
+            const range = entryRange(bytes.items, number);
+            end = range.offset + range.size;
         } else {
             const begin = std.mem.alignForward(usize, end, format.section_alignment);
             try setPadding(arena, bytes, end, begin);
@@ -373,7 +269,7 @@ fn addSection(arena: Allocator, random: std.Random, bytes: *Bytes) !void {
     const content_at = if (number == count)
         bytes.items.len
     else
-        entryPlace(bytes.items, number).offset;
+        entryRange(bytes.items, number).offset;
     try bytes.insertSlice(arena, entryOffset(number), &entry);
     put(u32, bytes.items, 12, @intCast(count + 1));
     for (0..count + 1) |other| { // all sections moved with the directory's end
@@ -394,96 +290,22 @@ fn growRecords(arena: Allocator, random: std.Random, bytes: *Bytes) !void {
     const number = for (0..sectionCount(bytes.items)) |number| {
         if (get(u32, bytes.items, entryOffset(number)) == wanted) break number;
     } else return;
-    const place = entryPlace(bytes.items, number);
+    const range = entryRange(bytes.items, number);
     const entry = entryOffset(number);
     const old = get(u32, bytes.items, entry + 24);
-    if (old == 0 or place.size / old > 1000) return;
+    if (old == 0 or range.size / old > 1000) return;
     const extra = 8 * random.intRangeAtMost(usize, 1, 4);
-    const count = place.size / old;
+    const count = range.size / old;
     const grown = try arena.alloc(u8, count * (old + extra));
     for (0..count) |record| {
         const target = grown[record * (old + extra) ..][0 .. old + extra];
-        @memcpy(target[0..old], bytes.items[place.offset + record * old ..][0..old]);
+        @memcpy(target[0..old], bytes.items[range.offset + record * old ..][0..old]);
         random.bytes(target[old..]);
     }
-    try bytes.replaceRange(arena, place.offset, place.size, grown);
+    try bytes.replaceRange(arena, range.offset, range.size, grown);
     put(u32, bytes.items, entry + 24, @truncate(old + extra));
     put(u64, bytes.items, entry + 16, grown.len);
     try realign(arena, bytes, number);
-}
-
-// ---- Checksums ---------------------------------------------------------------------------------
-
-/// Recomputes all checksums of bytes that the tables locate inside the file: chunks, runs,
-/// sections, directory, preamble.
-pub fn reseal(file: []u8) void {
-    if (file.len < format.preamble_size) return;
-    resealTensors(file);
-    for (0..sectionCount(file)) |number| {
-        const entry = entryOffset(number);
-        const place = entryPlace(file, number);
-        file[entry + 32 ..][0..32].* = if (get(u32, file, entry) == format.section.chunks)
-            @splat(0)
-        else
-            tz.checksum.blake3(file[place.offset..][0..place.size]);
-    }
-    const directory = Table.directory.place(file);
-    file[72..104].* = tz.checksum.blake3(file[directory.offset..][0..directory.size]);
-    put(u32, file, 124, tz.checksum.crc32c(0, file[0..124]));
-}
-
-/// The stride of the records of a table in this file.
-fn recordStride(file: []const u8, section_type: u32, smallest: usize) usize {
-    for (0..sectionCount(file)) |number| {
-        const entry = entryOffset(number);
-        if (get(u32, file, entry) != section_type) continue;
-        return @max(smallest, get(u32, file, entry + 24));
-    }
-    return smallest;
-}
-
-fn resealTensors(file: []u8) void {
-    const tensors = Table.tensors.place(file);
-    const table = Table.chunks.place(file);
-    const stride = recordStride(file, format.section.tensors, format.tensor_record_size);
-    const chunk_stride = recordStride(file, format.section.chunks, format.chunk_record_size);
-    const chunk_size = @as(u64, 1) << @truncate(file[60]);
-    var at = tensors.offset;
-    while (at + format.tensor_record_size <= tensors.offset + tensors.size) : (at += stride) {
-        const decoded_size = get(u64, file, at + 24);
-        const tied = get(u32, file, at + 20) != format.none;
-        const count = decoded_size / chunk_size + @intFromBool(decoded_size % chunk_size != 0);
-        const run_offset = table.offset +| get(u64, file, at + 48) *| chunk_stride;
-        const run = clip(file, run_offset, if (tied) 0 else count *| chunk_stride);
-        resealChunks(file, run, chunk_stride, get(u64, file, at + 32));
-        file[at + 56 ..][0..32].* = tz.checksum.blake3(file[run.offset..][0..run.size]);
-    }
-}
-
-fn resealChunks(file: []u8, run: Place, stride: usize, data_offset: u64) void {
-    var offset = data_offset;
-    var at = run.offset;
-    while (at + format.chunk_record_size <= run.offset + run.size) : (at += stride) {
-        const length = get(u32, file, at);
-        // Chunks outside the file keep their made-up checksums.
-        if (offset < run.offset + run.size or offset +| length > file.len) return;
-        const stored = file[@intCast(offset)..][0..length];
-        put(u32, file, at + 4, tz.checksum.crc32c(0, stored));
-        file[at + 16 ..][0..32].* = tz.checksum.blake3(stored);
-        offset = std.mem.alignForward(u64, offset + length, format.chunk_alignment);
-    }
-}
-
-test "resealing a valid file changes nothing" {
-    var arena: std.heap.ArenaAllocator = .init(std.testing.allocator);
-    defer arena.deinit();
-    var prng: std.Random.DefaultPrng = .init(std.testing.random_seed);
-    for (0..50) |_| {
-        const file = try sample.make(arena.allocator(), prng.random(), .whole);
-        const copy = try arena.allocator().dupe(u8, file);
-        reseal(copy);
-        try std.testing.expectEqualSlices(u8, file, copy);
-    }
 }
 
 test "anything can be changed, again and again" {

@@ -81,9 +81,9 @@ fn checkIndex(header: *const Header) !void {
     const index = header.index;
     if (index.order.len != index.tensors.len) return error.WrongOrder;
     var end = header.header_size;
-    for (index.order, 0..) |number, place| {
+    for (index.order, 0..) |number, position| {
         const tensor = index.tensors[number];
-        if (tensor.order != place) return error.WrongOrder;
+        if (tensor.order != position) return error.WrongOrder;
         if (tensor.decoded_size != try sizeOf(tensor)) return error.WrongSize;
         if (tensor.stored_size != tensor.decoded_size) return error.WrongSize;
         if (tensor.data_offset != if (tensor.hasChunks()) end else 0) return error.WrongOffset;

@@ -9,8 +9,10 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.public_modules import PUBLIC_MODULES
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "bindings" / "python" / "libtz"
@@ -40,16 +42,6 @@ RANKS = {package: rank for rank, row in enumerate(LAYERS) for package in row}
 
 # Imported when they are first used.
 SUBMODULES = {"numpy", "torch"}
-
-PUBLIC_MODULES = (
-    "libtz",
-    "libtz.errors",
-    "libtz.numpy",
-    "libtz.options",
-    "libtz.sets",
-    "libtz.signatures",
-    "libtz.torch",
-)
 
 LINES_MAX = 450
 LONG_FILES: dict[str, int] = {}
@@ -109,6 +101,19 @@ def test_imports_go_down_only(imports: dict[str, set[str]]) -> None:
     assert not wrong
 
 
+def circles(imports: dict[Any, set[Any]]) -> set[Any]:
+    """The files that import one another, and those that import these."""
+    rest = dict(imports)
+    while leaves := [name for name, used in rest.items() if not (used - {name}) & rest.keys()]:
+        for name in leaves:
+            del rest[name]
+    return set(rest)
+
+
+def test_modules_do_not_import_one_another_in_circles(imports: dict[str, set[str]]) -> None:
+    assert not circles(imports), "these import one another"
+
+
 def test_every_module_is_imported_by_another(imports: dict[str, set[str]]) -> None:
     used = {other for module, others in imports.items() for other in others - {module}}
     for module in MODULES:
@@ -161,7 +166,8 @@ def test_all_names_what_is_there() -> None:
             )
 
 
-@pytest.mark.parametrize("module", PUBLIC_MODULES)
+# `compat` exports what the packages export that it stands in for.
+@pytest.mark.parametrize("module", [m for m in PUBLIC_MODULES if package_of(m) != "compat"])
 def test_public_modules_export_what_they_define(module: str) -> None:
     tree = ast.parse(MODULES[module].read_text())
     imported_from_us = {
@@ -177,8 +183,40 @@ def test_public_modules_export_what_they_define(module: str) -> None:
     assert shown == set(declared(tree) or ()) - SUBMODULES - {"__version__"} - values
 
 
+# Of classes of others that ours have too: PyTorch's modules, and named tuples.
+SHARED_NAMES = {"_buffers", "_fields"}
+
+
+def private_names(tree: ast.Module) -> set[str]:
+    """The functions, classes, fields and attributes that a file marks as its own."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, (ast.Name, ast.Attribute)) and isinstance(node.ctx, ast.Store):
+            names.add(node.id if isinstance(node, ast.Name) else node.attr)
+    return {name for name in names if name.startswith("_") and not name.startswith("__")}
+
+
+def test_private_attributes_are_used_in_the_file_that_defines_them() -> None:
+    trees = {path: ast.parse(path.read_text()) for path in MODULES.values()}
+    private = {path: private_names(tree) for path, tree in trees.items()}
+    ours = set().union(*private.values()) - SHARED_NAMES
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
+        for path, tree in trees.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr in ours - private[path]
+        and ast.unparse(node.value) not in ("self", "cls")
+    ]
+    assert not wrong
+
+
+# Tests are read one by one, and the reference reader along the specification, whose order it has.
 def code_files() -> list[Path]:
-    return tracked("bindings/**/*.py", "libtz/**/*.zig", "tools/*.py")
+    python = tracked("bindings/**/*.py", "tools/*.py", "bench/*.py", "fuzz/*.py")
+    return [*python, *tracked("libtz/**/*.zig", "fuzz/*.zig", "bench/*.zig")]
 
 
 def length(path: Path) -> int:
@@ -201,6 +239,26 @@ def test_files_are_short() -> None:
     assert not LONG_FILES.keys() - found.keys(), "these are short now: take them off the list"
 
 
+def prose(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a Markdown file without code, tables, headings and numbers of lists."""
+    is_code = False
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        text = line.lstrip()
+        is_code ^= text.startswith("```")
+        if not (is_code or text.startswith(("|", "#"))):
+            yield number, re.sub(r"^\d+\. |`[^`]*`", "", text)
+
+
+def test_markdown_has_one_sentence_in_a_line() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in tracked("*.md")
+        for number, text in prose(path)
+        if re.search(r"[.!?][)*\"”]* +[*\[(\"“]*[A-Z]", text)
+    ]
+    assert not found
+
+
 # ruff checks Python; the formatters of Zig and C do not wrap lines.
 def test_lines_fit() -> None:
     wide = {
@@ -220,10 +278,7 @@ def test_zig_files_do_not_import_one_another_in_circles() -> None:
         }
         for path in tracked("libtz/src/*.zig")
     }
-    while leaves := [path for path, used in imports.items() if not used & imports.keys()]:
-        for path in leaves:
-            del imports[path]
-    assert not imports, "these import one another"
+    assert not circles(imports), "these import one another"
 
 
 def test_the_documents_print_the_layers() -> None:

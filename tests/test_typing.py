@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy.typing
 import pytest
+from tests.public_modules import PUBLIC_MODULES
 
 import libtz
 
@@ -114,32 +115,13 @@ def test_a_script_in_strict_mode(
     assert numbers == {7, 8, 9}
 
 
-# The modules that users import. Everything else is internal.
-PUBLIC = (
-    "libtz",
-    "libtz.compat.safetensors",
-    "libtz.compat.safetensors.numpy",
-    "libtz.compat.safetensors.torch",
-    "libtz.compat.tensorizer",
-    "libtz.compat.tensorizer.serialization",
-    "libtz.compat.tensorizer.stream_io",
-    "libtz.compat.tensorizer.utils",
-    "libtz.errors",
-    "libtz.integrations.transformers",
-    "libtz.numpy",
-    "libtz.options",
-    "libtz.schemes",
-    "libtz.sinks.base",
-    "libtz.sources.base",
-    "libtz.torch",
-)
 STANDARD = (typing, collections.abc, numpy.typing)
 
 
 @functools.cache
 def public_modules() -> list[types.ModuleType]:
     """When they are first needed: they import transformers, which takes seconds."""
-    return [importlib.import_module(name) for name in PUBLIC]
+    return [importlib.import_module(name) for name in PUBLIC_MODULES]
 
 
 def is_public(name: str, found: object) -> bool:

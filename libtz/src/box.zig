@@ -128,7 +128,7 @@ pub const Box = struct {
         }
     }
 
-    /// A place in the box.
+    /// How far a copy has come.
     const Cursor = struct {
         /// Number of the row in each outer dimension.
         index: [format.rank_max]u64,
@@ -145,7 +145,7 @@ pub const Box = struct {
         @memset(cursor.index[0..self.outer.len], 0);
         if (self.size == 0) return null;
         if (at <= self.begin) {
-            self.place(&cursor);
+            self.locate(&cursor);
             return cursor;
         }
         var rest = at - self.begin;
@@ -160,7 +160,7 @@ pub const Box = struct {
         if (rest >= self.row_size) {
             return if (self.carry(&cursor, self.outer.len)) cursor else null;
         }
-        self.place(&cursor);
+        self.locate(&cursor);
         cursor.offset += rest;
         cursor.position += rest;
         cursor.row_rest -= rest;
@@ -176,7 +176,7 @@ pub const Box = struct {
             outer -= 1;
             cursor.index[outer] += 1;
             if (cursor.index[outer] < self.outer[outer].count) {
-                self.place(cursor);
+                self.locate(cursor);
                 return true;
             }
             cursor.index[outer] = 0;
@@ -185,7 +185,7 @@ pub const Box = struct {
     }
 
     /// Sets the rest of the cursor from its row numbers.
-    fn place(self: Box, cursor: *Cursor) void {
+    fn locate(self: Box, cursor: *Cursor) void {
         cursor.offset = self.begin;
         cursor.position = 0;
         cursor.row_rest = self.row_size;

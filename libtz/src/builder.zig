@@ -135,7 +135,7 @@ pub const Builder = struct {
         return if (end > format.file_size_max) null else end;
     }
 
-    /// The sections of this file with their places; digests and the tensor table's bytes come at
+    /// The sections of this file with their offsets; digests and the tensor table's bytes come at
     /// the end.
     fn layOut(
         self: *Builder,
@@ -236,10 +236,12 @@ pub const Builder = struct {
         const header = out[0..@intCast(self.header_size)];
         @memset(header, 0);
         for (self.sections, 0..) |section, number| {
-            const place = section.slice(header);
-            self.fill(section.type, @constCast(place));
+            const contents = section.slice(header);
+            self.fill(section.type, @constCast(contents));
             var described = section;
-            if (section.type != format.section.chunks) described.digest = checksum.blake3(place);
+            if (section.type != format.section.chunks) {
+                described.digest = checksum.blake3(contents);
+            }
             const at = format.preamble_size + number * format.directory_entry_size;
             described.encode(header[at..][0..format.directory_entry_size]);
         }

@@ -24,8 +24,8 @@ pub const ChunkEntries = struct {
     owners: []const u32,
     /// Per tensor: its checked run, or null.
     present: []?[*]const u8,
-    /// Never moved, and freed only with the header: plans point into them, and run while more are
-    /// put.
+    /// Never moved, and freed only with the header: plans point into them, and may be
+    /// processed while more are put.
     blocks: std.ArrayList([]u8) = .empty,
 
     /// With nothing fetched yet. Allocates the lists from `arena`.

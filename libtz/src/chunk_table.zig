@@ -102,8 +102,8 @@ pub const Iterator = struct {
     }
 };
 
-/// TZ1-39 to TZ1-42. The digest of the run was checked before; `offset` is the run's place in the
-/// file.
+/// TZ1-39 to TZ1-42. The digest of the run was checked before; `offset` is where the run begins in
+/// the file.
 pub fn checkRun(
     tensor: Tensor,
     run: []const u8,

@@ -1,7 +1,7 @@
 //! The range planner: which bytes of a file to read for some tensors, or boxes of them, and where
 //! to put them. Pure: a function of the index, the chunk entries, the items and the options.
 //!
-//!   items -> targets   one per item with bytes of its own: its box and its place in an allocation
+//!   items -> targets   one per item with bytes of its own: its box, and where it is allocated
 //!         -> tasks      one per chunk that a target needs, in the order of the file: where it is
 //!                      received, where it is decoded to, and which targets copy from it
 //!         -> requests  neighbouring tasks, with their segments, staging memory and pieces; see
@@ -144,7 +144,7 @@ const Planner = struct {
                 continue;
             }
             const record = self.index.records[owner];
-            const placement = try self.place(record.size, record.offset, true);
+            const placement = try self.allocate(record.size, record.offset, true);
             plan.placements[entry.item] = placement;
             shared = placement;
             plan.bytes_wanted = bytes.add(plan.bytes_wanted, record.size) orelse return error.Limit;
@@ -185,7 +185,7 @@ const Planner = struct {
                 continue;
             };
             const size = if (box) |part| part.size else tensor.decoded_size;
-            const placement = try self.place(size, tensor.data_offset, box == null);
+            const placement = try self.allocate(size, tensor.data_offset, box == null);
             plan.placements[entry.item] = placement;
             if (box == null) shared = placement;
             if (placement.size == 0) continue;
@@ -222,11 +222,11 @@ const Planner = struct {
     }
 
     /// `offset` is where a whole tensor or record begins in the file.
-    fn place(self: *Planner, size: u64, offset: u64, is_whole: bool) Error!Placement {
+    fn allocate(self: *Planner, size: u64, offset: u64, is_whole: bool) Error!Placement {
         if (size == 0 or self.options.staged) return .{ .size = size };
         const allocations = &self.plan.allocations;
         if (is_whole and self.slabs.takes(size)) {
-            return self.slabs.place(self.plan.gpa, allocations, size, offset);
+            return self.slabs.allocate(self.plan.gpa, allocations, size, offset);
         }
         try allocations.append(self.plan.gpa, size);
         return .{ .size = size, .allocation = @intCast(allocations.items.len - 1) };

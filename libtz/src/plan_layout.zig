@@ -36,7 +36,7 @@ pub const Slabs = struct {
         return self.size_max != 0 and size <= self.tensor_max;
     }
 
-    pub fn place(
+    pub fn allocate(
         self: *Slabs,
         gpa: std.mem.Allocator,
         allocations: *std.ArrayList(u64),
@@ -71,7 +71,7 @@ pub const Slabs = struct {
 /// of its largest size, which limits the memory that waits for a consumer.
 const decoded_ratio_max = 4;
 
-/// Cuts the plan's tasks, which lie in the order of the file, into requests, and lays these out.
+/// Splits the plan's tasks, which are in file order, into requests, and lays out each request.
 pub fn requests(plan: *Plan, options: types.Options) types.Error!void {
     const tasks = plan.tasks.items;
     var begin: usize = 0;

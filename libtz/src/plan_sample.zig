@@ -43,7 +43,7 @@ pub const File = struct {
             tensor.* = if (tied) tensors[owner] else try randomTensor(arena, source);
             if (tied) tensor.tie = @intCast(owner);
         }
-        for (order, 0..) |tensor, place| tensors[tensor].order = @intCast(place);
+        for (order, 0..) |tensor, position| tensors[tensor].order = @intCast(position);
         return build(arena, source, .{
             .tensors = tensors,
             .order = order,

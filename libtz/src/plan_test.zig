@@ -38,15 +38,15 @@ const Fixture = struct {
         const allocator = arena.allocator();
         const tensors = try allocator.alloc(Tensor, shapes.len);
         const order = try allocator.alloc(u32, shapes.len);
-        for (tensors, order, shapes, 0..) |*tensor, *place, shape, number| {
+        for (tensors, order, shapes, 0..) |*tensor, *entry, shape, position| {
             var size: u64 = 1;
             for (shape) |dimension| size *= dimension;
-            place.* = @intCast(number);
+            entry.* = @intCast(position);
             tensor.* = .{
                 .name = "",
                 .shape = shape,
                 .dtype = 0x02,
-                .order = place.*,
+                .order = @intCast(position),
                 .decoded_size = size,
                 .data_offset = 0,
                 .stored_size = 0,

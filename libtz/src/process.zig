@@ -1,6 +1,6 @@
-//! Executes the tasks of a plan: checks the chunks that have arrived, decodes them and copies what
-//! is wanted of them to its place; or does so with one chunk alone. Takes no memory and keeps no
-//! state but the caller's count of chunks done.
+//! Executes the tasks of a plan, or processes one chunk alone: checks the chunks that have arrived,
+//! decodes them, and copies what is wanted of them to its destination. Allocates nothing, and keeps
+//! no state but the caller's count of chunks done.
 
 const std = @import("std");
 const checksum = @import("checksum.zig");

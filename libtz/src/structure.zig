@@ -185,7 +185,7 @@ const Scan = struct {
         }
     }
 
-    /// The next node: its own rules and its place below the innermost open container.
+    /// The next node: its own rules, and whether the innermost open container may hold it.
     fn next(self: *Scan) Failure!void {
         const rest = self.raw[self.position..];
         if (rest.len < format.structure_node_size) return self.fail(error.Structure, 48);

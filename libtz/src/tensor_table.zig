@@ -9,7 +9,7 @@
 //! 12     | 1    | rank
 //! 13     | 1    | layout: 0 row-major
 //! 14     | 2    | reserved, zero
-//! 16     | 4    | order: place in the writer's order
+//! 16     | 4    | order: position in the writer's order
 //! 20     | 4    | tie: index of the owner or 0xFFFFFFFF
 //! 24     | 8    | decoded_size
 //! 32     | 8    | data_offset, 0 without chunks

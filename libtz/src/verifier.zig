@@ -22,7 +22,7 @@ const range_size_max = 16 << 20;
 pub const Verifier = struct {
     gpa: Allocator,
     header: *const Header,
-    /// Place in the writer's order.
+    /// Position in the writer's order.
     position: usize = 0,
     /// The run of the tensor at `position`, once it has been put, and its remaining chunks.
     run: []u8 = &.{},

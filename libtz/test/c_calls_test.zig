@@ -724,9 +724,9 @@ test "a box arrives contiguous" {
     defer reader.deinit();
     try reader.run(file.bytes, c.TZ_VERIFY_NONE, none64);
     try expectEqual(2 * 10 * 2, reader.placed(0).len);
-    for ([_]usize{ 1, 2 }, 0..) |line, place| {
+    for ([_]usize{ 1, 2 }, 0..) |line, index| {
         const from = file.contents[6][(line * 20_000 + 19_990) * 2 ..][0..20];
-        try expectEqualSlices(u8, from, reader.placed(0)[place * 20 ..][0..20]);
+        try expectEqualSlices(u8, from, reader.placed(0)[index * 20 ..][0..20]);
     }
     try expectEqualSlices(u8, file.contents[3][250 * 400 ..][0..400], reader.placed(1));
 
@@ -992,8 +992,8 @@ test "NULL is refused, or freed" {
         c.tz_builder_finish(null, bytes.ptr, bytes.len, &size, null, null),
         c.tz_builder_finish(builder, bytes.ptr, bytes.len, null, null, null),
     };
-    for (statuses, 0..) |status, place| {
-        errdefer std.debug.print("call {d}\n", .{place});
+    for (statuses, 0..) |status, call| {
+        errdefer std.debug.print("call {d}\n", .{call});
         try expectStatus(c.TZ_E_ARGUMENT, status);
     }
     try expectEqual(0, c.tz_builder_has_data(null, 0));
@@ -1068,8 +1068,8 @@ test "numbers out of range are refused" {
         c.tz_chunks_encode(&bytewise, "a", 0, &memory, 64, &count, &entry, 0),
         c.tz_chunks_encode(&bytewise, "a", 1, &memory, 65, &count, &entry, 2),
     };
-    for (statuses, 0..) |status, place| {
-        errdefer std.debug.print("call {d}\n", .{place});
+    for (statuses, 0..) |status, call| {
+        errdefer std.debug.print("call {d}\n", .{call});
         try expectStatus(c.TZ_E_ARGUMENT, status);
     }
     for ([_]*const c.tz_encode_options{ &odd, &small, &reserved }) |options| {
@@ -1155,8 +1155,8 @@ test "structs are refused that are shorter than any header has them" {
             c.tz_chunks_encode(&encode_options, "a", 1, &memory, 128, &size, &entry, 1),
             c.tz_chunks_encode(&bytewise, "a", 1, &memory, 128, &size, &entry, 1),
             c.tz_builder_put_chunks(builder, 1, &entry, 1, &number),
-        }, 0..) |status, place| {
-            errdefer std.debug.print("call {d}\n", .{place});
+        }, 0..) |status, call| {
+            errdefer std.debug.print("call {d}\n", .{call});
             try expectStatus(c.TZ_E_ARGUMENT, status);
         }
     }

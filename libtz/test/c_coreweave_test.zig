@@ -183,8 +183,8 @@ test "a plan brings record headers with the data" {
     var at: usize = records_begin;
     for (c.tz_plan_segments(plan)[0..@intCast(info.segment_count)]) |segment| {
         const size: usize = @intCast(segment.size);
-        const place = memory[segment.allocation][@intCast(segment.position)..][0..size];
-        @memcpy(place, file[at..][0..size]);
+        const target = memory[segment.allocation][@intCast(segment.position)..][0..size];
+        @memcpy(target, file[at..][0..size]);
         at += size;
     }
     const placements = c.tz_plan_placements(plan);

@@ -41,32 +41,32 @@ PARTS = (
     (
         "directory",
         "Section directory",
-        "Six entries. Each section begins at the next multiple of 64 after the one before.",
+        "Six entries.\nEach section begins at the next multiple of 64 after the one before.",
     ),
     (
         "tensor",
         "Tensor table",
-        "Sorted by name. `weight` is tied to `head`, whose name is smaller, and so has no data of"
-        " its own. By `order` the writer was given `weight`, `bias`, `head`: the data lie so.",
+        "Sorted by name.\n`weight` is tied to `head`, whose name is smaller, and so has no data of"
+        " its own.\nBy `order` the writer was given `weight`, `bias`, `head`: the data lie so.",
     ),
     ("dimension", "Shapes", "One dimension of each tensor."),
     ("name", "Names", "Found by the sizes in the tensor table."),
     (
         "node",
         "Structure",
-        "Five nodes in preorder, each followed by its key. The value of a tensor's node is its"
+        "Five nodes in preorder, each followed by its key.\nThe value of a tensor's node is its"
         " index in the tensor table, that of a container the number of its children.",
     ),
     ("pair", "Metadata", "Two sizes, key, value."),
     (
         "chunk",
         "Chunk table",
-        "A run for each tensor with data, in the order of the data. Opening ends before it.",
+        "A run for each tensor with data, in the order of the data.\nOpening ends before it.",
     ),
     (
         "tiered",
         "Data: a compressed chunk",
-        "Section 10 of the codec's text explains the 320 bytes. Decoded they are 512. The padding"
+        "Section 10 of the codec's text explains the 320 bytes.\nDecoded they are 512.\nThe padding"
         " at the end is the chunk's own; a file has none behind its last chunk.",
     ),
     ("data", "Data: a raw chunk", "As it lies in memory: 1 and -0.5."),

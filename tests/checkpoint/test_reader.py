@@ -27,7 +27,7 @@ from tests.raising import raises
 import libtz
 import libtz.numpy
 from libtz._native import lib
-from libtz.arrays import base
+from libtz.arrays import default
 from libtz.arrays.torch_dtypes import TORCH_DTYPES
 from libtz.errors import FormatError, IntegrityError, OptionError, SourceError, SourceNotFoundError
 from libtz.memory import allocate
@@ -195,7 +195,7 @@ def test_numpy_arrays(file: File) -> None:
 
 
 def test_without_torch_tensors_are_arrays(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base, "_has_torch", lambda: False)
+    monkeypatch.setattr(default, "_has_torch", lambda: False)
     with libtz.open(file.data) as f:
         assert isinstance(f["z.weight"], np.ndarray)
         with pytest.raises(OptionError, match="needs PyTorch"):

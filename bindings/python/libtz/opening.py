@@ -10,7 +10,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from libtz._native import lib
-from libtz.arrays.base import Framework, default_framework
+from libtz.arrays.base import Framework
+from libtz.arrays.default import default_framework
 from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.catalog import Catalog
 from libtz.checkpoint.coreweave import CoreweaveFile

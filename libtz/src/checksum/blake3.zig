@@ -168,7 +168,7 @@ const Hasher = extern struct {
         self.stack_count += 1;
     }
 
-    /// Joins complete subtrees before chunk `chunk_index`. One remains for each bit set in it.
+    /// Merges the subtrees that are complete before chunk `chunk_index`; one remains per set bit.
     fn join(self: *Hasher, chunk_index: u64) void {
         while (self.stack_count > @popCount(chunk_index)) {
             self.stack_count -= 1;
@@ -351,15 +351,15 @@ fn Lanes(comptime count: usize) type {
             state[14] = @splat(size);
             state[15] = @splat(flags);
             inline for (schedule) |order| {
-                inline for (columns_and_diagonals, 0..) |places, index| {
-                    mix(&state, places, words[order[2 * index]], words[order[2 * index + 1]]);
+                inline for (columns_and_diagonals, 0..) |four, index| {
+                    mix(&state, four, words[order[2 * index]], words[order[2 * index + 1]]);
                 }
             }
             inline for (values, 0..) |*value, word| value.* = state[word] ^ state[word + 8];
         }
 
-        inline fn mix(state: *[16]Vector, comptime places: [4]u8, x: Vector, y: Vector) void {
-            const a, const b, const c, const d = places;
+        inline fn mix(state: *[16]Vector, comptime indices: [4]u8, x: Vector, y: Vector) void {
+            const a, const b, const c, const d = indices;
             state[a] = state[a] +% state[b] +% x;
             state[d] = std.math.rotr(Vector, state[d] ^ state[a], 16);
             state[c] +%= state[d];

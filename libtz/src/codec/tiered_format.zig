@@ -158,8 +158,8 @@ pub fn rowCount(code_bits: u8) usize {
     return slotCount(code_bits) * code_bits / 8;
 }
 
-/// Lanes of a group when `count` codes are left. The last group has only as many as it needs,
-/// rounded up.
+/// The number of lanes of a group that begins with `count` codes left. The last group has only as
+/// many as it needs, rounded up.
 pub fn groupLanes(code_bits: u8, count: usize) usize {
     if (count >= groupSize(code_bits)) return lane_count;
     return alignUp((count + slotCount(code_bits) - 1) / slotCount(code_bits), lane_step);

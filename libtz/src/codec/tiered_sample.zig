@@ -58,9 +58,9 @@ fn symbolOf(random: std.Random, plane: *const format.Plane, escape_odds: u8) u8 
     if (plane.kind == .constant) return plane.value;
     const table = plane.table[0..plane.kind.tableSize()];
     const bits = random.int(u64);
-    const place = @clz(@as(u32, @truncate(bits)));
+    const index = @clz(@as(u32, @truncate(bits)));
     const escapes = @as(u8, @truncate(bits >> 32)) < escape_odds;
-    if (place < table.len and !escapes) return table[place];
+    if (index < table.len and !escapes) return table[index];
     const mask = (@as(u16, 1) << @intCast(plane.width)) - 1;
     return @intCast(@as(u16, @truncate(bits >> 40)) & mask);
 }

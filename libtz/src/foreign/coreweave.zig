@@ -307,20 +307,20 @@ const Parser = struct {
             const path = self.pathOf(entry.*);
             entry.tensor.name = try names.join(self.arena, path, self.is_nested, self.diagnostic);
         }
-        try self.checkPlaces(file_size, header_size);
+        try self.checkLayout(file_size, header_size);
         const sorted = try self.arena.alloc(u32, count); // entries by name
-        for (sorted, 0..) |*place, number| place.* = @intCast(number);
+        for (sorted, 0..) |*value, index| value.* = @intCast(index);
         std.mem.sortUnstable(u32, sorted, self.entries, byName);
-        const order = try self.arena.alloc(u32, count); // positions in `sorted`, by entry
+        const order = try self.arena.alloc(u32, count); // tensor index of each entry
         const tensors = try self.arena.alloc(Tensor, count);
         const records = try self.arena.alloc(Record, count);
-        for (sorted, tensors, records, 0..) |number, *tensor, *record, place| {
-            const entry = &self.entries[number];
-            entry.tensor.order = number;
-            order[number] = @intCast(place);
+        for (sorted, tensors, records, 0..) |position, *tensor, *record, index| {
+            const entry = &self.entries[position];
+            entry.tensor.order = position;
+            order[position] = @intCast(index);
             tensor.* = entry.tensor;
             record.* = entry.record;
-            if (place > 0 and std.mem.eql(u8, tensors[place - 1].name, tensor.name)) {
+            if (index > 0 and std.mem.eql(u8, tensors[index - 1].name, tensor.name)) {
                 return self.refuse(error.Foreign, entry.*, "its name occurs twice");
             }
         }
@@ -351,7 +351,7 @@ const Parser = struct {
     }
 
     /// Checks that the records, each followed by its data, are contiguous up to the end marker.
-    fn checkPlaces(self: *Parser, file_size: u64, header_size: u64) Error!void {
+    fn checkLayout(self: *Parser, file_size: u64, header_size: u64) Error!void {
         const data_end = file_size - end_marker_size;
         var end = header_size;
         var sum: u64 = 0;
@@ -387,9 +387,9 @@ const Parser = struct {
     fn nest(self: *Parser, order: []const u32) Error!Structure {
         var tree: names.Tree = .init(self.gpa, self.entries.len, self.diagnostic);
         defer tree.deinit();
-        for (self.entries, order) |entry, place| {
+        for (self.entries, order) |entry, tensor| {
             errdefer self.note(entry);
-            try tree.add(self.pathOf(entry), place);
+            try tree.add(self.pathOf(entry), tensor);
         }
         return tree.encode(self.arena);
     }

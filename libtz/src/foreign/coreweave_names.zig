@@ -20,7 +20,7 @@ const Error = status.DataError || error{OutOfMemory};
 
 const path_mark = 0x1E;
 
-pub const Step = union(enum) { key: []const u8, place: u64 };
+pub const Step = union(enum) { key: []const u8, index: u64 };
 
 /// Appends the steps of a name, a single one if it is flat. Returns whether it is a path. Text with
 /// escapes is copied into `arena`.
@@ -70,7 +70,7 @@ fn parsePath(
         try steps.append(gpa, if (reader.text[reader.at] == '"')
             .{ .key = try reader.string(arena) }
         else
-            .{ .place = try reader.integer() });
+            .{ .index = try reader.integer() });
     }
     try reader.finish();
     if (count == 0) return reader.fail("its path has no steps");
@@ -114,7 +114,7 @@ pub fn join(
     for (path, 0..) |step, number| {
         if (number != 0) try name.append(arena, '/');
         switch (step) {
-            .place => |place| try name.print(arena, "{d}", .{place}),
+            .index => |index| try name.print(arena, "{d}", .{index}),
             .key => |key| try appendEscaped(arena, &name, key),
         }
     }
@@ -183,7 +183,7 @@ pub const Tree = struct {
                 const seed: u64 = key.parent;
                 return switch (key.step) {
                     .key => |text| std.hash.Wyhash.hash(seed, text),
-                    .place => |place| std.hash.Wyhash.hash(~seed, std.mem.asBytes(&place)),
+                    .index => |index| std.hash.Wyhash.hash(~seed, std.mem.asBytes(&index)),
                 };
             }
 
@@ -191,7 +191,7 @@ pub const Tree = struct {
                 if (a.parent != b.parent) return false;
                 return switch (a.step) {
                     .key => |text| b.step == .key and std.mem.eql(u8, text, b.step.key),
-                    .place => |place| b.step == .place and place == b.step.place,
+                    .index => |index| b.step == .index and index == b.step.index,
                 };
             }
         };
@@ -305,14 +305,14 @@ pub const Tree = struct {
         }
         const children = stack.items[begin..];
         if (node.kind == .list) {
-            std.mem.sortUnstable(u32, children, self.nodes.items, laterPlace);
+            std.mem.sortUnstable(u32, children, self.nodes.items, hasLaterIndex);
         } else {
             std.mem.reverse(u32, children);
         }
     }
 
-    fn laterPlace(nodes: []const Node, a: u32, b: u32) bool {
-        return nodes[a].step.place > nodes[b].step.place;
+    fn hasLaterIndex(nodes: []const Node, a: u32, b: u32) bool {
+        return nodes[a].step.index > nodes[b].step.index;
     }
 };
 
@@ -344,9 +344,9 @@ fn buildTree(gpa: Allocator) !void {
     var diagnostic: status.Diagnostic = .{};
     var tree: Tree = .init(gpa, 3, &diagnostic);
     defer tree.deinit();
-    try tree.add(&.{ .{ .key = "b" }, .{ .place = 7 } }, 1);
+    try tree.add(&.{ .{ .key = "b" }, .{ .index = 7 } }, 1);
     try tree.add(&.{.{ .key = "a" }}, 0);
-    try tree.add(&.{ .{ .key = "b" }, .{ .place = 2 }, .{ .key = "x" } }, 2);
+    try tree.add(&.{ .{ .key = "b" }, .{ .index = 2 }, .{ .key = "x" } }, 2);
     const structure = try tree.encode(arena.allocator());
     _ = structures.decode(gpa, arena.allocator(), structure.raw, 3, 0, &diagnostic) catch |err|
         return if (err == error.OutOfMemory) err else error.TestUnexpectedResult;

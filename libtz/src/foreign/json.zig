@@ -78,8 +78,7 @@ pub const Reader = struct {
             value = bytes.add(value, byte - '0') orelse return self.fail(too_large);
         }
         const digits = self.text[begin..self.at];
-        // No leading zeros. A fraction or exponent is found by the caller, which expects something
-        // else.
+        // No leading zeros. The caller rejects a fraction or exponent as an unexpected character.
         if (digits.len == 0) return self.fail("expected a whole number that is not negative");
         if (digits.len > 1 and digits[0] == '0') return self.fail("a number begins with 0");
         return value;

@@ -182,7 +182,7 @@ const Parser = struct {
         const shape = fields.shape orelse return self.reader.fail("it has no shape");
         const begin, const end = fields.data_offsets orelse
             return self.reader.fail("it has no data_offsets");
-        // The format counts numbers; packed types have several numbers in a unit.
+        // For packed dtypes, shapes of .safetensors count numbers, of which a unit holds several.
         if (dtype.elements > 1) {
             if (shape.len == 0 or shape[shape.len - 1] % dtype.elements != 0) {
                 const reason = "its last dimension is not a multiple of the unit of its dtype";
@@ -268,11 +268,11 @@ const Parser = struct {
             }
         }
         const order = try self.arena.alloc(u32, entries.len);
-        for (order, 0..) |*place, number| place.* = @intCast(number);
+        for (order, 0..) |*value, index| value.* = @intCast(index);
         std.mem.sortUnstable(u32, order, entries, byData);
         var data_end: u64 = 0;
-        for (order, 0..) |number, place| {
-            const entry = &entries[number];
+        for (order, 0..) |index, position| {
+            const entry = &entries[index];
             if (entry.begin > data_end) {
                 return self.refuseEntry(error.Foreign, entry.*, "there is a gap before its data");
             }
@@ -285,7 +285,7 @@ const Parser = struct {
                 const reason = "the file ends before its data end";
                 return self.refuseEntry(error.Truncated, entry.*, reason);
             }
-            entry.tensor.order = @intCast(place);
+            entry.tensor.order = @intCast(position);
             const empty = entry.tensor.decoded_size == 0;
             entry.tensor.data_offset = if (empty) 0 else header_size + entry.begin;
         }

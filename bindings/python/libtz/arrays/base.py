@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +18,6 @@ __all__ = [
     "Device",
     "Framework",
     "StreamingDevice",
-    "default_framework",
     "require_known",
 ]
 
@@ -96,20 +93,3 @@ class BufferFramework:
     def device(self, device: Any) -> None:
         if device != "cpu":
             raise OptionError(f"bytes are in host memory, not on device {device!r}")
-
-
-@functools.cache
-def _has_torch() -> bool:
-    return importlib.util.find_spec("torch") is not None
-
-
-def default_framework() -> Framework[Any]:
-    """PyTorch if it is installed, else NumPy."""
-    # Imported on use, so that `import libtz` does not import torch.
-    if _has_torch():
-        from libtz.arrays.torch_arrays import TorchFramework
-
-        return TorchFramework()
-    from libtz.arrays.numpy_arrays import NumpyFramework
-
-    return NumpyFramework()

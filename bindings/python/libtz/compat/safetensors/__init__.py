@@ -21,7 +21,8 @@ import errno
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from libtz.arrays.base import Destination, default_framework
+from libtz.arrays.base import Destination
+from libtz.arrays.default import default_framework
 from libtz.arrays.numpy_arrays import NumpyFramework
 from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.file import File
@@ -180,6 +181,11 @@ class safe_open:  # noqa: N801 - the package's name
             raise TypeOptionError(f"the name of a tensor must be a str; got {name!r}")
         if name not in file:
             raise OptionError(f"{file.url} does not contain tensor {name!r}")
+
+
+def checkpoint_of(file: safe_open) -> Checkpoint[Any]:
+    """The open file behind a `safe_open`, whose methods are only those of the package."""
+    return file._opened()
 
 
 class _safe_open_handle(safe_open):  # noqa: N801 - the package's name

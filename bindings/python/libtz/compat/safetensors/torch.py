@@ -14,7 +14,7 @@ from libtz import torch as libtz_torch
 from libtz.arrays.torch_dtypes import FORMAT_NAMES, TORCH_DTYPES
 from libtz.arrays.torch_memory import memory_of
 from libtz.compat._errors import RuntimeOptionError, ValueOptionError
-from libtz.compat.safetensors import safe_open
+from libtz.compat.safetensors import checkpoint_of, safe_open
 from libtz.compat.safetensors._raw import DTYPES, described, file_bytes
 from libtz.compat.safetensors._sharing import _end_ptr as _end_ptr
 from libtz.compat.safetensors._sharing import (
@@ -113,7 +113,8 @@ def load_model(
     """Copies the file's tensors into the model's. Returns the missing and unexpected names. Raises
     RuntimeError, before the model is modified, if something does not match."""
     with safe_open(filename, framework="pt", device=device, backend=backend) as file:
-        infos = {name: file._file.info(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        checkpoint = checkpoint_of(file)
+        infos = {name: checkpoint.info(name) for name in sorted(checkpoint)}
         state = model.state_dict()
         has_extra_state = any(name.rpartition(".")[2] == EXTRA_STATE for name in state)
         if has_extra_state or has_load_hooks(model, infos.__contains__):

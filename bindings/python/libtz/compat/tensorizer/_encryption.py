@@ -12,7 +12,7 @@ from libtz.compat.tensorizer._errors import translated
 from libtz.sodium import KEY_SIZE, SALT_SIZE
 from libtz.writing.coreweave_sealing import PasswordHash, SealingKey
 
-__all__ = ["DecryptionParams", "EncryptionParams"]
+__all__ = ["DecryptionParams", "EncryptionParams", "sealing_key"]
 
 # Bounds of libsodium's Argon2id.
 OPSLIMIT_MAX = (1 << 32) - 1
@@ -100,10 +100,12 @@ class EncryptionParams:
             raise ValueOptionError("a key that was not derived from a password has no salt")
         return self._derivation.salt
 
-    def _sealing_key(self) -> SealingKey:
-        with translated():
-            sodium.require()
-        return SealingKey(self.key, self._derivation)
+
+def sealing_key(encryption: EncryptionParams) -> SealingKey:
+    """The key for libtz's writer. Raises OptionError if PyNaCl is not installed."""
+    with translated():
+        sodium.require()
+    return SealingKey(encryption.key, encryption._derivation)
 
 
 @dataclass(init=False)

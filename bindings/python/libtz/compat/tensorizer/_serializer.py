@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from libtz.arrays.numpy_arrays import dtype_name
 from libtz.arrays.torch_dtypes import FORMAT_NAMES
 from libtz.compat._errors import TypeOptionError, ValueOptionError
-from libtz.compat.tensorizer._encryption import EncryptionParams
+from libtz.compat.tensorizer._encryption import EncryptionParams, sealing_key
 from libtz.compat.tensorizer._errors import translated
 from libtz.compat.tensorizer._types import TensorPath, TensorType
 from libtz.compat.tensorizer.stream_io import ObjectWriter, open_stream
@@ -98,7 +98,7 @@ class TensorSerializer:
         self._format = format or _format_of(file_obj)
         if self._format == "tz" and encryption is not None:
             raise ValueOptionError("only .tensors files can be encrypted, not .tz files")
-        self._key = None if encryption is None else encryption._sealing_key()
+        self._key = None if encryption is None else sealing_key(encryption)
         with translated():
             self._target, self._file = self._resolved(file_obj)
         self._gathered: list[_Item] = []  # for a .tz file

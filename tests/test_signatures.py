@@ -67,14 +67,12 @@ def model_signing(*arguments: Any) -> None:
 
 @pytest.fixture(scope="module")
 def signed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that the tool signed, all but the weights."""
+    """A folder, signed all but the weights, as the tool does it."""
     root = tmp_path_factory.mktemp("signed")
     write_model(root / "m")
-    (root / "signer.pem").write_bytes(KEY.private_pem)
     (root / "signer.pub").write_bytes(KEY.public_pem)
-    ignored = ("--ignore-paths", root / "m" / "model.tz", "--signature", root / "m" / "model.sig")
-    model_signing("sign", "key", root / "m", "--private_key", root / "signer.pem", *ignored)
-    model_signing("verify", "key", root / "m", "--public_key", root / "signer.pub", *ignored)
+    names = ("config.json", "model.tz-set", "model.tz.pin")
+    write_bundle(root / "m", {name: sha256((root / "m" / name).read_bytes()) for name in names})
     return root
 
 
@@ -83,7 +81,30 @@ def copied(signed: Path, to: Path) -> Path:
     return to
 
 
-# ---- What the tool signs -------------------------------------------------------------------------
+# ---- What was signed -----------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_what_the_tool_signs_is_taken_and_the_tool_takes_it(tmp_path: Path) -> None:
+    folder, bundle = tmp_path / "m", tmp_path / "m" / "model.sig"
+    write_model(folder)
+    (tmp_path / "signer.pem").write_bytes(KEY.private_pem)
+    (tmp_path / "signer.pub").write_bytes(KEY.public_pem)
+    private = ("--private_key", tmp_path / "signer.pem")
+    ignored = ("--ignore-paths", folder / "model.tz")
+    model_signing("sign", "key", folder, "--signature", bundle, *private, *ignored)
+    for source in (folder, folder / "model.tz"):
+        with libtz.open(source, signature=bundle, public_key=tmp_path / "signer.pub") as file:
+            assert torch.equal(file.load()["a"], TENSORS["a"])
+    public = ("--public_key", tmp_path / "signer.pub")
+    model_signing("verify", "key", folder, "--signature", bundle, *public, *ignored)
+
+    alone = tmp_path / "pin.sig"
+    model_signing("sign", "key", folder / "model.tz.pin", "--signature", alone, *private)
+    digest = signatures.signed_digest(
+        folder / "model.tz", signature=alone, public_key=KEY.public_pem
+    )
+    assert f"{digest}\n" == (folder / "model.tz.pin").read_text()
 
 
 @pytest.mark.parametrize("name", ["", "model.tz-set", "model.tz"])
@@ -103,19 +124,6 @@ def test_a_signed_folder_and_a_file_in_it(signed: Path, name: str) -> None:
         assert digest == (signed / "m" / "model.tz.pin").read_text().rstrip()
     else:
         assert digest == sets.digest(source)
-
-
-def test_a_signed_pin_alone(signed: Path, tmp_path: Path) -> None:
-    folder = copied(signed, tmp_path / "m")
-    bundle = folder / "pin.sig"
-    model_signing(
-        *("sign", "key", folder / "model.tz.pin", "--signature", bundle),
-        *("--private_key", signed / "signer.pem"),
-    )
-    digest = signatures.signed_digest(
-        folder / "model.tz", signature=bundle, public_key=KEY.public_pem
-    )
-    assert f"{digest}\n" == (folder / "model.tz.pin").read_text()
 
 
 def test_a_signed_model_on_a_server(signed: Path, nginx: Nginx) -> None:

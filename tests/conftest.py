@@ -1,5 +1,5 @@
-"""Fixtures for all tests, the marker of tests that start a real server, and an order of files with
-which two workers end at the same time."""
+"""Fixtures for all tests, the marker of tests that start a server, and an order of files with which
+two workers end at the same time."""
 
 import gc
 import os
@@ -13,6 +13,7 @@ from tests.servers import certificate, nginx, seaweed
 __all__ = ["certificate", "nginx", "seaweed"]
 
 SERVERS = {"nginx", "seaweed"}
+SCRIPTED_SERVERS = "tests.faults."
 
 # Matches modules in which every test is slow.
 SLOW_MODULE = re.compile(r"^pytestmark = (\[\s*)?pytest\.mark\.slow\b", re.MULTILINE)
@@ -43,7 +44,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
-        if isinstance(item, pytest.Function) and SERVERS & set(item.fixturenames):
+        if isinstance(item, pytest.Function) and needs_server(item):
             item.add_marker("server")
     if hasattr(config, "workerinput"):
         # Workers take one file after another. The last one must not be a long one.
@@ -54,6 +55,14 @@ def pytest_collection_finish() -> None:
     """Imported modules stay, so the garbage collector can skip their objects in every test."""
     gc.collect()
     gc.freeze()
+
+
+def needs_server(item: pytest.Function) -> bool:
+    """Whether a test starts a real server, or is in a module that uses a scripted one."""
+    used = (getattr(each, "__module__", None) for each in vars(item.module).values())
+    return bool(SERVERS & set(item.fixturenames)) or any(
+        isinstance(module, str) and module.startswith(SCRIPTED_SERVERS) for module in used
+    )
 
 
 def is_of_slow_module(item: pytest.Item) -> bool:

@@ -12,7 +12,6 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from tests.faults.server import Fault, FaultServer
 from tests.files import make_file, random_tensor
 
 import libtz
@@ -28,7 +27,6 @@ from libtz.errors import (
     SourceNotFoundError,
     SourcePermissionError,
 )
-from libtz.options import HttpOptions, ReadOptions, RetryPolicy
 
 PACKAGE = Path(libtz.__file__).parent
 FILE = make_file({"t": random_tensor("u8", (1000,))})
@@ -115,20 +113,6 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(PermissionError) as caught:
         libtz.open(tmp_path / "forbidden.tz")
     assert isinstance(caught.value, SourcePermissionError)
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [(404, FileNotFoundError), (410, FileNotFoundError), (403, PermissionError)],
-)
-def test_servers_fail_as_files_do(answer: int, expected: type[OSError]) -> None:
-    options = ReadOptions(http=HttpOptions(retry=RetryPolicy(attempts=1)))
-    with FaultServer(FILE.data) as server:
-        server.always = Fault(status=answer)
-        with pytest.raises(expected) as caught:
-            libtz.open(server.url(), options=options)
-    assert isinstance(caught.value, SourceError)
-    assert (caught.value.status, caught.value.filename) == (answer, caught.value.url)
 
 
 def test_no_object_and_no_permission_in_a_store() -> None:

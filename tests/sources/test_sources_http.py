@@ -774,3 +774,17 @@ def test_what_is_no_url_is_an_option_error() -> None:
     for url in ("http://", "http://[::1/x", "https://host:port/x", "http://a b/x"):
         with pytest.raises(OptionError):
             HttpSource(url, OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [(404, FileNotFoundError), (410, FileNotFoundError), (403, PermissionError)],
+)
+def test_servers_fail_as_files_do(
+    server: FaultServer, status: int, expected: type[OSError]
+) -> None:
+    server.always = Fault(status=status)
+    with pytest.raises(expected) as caught:
+        libtz.open(server.url(), options=ReadOptions(http=OPTIONS))
+    assert isinstance(caught.value, SourceError)
+    assert (caught.value.status, caught.value.filename) == (status, caught.value.url)

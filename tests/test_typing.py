@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy.typing
 import pytest
+import torch
 from tests.public_modules import PUBLIC_MODULES
 
 import libtz
@@ -54,6 +55,9 @@ def load(source: libtz.SourceLike, names: libtz.Names = None) -> dict[str, torch
         nodes: list[libtz.Node] = f.structure()
         info: libtz.TensorInfo = f.info("w")
         print(info.shape, nodes, f.verified == "pinned", f.format == "tz")
+    with libtz.open(source) as default:
+        assert_type(default, libtz.Checkpoint[torch.Tensor])
+        assert_type(default.load(device=torch.device("cuda:0")), dict[str, torch.Tensor])
     with libtz.numpy.open(source) as g:
         assert_type(g["w"], NDArray[Any])
     return libtz.torch.load_file(source)
@@ -167,13 +171,17 @@ def test_defaults_of_options_are_none() -> None:
     assert not long
 
 
+# What modules import from PyTorch only for type checkers.
+ONLY_FOR_CHECKERS = {"torch": torch, "Tensor": torch.Tensor}
+
+
 def internal_names(annotation: str, scope: dict[str, typing.Any]) -> typing.Iterator[str]:
     """The names of libtz in an annotation that no public module exports."""
     for node in ast.walk(ast.parse(annotation, mode="eval")):
         if isinstance(node, (ast.Name, ast.Attribute)) and not hasattr(builtins, ast.unparse(node)):
             text = ast.unparse(node)
             name = text.rpartition(".")[2]
-            found = eval(text, scope)
+            found = eval(text, ONLY_FOR_CHECKERS | scope)
             is_plain = isinstance(found, (type, types.ModuleType, typing.TypeVar))
             is_known = any(getattr(module, name, None) is found for module in STANDARD)
             is_alias = not is_plain and not is_known

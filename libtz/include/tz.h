@@ -191,7 +191,7 @@ typedef struct {
     uint64_t opaque[256];
 } tz_blake3_state;
 
-/* Begins a stream. Call it before the state's first use, and to begin anew. */
+/* Begins a stream: before the first use of a state, and to start over. */
 void tz_blake3_init(tz_blake3_state *state);
 
 /* Adds the next bytes of the stream. `data` may be NULL when `size` is 0. */

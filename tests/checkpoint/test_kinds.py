@@ -186,6 +186,7 @@ def test_closing(checkpoint: Checkpoint) -> None:
 
 def test_arguments_of_wrong_types_are_refused(checkpoint: Checkpoint) -> None:
     wrong: Any = 7
+    nothing: Any = object()
     for use in (
         lambda: checkpoint.load(wrong),
         lambda: checkpoint.load_slices(wrong),
@@ -193,7 +194,7 @@ def test_arguments_of_wrong_types_are_refused(checkpoint: Checkpoint) -> None:
         lambda: checkpoint.load_into({"a": bytearray(24)}),  # type: ignore[dict-item]
         lambda: checkpoint.load_into(wrong),
         lambda: checkpoint.get_slice("a")[{}],
-        lambda: checkpoint.load(device=object()),
+        lambda: checkpoint.load(device=nothing),
     ):
         with pytest.raises((OptionError, IndexError)):
             use()

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from types import ModuleType
 
 from libtz._native.lib import Node
-from libtz.arrays.base import Destination, Device, Framework
+from libtz.arrays.base import Destination, Device, DeviceLike, Framework
 from libtz.checkpoint.base import Checkpoint
 from libtz.checkpoint.contents import Contents
 from libtz.checkpoint.selection import Names, prefix
@@ -46,6 +46,7 @@ __all__ = [
     "Described",
     "Destination",
     "Device",
+    "DeviceLike",
     "Error",
     "Format",
     "FormatError",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from libtz._native import lib
 from libtz.arrays.base import Framework
@@ -33,6 +33,9 @@ from libtz.pinned import SetLocation, pinned_folder
 from libtz.signed import pinned_digest
 from libtz.sources.base import Source
 
+if TYPE_CHECKING:
+    from torch import Tensor  # type checkers take Any for it where PyTorch is not installed
+
 __all__ = ["open", "open_as"]
 
 T = TypeVar("T")
@@ -48,7 +51,7 @@ def open(
     signature: str | os.PathLike[str] | None = None,
     public_key: str | os.PathLike[str] | bytes | None = None,
     options: ReadOptions | None = None,
-) -> Checkpoint[Any]:
+) -> Checkpoint[Tensor]:
     """Opens a .tz, .safetensors or .tensors file, or a sharded set of files. `source` is a path, a
     URL (file, http, https, s3), a buffer or a seekable binary file; for a set, it is the folder (a
     URL of one ends with "/"), the *.index.json, or the manifest. Use the result as a context
@@ -70,8 +73,7 @@ def open(
     Raises SourceError if the source cannot be read, FormatError if the file is malformed or in an
     unknown format, and OptionError if source, digest and options cannot be combined.
 
-    Tensors are PyTorch tensors if PyTorch is installed, else NumPy arrays. With `libtz.torch.open`
-    and `libtz.numpy.open`, type checkers know which.
+    Tensors are PyTorch tensors if PyTorch is installed, else NumPy arrays.
     """
     return open_as(
         default_framework(),

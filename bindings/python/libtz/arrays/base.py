@@ -5,23 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from libtz.errors import FormatError, OptionError
 from libtz.format import is_known, item_size
 from libtz.memory import HostBuffer
 from libtz.transfer.upload import Upload
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = [
     "BufferFramework",
     "Destination",
     "Device",
+    "DeviceLike",
     "Framework",
     "StreamingDevice",
     "require_known",
 ]
 
 T = TypeVar("T")
+
+
+# Without PyTorch, there is only "cpu".
+DeviceLike: TypeAlias = "str | int | torch.device"
 
 
 class Framework(Protocol[T]):

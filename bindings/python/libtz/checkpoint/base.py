@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, NoReturn, TypeVar, final
 
 from libtz._native.lib import Node
-from libtz.arrays.base import BufferFramework, Destination, Framework
+from libtz.arrays.base import BufferFramework, Destination, DeviceLike, Framework
 from libtz.checkpoint.contents import Contents
 from libtz.checkpoint.selection import Names, select
 from libtz.checkpoint.slices import ReadItem, Region, TensorSlice
@@ -182,7 +182,7 @@ class Checkpoint(Mapping[str, T], ABC):
         return self.read_item(ReadItem(name), self._in_host_memory)
 
     @final
-    def load(self, names: Names = None, device: Any = "cpu") -> dict[str, T]:
+    def load(self, names: Names = None, device: DeviceLike = "cpu") -> dict[str, T]:
         """Loads tensors, and returns them by name. `names` is a list of names, in the order of the
         result; or a predicate on names, such as `libtz.prefix("encoder.")`; or None for all. With
         the last two, the result has the writer's order. `device` is a PyTorch device, such as
@@ -212,7 +212,9 @@ class Checkpoint(Mapping[str, T], ABC):
         self.fill(buffers)
 
     @final
-    def iter_tensors(self, names: Names = None, device: Any = "cpu") -> Iterator[tuple[str, T]]:
+    def iter_tensors(
+        self, names: Names = None, device: DeviceLike = "cpu"
+    ) -> Iterator[tuple[str, T]]:
         """Yields names and tensors one by one, in file order. `names` and `device` as in `load`.
 
         Meanwhile, the next tensors are read ahead, into at most `host_memory_max` bytes; a larger
@@ -229,7 +231,7 @@ class Checkpoint(Mapping[str, T], ABC):
         return self._iterate(names, Destination(BufferFramework()))
 
     @final
-    def get_slice(self, name: str, device: Any = "cpu") -> TensorSlice[T]:
+    def get_slice(self, name: str, device: DeviceLike = "cpu") -> TensorSlice[T]:
         """A tensor that is read by indexing, as in PyTorch: `f.get_slice(name)[:, 128:256]` reads
         only the chunks that it needs. With a device, the slice is assembled in host memory first.
         Raises KeyError if there is no tensor of that name."""
@@ -239,7 +241,7 @@ class Checkpoint(Mapping[str, T], ABC):
         )
 
     @final
-    def load_slices(self, slices: Iterable[tuple[str, Any]], device: Any = "cpu") -> list[T]:
+    def load_slices(self, slices: Iterable[tuple[str, Any]], device: DeviceLike = "cpu") -> list[T]:
         """The same as `[f.get_slice(name, device)[index] for name, index in slices]`, but in one
         pass: every chunk is read once, in file order, however many slices need it. With a device,
         all slices are assembled in host memory before the first is copied, because parts of rows
@@ -260,7 +262,7 @@ class Checkpoint(Mapping[str, T], ABC):
             self._contents.prepare()
         return select(names, self._contents)
 
-    def _destination(self, device: Any) -> Destination[T]:
+    def _destination(self, device: DeviceLike) -> Destination[T]:
         found = self._framework.device(device)
         return self._in_host_memory if found is None else Destination(self._framework, found)
 

@@ -1,11 +1,13 @@
 """Fixtures for all tests, the marker of tests that start a server, and an order of files with which
 two workers end at the same time."""
 
+import functools
 import gc
 import os
 import re
 import signal
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from tests.servers import certificate, nginx, seaweed
@@ -59,10 +61,13 @@ def pytest_collection_finish() -> None:
 
 def needs_server(item: pytest.Function) -> bool:
     """Whether a test starts a real server, or is in a module that uses a scripted one."""
-    used = (getattr(each, "__module__", None) for each in vars(item.module).values())
-    return bool(SERVERS & set(item.fixturenames)) or any(
-        isinstance(module, str) and module.startswith(SCRIPTED_SERVERS) for module in used
-    )
+    return bool(SERVERS & set(item.fixturenames)) or uses_scripted_server(item.module)
+
+
+@functools.cache
+def uses_scripted_server(module: ModuleType) -> bool:
+    origins = (getattr(each, "__module__", None) for each in vars(module).values())
+    return any(isinstance(name, str) and name.startswith(SCRIPTED_SERVERS) for name in origins)
 
 
 def is_of_slow_module(item: pytest.Item) -> bool:

@@ -6,11 +6,11 @@ python make_example.py --check    # exit 1 if it is out of date
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Iterator
 
+import generated
 import tz_kit
 import tz_vectors
 
@@ -111,18 +111,5 @@ def page() -> str:
     return "\n".join(text)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    arguments = parser.parse_args()
-    expected = page()
-    if PATH.exists() and PATH.read_text(encoding="utf-8") == expected:
-        return 0
-    print(f"{PATH.name}: new")
-    if not arguments.check:
-        PATH.write_text(expected, encoding="utf-8")
-    return 1 if arguments.check else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(generated.update(PATH, page, __doc__))

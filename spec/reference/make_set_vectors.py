@@ -8,12 +8,12 @@ Each vector says what is wrong by hand; the conformance tests compare it with wh
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import generated
 import tz_set
 from scenarios.base import ONE, TWO
 from tz_hash import blake3
@@ -192,17 +192,5 @@ def text() -> str:
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="only say whether it is up to date")
-    if not parser.parse_args().check:
-        PATH.parent.mkdir(exist_ok=True)
-        PATH.write_text(text(), encoding="utf-8")
-        return 0
-    is_same = PATH.exists() and PATH.read_text(encoding="utf-8") == text()
-    print("up to date" if is_same else f"{PATH} is not up to date")
-    return 0 if is_same else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(generated.update(PATH, text, __doc__))

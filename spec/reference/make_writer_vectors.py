@@ -6,7 +6,6 @@ python make_writer_vectors.py --check    # exit 1 if it is out of date
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import struct
@@ -14,6 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import generated
 import tz_reference as tz
 import tz_vectors
 
@@ -185,19 +185,5 @@ def document() -> str:
     return json.dumps({"tests": tests}, indent=1, ensure_ascii=False) + "\n"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    arguments = parser.parse_args()
-    expected = document()
-    if PATH.exists() and PATH.read_text(encoding="utf-8") == expected:
-        return 0
-    print(f"{PATH.name}: new")
-    if not arguments.check:
-        PATH.parent.mkdir(exist_ok=True)
-        PATH.write_text(expected, encoding="utf-8")
-    return 1 if arguments.check else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(generated.update(PATH, document, __doc__))

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from tests.layers import stored, two_layers
 from torch import nn
 
 import libtz
 from libtz.errors import OptionError
-from libtz.torch import load_model, no_init, save_file, save_model
+from libtz.torch import load_model, no_init, save_file
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -39,16 +40,6 @@ class Scaled(torch.Tensor):
         if func is torch.ops.aten.detach.default:
             return args[0]
         raise NotImplementedError(f"{func} of {cls.__name__}")
-
-
-def two_layers() -> Any:
-    return nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
-
-
-def stored(module: nn.Module) -> io.BytesIO:
-    target = io.BytesIO()
-    save_model(module, target)
-    return target
 
 
 def with_weight(weight: torch.Tensor) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from tests.layers import stored, two_layers
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -16,7 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Shard, distribute_tensor
 
 from libtz.errors import OptionError
-from libtz.torch import load_file, load_model, no_init, save_file, save_model
+from libtz.torch import load_file, load_model, no_init, save_file
 
 # Importing these parts of torch takes seconds.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -29,16 +30,6 @@ def mesh() -> Iterator[DeviceMesh]:
     )
     yield init_device_mesh("cpu", (1,))
     dist.destroy_process_group()
-
-
-def two_layers() -> Any:
-    return nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
-
-
-def stored(module: nn.Module) -> io.BytesIO:
-    target = io.BytesIO()
-    save_model(module, target)
-    return target
 
 
 def test_dtensors_change_nothing(mesh: DeviceMesh) -> None:

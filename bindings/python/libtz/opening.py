@@ -150,7 +150,7 @@ def _open_file(
         is_pinned = has_proof and (member is None or member.is_pinned)
         return opened(
             framework,
-            Catalog(header, source.url),
+            Catalog(header),
             Loader(source, header, front, options),
             is_pinned=is_pinned,
             sha256=sha256,

@@ -18,6 +18,7 @@ from libtz.options import ReadOptions
 __all__ = ["PIN_SUFFIX", "pinned_digest", "signed_digest"]
 
 PIN_SUFFIX = ".pin"
+PIN_SIZE_MAX = 16 << 10
 
 _PIN = re.compile(rb"(blake3:[0-9a-f]{64})\n")
 
@@ -63,7 +64,7 @@ def _signed(
     if not location.name.endswith(".tz"):
         return f"sha256:{_listed(location.name, files, bundle_at)}"
     location = location.sibling(location.name + PIN_SUFFIX)
-    return _parsed_pin(_read_signed(location, files, bundle_at, options, KEY_SIZE_MAX), location)
+    return _parsed_pin(_read_signed(location, files, bundle_at, options, PIN_SIZE_MAX), location)
 
 
 def pinned_digest(

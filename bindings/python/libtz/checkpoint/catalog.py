@@ -50,9 +50,8 @@ class Entry(NamedTuple):
 class Catalog(Contents):
     """Names, order, ties and descriptions of the tensors in one header."""
 
-    def __init__(self, header: lib.Header, url: str) -> None:
+    def __init__(self, header: lib.Header) -> None:
         self.header = header
-        self._url = url
         self._indices: dict[str, int] | None = None
         self._tensors: list[lib.Tensor] | None = None
         # The last result of `_described`: reading a tensor calls it several times.
@@ -69,7 +68,7 @@ class Catalog(Contents):
 
     @property
     def url(self) -> str:
-        return self._url
+        return self.header.label
 
     @property
     def format(self) -> Format:

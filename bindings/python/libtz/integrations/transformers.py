@@ -38,7 +38,6 @@ from libtz.manifest import MANIFEST_NAME
 from libtz.opening import open_as
 from libtz.options import ReadOptions
 from libtz.pinned import SetLocation, pinned_folder
-from libtz.sinks.file import FileSink
 from libtz.torch.cast import check_dtype, load_as
 
 __all__ = ["fetch_tokenizer", "load_pretrained"]
@@ -163,12 +162,7 @@ def fetch_tokenizer(
     for name in ("config.json", *TOKENIZER_FILES):
         with absence_of(origin.sibling(name), optional=name != "config.json"):
             data = origin.sibling(name).read(options, size_max=TOKENIZER_SIZE_MAX)
-            sink = FileSink(target / name)
-            try:
-                sink.write_at(0, memoryview(data))
-                sink.commit(len(data))
-            finally:
-                sink.abort()
+            Location.of(target / name).write(data, options)
     return target
 
 
